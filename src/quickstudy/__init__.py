@@ -1,0 +1,78 @@
+"""quickstudy: learning to learn.
+
+The names below are the library's front; they are imported when first used, so that importing the package,
+as the command line does, costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from quickstudy.data.episodes import Episodes, Setting
+    from quickstudy.data.folders import image_folders
+    from quickstudy.data.glyphs import glyphs
+    from quickstudy.data.images import ImageFormat
+    from quickstudy.data.omniglot import omniglot
+    from quickstudy.data.pool import ClassPool
+    from quickstudy.encoders import Conv4
+    from quickstudy.episode import Episode, Support
+    from quickstudy.experiment import load_learner
+    from quickstudy.learner import Learner
+    from quickstudy.learners.prototypical import Prototypical
+    from quickstudy.metrics import Score
+    from quickstudy.predict import predict_folders
+    from quickstudy.train import cosine, evaluate, fit, halve_every
+
+_HOMES = {
+    "ClassPool": "data.pool",
+    "Conv4": "encoders",
+    "Episode": "episode",
+    "Episodes": "data.episodes",
+    "ImageFormat": "data.images",
+    "Learner": "learner",
+    "Prototypical": "learners.prototypical",
+    "Score": "metrics",
+    "Setting": "data.episodes",
+    "Support": "episode",
+    "cosine": "train",
+    "evaluate": "train",
+    "fit": "train",
+    "glyphs": "data.glyphs",
+    "halve_every": "train",
+    "image_folders": "data.folders",
+    "load_learner": "experiment",
+    "omniglot": "data.omniglot",
+    "predict_folders": "predict",
+}
+
+__all__ = [
+    "ClassPool",
+    "Conv4",
+    "Episode",
+    "Episodes",
+    "ImageFormat",
+    "Learner",
+    "Prototypical",
+    "Score",
+    "Setting",
+    "Support",
+    "cosine",
+    "evaluate",
+    "fit",
+    "glyphs",
+    "halve_every",
+    "image_folders",
+    "load_learner",
+    "omniglot",
+    "predict_folders",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'quickstudy' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"quickstudy.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

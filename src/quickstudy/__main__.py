@@ -1,0 +1,20 @@
+"""The program: `quickstudy`, or `python -m quickstudy`."""
+
+import os
+import sys
+
+
+def main() -> None:
+    """Run the command line; errors that a user can mend are one line, and the exit code is 1."""
+    from quickstudy.cli import app
+
+    try:
+        app(prog_name="quickstudy")
+    except (ValueError, OSError, FloatingPointError) as error:
+        if os.environ.get("QUICKSTUDY_DEBUG"):
+            raise
+        sys.exit(f"error: {' '.join(str(error).split())}")
+
+
+if __name__ == "__main__":
+    main()

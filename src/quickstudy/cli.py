@@ -1,0 +1,456 @@
+"""The command line. Torch is imported by the commands that need it, so that --help is quick."""
+
+import csv
+import json
+import shlex
+import sys
+import warnings
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from quickstudy.data.episodes import Setting
+    from quickstudy.metrics import Score
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    epilog="Start with [bold]quickstudy demo[/bold]; [bold]quickstudy recipes[/bold] lists more.",
+)
+
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of the data sets; else QUICKSTUDY_DATA, else your cache folder.", show_default=False
+    ),
+]
+SkipCorrupt = Annotated[bool, typer.Option("--skip-corrupt", help="Leave out pictures that can't be read.")]
+Checkpoint = Annotated[
+    str, typer.Argument(help="A checkpoint file, a training's folder, or a name from `quickstudy models`.")
+]
+
+
+class Mode(StrEnum):
+    """What batch norm sees in evaluation."""
+
+    inductive = "inductive"
+    transductive = "transductive"
+    both = "both"
+
+
+class Format(StrEnum):
+    """How predictions are printed."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+@app.callback()
+def _quickstudy() -> None:
+    """Learning to learn: train, evaluate and use meta-learning methods."""
+    warnings.showwarning = _warn
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A name from `quickstudy recipes`.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write to.  [default: runs/RECIPE]", show_default=False)
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the training in --out.")] = False,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of class folders, for prototypical-images.")
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="Pixels that your pictures are brought to.")] = None,
+    grey: Annotated[bool, typer.Option("--grey", help="Take your pictures without colour.")] = False,
+    split: Annotated[
+        Path | None, typer.Option(help="JSON file with the classes of train, validation, test.")
+    ] = None,
+    ways: Annotated[int | None, typer.Option(help="Classes of a task, for your pictures.")] = None,
+    shots: Annotated[int | None, typer.Option(help="Support pictures a class, for your pictures.")] = None,
+    queries: Annotated[int | None, typer.Option(help="Query pictures a class, for your pictures.")] = None,
+    skip_corrupt: SkipCorrupt = False,
+    steps: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
+    tasks: Annotated[int | None, typer.Option(help="Tasks a step, instead of the recipe's.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate, instead of the recipe's.")] = None,
+    clip: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Stop after so long; --resume goes on.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Stop after so many validations without a better one.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights and episodes.")] = 0,
+    precision: Annotated[
+        str | None, typer.Option(help="32-true or bf16-mixed, instead of the recipe's.")
+    ] = None,
+    accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    devices: Annotated[int, typer.Option(min=1, help="Processes or cards to share the tasks of a step.")] = 1,
+    keep_memory: Annotated[
+        bool,
+        typer.Option(help="Keep freed memory in the process: faster on a CPU, holds its peak to the end."),
+    ] = True,
+    test_episodes: Annotated[
+        int, typer.Option(min=0, help="Test tasks in the end; 0 leaves the test out.")
+    ] = 1000,
+    data_root: DataRoot = None,
+) -> None:
+    """Train a recipe, then test it on classes never seen.
+
+    Ctrl-C saves and says how to go on. The folder gets best.safetensors (for evaluate, predict and
+    plot), last.safetensors (for --resume) and log.jsonl.
+    """
+    from quickstudy import checkpoint, experiment
+    from quickstudy.memory import keep_freed_memory
+    from quickstudy.recipes import RECIPES
+
+    if recipe not in RECIPES:
+        raise ValueError(f"there is no recipe {recipe!r}: choose one of {', '.join(RECIPES)}")
+    own = {
+        "images": images and str(images),
+        "size": size,
+        "grey": grey or None,
+        "split": split and str(split),
+        "ways": ways,
+        "shots": shots,
+        "queries": queries,
+        "skip_corrupt": skip_corrupt or None,
+    }
+    arguments = {k: v for k, v in own.items() if v is not None}
+    _check_arguments(recipe, arguments)
+    if keep_memory and accelerator in ("auto", "cpu"):
+        keep_freed_memory()
+    stated = RECIPES[recipe](**arguments)
+    fabric = _fabric(accelerator, devices, precision or stated.precision)
+    folder = out or Path("runs") / recipe
+    display = _terminal(fabric)
+    learner, progress = experiment.train(
+        recipe,
+        arguments,
+        folder,
+        display=display,
+        fabric=fabric,
+        steps=steps,
+        lr=lr,
+        seed=seed,
+        tasks=tasks,
+        minutes=minutes,
+        patience=patience,
+        clip=clip,
+        resume=resume,
+        data_root=data_root,
+    )
+    from quickstudy.display import console, messages
+
+    if fabric.global_rank == 0:
+        messages.print(
+            f"{progress.stopped} after {progress.step} steps in {progress.seconds / 60:.1f} minutes; "
+            f"best validation {100 * progress.best:.2f} % at step {progress.best_step}; "
+            f"{folder / 'best.safetensors'}",
+            highlight=False,
+        )
+    if progress.stopped in ("interrupted", "minutes"):
+        if fabric.global_rank == 0:
+            again = [a for a in sys.argv[1:] if a != "--resume"]
+            messages.print(
+                f"go on with: quickstudy {shlex.join(again)} --resume", highlight=False, soft_wrap=True
+            )
+        raise typer.Exit(130 if progress.stopped == "interrupted" else 0)
+    if test_episodes:
+        scores = experiment.measure(
+            stated,
+            learner,
+            display=display,
+            episodes=test_episodes,
+            seed=seed,
+            data_root=data_root,
+            fabric=fabric,
+        )
+        if fabric.global_rank == 0:
+            weights, manifest = checkpoint.load(folder / "best.safetensors")
+            manifest["figures"] = [s.as_dict() for s in scores]
+            checkpoint.save(folder / "best.safetensors", weights, manifest)
+            console.print(_score_table(scores, dict(stated.published)))
+
+
+@app.command()
+def evaluate(
+    checkpoint: Checkpoint,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(help="Such as 5w1s; repeatable.  [default: the recipe's]", show_default=False),
+    ] = None,
+    queries: Annotated[int, typer.Option(min=1, help="Query items a class.")] = 15,
+    episodes: Annotated[int, typer.Option(min=1)] = 1000,
+    mode: Annotated[Mode, typer.Option(help="What batch norm sees.")] = Mode.inductive,
+    seed: Annotated[int, typer.Option(min=0, help="Of the episodes.")] = 0,
+    images: Annotated[Path | None, typer.Option(help="Test on the classes of this folder instead.")] = None,
+    accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    devices: Annotated[int, typer.Option(min=1)] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    data_root: DataRoot = None,
+) -> None:
+    """Measure a checkpoint on test classes: mean accuracy with its 95 % interval."""
+    from dataclasses import replace
+
+    from quickstudy import experiment
+    from quickstudy.data.folders import folder_pool
+    from quickstudy.display import console
+    from quickstudy.memory import keep_freed_memory
+
+    settings = tuple(_setting(s, queries) for s in setting or [])
+    learner, manifest = experiment.load_learner(checkpoint)
+    recipe = experiment.recipe_of(manifest)
+    if images:
+        fractions = (0.0, 0.0, 1.0)  # every class is a test class
+        pool = folder_pool(images, experiment.image_format_of(manifest), fractions)
+        recipe = replace(recipe, pool=pool, published={})
+    if accelerator in ("auto", "cpu"):
+        keep_freed_memory()
+    fabric = _fabric(accelerator, devices, "32-true")
+    learner.to(fabric.device)
+    modes: Any = ("inductive", "transductive") if mode is Mode.both else (mode.value,)
+    scores = experiment.measure(
+        recipe,
+        learner,
+        display=_terminal(fabric),
+        settings=settings,
+        episodes=episodes,
+        modes=modes,
+        seed=seed,
+        data_root=data_root,
+        fabric=fabric,
+    )
+    if fabric.global_rank == 0:
+        if as_json:
+            print(json.dumps([s.as_dict() for s in scores], indent=2))
+        else:
+            console.print(_score_table(scores, dict(recipe.published)))
+
+
+@app.command()
+def predict(
+    checkpoint: Checkpoint,
+    support: Annotated[
+        Path, typer.Option(help="Folder whose folders name the classes and hold a few pictures of each.")
+    ],
+    query: Annotated[Path, typer.Option(help="A picture or a folder of pictures to tell.")],
+    output: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.table,
+    skip_corrupt: SkipCorrupt = False,
+) -> None:
+    """Tell your own pictures apart, from a handful of labelled ones. No training."""
+    from quickstudy import experiment
+    from quickstudy.display import Terminal, console
+    from quickstudy.predict import predict_folders
+
+    learner, manifest = experiment.load_learner(checkpoint)
+    with Terminal().counting("decoding") as progress:
+        predictions = predict_folders(
+            learner,
+            experiment.image_format_of(manifest),
+            support,
+            query,
+            skip_corrupt=skip_corrupt,
+            progress=progress,
+        )
+    classes = list(predictions[0].probabilities)
+    if output is Format.json:
+        rows = [
+            {"file": str(p.file), "label": p.label, "probabilities": p.probabilities} for p in predictions
+        ]
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+    elif output is Format.csv:
+        writer = csv.writer(sys.stdout)
+        writer.writerow(["file", "label", *classes])
+        writer.writerows(
+            [p.file, p.label, *(f"{v:.6f}" for v in p.probabilities.values())] for p in predictions
+        )
+    else:
+        from rich.table import Table
+
+        table = Table("picture", "class", "probability", "next")
+        for p in predictions:
+            first, second = sorted(p.probabilities.items(), key=lambda kv: -kv[1])[:2]
+            table.add_row(p.file.name, first[0], f"{first[1]:.1%}", f"{second[0]} {second[1]:.1%}")
+        console.print(table)
+
+
+@app.command()
+def recipes() -> None:
+    """List what can be trained, with the paper's figures and ours."""
+    from rich.table import Table
+
+    from quickstudy import checkpoint, experiment
+    from quickstudy.display import console
+    from quickstudy.recipes import RECIPES
+
+    table = Table("recipe", "what", "setting", "paper %", "ours %")
+    manifests = {path.stem: checkpoint.load(path)[1] for path in experiment.models().values()}
+    for name, make in RECIPES.items():
+        recipe = make(images="DIR") if name.endswith("-images") else make()
+        ours = {
+            f["setting"]: f for f in manifests.get(name, {}).get("figures", []) if f["mode"] == "inductive"
+        }
+        for i, setting in enumerate(map(str, recipe.tests)):
+            ours_text = (
+                f"{100 * ours[setting]['accuracy']:.2f} ± {100 * ours[setting]['ci95']:.2f}"
+                if setting in ours
+                else "–"
+            )
+            table.add_row(
+                name if i == 0 else "",
+                f"{recipe.summary}; {recipe.paper}" if i == 0 else "",
+                setting,
+                f"{recipe.published[setting]:.1f}" if setting in recipe.published else "–",
+                ours_text,
+            )
+    console.print(table)
+
+
+@app.command()
+def models() -> None:
+    """List the trained models that ship with the library."""
+    from rich.table import Table
+
+    from quickstudy import checkpoint, experiment
+    from quickstudy.display import console
+
+    table = Table("model", "trained on", "steps", "minutes", "test accuracy %")
+    for name, path in experiment.models().items():
+        m = checkpoint.load(path)[1]
+        figures = "\n".join(
+            f"{f['setting']} {100 * f['accuracy']:.2f} ± {100 * f['ci95']:.2f} ({f['mode']})"
+            for f in m["figures"]
+        )
+        table.add_row(
+            name, m["data"]["name"], str(m["training"]["steps"]), str(m["training"]["minutes"]), figures
+        )
+    console.print(table)
+
+
+@app.command()
+def data(data_root: DataRoot = None) -> None:
+    """List the data sources: what is present, its classes, items and licence."""
+    from rich.table import Table
+
+    from quickstudy.data.pool import data_root as find_root
+    from quickstudy.data.sources import SOURCES
+    from quickstudy.display import console
+
+    root = find_root(data_root)
+    table = Table("source", "present", "classes", "items", "licence", "what")
+    for source in SOURCES:
+        table.add_row(
+            source.name,
+            source.where(root),
+            str(source.classes or "–"),
+            str(source.items or "–"),
+            source.licence,
+            source.what,
+        )
+    console.print(table)
+    console.print(f"data root: {root}", highlight=False)
+
+
+@app.command()
+def plot(
+    checkpoint: Annotated[str, typer.Argument(help="A training's folder, a checkpoint, or a model's name.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("plots"),
+    setting: Annotated[str, typer.Option(help="Of the episode that is drawn.")] = "5w1s",
+    seed: Annotated[int, typer.Option(min=0, help="Of the episode.")] = 0,
+    data_root: DataRoot = None,
+) -> None:
+    """Draw the learning curve, an episode with right and wrong predictions, and the embedding."""
+    from quickstudy import experiment, plots
+    from quickstudy.display import Terminal, console
+
+    learner, manifest = experiment.load_learner(checkpoint)
+    with Terminal().counting("decoding") as progress:
+        pool = experiment.recipe_of(manifest).pool(root=data_root, progress=progress)
+    log = (
+        Path(checkpoint) / "log.jsonl" if Path(checkpoint).is_dir() else Path(checkpoint).parent / "log.jsonl"
+    )
+    classes, size = experiment.fitting(pool, "test", _setting(setting, 5))
+    for path in plots.draw_all(learner, classes, size, log, out, seed):
+        console.print(str(path), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the checkpoint and the pictures.")] = Path("demo"),
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 600,
+) -> None:
+    """Watch a network learn to learn, in about two minutes and with nothing to download."""
+    from quickstudy.demo import run
+
+    run(out, steps)
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def _fabric(accelerator: str, devices: int, precision: str) -> "Fabric":
+    """Devices, processes and precision: all of it is Fabric's business."""
+    import logging
+
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies.ddp import DDPStrategy
+
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    # running statistics are averaged after each step; broadcasting them as well would be work for nothing
+    strategy = DDPStrategy(broadcast_buffers=False) if devices > 1 else "auto"
+    fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision, strategy=strategy)  # pyright: ignore[reportArgumentType]
+    fabric.launch()
+    return fabric
+
+
+def _terminal(fabric: "Fabric") -> Any:
+    from quickstudy.display import Terminal
+
+    return Terminal(quiet=fabric.global_rank > 0)
+
+
+def _check_arguments(recipe: str, arguments: dict[str, Any]) -> None:
+    takes = recipe.endswith("-images")
+    if takes and "images" not in arguments:
+        raise ValueError(
+            f"{recipe} needs --images DIR, a folder that holds a folder of pictures for each class"
+        )
+    if arguments and not takes:
+        flags = ", ".join(f"--{k.replace('_', '-')}" for k in arguments)
+        raise ValueError(f"{recipe} states its own data and tasks: {flags} is for prototypical-images")
+
+
+def _setting(text: str, queries: int) -> "Setting":
+    import re
+
+    from quickstudy.data.episodes import Setting
+
+    match = re.fullmatch(r"(\d+)w(\d+)s", text)
+    if not match:
+        raise ValueError(f"setting {text!r} is not of the form 5w1s (5-way 1-shot)")
+    return Setting(int(match[1]), int(match[2]), queries)
+
+
+def _score_table(scores: "list[Score]", published: dict[str, float]) -> Any:
+    from rich.table import Table
+
+    table = Table("setting", "batch norm", "accuracy %", "95 % ±", "episodes", "seed", "paper %")
+    for s in scores:
+        paper = f"{published[s.setting]:.1f}" if s.setting in published else "–"
+        table.add_row(
+            s.setting,
+            s.mode,
+            f"{100 * s.accuracy:.2f}",
+            f"{100 * s.ci95:.2f}",
+            str(s.episodes),
+            str(s.seed),
+            paper,
+        )
+    return table

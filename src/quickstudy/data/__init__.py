@@ -1,0 +1,1 @@
+"""Data sets as class pools, and episodes drawn from them."""

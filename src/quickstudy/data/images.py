@@ -1,0 +1,137 @@
+"""Pictures: any format, any size, to bytes of one shape."""
+
+import io
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from os import cpu_count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+Bytes = npt.NDArray[np.uint8]
+Source = Path | Callable[[], bytes]
+Progress = Callable[[int, int], None]
+
+DECODED_AT_ONCE = 64
+"""Pictures a thread decodes before it reports: handing over single ones costs more than decoding."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFormat:
+    """What every picture of a pool is made into, and so what an encoder trained on it expects.
+
+    Args:
+        size: height and width in pixels; other shapes are cropped to their middle square.
+        channels: 1 for grey, 3 for colour.
+        invert: store 255 − value, so that dark ink on white paper becomes ink = 255 on 0.
+    """
+
+    size: int = 28
+    channels: int = 1
+    invert: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        if self.channels not in (1, 3):
+            raise ValueError(f"channels is {self.channels}: pictures are grey (1) or colour (3)")
+        if self.size < 1:
+            raise ValueError(f"size is {self.size}: it must be at least 1 pixel")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """[C, H, W] of one item."""
+        return (self.channels, self.size, self.size)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a manifest; `ImageFormat(**d)` is the way back."""
+        return asdict(self)
+
+    def decode(self, source: Source) -> Bytes:
+        """One picture.
+
+        Raises:
+            OSError: if it can't be read as a picture, with the reason.
+        """
+        raw = source.read_bytes() if isinstance(source, Path) else source()
+        if not raw:
+            raise OSError("the file is empty")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            try:
+                with Image.open(io.BytesIO(raw)) as image:
+                    return self._convert(image)
+            except Image.UnidentifiedImageError:
+                raise OSError("not a picture in any format Pillow reads") from None
+            except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+                raise OSError(str(error)) from None
+            except (SyntaxError, ValueError, EOFError) as error:  # what Pillow's parsers raise
+                raise OSError(f"damaged: {error}") from None
+
+    def _convert(self, image: Image.Image) -> Bytes:
+        if min(image.size) >= 2 * self.size:
+            image.draft(None, (2 * self.size, 2 * self.size))  # JPEGs can be decoded at a fraction
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I") or image.mode == "F":  # 16 bits and more: to their own range
+            values = np.asarray(image, dtype=np.float64)
+            top = 65535.0 if image.mode.startswith("I") else max(float(values.max()), 1.0)
+            image = Image.fromarray((values * (255.0 / top)).clip(0, 255).astype(np.uint8))
+        if "A" in image.getbands() or "transparency" in image.info:
+            paper = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(paper, image.convert("RGBA"))
+        image = image.convert("L" if self.channels == 1 else "RGB")
+        image = ImageOps.fit(image, (self.size, self.size), Image.Resampling.LANCZOS)
+        values = np.asarray(image).reshape(self.size, self.size, self.channels).transpose(2, 0, 1)
+        return 255 - values if self.invert else values
+
+
+def decode_images(
+    sources: Sequence[Source], image_format: ImageFormat, out: Bytes, progress: Progress | None = None
+) -> dict[int, str]:
+    """Decode pictures in parallel into `out`.
+
+    Threads, not processes: Pillow lets go of the interpreter while it decodes and resizes, and
+    processes would run the caller's script again.
+
+    Args:
+        sources: a path, or a function that returns the file's bytes, each.
+        image_format: what they become.
+        out: [I, C, H, W] array to fill.
+        progress: called with (done, total) now and then.
+
+    Returns:
+        The reason why each picture that can't be read can't, by its index.
+    """
+    bad: dict[int, str] = {}
+
+    def work(indices: range) -> int:
+        for i in indices:
+            try:
+                out[i] = image_format.decode(sources[i])
+            except OSError as error:
+                bad[i] = error.strerror or str(error)
+        return len(indices)
+
+    parts = [
+        range(i, min(i + DECODED_AT_ONCE, len(sources))) for i in range(0, len(sources), DECODED_AT_ONCE)
+    ]
+    with ThreadPoolExecutor(cpu_count()) as threads:
+        done = 0
+        for n in _orderly(threads, work, parts):
+            done += n
+            if progress:
+                progress(done, len(sources))
+    return bad
+
+
+def _orderly(threads: ThreadPoolExecutor, work: Callable[[range], int], parts: list[range]) -> Iterable[int]:
+    """`threads.map`, but what has not begun is dropped when the caller is interrupted."""
+    try:
+        yield from threads.map(work, parts)
+    except BaseException:
+        threads.shutdown(cancel_futures=True)
+        raise

@@ -1,0 +1,207 @@
+"""ClassPool: a data set as one array of items, grouped by class, decoded once."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import platformdirs
+
+from quickstudy.data.images import Bytes, ImageFormat
+
+Index = npt.NDArray[np.int64]
+CACHE_VERSION = 1
+"""Part of every cache's name: raise it when the same source would now give other items."""
+
+
+@dataclass(frozen=True)
+class ClassPool:
+    """Labelled items, decoded once into one contiguous array and grouped by class.
+
+    Args:
+        items: uint8 [I, C, H, W] (in memory or memory-mapped), the items of a class adjacent.
+        classes: the names of the K classes.
+        starts: [K] index of the first item of each class.
+        counts: [K] number of items of each class.
+        splits: class indices by the name of the split; class-disjoint.
+        image_format: what the items are.
+        name: of the data set and, after a dot, the split.
+        digest: identifies the items by the content they were made from.
+
+    Raises:
+        ValueError: if two splits share a class, or counts and items disagree.
+    """
+
+    items: Bytes
+    classes: tuple[str, ...]
+    starts: Index
+    counts: Index
+    splits: Mapping[str, Index] = field(default_factory=dict[str, Index])
+    image_format: ImageFormat = field(default_factory=ImageFormat)
+    name: str = "pool"
+    digest: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the parts against each other."""
+        if not len(self.classes) == len(self.starts) == len(self.counts):
+            raise ValueError(
+                f"{len(self.classes)} class names, {len(self.starts)} starts, {len(self.counts)} counts: "
+                "there must be one of each a class"
+            )
+        if len(self.starts) and int((self.starts + self.counts).max()) > len(self.items):
+            raise ValueError(f"the classes reach beyond the {len(self.items)} items")
+        seen: dict[int, str] = {}
+        for split, indices in self.splits.items():
+            for c in indices.tolist():
+                if c in seen:
+                    raise ValueError(f"class {self.classes[c]!r} is in both splits {seen[c]!r} and {split!r}")
+                seen[c] = split
+
+    @classmethod
+    def from_arrays(
+        cls, items: Bytes, classes: Sequence[str], counts: Sequence[int] | Index, **rest: Any
+    ) -> "ClassPool":
+        """A pool of items that lie one class after the other; `rest` as in the class."""
+        sizes = np.asarray(counts, dtype=np.int64)
+        if sizes.sum() != len(items):
+            raise ValueError(f"the counts add up to {sizes.sum()}, but there are {len(items)} items")
+        return cls(items, tuple(classes), np.cumsum(sizes) - sizes, sizes, **rest)
+
+    def __len__(self) -> int:
+        """K, the number of classes."""
+        return len(self.classes)
+
+    def split(self, name: str) -> "ClassPool":
+        """The classes of one split, over the same items.
+
+        Raises:
+            ValueError: if there is no split of that name.
+        """
+        if name not in self.splits:
+            known = ", ".join(self.splits) or "none"
+            raise ValueError(f"{self.name} has no split {name!r}: its splits are {known}")
+        return replace(self.subset(self.splits[name]), name=f"{self.name}.{name}")
+
+    def subset(self, indices: Index | Sequence[int]) -> "ClassPool":
+        """The pool of some of the classes, over the same items."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        names = tuple(self.classes[i] for i in chosen.tolist())
+        return replace(self, classes=names, starts=self.starts[chosen], counts=self.counts[chosen], splits={})
+
+    def of_class(self, name: str) -> Bytes:
+        """uint8 [count, C, H, W], the items of one class."""
+        i = self.classes.index(name)
+        return self.items[self.starts[i] : self.starts[i] + self.counts[i]]
+
+    def summary(self) -> dict[str, Any]:
+        """What a manifest or a table says of it."""
+        return {
+            "name": self.name,
+            "classes": len(self),
+            "items": int(self.counts.sum()),
+            "digest": self.digest,
+        }
+
+
+def with_rotations(items: Bytes, classes: Sequence[str], counts: Index) -> tuple[Bytes, list[str], Index]:
+    """Rotations by 90°, 180° and 270° as new classes: all classes upright, then all turned once, ….
+
+    Returns:
+        items [4 I, C, H, W], 4 K class names, counts [4 K]; class c turned r times has index c + r K.
+    """
+    turned = np.concatenate([np.rot90(items, r, axes=(2, 3)) for r in range(4)])
+    return turned, [f"{c}/rot{90 * r:03}" for r in range(4) for c in classes], np.tile(counts, 4)
+
+
+def data_root(given: str | os.PathLike[str] | None = None) -> Path:
+    """Where data sets lie: the given folder, else QUICKSTUDY_DATA, else the user's cache folder.
+
+    Raises:
+        FileNotFoundError: if a folder was named and is not there.
+    """
+    for path, origin in ((given, "--data-root"), (os.environ.get("QUICKSTUDY_DATA"), "QUICKSTUDY_DATA")):
+        if path:
+            if not Path(path).is_dir():
+                raise FileNotFoundError(f"{origin} names {path}, which is not a folder")
+            return Path(path)
+    return cache_root() / "data"
+
+
+def cache_root() -> Path:
+    """Where decoded pools are kept: QUICKSTUDY_CACHE, else the user's cache folder."""
+    return Path(os.environ.get("QUICKSTUDY_CACHE") or platformdirs.user_cache_dir("quickstudy"))
+
+
+def cached_pool(
+    name: str, key: Any, build: Callable[[Callable[[int], Bytes]], dict[str, Any]], image_format: ImageFormat
+) -> ClassPool:
+    """A pool from its cache, made first if need be.
+
+    The cache is a folder `NAME-DIGEST` with `items.npy` and `pool.json`, written under a temporary name
+    and renamed, so that it is whole or absent, also when several processes make it at once.
+
+    Args:
+        name: of the data set.
+        key: JSON-able account of the content: sources, their checksums, options.
+        build: makes the data set: is given a function from a number of items to the array to fill, and
+            returns what `pool.json` shall hold: classes, counts and splits.
+        image_format: what the items are.
+
+    Raises:
+        OSError: if the cache folder can't be written.
+    """
+    account = json.dumps([CACHE_VERSION, name, image_format.as_dict(), key], sort_keys=True)
+    digest = hashlib.blake2b(account.encode(), digest_size=8).hexdigest()
+    folder = cache_root() / "pools" / f"{name}-{digest}"
+    if not (folder / "pool.json").exists():
+        with _made_whole(folder) as temporary:
+
+            def allocate(n: int) -> Bytes:
+                shape = (n, *image_format.shape)
+                return np.lib.format.open_memmap(temporary / "items.npy", "w+", np.uint8, shape)
+
+            parts = build(allocate)
+            (temporary / "pool.json").write_text(json.dumps(parts))
+    parts = json.loads((folder / "pool.json").read_text())
+    # copy-on-write, so that torch may take it for a writable array without the file ever changing
+    items = np.load(folder / "items.npy", mmap_mode="c")
+    return ClassPool.from_arrays(
+        items[: sum(parts["counts"])],
+        parts["classes"],
+        parts["counts"],
+        splits={k: np.asarray(v, dtype=np.int64) for k, v in parts["splits"].items()},
+        image_format=image_format,
+        name=name,
+        digest=digest,
+    )
+
+
+@contextmanager
+def _made_whole(folder: Path) -> Generator[Path]:
+    """A temporary folder that takes the name `folder` when the block ends well, and vanishes otherwise."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise OSError(
+            f"can't write decoded data to {folder.parent} ({error.strerror}): "
+            "set QUICKSTUDY_CACHE to a folder that can be written"
+        ) from None
+    try:
+        yield temporary
+        if not folder.exists():
+            try:
+                temporary.rename(folder)
+            except OSError:
+                if not folder.exists():  # else another process was first, with the same content
+                    raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,80 @@
+"""What a terminal shows while work is going on."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from quickstudy.data.images import Progress as Counting
+from quickstudy.metrics import Score
+from quickstudy.train import Reporter
+
+console = Console()
+"""For answers: standard output."""
+messages = Console(stderr=True)
+"""For progress and notices: standard error, so that answers can be piped."""
+
+
+class Terminal:
+    """Progress bars on a terminal; a line now and then where there is none.
+
+    Args:
+        quiet: show nothing, as processes other than the first must.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+
+    @contextmanager
+    def counting(self, what: str) -> Generator[Counting]:
+        """A bar that appears with the first report and vanishes in the end."""
+        with Progress(
+            TextColumn(what),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=messages,
+            transient=True,
+            disable=self.quiet,
+        ) as bar:
+            bars: list[Any] = []
+
+            def count(done: int, total: int) -> None:
+                if not bars:
+                    bars.append(bar.add_task(what, total=total))
+                bar.update(bars[0], completed=done)
+
+            yield count
+
+    @contextmanager
+    def training(self, steps: int) -> Generator[Reporter]:
+        """A bar with loss, validation accuracy, tasks per second and time left."""
+        live = messages.is_terminal
+        with Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]:.3f}"),
+            TextColumn("validation {task.fields[validation]}"),
+            TextColumn("{task.fields[rate]:.1f} tasks/s"),
+            TimeRemainingColumn(compact=True),
+            console=messages,
+            disable=self.quiet or not live,
+        ) as bar:
+            task = bar.add_task("", total=steps, loss=float("nan"), validation="–", rate=0.0)
+            smooth: list[float] = []
+
+            def show(step: int, report: dict[str, Any]) -> None:
+                smooth[:] = [*smooth[-49:], report["loss"]]
+                loss = sum(smooth) / len(smooth)
+                bar.update(task, completed=step, loss=loss, rate=report["tasks_per_second"])
+                score: Score | None = report.get("validation")
+                if score:
+                    text = f"{100 * score.accuracy:.1f} % {score.setting}"
+                    bar.update(task, validation=text)
+                    if not live and not self.quiet:
+                        messages.print(f"step {step} of {steps}: loss {loss:.3f}, validation {text}")
+
+            yield show

@@ -1,0 +1,130 @@
+"""Episodes: the only thing that ever reaches a learner.
+
+Shape legend, used in every docstring of the library:
+
+| letter | meaning |
+|---|---|
+| T | tasks in a meta-batch |
+| N | ways, classes in a task |
+| S | support items in a task (N × shots where every class has the same) |
+| Q | query items in a task |
+| U | unlabelled items in a task (may be 0) |
+| D | embedding dimensions |
+| P | parameters, flattened |
+
+`...` stands for the shape of one item, `C, H, W` for a picture.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(slots=True)
+class Support:
+    """The labelled items of T tasks, from which a learner learns the classes.
+
+    Args:
+        x: [T, S, ...] support items, floating point.
+        y: [T, S] int64 labels in 0 … N − 1; classes may have unequal numbers of shots.
+        ways: N, the number of classes of each task.
+        unlabelled: [T, U, ...] items without labels; none (U = 0) by default.
+
+    Raises:
+        ValueError: if shapes disagree, or (for tensors on the CPU, where looking is free) a label
+            lies outside 0 … N − 1 or a class has no support item.
+    """
+
+    x: Tensor
+    y: Tensor
+    ways: int
+    unlabelled: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def __post_init__(self) -> None:
+        """Check what a mistake would otherwise turn into a silent wrong answer."""
+        if self.y.shape != self.x.shape[:2]:
+            raise ValueError(
+                f"support labels have shape {list(self.y.shape)} but the items {list(self.x.shape)}: "
+                "y must be [T, S] where x is [T, S, ...]"
+            )
+        if not self.unlabelled.numel():
+            self.unlabelled = self.x[:, :0]
+        if self.unlabelled.shape[:1] + self.unlabelled.shape[2:] != self.x.shape[:1] + self.x.shape[2:]:
+            raise ValueError(
+                f"unlabelled items have shape {list(self.unlabelled.shape)} but the support "
+                f"{list(self.x.shape)}: they may differ in the second dimension only"
+            )
+        if self.y.device.type == "cpu":
+            _check_labels(self.y, self.ways)
+
+
+@dataclass(slots=True)
+class Episode:
+    """A meta-batch of T tasks: what to learn from, and what to be judged on.
+
+    Args:
+        support: the labelled (and unlabelled) items.
+        query_x: [T, Q, ...] query items.
+        query_y: [T, Q] int64 labels in 0 … N − 1.
+
+    Raises:
+        ValueError: if the shapes of queries, labels and support disagree.
+    """
+
+    support: Support
+    query_x: Tensor
+    query_y: Tensor
+
+    def __post_init__(self) -> None:
+        """Check that queries fit their labels and the support."""
+        x, support_x = self.query_x, self.support.x
+        if self.query_y.shape != x.shape[:2] or x.shape[:1] + x.shape[2:] != (
+            support_x.shape[:1] + support_x.shape[2:]
+        ):
+            raise ValueError(
+                f"query items {list(x.shape)} and labels {list(self.query_y.shape)} do not fit a "
+                f"support of {list(support_x.shape)}: expected [T, Q, ...] and [T, Q]"
+            )
+
+    @property
+    def tasks(self) -> int:
+        """T, the number of tasks."""
+        return self.query_x.shape[0]
+
+    @property
+    def ways(self) -> int:
+        """N, the number of classes in each task."""
+        return self.support.ways
+
+    @property
+    def shots(self) -> float:
+        """Mean number of support items a class: S / N."""
+        return self.support.x.shape[1] / self.support.ways
+
+    def __getitem__(self, tasks: slice) -> "Episode":
+        """The episode of some of the tasks, as views."""
+        s = self.support
+        return Episode(
+            Support(s.x[tasks], s.y[tasks], s.ways, s.unlabelled[tasks]),
+            self.query_x[tasks],
+            self.query_y[tasks],
+        )
+
+
+def _check_labels(y: Tensor, ways: int) -> None:
+    if y.dtype != torch.int64:
+        raise ValueError(f"support labels are {y.dtype}: convert them with y.long()")
+    outside = y[(y < 0) | (y >= ways)]
+    if outside.numel():
+        raise ValueError(
+            f"support label {outside[0].item()} is outside 0 … {ways - 1}: "
+            f"labels count the {ways} classes of a task from 0"
+        )
+    tasks = y.shape[0]
+    present = torch.zeros(tasks, ways, dtype=torch.bool).scatter_(1, y, value=True)
+    if not present.all():
+        task, missing = (~present).nonzero()[0].tolist()
+        raise ValueError(
+            f"class {missing} of task {task} has no support item: every class needs at least one"
+        )

@@ -1,0 +1,202 @@
+"""Running a recipe from data to figures, and getting its learner back from a checkpoint."""
+
+import importlib.metadata
+import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from lightning_fabric import Fabric
+
+from quickstudy import checkpoint
+from quickstudy.data.episodes import Episodes, Setting
+from quickstudy.data.images import ImageFormat
+from quickstudy.data.images import Progress as Decoding
+from quickstudy.data.pool import ClassPool
+from quickstudy.learner import Learner
+from quickstudy.metrics import Score
+from quickstudy.recipes import RECIPES, Recipe
+from quickstudy.train import Mode, Progress, Reporter, adam, evaluate, fit
+
+TASKS = 10
+"""Tasks in a meta-batch of validation and test."""
+
+
+class Display(Protocol):
+    """Where progress is shown; each method opens a bar for as long as its block lasts."""
+
+    def counting(self, what: str) -> AbstractContextManager[Decoding]:
+        """Of so many things done of so many."""
+        ...
+
+    def training(self, steps: int) -> AbstractContextManager[Reporter]:
+        """Of a training."""
+        ...
+
+
+def train(
+    name: str,
+    arguments: Mapping[str, Any],
+    out: str | Path,
+    *,
+    display: Display,
+    fabric: Fabric,
+    steps: int | None = None,
+    lr: float | None = None,
+    seed: int = 0,
+    tasks: int | None = None,
+    minutes: float | None = None,
+    patience: int | None = None,
+    clip: float | None = None,
+    resume: bool = False,
+    data_root: str | Path | None = None,
+) -> tuple[Learner, Progress]:
+    """Train a recipe into a folder.
+
+    Args:
+        name: of the recipe.
+        arguments: of its function.
+        out: folder of the training.
+        display: shows the progress.
+        fabric: device, precision and processes, launched.
+        steps: instead of the recipe's.
+        lr: instead of the recipe's.
+        seed: of the weights and episodes.
+        tasks: of a step, instead of the recipe's.
+        minutes: as in `fit`.
+        patience: as in `fit`.
+        clip: as in `fit`.
+        resume: as in `fit`.
+        data_root: where data sets lie.
+
+    Returns:
+        The learner with its best weights, and how the training went.
+    """
+    recipe = RECIPES[name](**arguments)
+    steps, lr, tasks = steps or recipe.steps, lr or recipe.lr, tasks or recipe.tasks
+    with fabric.rank_zero_first(), display.counting("decoding") as decoding:
+        pool = recipe.pool(root=data_root, progress=decoding)
+    # the three seeds are apart, so that no two of training, validation and test draw alike
+    training = Episodes(pool.split("train"), recipe.train, tasks, 3 * seed)
+    validation = Episodes(*fitting(pool, "validation", recipe.validation), TASKS, 3 * seed + 1)
+    fitting(pool, "test", recipe.tests[0])  # what can't be tested should fail now, not in the end
+    torch.manual_seed(seed)
+    learner = recipe.learner()
+    manifest = {
+        "recipe": name,
+        "arguments": dict(arguments),
+        "seed": seed,
+        "train": asdict(recipe.train) | {"tasks": tasks, "steps": steps, "lr": lr, "clip": clip},
+        "precision": recipe.precision,
+        "data": pool.split("train").summary(),
+        "items": recipe.image_format.as_dict(),
+        "version": importlib.metadata.version("quickstudy"),
+    }
+    with display.training(steps) as report:
+        progress = fit(
+            learner,
+            training,
+            steps,
+            optimizer=adam(lr),
+            schedule=recipe.schedule(steps),
+            validation=validation,
+            every=recipe.every,
+            patience=patience,
+            minutes=minutes,
+            clip=clip,
+            fabric=fabric,
+            out=out,
+            resume=resume,
+            manifest=manifest,
+            report=report,
+        )
+    return learner, progress
+
+
+def measure(
+    recipe: Recipe,
+    learner: Learner,
+    *,
+    display: Display,
+    settings: tuple[Setting, ...] = (),
+    episodes: int = 1000,
+    modes: tuple[Mode, ...] = ("inductive",),
+    seed: int = 0,
+    data_root: str | Path | None = None,
+    fabric: Fabric | None = None,
+) -> list[Score]:
+    """Figures on the test classes of a recipe, a score for each setting and mode."""
+    with display.counting("decoding") as decoding:
+        pool = recipe.pool(root=data_root, progress=decoding)
+    scores: list[Score] = []
+    for setting in settings or recipe.tests:
+        classes, size = fitting(pool, "test", setting)
+        for mode in modes:
+            with display.counting(f"testing {size} {mode}") as report:
+                test_episodes = Episodes(classes, size, TASKS, 3 * seed + 2)
+                scores.append(evaluate(learner, test_episodes, episodes, mode, fabric=fabric, report=report))
+    return scores
+
+
+def fitting(pool: ClassPool, split: str, setting: Setting) -> tuple[ClassPool, Setting]:
+    """The classes of a split, and the setting with no more ways than there are (but two at least)."""
+    classes = pool.split(split)
+    return classes, replace(setting, ways=max(2, min(setting.ways, len(classes))))
+
+
+def load_learner(name_or_path: str | os.PathLike[str]) -> tuple[Learner, checkpoint.Manifest]:
+    """A trained learner, ready to predict, from a checkpoint or a model that ships with the library.
+
+    Args:
+        name_or_path: a name that `quickstudy models` lists, a checkpoint file, or a training's folder.
+
+    Raises:
+        FileNotFoundError: if there is no such checkpoint.
+        ValueError: if it isn't whole, or its recipe is unknown here.
+    """
+    path = find(name_or_path)
+    weights, manifest = checkpoint.load(path)
+    if manifest.get("recipe") not in RECIPES:
+        raise ValueError(
+            f"{path} was trained by recipe {manifest.get('recipe')!r}, which this version lacks: build "
+            "its learner in Python and use checkpoint.load and checkpoint.load_weights"
+        )
+    learner = recipe_of(manifest).learner()
+    checkpoint.load_weights(learner, weights, str(path))
+    return learner.eval(), manifest
+
+
+def recipe_of(manifest: checkpoint.Manifest) -> Recipe:
+    """The recipe that a checkpoint was trained by."""
+    return RECIPES[manifest["recipe"]](**manifest["arguments"])
+
+
+def image_format_of(manifest: checkpoint.Manifest) -> ImageFormat:
+    """What pictures must become for the encoder of a checkpoint."""
+    return ImageFormat(**manifest["items"])
+
+
+def find(name_or_path: str | os.PathLike[str]) -> Path:
+    """The checkpoint file that a name, file or folder stands for."""
+    shipped = models()
+    if str(name_or_path) in shipped:
+        return shipped[str(name_or_path)]
+    path = Path(name_or_path)
+    if path.is_dir():
+        return path / "best.safetensors"
+    if not path.exists() and not path.suffix:
+        raise FileNotFoundError(
+            f"there is no checkpoint or model {str(name_or_path)!r}: "
+            f"shipped models are {', '.join(shipped) or 'none'}"
+        )
+    return path
+
+
+def models() -> dict[str, Path]:
+    """The trained models that ship with the library, by name."""
+    folder = Path(str(resources.files("quickstudy") / "models"))
+    return {p.stem: p for p in sorted(folder.glob("*.safetensors"))}

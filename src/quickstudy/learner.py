@@ -1,0 +1,111 @@
+"""Learner, the only base class; and the one way an encoder is applied to tasks."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
+
+from quickstudy.episode import Episode, Support
+
+CHUNK = 256
+"""Items encoded at once where no gradient is wanted: bounds the memory, and fits the caches."""
+
+
+class Learner(nn.Module, ABC):
+    """A method that learns to learn: it tells the classes of queries from a support set.
+
+    A subclass implements `predict`. It is never shown the query labels, so they cannot leak.
+    `forward` *is* the meta-loss, so that any optimizer and any data-parallel wrapper trains it.
+    """
+
+    @abstractmethod
+    def predict(self, support: Support, query_x: Tensor) -> Tensor:
+        """Scores of the queries.
+
+        Args:
+            support: the labelled items of T tasks.
+            query_x: [T, Q, ...] items to tell.
+
+        Returns:
+            [T, Q, N] scores, higher is likelier; softmax over N makes them probabilities.
+        """
+
+    def forward(self, episode: Episode) -> Tensor:
+        """The meta-loss: mean cross-entropy of the queries of all tasks, in nats, a scalar."""
+        scores = self.predict(episode.support, episode.query_x)
+        return F.cross_entropy(scores.flatten(0, 1), episode.query_y.flatten())
+
+
+def embed(encoder: nn.Module, x: Tensor) -> Tensor:
+    """Embed the items of T tasks, each task apart from the others.
+
+    Where batch norm uses batch statistics (in training, or inside `batch_statistics`) they are those of
+    one task, as in the papers, whose steps hold one task: so the loss of T tasks is the mean of T
+    losses, on one process or many. Running statistics then move by the mean of what each task
+    would have moved them, once.
+
+    Args:
+        encoder: any module from [B, ...] to [B, D].
+        x: [T, B, ...] items.
+
+    Returns:
+        [T, B, D] embeddings, float32 at least (an encoder may run in lower precision).
+
+    Raises:
+        ValueError: if the encoder's output is not [B, D].
+    """
+    norms = [m for m in encoder.modules() if isinstance(m, _BatchNorm) and m.training]
+    if norms and x.shape[0] > 1:
+        z = torch.stack(list(_each_task(encoder, x, norms)))
+    else:
+        z = _encode(encoder, x.flatten(0, 1), whole=bool(norms)).unflatten(0, x.shape[:2])
+    return z.float() if z.dtype in (torch.bfloat16, torch.float16) else z
+
+
+def _encode(encoder: nn.Module, x: Tensor, whole: bool) -> Tensor:
+    if whole or torch.is_grad_enabled() or len(x) <= CHUNK:
+        z: Tensor = encoder(x)
+    else:
+        z = torch.cat([encoder(part) for part in x.split(CHUNK)])
+    if z.ndim != 2 or len(z) != len(x):
+        raise ValueError(
+            f"the encoder made {list(z.shape)} of {list(x.shape)}: it must give [B, D], one embedding "
+            "an item; end it with nn.Flatten()"
+        )
+    return z
+
+
+def _each_task(encoder: nn.Module, x: Tensor, norms: list[_BatchNorm]) -> Iterator[Tensor]:
+    running = [b for m in norms if m.track_running_stats for b in m.buffers() if b.is_floating_point()]
+    before = [b.clone() for b in running]
+    total = [torch.zeros_like(b) for b in running]
+    for task in x:
+        for b, start, t in zip(running, before, total, strict=True):
+            b.copy_(start)
+            t.sub_(start)
+        yield _encode(encoder, task, whole=True)
+        for b, t in zip(running, total, strict=True):
+            t.add_(b)
+    for b, start, t in zip(running, before, total, strict=True):
+        b.copy_(start + t / x.shape[0])
+
+
+@contextmanager
+def batch_statistics(module: nn.Module) -> Generator[None]:
+    """Let batch norm use the statistics of each task's own items: transductive evaluation.
+
+    Running statistics are neither used nor changed, and everything else (dropout, …) stays as it is.
+    """
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    before = [(m.training, m.track_running_stats) for m in norms]
+    for m in norms:
+        m.training, m.track_running_stats = True, False
+    try:
+        yield
+    finally:
+        for m, (training, track) in zip(norms, before, strict=True):
+            m.training, m.track_running_stats = training, track

@@ -1,0 +1,176 @@
+"""Pictures: learning curves, episodes, embeddings."""
+
+import json
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from sklearn.decomposition import PCA
+
+from quickstudy.data.episodes import Episodes, Setting
+from quickstudy.data.pool import ClassPool
+from quickstudy.learner import Learner, embed
+from quickstudy.learners.prototypical import Prototypical, prototypes
+
+RIGHT, WRONG = "#1a7f37", "#cf222e"
+EMBEDDED_WAYS = 10
+"""Classes in the projection: as many colours as people tell apart."""
+
+
+def draw_all(
+    learner: Learner, classes: ClassPool, setting: Setting, log: Path, out: Path, seed: int = 0
+) -> list[Path]:
+    """Every picture that a checkpoint allows: the curve if there is a log, an episode, the embedding.
+
+    Args:
+        learner: trained.
+        classes: test classes.
+        setting: of the episode.
+        log: of the training; may be absent.
+        out: folder for the pictures.
+        seed: of the episode.
+
+    Returns:
+        The files written.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    drawn: list[tuple[str, Figure]] = []
+    if log.exists():
+        drawn.append(("learning-curve.png", learning_curve(log)))
+    drawn.append(("episode.png", episode(learner, classes, setting, seed)))
+    if isinstance(learner, Prototypical):
+        drawn.append(("embedding.png", embedding(learner, classes, seed)))
+    for name, figure in drawn:
+        figure.savefig(out / name, dpi=150)
+    return [out / name for name, _ in drawn]
+
+
+def learning_curve(log: Path) -> Figure:
+    """Loss and validation accuracy over the steps of a training's `log.jsonl`."""
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    steps = [line["step"] for line in lines]
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(steps, [line["loss"] for line in lines], color="#0969da")
+    left.set(title="training loss", xlabel="step", ylabel="nats")
+    seen = [line for line in lines if "validation" in line]
+    if seen:
+        x = [line["step"] for line in seen]
+        y = 100 * np.array([line["validation"] for line in seen])
+        band = 100 * np.array([line["ci95"] for line in seen])
+        right.plot(x, y, color=RIGHT)
+        right.fill_between(x, y - band, y + band, color=RIGHT, alpha=0.2, lw=0)
+        best = int(np.argmax(y))
+        right.plot(x[best], y[best], "o", color=RIGHT)
+        # on the side where there is room
+        where = ("right", (-6, -14)) if best > len(x) / 2 else ("left", (6, -14))
+        right.annotate(
+            f"best {y[best]:.1f} %",
+            (x[best], y[best]),
+            xytext=where[1],
+            textcoords="offset points",
+            ha=where[0],
+        )
+    right.set(title="validation accuracy, 95 % band", xlabel="step", ylabel="%")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+@torch.no_grad()
+def episode(learner: Learner, classes: ClassPool, setting: Setting, seed: int = 0) -> Figure:
+    """One task: a row a class, its support left, its queries right, framed green or red.
+
+    What a wrongly told query was taken for stands under it.
+    """
+    one = Episodes(classes, setting, 1, seed)[0]
+    predicted = learner.eval().predict(one.support, one.query_x)[0].argmax(-1)
+    n, shots, queries = setting.ways, setting.shots, setting.queries
+    figure = Figure(figsize=(1.0 * (shots + queries) + 1.2, 1.12 * n + 0.7), layout="constrained")
+    grid = figure.subplots(
+        n, shots + queries + 1, squeeze=False, width_ratios=[1] * shots + [0.4] + [1] * queries
+    )
+    support = one.support.x[0].unflatten(0, (n, shots))
+    asked = one.query_x[0].unflatten(0, (n, queries))
+    told = predicted.unflatten(0, (n, queries))
+    for k in range(n):
+        for j in range(shots):
+            _picture(grid[k, j], support[k, j], "#57606a")
+        grid[k, 0].set_ylabel(f"class {k + 1}", fontsize=9)
+        grid[k, shots].set_axis_off()
+        for j in range(queries):
+            axes, was = grid[k, shots + 1 + j], int(told[k, j])
+            _picture(axes, asked[k, j], RIGHT if was == k else WRONG)
+            if was != k:
+                axes.set_xlabel(f"as class {was + 1}", fontsize=8, color=WRONG)
+    correct = (predicted == one.query_y[0]).float().mean().item()
+    figure.suptitle(f"{setting}: support | queries, {correct:.0%} right", fontsize=11)
+    return figure
+
+
+@torch.no_grad()
+def embedding(learner: Prototypical, classes: ClassPool, seed: int = 0) -> Figure:
+    """Embeddings of ten classes on their first two principal components, with their prototypes."""
+    items = int(min(20, classes.counts.min()))
+    setting = Setting(min(EMBEDDED_WAYS, len(classes)), items - 1, 1)
+    support = Episodes(classes, setting, 1, seed)[0].support
+    z = embed(learner.eval().encoder, support.x)
+    centres = prototypes(z, support.y, setting.ways)[0].numpy()
+    pca = PCA(2).fit(z[0].numpy())
+    points, middles = pca.transform(z[0].numpy()), pca.transform(centres)
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.subplots()
+    colours = mpl.colormaps["tab10"](np.arange(setting.ways) % 10)
+    axes.scatter(points[:, 0], points[:, 1], c=colours[support.y[0].numpy()], s=14, alpha=0.6, lw=0)
+    axes.scatter(
+        middles[:, 0], middles[:, 1], c=colours, s=160, marker="*", edgecolors="black", label="prototypes"
+    )
+    share = 100 * pca.explained_variance_ratio_
+    axes.set(
+        title=f"{setting.ways} unseen classes, {len(points)} items",
+        xlabel=f"first principal component ({share[0]:.0f} % of the variance)",
+        ylabel=f"second ({share[1]:.0f} %)",
+    )
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def bars(title: str, rows: list[tuple[str, list[tuple[float, float]]]], settings: list[str]) -> Figure:
+    """Accuracies in % with intervals: a group of bars a setting, a bar a method.
+
+    Args:
+        title: of the picture.
+        rows: method, and for each setting (mean, half-width of the interval).
+        settings: names of the groups.
+    """
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(rows)
+    shades = ["#afb8c1", "#8c959f", "#54aeff", RIGHT]
+    for i, (name, figures) in enumerate(rows):
+        x = np.arange(len(settings)) + (i - (len(rows) - 1) / 2) * width
+        y = [mean for mean, _ in figures]
+        drawn = axes.bar(
+            x, y, width * 0.92, yerr=[ci for _, ci in figures], label=name, color=shades[i % 4], capsize=2
+        )
+        axes.bar_label(drawn, fmt="%.1f", fontsize=8, padding=2)
+    axes.set_xticks(np.arange(len(settings)), settings)
+    axes.set(title=title, ylabel="accuracy, %", ylim=(0, 108))
+    axes.legend(frameon=False, ncols=len(rows), loc="upper center", bbox_to_anchor=(0.5, -0.08), fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _picture(axes: Axes, item: torch.Tensor, frame: str) -> None:
+    image: npt.NDArray[np.float32] = item.permute(1, 2, 0).numpy()
+    axes.imshow(image.squeeze(), cmap="gray_r", vmin=0, vmax=1)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set(color=frame, linewidth=2.5)

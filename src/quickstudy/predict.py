@@ -1,0 +1,97 @@
+"""Telling a user's own pictures apart: support folders name the classes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quickstudy.data.folders import find_images, images_in, report_bad
+from quickstudy.data.images import ImageFormat, Progress, decode_images
+from quickstudy.episode import Support
+from quickstudy.learner import Learner
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a picture was taken for.
+
+    Args:
+        file: the picture.
+        label: the likeliest class.
+        probabilities: of every class, by name; they sum to 1.
+    """
+
+    file: Path
+    label: str
+    probabilities: dict[str, float]
+
+
+@torch.no_grad()
+def predict_folders(
+    learner: Learner,
+    image_format: ImageFormat,
+    support: str | Path,
+    query: str | Path,
+    *,
+    skip_corrupt: bool = False,
+    progress: Progress | None = None,
+) -> list[Prediction]:
+    """Classify pictures by a handful of labelled ones.
+
+    Args:
+        learner: trained.
+        image_format: what its encoder takes.
+        support: `support/CLASS/*.jpg`, the labelled pictures; two classes at least, any number in each.
+        query: a picture, or a folder of pictures.
+        skip_corrupt: leave out pictures that can't be read, with a warning, instead of an error.
+        progress: called with (done, total) while decoding.
+
+    Returns:
+        One prediction a query picture, in the order of their names.
+
+    Raises:
+        FileNotFoundError, ValueError, OSError: if folders are absent or empty, or pictures can't be read.
+    """
+    files = find_images(Path(support))
+    if len(files) < 2:
+        raise ValueError(f"{support} holds one class folder: telling classes apart takes two at least")
+    queries = _queries(Path(query))
+    labelled = [(i, p) for i, found in enumerate(files.values()) for p in found]
+    paths = [p for _, p in labelled] + queries
+    items = np.empty((len(paths), *image_format.shape), np.uint8)
+    bad = decode_images(paths, image_format, items, progress)
+    if bad:
+        report_bad({paths[i]: reason for i, reason in sorted(bad.items())}, len(paths), skip_corrupt)
+    good = [i for i in range(len(labelled)) if i not in bad]
+    y = torch.tensor([[labelled[i][0] for i in good]])
+    for i, name in enumerate(files):
+        if i not in y:
+            raise ValueError(f"no picture of class {name!r} can be read: mend or remove its folder")
+    asked = [i for i in range(len(labelled), len(paths)) if i not in bad]
+    if not asked:
+        raise ValueError(f"no picture of {query} can be read")
+    device = next((p.device for p in learner.parameters()), torch.device("cpu"))
+    support_items = Support(_floats(items[good]).to(device), y.to(device), len(files))
+    scores = learner.eval().predict(support_items, _floats(items[asked]).to(device))[0]
+    return [
+        Prediction(paths[i], names[int(np.argmax(p))], dict(zip(names, p, strict=True)))
+        for names in [list(files)]
+        for i, p in zip(asked, scores.softmax(-1).tolist(), strict=True)
+    ]
+
+
+def _queries(query: Path) -> list[Path]:
+    if query.is_file():
+        return [query]
+    if not query.is_dir():
+        raise FileNotFoundError(f"there is no picture or folder {query}")
+    if not (found := images_in(query)):
+        raise ValueError(f"{query} holds no pictures")
+    return found
+
+
+def _floats(items: np.ndarray) -> Tensor:
+    """[B, C, H, W] bytes → [1, B, C, H, W] in [0, 1], as `Episodes` makes them."""
+    return torch.from_numpy(items).float().mul_(1 / 255).unsqueeze(0)

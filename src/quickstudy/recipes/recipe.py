@@ -1,0 +1,59 @@
+"""What a recipe states."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from quickstudy.data.episodes import Setting
+from quickstudy.data.images import ImageFormat, Progress
+from quickstudy.data.pool import ClassPool
+from quickstudy.learner import Learner
+from quickstudy.train import Schedule
+
+
+class MakePool(Protocol):
+    """Loads the data; all of it, or from the cache."""
+
+    def __call__(self, *, root: str | Path | None = None, progress: Progress | None = None) -> ClassPool:
+        """The pool with its splits train, validation and test."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One experiment: what is trained on what, how, and what the paper reached with it.
+
+    Args:
+        summary: one line.
+        paper: where it was published.
+        pool: loads the data.
+        image_format: what the encoder takes.
+        learner: makes a fresh learner.
+        train: the tasks trained on.
+        tasks: how many of them a step takes.
+        steps: how many steps.
+        lr: Adam's learning rate.
+        schedule: from the number of steps to the multiplier of each.
+        validation: the tasks by which weights are selected.
+        tests: the tasks of the published figures.
+        precision: of training, as Lightning Fabric names it; evaluation is float32 always.
+        every: steps between validations.
+        published: the paper's accuracy in % for the tests, by name.
+    """
+
+    summary: str
+    paper: str
+    pool: MakePool
+    image_format: ImageFormat
+    learner: Callable[[], Learner]
+    train: Setting
+    steps: int
+    validation: Setting
+    tests: tuple[Setting, ...]
+    lr: float = 1e-3
+    schedule: Callable[[int], Schedule]
+    tasks: int = 1
+    precision: str = "32-true"
+    every: int = 250
+    published: Mapping[str, float] = field(default_factory=dict[str, float])

@@ -1,0 +1,383 @@
+"""fit and evaluate: the loop, on the page."""
+
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Generator, Iterable
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, Protocol
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from quickstudy import checkpoint
+from quickstudy.data.episodes import Episodes
+from quickstudy.learner import Learner, batch_statistics
+from quickstudy.metrics import Score, accuracies, mean_ci95
+
+Mode = Literal["inductive", "transductive"]
+Schedule = Callable[[int], float]
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+class Reporter(Protocol):
+    """What a progress bar is told."""
+
+    def __call__(self, step: int, report: dict[str, Any]) -> None:
+        """After a step, with what is new: loss, validation, tasks_per_second, …."""
+        ...
+
+
+@dataclass
+class Progress:
+    """How far a training has come: all that `last.safetensors` holds beside weights and optimizer.
+
+    Args:
+        step: steps done.
+        seconds: spent on them, over all sessions.
+        best: highest validation accuracy so far, and at which step.
+        stale: validations since then.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    best: float = -math.inf
+    best_step: int = 0
+    stale: int = 0
+    stopped: str = ""
+    score: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+def halve_every(steps: int) -> Schedule:
+    """The learning rate's multiplier ½^⌊step / steps⌋, as in the prototypical networks paper."""
+    return lambda step: 0.5 ** (step // steps)
+
+
+def cosine(steps: int, warmup: int = 0) -> Schedule:
+    """A multiplier that rises linearly over `warmup` steps and then falls to 0 along a half cosine."""
+
+    def at(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+
+    return at
+
+
+def adam(lr: float = 1e-3) -> MakeOptimizer:
+    """Adam with the given learning rate."""
+    return lambda parameters: torch.optim.Adam(parameters, lr)
+
+
+def fit(
+    learner: Learner,
+    episodes: Episodes,
+    steps: int,
+    *,
+    optimizer: MakeOptimizer | None = None,
+    schedule: Schedule = lambda step: 1.0,
+    validation: Episodes | None = None,
+    validation_episodes: int = 200,
+    every: int = 250,
+    patience: int | None = None,
+    minutes: float | None = None,
+    clip: float | None = None,
+    fabric: Fabric | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    manifest: checkpoint.Manifest | None = None,
+    report: Reporter | None = None,
+) -> Progress:
+    """Train a learner on episodes, and leave it with its best weights.
+
+    Step i draws meta-batch i, and randomness inside the model from (seed, i): a training that was stopped
+    anywhere and resumed gives what it would have given without the stop, bit for bit.
+
+    Args:
+        learner: changed in place.
+        episodes: what to train on, one meta-batch a step.
+        steps: how many.
+        optimizer: makes one from the parameters; Adam with learning rate 1e-3 by default.
+        schedule: multiplies the learning rate of each step.
+        validation: episodes of validation classes; the best weights by it are kept. Without it the last are.
+        validation_episodes: how many of its tasks each validation takes.
+        every: steps between validations; log line and checkpoint are written then too.
+        patience: stop after so many validations without a better one.
+        minutes: stop after so long, over all sessions; can be resumed.
+        clip: largest norm of the gradient.
+        fabric: device, precision and processes; one CPU or accelerator in float32 by default.
+        out: folder for `best.safetensors`, `last.safetensors` and `log.jsonl`; nothing is written without.
+        resume: go on from `out/last.safetensors` if it is there.
+        manifest: goes into the checkpoints.
+        report: told the news after every step.
+
+    Returns:
+        How far it came and why it stopped: "finished", "minutes", "patience" or "interrupted" (Ctrl-C,
+        which ends the step, saves, and returns).
+
+    Raises:
+        FloatingPointError: if the loss is not finite; no checkpoint is written from then on.
+        ValueError: if tasks can't be shared out equally among the processes, or there is a training
+            in `out` already and `resume` is not asked for.
+        OSError: if `out` can't be written.
+    """
+    fabric = fabric or Fabric(devices=1)
+    rank, world = fabric.global_rank, fabric.world_size
+    if episodes.tasks % world:
+        raise ValueError(
+            f"{episodes.tasks} tasks a step can't be shared by {world} processes: "
+            f"choose a multiple of {world}"
+        )
+    run = Run(Path(out), manifest or {}) if out else None
+    make = optimizer or adam()
+    bare = make(learner.parameters())
+    rates = [group["lr"] for group in bare.param_groups]
+    progress = Progress()
+    if run:
+        progress = run.begin(learner, bare, resume, write=rank == 0)
+        fabric.barrier()
+    best_weights = run.best_weights() if run and progress.best_step else None
+    model, wrapped = fabric.setup(learner, bare)
+    episodes, started = episodes.on(fabric.device), time.monotonic() - progress.seconds
+    losses: list[float] = []
+
+    with _interruptible() as interrupted:
+        learner.train()
+        while progress.step < steps and progress.stopped in ("", "interrupted", "minutes"):
+            step, progress.stopped = progress.step, ""
+            torch.manual_seed(hash((episodes.seed, step, rank)) % 2**63)
+            for group, rate in zip(bare.param_groups, rates, strict=True):
+                group["lr"] = rate * schedule(step)
+            episode = episodes.part(step, rank, world)
+            wrapped.zero_grad()
+            loss: Tensor = model(episode)
+            fabric.backward(loss)
+            if clip:
+                fabric.clip_gradients(model, wrapped, max_norm=clip)
+            wrapped.step()
+            seconds = time.monotonic() - started
+            news = torch.tensor([loss.item(), seconds, float(interrupted())])
+            if world > 1:
+                average_buffers(fabric, learner)
+                news = _mean(fabric, news)
+            value, progress.seconds, stop = news.tolist()
+            if not math.isfinite(value):
+                kept = f"the last good weights are in {run.folder}" if run else "nothing was saved"
+                raise FloatingPointError(
+                    f"the loss became {value} at step {step + 1}; {kept}; "
+                    "lower the learning rate or clip gradients"
+                )
+            losses.append(value)
+            progress.step = step + 1
+            new: dict[str, Any] = {
+                "loss": value,
+                "tasks_per_second": progress.step * episodes.tasks / progress.seconds,
+            }
+            if stop:
+                progress.stopped = "interrupted"
+            elif minutes and progress.seconds >= 60 * minutes and progress.step < steps:
+                progress.stopped = "minutes"
+            if progress.step % every == 0 or progress.step == steps:
+                if validation:
+                    score = evaluate(learner, validation, validation_episodes, fabric=fabric)
+                    progress.stale += 1
+                    if score.accuracy > progress.best:
+                        progress.best, progress.best_step, progress.stale = score.accuracy, progress.step, 0
+                        progress.score = score.as_dict()
+                        best_weights = {k: v.clone() for k, v in learner.state_dict().items()}
+                        if run and rank == 0:
+                            run.save_best(best_weights, progress)
+                    new["validation"] = score
+                    if patience and progress.stale >= patience:
+                        progress.stopped = "patience"
+                progress.seconds = time.monotonic() - started
+                if run and rank == 0:
+                    run.log(progress, sum(losses) / len(losses), bare.param_groups[0]["lr"], new)
+                losses.clear()
+            if (
+                run
+                and rank == 0
+                and (progress.stopped or progress.step % every == 0 or progress.step == steps)
+            ):
+                run.save_last(learner, bare, progress)
+            if report:
+                report(progress.step, new)
+    progress.stopped = progress.stopped or "finished"
+    if best_weights:
+        learner.load_state_dict(best_weights)
+    elif run and rank == 0:
+        run.save_best(learner.state_dict(), progress)
+    learner.eval()
+    fabric.barrier()
+    return progress
+
+
+@torch.no_grad()
+def evaluate(
+    learner: Learner,
+    episodes: Episodes,
+    count: int = 1000,
+    mode: Mode = "inductive",
+    *,
+    fabric: Fabric | None = None,
+    report: Callable[[int, int], None] | None = None,
+) -> Score:
+    """Mean accuracy of a learner over the first `count` tasks of `episodes`.
+
+    Args:
+        learner: left in the state (training or not) it was in.
+        episodes: of classes the learner has never seen.
+        count: n, tasks.
+        mode: "inductive": each query is told alone, batch norm uses the running statistics of training.
+            "transductive": batch norm uses the statistics of the task's support and queries.
+        fabric: where several processes share the work; each task is counted once.
+        report: called with (tasks done, count).
+
+    Raises:
+        ValueError: if count < 1 or the mode is unknown.
+    """
+    if count < 1 or mode not in ("inductive", "transductive"):
+        raise ValueError(f"count is {count} and mode {mode!r}: count ≥ 1, mode 'inductive' or 'transductive'")
+    rank, world = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
+    device = next((p.device for p in learner.parameters()), torch.device("cpu"))
+    episodes, training = episodes.on(device), learner.training
+    statistics: AbstractContextManager[None] = (
+        batch_statistics(learner) if mode == "transductive" else nullcontext()
+    )
+    right = torch.full((count + episodes.tasks,), -math.inf)
+    learner.eval()
+    try:
+        with statistics:
+            for i in range(math.ceil(count / episodes.tasks)):
+                mine = slice(i * episodes.tasks + rank, (i + 1) * episodes.tasks, world)
+                if len(right[mine]):
+                    episode = episodes.part(i, rank, world)
+                    scores = learner.predict(episode.support, episode.query_x)
+                    right[mine] = accuracies(scores, episode.query_y).cpu()
+                if report:
+                    report(min((i + 1) * episodes.tasks, count), count)
+    finally:
+        learner.train(training)
+    if fabric and world > 1:
+        right = fabric.all_gather(right).amax(0).cpu()  # pyright: ignore
+    accuracy, ci95 = mean_ci95(right[:count])
+    return Score(accuracy, ci95, count, episodes.seed, str(episodes.setting), mode)
+
+
+def average_buffers(fabric: Fabric, learner: nn.Module) -> None:
+    """Average batch norm's running statistics over the processes: what one process would have."""
+    buffers = [b for b in learner.buffers() if b.is_floating_point()]
+    if buffers:
+        mean = _mean(fabric, torch.cat([b.flatten() for b in buffers]))
+        for b, part in zip(buffers, mean.split([b.numel() for b in buffers]), strict=True):
+            b.copy_(part.view_as(b))
+
+
+def _mean(fabric: Fabric, x: Tensor) -> Tensor:
+    """Mean over the processes, on the device and in the shape of `x`."""
+    mean: Any = fabric.all_reduce(x, reduce_op="mean")
+    return mean
+
+
+class Run:
+    """The folder of a training: `best.safetensors`, `last.safetensors`, `log.jsonl`."""
+
+    def __init__(self, folder: Path, manifest: checkpoint.Manifest) -> None:
+        self.folder, self.manifest = folder, manifest
+        self.best, self.last, self.log_path = (
+            folder / "best.safetensors",
+            folder / "last.safetensors",
+            folder / "log.jsonl",
+        )
+
+    def begin(
+        self, learner: nn.Module, optimizer: torch.optim.Optimizer, resume: bool, write: bool
+    ) -> Progress:
+        """Take up the training that lies here, or make sure that none does and that we can write."""
+        if self.last.exists():
+            if not resume:
+                raise ValueError(
+                    f"{self.folder} holds a training already: "
+                    "add --resume to go on with it, or name another --out"
+                )
+            tensors, manifest = checkpoint.load(self.last)
+            self._check_same(manifest)
+            checkpoint.load_weights(learner, checkpoint.without_prefix("learner.", tensors), str(self.last))
+            checkpoint.unpack_optimizer(
+                optimizer, checkpoint.without_prefix("optimizer.", tensors), manifest["optimizer"]
+            )
+            progress = Progress(**manifest["progress"])
+        else:
+            progress = Progress()
+        if write:
+            lines = self.log_path.read_text().splitlines() if self.log_path.exists() else []
+            kept = [line for line in lines if json.loads(line)["step"] <= progress.step]
+            checkpoint.write_whole(self.log_path, "".join(f"{line}\n" for line in kept).encode())
+        return progress
+
+    def _check_same(self, before: checkpoint.Manifest) -> None:
+        """A resumed training must be the same training, or its figures would belong to neither."""
+        for key in self.manifest:
+            if key != "version" and before.get(key) != self.manifest[key]:
+                raise ValueError(
+                    f"{self.folder} holds a training with {key} {before.get(key)}, not {self.manifest[key]}: "
+                    "resume it with the same options, or name another --out"
+                )
+
+    def best_weights(self) -> dict[str, Tensor]:
+        """Of the best checkpoint so far."""
+        return checkpoint.load(self.best)[0]
+
+    def save_best(self, weights: dict[str, Tensor], progress: Progress) -> None:
+        """Write the checkpoint that people use."""
+        trained = {
+            "steps": progress.step,
+            "minutes": round(progress.seconds / 60, 2),
+            "validation": progress.score,
+        }
+        checkpoint.save(self.best, weights, self.manifest | {"training": trained})
+
+    def save_last(self, learner: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+        """Write all that resuming takes."""
+        state, groups = checkpoint.pack_optimizer(optimizer)
+        tensors = checkpoint.prefixed("learner.", learner.state_dict()) | checkpoint.prefixed(
+            "optimizer.", state
+        )
+        checkpoint.save(
+            self.last, tensors, self.manifest | {"progress": asdict(progress), "optimizer": groups}
+        )
+
+    def log(self, progress: Progress, loss: float, lr: float, new: dict[str, Any]) -> None:
+        """One line of the log."""
+        score: Score | None = new.get("validation")
+        line = {"step": progress.step, "loss": loss, "lr": lr}
+        line |= {"validation": score.accuracy, "ci95": score.ci95} if score else {}
+        line |= {"tasks_per_second": round(new["tasks_per_second"], 2), "seconds": round(progress.seconds, 1)}
+        with self.log_path.open("a") as f:
+            f.write(json.dumps(line) + "\n")
+
+
+@contextmanager
+def _interruptible() -> Generator[Callable[[], bool]]:
+    """Let Ctrl-C (or a polite kill) be asked for between steps; a second one is obeyed at once."""
+    asked: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    try:
+        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread, which alone gets signals
+        before = {}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)

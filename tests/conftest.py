@@ -1,0 +1,32 @@
+"""A pool whose pictures say which class and item they are."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+from quickstudy.data.images import ImageFormat
+from quickstudy.data.pool import ClassPool
+
+# Repeatable, leaves no folder behind, and indifferent to how busy the machine is.
+settings.register_profile("quickstudy", derandomize=True, database=None, deadline=None, max_examples=50)
+settings.load_profile("quickstudy")
+
+
+def coded_pool(counts: Sequence[int]) -> ClassPool:
+    """Item j of class c is the 2×2 picture [[c, j], [255 − c, 7]]."""
+    items = [[[c, j], [255 - c, 7]] for c, count in enumerate(counts) for j in range(count)]
+    return ClassPool.from_arrays(
+        np.asarray(items, dtype=np.uint8)[:, None],
+        [f"class{c}" for c in range(len(counts))],
+        counts,
+        image_format=ImageFormat(size=2),
+        name="coded",
+    )
+
+
+@pytest.fixture
+def pool() -> ClassPool:
+    """Twelve classes of 9 to 14 items."""
+    return coded_pool([9, 10, 11, 12, 13, 14] * 2)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from quickstudy.data.images import ImageFormat
 from quickstudy.data.pool import ClassPool
 
 # Repeatable, leaves no folder behind, and indifferent to how busy the machine is.
@@ -21,7 +20,6 @@ def coded_pool(counts: Sequence[int]) -> ClassPool:
         np.asarray(items, dtype=np.uint8)[:, None],
         [f"class{c}" for c in range(len(counts))],
         counts,
-        image_format=ImageFormat(size=2),
         name="coded",
     )
 

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from quickstudy.data.episodes import Episodes, Setting, distinct
-from quickstudy.data.images import ImageFormat
 from quickstudy.data.pool import ClassPool
 from quickstudy.episode import Episode
 
@@ -81,10 +80,10 @@ def test_every_ordered_choice_is_equally_likely(n: int, m: int, branch: str) -> 
 @pytest.mark.parametrize("n", [(3, 6), (20, 40)])
 def test_unequal_bounds_are_each_drawn_uniformly(n: tuple[int, int]) -> None:
     """On either branch: the smaller bound must not thin out the larger's numbers."""
-    drawn = distinct(np.random.default_rng(1), np.tile(n, (20_000, 1)), 2)
+    drawn = distinct(np.random.default_rng(1), np.tile(n, (200_000, 1)), 2)
     for column, bound in enumerate(n):
         counts = np.bincount(drawn[:, column].ravel(), minlength=bound)
-        expected = 40_000 / bound
+        expected = 400_000 / bound
         statistic = ((counts - expected) ** 2 / expected).sum()
         assert abs(statistic - (bound - 1)) < 5 * np.sqrt(2 * (bound - 1))
 
@@ -144,7 +143,7 @@ def test_nothing_overlaps_and_all_is_of_its_class(
 def test_values_are_the_bytes_over_255() -> None:
     items = np.random.default_rng(0).integers(0, 256, (8, 3, 4, 4), dtype=np.uint8)
     items[0, 0, 0, :2] = 0, 255
-    pool = ClassPool.from_arrays(items, ["a", "b"], [4, 4], image_format=ImageFormat(4, 3))
+    pool = ClassPool.from_arrays(items, ["a", "b"], [4, 4])
     episodes = Episodes(pool, Setting(2, 1, 3), tasks=2)
     e, index = episodes[0], episodes.indices(0)
     assert e.query_x.dtype == torch.float32
@@ -178,7 +177,6 @@ def test_seeds_differ(pool: ClassPool) -> None:
     assert not any(np.array_equal(a, b) for a, b in itertools.combinations(drawn, 2))
 
 
-@pytest.mark.xfail(strict=True, reason="a SeedSequence of [seed, i] pads with zeros: [1 + 3·2³², 0] = [1, 3]")
 def test_large_seeds_differ_from_small_ones(pool: ClassPool) -> None:
     large, small = (Episodes(pool, SETTING, tasks=4, seed=s) for s in (1 + 3 * 2**32, 1))
     assert not np.array_equal(large.indices(0), small.indices(3))
@@ -218,9 +216,6 @@ def test_tasks_that_cannot_be_shared_equally(pool: ClassPool) -> None:
         assert same(episodes.part(0, rank, 3), episodes[0][slice(rank, None, 3)])
 
 
-@pytest.mark.xfail(
-    strict=True, raises=RuntimeError, reason="reshape(0, -1) of no tasks is ambiguous to torch"
-)
 def test_more_processes_than_tasks(pool: ClassPool) -> None:
     assert Episodes(pool, SETTING, tasks=1).part(0, 1, 2).tasks == 0
 

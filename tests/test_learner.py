@@ -15,12 +15,6 @@ from quickstudy.learners.prototypical import Prototypical
 
 TASKS, ITEMS = 3, 6
 
-BROKEN_BACKWARD = pytest.mark.xfail(
-    strict=True,
-    raises=RuntimeError,
-    reason="embed() copies into the running statistics that autograd has saved: backward refuses",
-)
-
 
 def flat_encoder() -> nn.Module:
     """Two batch norms, the second of another momentum, which have seen something before."""
@@ -77,7 +71,6 @@ def test_the_loss_is_the_mean_of_the_tasks_losses(encoder: nn.Module, episode: E
     torch.testing.assert_close(learner(episode), torch.stack(alone).mean(), rtol=1e-12, atol=1e-12)
 
 
-@BROKEN_BACKWARD
 def test_the_gradient_is_the_mean_of_the_tasks_gradients(encoder: nn.Module, episode: Episode) -> None:
     learner = Prototypical(encoder)
     total = [torch.zeros_like(p) for p in learner.parameters()]
@@ -90,7 +83,6 @@ def test_the_gradient_is_the_mean_of_the_tasks_gradients(encoder: nn.Module, epi
     torch.testing.assert_close(list(ours), total, rtol=1e-10, atol=1e-12)
 
 
-@BROKEN_BACKWARD
 def test_two_passes_before_one_backward(encoder: nn.Module, x: Tensor) -> None:
     """As in a method that embeds support and queries apart."""
     (embed(encoder, x).square().mean() + embed(encoder, x + 1).square().mean()).backward()
@@ -114,9 +106,6 @@ def test_running_statistics_move_by_the_mean_of_the_tasks_moves(encoder: nn.Modu
             assert 1 <= v - start[k] <= TASKS
 
 
-@pytest.mark.xfail(
-    strict=True, reason="with momentum=None the counter moves on between tasks, so that later ones weigh less"
-)
 def test_running_statistics_of_a_cumulative_average() -> None:
     torch.manual_seed(0)
     encoder = nn.BatchNorm1d(5, momentum=None).double()
@@ -132,9 +121,6 @@ def test_running_statistics_of_a_cumulative_average() -> None:
     torch.testing.assert_close(encoder.running_mean, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="batch norm without running statistics uses those of all tasks together in eval()"
-)
 def test_batch_norm_without_running_statistics_keeps_tasks_apart_in_eval(x: Tensor) -> None:
     encoder = nn.BatchNorm1d(5, track_running_stats=False).double().eval()
     alone = torch.cat([embed(encoder, x[t : t + 1]) for t in range(TASKS)])

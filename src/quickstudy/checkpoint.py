@@ -4,9 +4,10 @@ A checkpoint is one file, `NAME.safetensors`, with the manifest inside its heade
 or absent and weights and manifest can't part. `NAME.json` beside it is a copy for reading.
 """
 
+import contextlib
 import json
 import os
-import tempfile
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,9 @@ def save(path: Path, tensors: Mapping[str, Tensor], manifest: Manifest) -> None:
         OSError: if it can't be written; what was there before is still there.
     """
     blob = safetensors.torch.save(
-        {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {MANIFEST: json.dumps(manifest)}
+        # clones, because safetensors refuses tensors that share memory, as tied weights do
+        {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()},
+        {MANIFEST: json.dumps(manifest)},
     )
     write_whole(path, blob)
     write_whole(path.with_suffix(".json"), (json.dumps(manifest, indent=2) + "\n").encode())
@@ -72,10 +75,9 @@ def load_weights(learner: nn.Module, weights: Mapping[str, Tensor], origin: str)
     own = learner.state_dict()
     missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     if missing or extra:
-        parts = [
-            f"it lacks {missing[0]} and {len(missing) - 1} more" if missing[1:] else f"it lacks {missing[0]}"
-        ] * bool(missing)
-        parts += [f"it has {extra[0]}, which this learner has not"] * bool(extra)
+        parts = [f"it lacks {name}" for name in missing[:3]] + [
+            f"it has {name} besides" for name in extra[:3]
+        ]
         raise ValueError(
             f"{origin} is of another encoder or learner: {'; '.join(parts)}; "
             "build the one it was trained with"
@@ -111,23 +113,21 @@ def unpack_optimizer(
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file under a temporary name, flush it to the disk, then rename: whole or unchanged."""
-    temporary = ""
+    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        with os.fdopen(handle, "wb") as f:
+        with temporary.open("xb") as f:
             f.write(content)
             f.flush()
             os.fsync(f.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         raise OSError(
-            f"can't write {path} ({error.strerror}): free some space or name another folder"
+            f"can't write {path} ({error.strerror or error}): free some space or name another folder"
         ) from None
     finally:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -106,6 +106,7 @@ def train(
     plot), last.safetensors (for --resume) and log.jsonl.
     """
     from quickstudy import checkpoint, experiment
+    from quickstudy.display import console, messages
     from quickstudy.memory import keep_freed_memory
     from quickstudy.recipes import RECIPES
 
@@ -126,41 +127,41 @@ def train(
     if keep_memory and accelerator in ("auto", "cpu"):
         keep_freed_memory()
     stated = RECIPES[recipe](**arguments)
-    fabric = _fabric(accelerator, devices, precision or stated.precision)
+    fabric = experiment.launch(accelerator, devices, precision or stated.precision)
     folder = out or Path("runs") / recipe
     display = _terminal(fabric)
-    learner, progress = experiment.train(
-        recipe,
-        arguments,
-        folder,
-        display=display,
-        fabric=fabric,
-        steps=steps,
-        lr=lr,
-        seed=seed,
-        tasks=tasks,
-        minutes=minutes,
-        patience=patience,
-        clip=clip,
-        resume=resume,
-        data_root=data_root,
-    )
-    from quickstudy.display import console, messages
-
-    if fabric.global_rank == 0:
-        messages.print(
-            f"{progress.stopped} after {progress.step} steps in {progress.seconds / 60:.1f} minutes; "
-            f"best validation {100 * progress.best:.2f} % at step {progress.best_step}; "
-            f"{folder / 'best.safetensors'}",
-            highlight=False,
+    again = shlex.join(["quickstudy", *(a for a in sys.argv[1:] if a != "--resume"), "--resume"])
+    say = messages.print if fabric.global_rank == 0 else _silent
+    try:
+        learner, progress = experiment.train(
+            recipe,
+            arguments,
+            folder,
+            display=display,
+            fabric=fabric,
+            steps=steps,
+            lr=lr,
+            seed=seed,
+            tasks=tasks,
+            minutes=minutes,
+            patience=patience,
+            clip=clip,
+            resume=resume,
+            data_root=data_root,
         )
-    if progress.stopped in ("interrupted", "minutes"):
-        if fabric.global_rank == 0:
-            again = [a for a in sys.argv[1:] if a != "--resume"]
-            messages.print(
-                f"go on with: quickstudy {shlex.join(again)} --resume", highlight=False, soft_wrap=True
-            )
-        raise typer.Exit(130 if progress.stopped == "interrupted" else 0)
+    except KeyboardInterrupt:
+        say(f"stopped; go on with: {again}", highlight=False, soft_wrap=True)
+        raise typer.Exit(130) from None
+    say(
+        f"{progress.stopped} after {progress.step} steps in {progress.seconds / 60:.1f} minutes; "
+        f"best validation {100 * progress.best:.2f} % at step {progress.best_step}; "
+        f"{folder / 'best.safetensors'}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if progress.stopped == "minutes":
+        say(f"go on with: {again}", highlight=False, soft_wrap=True)
+        return
     if test_episodes:
         scores = experiment.measure(
             stated,
@@ -212,7 +213,7 @@ def evaluate(
         recipe = replace(recipe, pool=pool, published={})
     if accelerator in ("auto", "cpu"):
         keep_freed_memory()
-    fabric = _fabric(accelerator, devices, "32-true")
+    fabric = experiment.launch(accelerator, devices, "32-true")
     learner.to(fabric.device)
     modes: Any = ("inductive", "transductive") if mode is Mode.both else (mode.value,)
     scores = experiment.measure(
@@ -395,19 +396,8 @@ def _warn(message: Warning | str, *_: object, **__: object) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
-def _fabric(accelerator: str, devices: int, precision: str) -> "Fabric":
-    """Devices, processes and precision: all of it is Fabric's business."""
-    import logging
-
-    from lightning_fabric import Fabric
-    from lightning_fabric.strategies.ddp import DDPStrategy
-
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-    # running statistics are averaged after each step; broadcasting them as well would be work for nothing
-    strategy = DDPStrategy(broadcast_buffers=False) if devices > 1 else "auto"
-    fabric = Fabric(accelerator=accelerator, devices=devices, precision=precision, strategy=strategy)  # pyright: ignore[reportArgumentType]
-    fabric.launch()
-    return fabric
+def _silent(*_: object, **__: object) -> None:
+    """What processes other than the first say."""
 
 
 def _terminal(fabric: "Fabric") -> Any:

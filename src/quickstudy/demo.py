@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 
 import torch
-from lightning_fabric import Fabric
 from rich.panel import Panel
 from rich.table import Table
 from torch import nn
@@ -28,7 +27,7 @@ def run(out: Path, steps: int) -> None:
     """Train on some scripts, test on others, draw and tell what to do next."""
     keep_freed_memory()
     started, recipe, display = time.monotonic(), experiment.RECIPES[RECIPE](), Terminal()
-    fabric = Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")
+    fabric = experiment.launch(precision=recipe.precision)
     run_folder = out / "run"
     if run_folder.exists():
         shutil.rmtree(run_folder)

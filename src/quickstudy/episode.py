@@ -55,8 +55,8 @@ class Support:
                 f"unlabelled items have shape {list(self.unlabelled.shape)} but the support "
                 f"{list(self.x.shape)}: they may differ in the second dimension only"
             )
-        if self.y.device.type == "cpu":
-            _check_labels(self.y, self.ways)
+        _check_labels("support", self.y, self.ways)
+        _check_present(self.y, self.ways)
 
 
 @dataclass(slots=True)
@@ -69,7 +69,7 @@ class Episode:
         query_y: [T, Q] int64 labels in 0 … N − 1.
 
     Raises:
-        ValueError: if the shapes of queries, labels and support disagree.
+        ValueError: if the shapes of queries, labels and support disagree, or a label is out of range.
     """
 
     support: Support
@@ -86,6 +86,7 @@ class Episode:
                 f"query items {list(x.shape)} and labels {list(self.query_y.shape)} do not fit a "
                 f"support of {list(support_x.shape)}: expected [T, Q, ...] and [T, Q]"
             )
+        _check_labels("query", self.query_y, self.ways)
 
     @property
     def tasks(self) -> int:
@@ -112,17 +113,23 @@ class Episode:
         )
 
 
-def _check_labels(y: Tensor, ways: int) -> None:
+def _check_labels(which: str, y: Tensor, ways: int) -> None:
     if y.dtype != torch.int64:
-        raise ValueError(f"support labels are {y.dtype}: convert them with y.long()")
+        raise ValueError(f"{which} labels are {y.dtype}: convert them with y.long()")
+    if y.device.type != "cpu":
+        return  # looking would wait for the accelerator
     outside = y[(y < 0) | (y >= ways)]
     if outside.numel():
         raise ValueError(
-            f"support label {outside[0].item()} is outside 0 … {ways - 1}: "
+            f"{which} label {outside[0].item()} is outside 0 … {ways - 1}: "
             f"labels count the {ways} classes of a task from 0"
         )
-    tasks = y.shape[0]
-    present = torch.zeros(tasks, ways, dtype=torch.bool).scatter_(1, y, value=True)
+
+
+def _check_present(y: Tensor, ways: int) -> None:
+    if y.device.type != "cpu":
+        return
+    present = torch.zeros(len(y), ways, dtype=torch.bool).scatter_(1, y, value=True)
     if not present.all():
         task, missing = (~present).nonzero()[0].tolist()
         raise ValueError(

@@ -1,6 +1,7 @@
 """Running a recipe from data to figures, and getting its learner back from a checkpoint."""
 
 import importlib.metadata
+import logging
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -36,6 +37,25 @@ class Display(Protocol):
     def training(self, steps: int) -> AbstractContextManager[Reporter]:
         """Of a training."""
         ...
+
+
+def launch(accelerator: str = "auto", devices: int = 1, precision: str = "32-true") -> Fabric:
+    """Devices, processes and precision: all of it is Fabric's business.
+
+    Args:
+        accelerator: auto, cpu, cuda, mps.
+        devices: processes or cards.
+        precision: as Fabric names it; bf16-mixed falls back to 32-true on a CPU without bfloat16.
+    """
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
+    if on_cpu and precision == "bf16-mixed" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        precision = "32-true"
+    wanted: Any = precision
+    fabric = Fabric(accelerator="cpu" if on_cpu else accelerator, devices=devices, precision=wanted)
+    fabric.launch()
+    return fabric
 
 
 def train(

@@ -58,7 +58,9 @@ def embed(encoder: nn.Module, x: Tensor) -> Tensor:
     Raises:
         ValueError: if the encoder's output is not [B, D].
     """
-    norms = [m for m in encoder.modules() if isinstance(m, _BatchNorm) and m.training]
+    norms = [
+        m for m in encoder.modules() if isinstance(m, _BatchNorm) and (m.training or m.running_mean is None)
+    ]
     if norms and x.shape[0] > 1:
         z = torch.stack(list(_each_task(encoder, x, norms)))
     else:
@@ -80,18 +82,22 @@ def _encode(encoder: nn.Module, x: Tensor, whole: bool) -> Tensor:
 
 
 def _each_task(encoder: nn.Module, x: Tensor, norms: list[_BatchNorm]) -> Iterator[Tensor]:
-    running = [b for m in norms if m.track_running_stats for b in m.buffers() if b.is_floating_point()]
-    before = [b.clone() for b in running]
-    total = [torch.zeros_like(b) for b in running]
-    for task in x:
-        for b, start, t in zip(running, before, total, strict=True):
-            b.copy_(start)
-            t.sub_(start)
-        yield _encode(encoder, task, whole=True)
-        for b, t in zip(running, total, strict=True):
-            t.add_(b)
-    for b, start, t in zip(running, before, total, strict=True):
-        b.copy_(start + t / x.shape[0])
+    # Each task begins from the same running statistics, and moves copies of them: autograd may hold on
+    # to what a task has used, so that must not be written again.
+    running = [(m, name, b) for m in norms for name, b in m.named_buffers(recurse=False)]
+    moves = [torch.zeros_like(b) for _, _, b in running]
+    try:
+        for task in x:
+            for m, name, b in running:
+                setattr(m, name, b.clone())
+            yield _encode(encoder, task, whole=True)
+            for (m, name, b), move in zip(running, moves, strict=True):
+                move.add_(getattr(m, name) - b)
+    finally:
+        for m, name, b in running:
+            setattr(m, name, b)
+    for (_, _, b), move in zip(running, moves, strict=True):
+        b.add_(torch.div(move, len(x), rounding_mode=None if b.is_floating_point() else "floor"))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+import threading
 import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -40,17 +41,30 @@ class Progress:
     Args:
         step: steps done.
         seconds: spent on them, over all sessions.
-        best: highest validation accuracy so far, and at which step.
+        best: highest validation accuracy so far, −1 before the first.
+        best_step: when that was.
         stale: validations since then.
+        stopped: why it stopped: "finished", "minutes", "patience" or "interrupted".
+        score: the validation behind `best`, whole.
+        losses: of the steps since the last log line.
     """
 
     step: int = 0
     seconds: float = 0.0
-    best: float = -math.inf
+    best: float = -1.0
     best_step: int = 0
     stale: int = 0
     stopped: str = ""
     score: dict[str, Any] = field(default_factory=dict[str, Any])
+    losses: list[float] = field(default_factory=list[float])
+
+    def judge(self, score: Score) -> bool:
+        """Take note of a validation; whether it is the best so far."""
+        if score.accuracy <= self.best:
+            self.stale += 1
+            return False
+        self.best, self.best_step, self.stale, self.score = score.accuracy, self.step, 0, score.as_dict()
+        return True
 
 
 def halve_every(steps: int) -> Schedule:
@@ -117,10 +131,10 @@ def fit(
         report: told the news after every step.
 
     Returns:
-        How far it came and why it stopped: "finished", "minutes", "patience" or "interrupted" (Ctrl-C,
-        which ends the step, saves, and returns).
+        How far it came and why it stopped: "finished", "minutes" or "patience".
 
     Raises:
+        KeyboardInterrupt: on Ctrl-C, after the step has been ended and saved; a second Ctrl-C won't wait.
         FloatingPointError: if the loss is not finite; no checkpoint is written from then on.
         ValueError: if tasks can't be shared out equally among the processes, or there is a training
             in `out` already and `resume` is not asked for.
@@ -134,22 +148,20 @@ def fit(
             f"choose a multiple of {world}"
         )
     run = Run(Path(out), manifest or {}) if out else None
-    make = optimizer or adam()
-    bare = make(learner.parameters())
+    bare = (optimizer or adam())(learner.parameters())
     rates = [group["lr"] for group in bare.param_groups]
-    progress = Progress()
-    if run:
-        progress = run.begin(learner, bare, resume, write=rank == 0)
-        fabric.barrier()
+    progress = run.begin(learner, bare, resume, write=rank == 0) if run else Progress()
+    fabric.barrier()
     best_weights = run.best_weights() if run and progress.best_step else None
     model, wrapped = fabric.setup(learner, bare)
     episodes, started = episodes.on(fabric.device), time.monotonic() - progress.seconds
-    losses: list[float] = []
+    if progress.stopped != "patience":
+        progress.stopped = ""
 
+    learner.train()
     with _interruptible() as interrupted:
-        learner.train()
-        while progress.step < steps and progress.stopped in ("", "interrupted", "minutes"):
-            step, progress.stopped = progress.step, ""
+        while progress.step < steps and not progress.stopped:
+            step = progress.step
             torch.manual_seed(hash((episodes.seed, step, rank)) % 2**63)
             for group, rate in zip(bare.param_groups, rates, strict=True):
                 group["lr"] = rate * schedule(step)
@@ -160,8 +172,8 @@ def fit(
             if clip:
                 fabric.clip_gradients(model, wrapped, max_norm=clip)
             wrapped.step()
-            seconds = time.monotonic() - started
-            news = torch.tensor([loss.item(), seconds, float(interrupted())])
+
+            news = torch.tensor([loss.item(), time.monotonic() - started, interrupted()], dtype=torch.float64)
             if world > 1:
                 average_buffers(fabric, learner)
                 news = _mean(fabric, news)
@@ -172,41 +184,39 @@ def fit(
                     f"the loss became {value} at step {step + 1}; {kept}; "
                     "lower the learning rate or clip gradients"
                 )
-            losses.append(value)
-            progress.step = step + 1
+            progress.step += 1
+            progress.losses.append(value)
             new: dict[str, Any] = {
                 "loss": value,
                 "tasks_per_second": progress.step * episodes.tasks / progress.seconds,
             }
+            last = progress.step == steps
             if stop:
                 progress.stopped = "interrupted"
-            elif minutes and progress.seconds >= 60 * minutes and progress.step < steps:
+            elif minutes and progress.seconds >= 60 * minutes and not last:
                 progress.stopped = "minutes"
-            if progress.step % every == 0 or progress.step == steps:
+            if progress.step % every == 0 or last:
                 if validation:
-                    score = evaluate(learner, validation, validation_episodes, fabric=fabric)
-                    progress.stale += 1
-                    if score.accuracy > progress.best:
-                        progress.best, progress.best_step, progress.stale = score.accuracy, progress.step, 0
-                        progress.score = score.as_dict()
+                    score = new["validation"] = evaluate(
+                        learner, validation, validation_episodes, fabric=fabric
+                    )
+                    if progress.judge(score):
                         best_weights = {k: v.clone() for k, v in learner.state_dict().items()}
                         if run and rank == 0:
                             run.save_best(best_weights, progress)
-                    new["validation"] = score
-                    if patience and progress.stale >= patience:
+                    if patience and progress.stale >= patience and not progress.stopped:
                         progress.stopped = "patience"
                 progress.seconds = time.monotonic() - started
                 if run and rank == 0:
-                    run.log(progress, sum(losses) / len(losses), bare.param_groups[0]["lr"], new)
-                losses.clear()
-            if (
-                run
-                and rank == 0
-                and (progress.stopped or progress.step % every == 0 or progress.step == steps)
-            ):
+                    run.log(progress, bare.param_groups[0]["lr"], new)
+                progress.losses.clear()
+            if run and rank == 0 and (progress.step % every == 0 or last or progress.stopped):
                 run.save_last(learner, bare, progress)
             if report:
                 report(progress.step, new)
+
+    if progress.stopped == "interrupted":
+        raise KeyboardInterrupt
     progress.stopped = progress.stopped or "finished"
     if best_weights:
         learner.load_state_dict(best_weights)
@@ -249,7 +259,7 @@ def evaluate(
     statistics: AbstractContextManager[None] = (
         batch_statistics(learner) if mode == "transductive" else nullcontext()
     )
-    right = torch.full((count + episodes.tasks,), -math.inf)
+    right = torch.zeros(count + episodes.tasks)
     learner.eval()
     try:
         with statistics:
@@ -264,7 +274,7 @@ def evaluate(
     finally:
         learner.train(training)
     if fabric and world > 1:
-        right = fabric.all_gather(right).amax(0).cpu()  # pyright: ignore
+        right = _sum(fabric, right)
     accuracy, ci95 = mean_ci95(right[:count])
     return Score(accuracy, ci95, count, episodes.seed, str(episodes.setting), mode)
 
@@ -276,6 +286,12 @@ def average_buffers(fabric: Fabric, learner: nn.Module) -> None:
         mean = _mean(fabric, torch.cat([b.flatten() for b in buffers]))
         for b, part in zip(buffers, mean.split([b.numel() for b in buffers]), strict=True):
             b.copy_(part.view_as(b))
+
+
+def _sum(fabric: Fabric, x: Tensor) -> Tensor:
+    """Sum over the processes."""
+    total: Any = fabric.all_reduce(x, reduce_op="sum")
+    return total.cpu()
 
 
 def _mean(fabric: Fabric, x: Tensor) -> Tensor:
@@ -352,19 +368,23 @@ class Run:
             self.last, tensors, self.manifest | {"progress": asdict(progress), "optimizer": groups}
         )
 
-    def log(self, progress: Progress, loss: float, lr: float, new: dict[str, Any]) -> None:
+    def log(self, progress: Progress, lr: float, new: dict[str, Any]) -> None:
         """One line of the log."""
         score: Score | None = new.get("validation")
+        loss = sum(progress.losses) / len(progress.losses)
         line = {"step": progress.step, "loss": loss, "lr": lr}
         line |= {"validation": score.accuracy, "ci95": score.ci95} if score else {}
         line |= {"tasks_per_second": round(new["tasks_per_second"], 2), "seconds": round(progress.seconds, 1)}
-        with self.log_path.open("a") as f:
-            f.write(json.dumps(line) + "\n")
+        try:
+            with self.log_path.open("a") as f:
+                f.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise OSError(f"can't write {self.log_path} ({error.strerror}): free some space") from None
 
 
 @contextmanager
 def _interruptible() -> Generator[Callable[[], bool]]:
-    """Let Ctrl-C (or a polite kill) be asked for between steps; a second one is obeyed at once."""
+    """Tell the block that Ctrl-C was pressed instead of stopping it anywhere; a second one does stop it."""
     asked: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -372,12 +392,11 @@ def _interruptible() -> Generator[Callable[[], bool]]:
             raise KeyboardInterrupt
         asked.append(number)
 
-    try:
-        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread, which alone gets signals
-        before = {}
+    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, note)
     try:
         yield lambda: bool(asked)
     finally:
-        for s, handler in before.items():
-            signal.signal(s, handler)
+        signal.signal(signal.SIGINT, before)

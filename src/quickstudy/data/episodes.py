@@ -1,5 +1,6 @@
 """Drawing episodes from a ClassPool by index arithmetic."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,7 +76,9 @@ class Episodes:
             raise ValueError(f"tasks is {tasks} and seed {seed}: tasks must be at least 1, seed at least 0")
         _check(pool, setting)
         self.pool, self.setting, self.tasks, self.seed, self.device = pool, setting, tasks, seed, device
-        self._items = torch.from_numpy(pool.items).flatten(1)  # pyright: ignore[reportUnknownMemberType]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of read-only arrays: we only read
+            self._items = torch.from_numpy(pool.items).flatten(1)
         self._labels = {
             n: torch.arange(setting.ways, device=device).repeat_interleave(n).expand(tasks, -1)
             for n in (setting.shots, setting.queries)
@@ -98,8 +101,7 @@ class Episodes:
         index = torch.from_numpy(self.indices(i)[rank::world])  # [T, N, items]
         tasks = len(index)
         support, query, unlabelled = (
-            self._gather(part.reshape(tasks, -1))
-            for part in index.split([s.shots, s.queries, s.unlabelled], -1)
+            self._gather(part.flatten(1)) for part in index.split([s.shots, s.queries, s.unlabelled], -1)
         )
         labels = self._labels
         return Episode(
@@ -108,14 +110,14 @@ class Episodes:
 
     def indices(self, i: int) -> Index:
         """[T, N, shots + queries + unlabelled] indices into the pool's items of meta-batch i."""
-        rng = np.random.default_rng([self.seed, i])
+        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(i,)))
         s = self.setting
         classes = distinct(rng, np.full(self.tasks, len(self.pool)), s.ways)
         return self.pool.starts[classes][..., None] + distinct(rng, self.pool.counts[classes], s.items)
 
     def _gather(self, index: Tensor) -> Tensor:
         flat = self._items.index_select(0, index.flatten()).to(self.device, non_blocking=True)
-        shape = self.pool.image_format.shape
+        shape = self.pool.items.shape[1:]
         return flat.to(torch.float32).mul_(1 / 255).view(*index.shape, *shape)
 
 

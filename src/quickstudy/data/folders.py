@@ -60,7 +60,7 @@ def folder_pool(
     split: str | Path | Sequence[float] = FRACTIONS,
     skip_corrupt: bool = False,
 ) -> Callable[..., ClassPool]:
-    """`image_folders` as a recipe wants it: a function of data root (which it has no need of) and progress."""
+    """`image_folders` as a recipe wants it: a function of data root (not needed here) and progress."""
     folder = root
 
     def pool(*, root: object = None, progress: Progress | None = None) -> ClassPool:

@@ -1,6 +1,7 @@
 """Pictures: any format, any size, to bytes of one shape."""
 
 import io
+import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -60,17 +61,17 @@ class ImageFormat:
         raw = source.read_bytes() if isinstance(source, Path) else source()
         if not raw:
             raise OSError("the file is empty")
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            try:
-                with Image.open(io.BytesIO(raw)) as image:
-                    return self._convert(image)
-            except Image.UnidentifiedImageError:
-                raise OSError("not a picture in any format Pillow reads") from None
-            except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-                raise OSError(str(error)) from None
-            except (SyntaxError, ValueError, EOFError) as error:  # what Pillow's parsers raise
-                raise OSError(f"damaged: {error}") from None
+        try:
+            with Image.open(io.BytesIO(raw)) as image:
+                if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+                    raise OSError(f"{image.width}×{image.height} pixels are more than we dare to decode")
+                return self._convert(image)
+        except Image.UnidentifiedImageError:
+            raise OSError("not a picture in any format Pillow reads") from None
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise OSError(str(error)) from None
+        except (SyntaxError, ValueError, EOFError, RuntimeError, UserWarning) as error:
+            raise OSError(f"damaged: {error}") from None  # what Pillow's many parsers raise
 
     def _convert(self, image: Image.Image) -> Bytes:
         if min(image.size) >= 2 * self.size:
@@ -119,7 +120,8 @@ def decode_images(
     parts = [
         range(i, min(i + DECODED_AT_ONCE, len(sources))) for i in range(0, len(sources), DECODED_AT_ONCE)
     ]
-    with ThreadPoolExecutor(cpu_count()) as threads:
+    with warnings.catch_warnings(), ThreadPoolExecutor(cpu_count()) as threads:
+        warnings.simplefilter("ignore")  # of Pillow's about odd files: what can't be read is reported anyway
         done = 0
         for n in _orderly(threads, work, parts):
             done += n

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -32,7 +33,6 @@ class ClassPool:
         starts: [K] index of the first item of each class.
         counts: [K] number of items of each class.
         splits: class indices by the name of the split; class-disjoint.
-        image_format: what the items are.
         name: of the data set and, after a dot, the split.
         digest: identifies the items by the content they were made from.
 
@@ -45,7 +45,6 @@ class ClassPool:
     starts: Index
     counts: Index
     splits: Mapping[str, Index] = field(default_factory=dict[str, Index])
-    image_format: ImageFormat = field(default_factory=ImageFormat)
     name: str = "pool"
     digest: str = ""
 
@@ -56,11 +55,18 @@ class ClassPool:
                 f"{len(self.classes)} class names, {len(self.starts)} starts, {len(self.counts)} counts: "
                 "there must be one of each a class"
             )
+        if self.items.dtype != np.uint8:
+            raise ValueError(f"items are {self.items.dtype}: they must be uint8, 0 … 255")
+        if len(set(self.classes)) < len(self.classes):
+            twice = next(c for i, c in enumerate(self.classes) if c in self.classes[:i])
+            raise ValueError(f"two classes are named {twice!r}: names must differ")
         if len(self.starts) and int((self.starts + self.counts).max()) > len(self.items):
             raise ValueError(f"the classes reach beyond the {len(self.items)} items")
         seen: dict[int, str] = {}
         for split, indices in self.splits.items():
             for c in indices.tolist():
+                if not 0 <= c < len(self.classes):
+                    raise ValueError(f"split {split!r} names class {c} of {len(self.classes)}")
                 if c in seen:
                     raise ValueError(f"class {self.classes[c]!r} is in both splits {seen[c]!r} and {split!r}")
                 seen[c] = split
@@ -98,6 +104,8 @@ class ClassPool:
 
     def of_class(self, name: str) -> Bytes:
         """uint8 [count, C, H, W], the items of one class."""
+        if name not in self.classes:
+            raise ValueError(f"{self.name} has no class {name!r}")
         i = self.classes.index(name)
         return self.items[self.starts[i] : self.starts[i] + self.counts[i]]
 
@@ -166,6 +174,9 @@ def cached_pool(
 
             def allocate(n: int) -> Bytes:
                 shape = (n, *image_format.shape)
+                if hasattr(os, "posix_fallocate"):  # a full disk now is an error, later a crash
+                    with (temporary / "items.npy").open("wb") as f:
+                        os.posix_fallocate(f.fileno(), 0, 128 + math.prod(shape))
                 return np.lib.format.open_memmap(temporary / "items.npy", "w+", np.uint8, shape)
 
             parts = build(allocate)
@@ -178,7 +189,6 @@ def cached_pool(
         parts["classes"],
         parts["counts"],
         splits={k: np.asarray(v, dtype=np.int64) for k, v in parts["splits"].items()},
-        image_format=image_format,
         name=name,
         digest=digest,
     )
@@ -187,15 +197,10 @@ def cached_pool(
 @contextmanager
 def _made_whole(folder: Path) -> Generator[Path]:
     """A temporary folder that takes the name `folder` when the block ends well, and vanishes otherwise."""
+    temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise OSError(
-            f"can't write decoded data to {folder.parent} ({error.strerror}): "
-            "set QUICKSTUDY_CACHE to a folder that can be written"
-        ) from None
-    try:
+        temporary.mkdir()
         yield temporary
         if not folder.exists():
             try:
@@ -203,5 +208,12 @@ def _made_whole(folder: Path) -> Generator[Path]:
             except OSError:
                 if not folder.exists():  # else another process was first, with the same content
                     raise
+    except OSError as error:
+        if error.filename is None and error.errno is None:  # not of writing: a picture that can't be read
+            raise
+        raise OSError(
+            f"can't write decoded data to {folder.parent} ({error.strerror}): "
+            "free some space, or set QUICKSTUDY_CACHE to a folder that can be written"
+        ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

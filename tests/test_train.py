@@ -1,0 +1,293 @@
+"""fit and evaluate: they learn, they stop well, and they go on as if they had never stopped."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from quickstudy import checkpoint
+from quickstudy.data.episodes import Episodes, Setting
+from quickstudy.data.pool import ClassPool
+from quickstudy.encoders import Conv4
+from quickstudy.learner import Learner
+from quickstudy.learners.prototypical import Prototypical
+from quickstudy.train import adam, cosine, evaluate, fit, halve_every
+
+HERE = Path(__file__).parent
+
+
+def noisy_pool(classes: int = 12, seed: int = 0) -> ClassPool:
+    """Classes are coarse 16×16 patterns, items the pattern under noise."""
+    rng = np.random.default_rng(seed)
+    patterns = rng.integers(0, 256, (classes, 1, 1, 4, 4)).repeat(4, axis=-1).repeat(4, axis=-2)
+    items = 0.4 * patterns + 0.6 * rng.integers(0, 256, (classes, 8, 1, 16, 16))
+    names = [f"class {i}" for i in range(classes)]
+    return ClassPool.from_arrays(items.astype(np.uint8).reshape(-1, 1, 16, 16), names, [8] * classes)
+
+
+def small_learner(seed: int = 0) -> Learner:
+    torch.manual_seed(seed)
+    return Prototypical(nn.Sequential(Conv4(1, 8), nn.Dropout(0.2)))
+
+
+def small_fit(learner: Learner, out: Path | None = None, steps: int = 20, **options):
+    pool = noisy_pool()
+    settings = {"validation": Episodes(pool, Setting(5, 1, 3), 4, 1), "validation_episodes": 8, "every": 4}
+    return fit(learner, Episodes(pool, Setting(5, 1, 3), 2), steps, out=out, **(settings | options))
+
+
+class PerPixel(Learner):
+    """Logistic regression: one weight a pixel of the query, the same for every class but its bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(256, 5))
+
+    def predict(self, support, query_x):
+        return query_x.flatten(2) @ self.weight
+
+
+def logged(folder: Path) -> list[dict]:
+    """The log without what the clock writes."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "tasks_per_second")} for line in lines]
+
+
+def same_result(a: Path, b: Path) -> None:
+    for name in ("best.safetensors", "last.safetensors"):
+        (x, _), (y, _) = checkpoint.load(a / name), checkpoint.load(b / name)
+        assert x.keys() == y.keys()
+        for key in x:
+            assert torch.equal(x[key], y[key]), key
+    assert logged(a) == logged(b)
+
+
+def test_it_learns_and_keeps_the_best():
+    learner = small_learner()
+    episodes = Episodes(noisy_pool(seed=1), Setting(5, 1, 3), 4, 9)
+    before = evaluate(learner, episodes, 100)
+    progress = fit(learner, Episodes(noisy_pool(40), Setting(5, 1, 3), 2), 100, optimizer=adam(3e-3))
+    after = evaluate(learner, episodes, 100)
+    assert progress.stopped == "finished"
+    assert after.accuracy > before.accuracy + 0.1
+    assert not learner.training
+
+
+def test_the_best_weights_are_the_ones_left_and_saved(tmp_path: Path):
+    learner = small_learner()
+    progress = small_fit(learner, tmp_path, optimizer=adam(0.03))
+    validation = Episodes(noisy_pool(), Setting(5, 1, 3), 4, 1)
+    assert (
+        evaluate(learner, validation, 8).accuracy
+        == progress.best
+        == max(x["validation"] for x in logged(tmp_path))
+    )
+    weights, manifest = checkpoint.load(tmp_path / "best.safetensors")
+    assert all(torch.equal(v, weights[k]) for k, v in learner.state_dict().items())
+    assert manifest["training"]["steps"] == progress.best_step
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("at", [1, 4, 6, 11, 19])
+def test_a_stopped_training_resumes_bit_for_bit(tmp_path: Path, at: int):
+    small_fit(small_learner(), tmp_path / "whole", schedule=cosine(20, 3))
+
+    def die(step, report):
+        if step == at:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        small_fit(small_learner(), tmp_path / "cut", schedule=cosine(20, 3), report=die)
+    # another initialisation, which the checkpoint must overrule wherever there is one
+    learner = small_learner(0 if at < 4 else 1)
+    small_fit(learner, tmp_path / "cut", schedule=cosine(20, 3), resume=True)
+    same_result(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_interrupted_by_a_signal_it_saves_at_once_and_resumes(tmp_path: Path):
+    small_fit(small_learner(), tmp_path / "whole")
+
+    def interrupt(step, report):
+        if step == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        small_fit(small_learner(), tmp_path / "cut", report=interrupt)
+    assert checkpoint.load(tmp_path / "cut" / "last.safetensors")[1]["progress"]["step"] == 7
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    progress = small_fit(small_learner(1), tmp_path / "cut", resume=True)
+    assert (progress.stopped, progress.step) == ("finished", 20)
+    same_result(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_killed_in_the_middle_by_the_system_it_resumes_bit_for_bit(tmp_path: Path):
+    script = (
+        f"import sys; sys.path.insert(0, {str(HERE)!r}); import test_train as t; from pathlib import Path\n"
+    )
+    run = "t.small_fit(t.small_learner(), Path(sys.argv[1]), every=5, steps=400, resume=True)"
+    command = [sys.executable, "-c", script + run]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, env=environment)
+    for kills in range(3):
+        child = subprocess.Popen([*command, str(tmp_path / "cut")], env=environment)
+        begun = time.monotonic()
+        while not (tmp_path / "cut" / "log.jsonl").exists() and time.monotonic() < begun + 60:
+            time.sleep(0.01)
+        time.sleep(2.5 + 0.37 * kills)
+        child.kill()
+        child.wait()
+    subprocess.run([*command, str(tmp_path / "cut")], check=True, env=environment)
+    same_result(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_an_existing_training_is_not_overwritten(tmp_path: Path):
+    small_fit(small_learner(), tmp_path)
+    with pytest.raises(ValueError, match="holds a training already: add --resume"):
+        small_fit(small_learner(), tmp_path)
+
+
+def test_resuming_another_training_is_refused(tmp_path: Path):
+    small_fit(small_learner(), tmp_path, manifest={"seed": 1})
+    with pytest.raises(ValueError, match=r"holds a training with seed 1, not 2"):
+        small_fit(small_learner(), tmp_path, manifest={"seed": 2}, resume=True)
+
+
+def test_a_loss_that_is_not_finite_stops_and_spares_the_best(tmp_path: Path):
+    learner = small_learner()
+
+    def poison(step, report):
+        if step == 9:
+            with torch.no_grad():
+                next(learner.parameters()).fill_(float("nan"))
+
+    with pytest.raises(FloatingPointError, match="loss became nan at step 10; the last good weights are in"):
+        small_fit(learner, tmp_path, report=poison)
+    for name in ("best.safetensors", "last.safetensors"):
+        tensors, _ = checkpoint.load(tmp_path / name)
+        assert all(torch.isfinite(t).all() for t in tensors.values())
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fill(step, report):
+        if step == 5:
+
+            def full(_):
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+            monkeypatch.setattr(os, "fsync", full)
+
+    with pytest.raises(OSError, match=r"No space left on device.*free some space"):
+        small_fit(small_learner(), tmp_path, report=fill)
+    monkeypatch.undo()
+    assert checkpoint.load(tmp_path / "last.safetensors")[1]["progress"]["step"] == 4
+    assert not list(tmp_path.glob(".*"))
+    assert small_fit(small_learner(), tmp_path, resume=True).step == 20
+
+
+def test_an_output_folder_that_cannot_be_written_fails_before_training(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="can't write"):
+        small_fit(small_learner(), tmp_path / "file" / "out", report=lambda *_: pytest.fail("trained"))
+
+
+def test_early_stopping_and_budget(tmp_path: Path):
+    # with a rate of nought and no batch norm nothing changes: the first validation is the best
+    progress = small_fit(PerPixel(), optimizer=lambda p: torch.optim.SGD(p, 0.0), patience=2)
+    assert (progress.stopped, progress.step, progress.best_step) == ("patience", 12, 4)
+    progress = small_fit(small_learner(), tmp_path, minutes=1e-9)
+    assert (progress.stopped, progress.step) == ("minutes", 1)
+    assert small_fit(small_learner(), tmp_path, resume=True).step == 20
+
+
+def test_schedules():
+    assert [halve_every(2)(i) for i in range(5)] == [1, 1, 0.5, 0.5, 0.25]
+    at = cosine(12, 2)
+    assert [at(0), at(1), at(2)] == [0.5, 1.0, 1.0]
+    assert at(7) == pytest.approx(0.5)
+    assert at(12) == at(99) == 0
+
+
+def test_gradients_are_clipped():
+    learner = PerPixel()
+    small_fit(learner, validation=None, optimizer=lambda p: torch.optim.SGD(p, 1.0), clip=1e-3)
+    # twenty steps, none longer than the clipping norm times the rate
+    assert 0 < learner.weight.norm().item() <= 20 * 1e-3 * 1.001
+
+
+def test_the_schedule_multiplies_the_rate():
+    learner = PerPixel()
+    small_fit(
+        learner, validation=None, optimizer=lambda p: torch.optim.SGD(p, 1.0), schedule=lambda step: 0.0
+    )
+    assert learner.weight.abs().max() == 0
+
+
+def test_evaluation_counts_each_task_once_and_restores_the_mode():
+    learner = small_learner().train()
+    episodes = Episodes(noisy_pool(), Setting(5, 1, 3), 4, 3)
+    score = evaluate(learner, episodes, 10)
+    assert learner.training
+    learner.eval()
+    each = []
+    for i in range(3):
+        e = episodes[i]
+        with torch.no_grad():
+            told = learner.predict(e.support, e.query_x).argmax(-1)
+        each += (told == e.query_y).double().mean(-1).tolist()
+    assert score.accuracy == pytest.approx(np.mean(each[:10]))
+    assert score.ci95 == pytest.approx(1.96 * np.std(each[:10], ddof=1) / np.sqrt(10))
+    assert (score.episodes, score.setting, score.mode, score.seed) == (10, "5w1s", "inductive", 3)
+
+
+def test_transductive_evaluation_differs_and_leaves_no_trace():
+    learner = small_learner()
+    small_fit(learner)
+    before = {k: v.clone() for k, v in learner.state_dict().items()}
+    episodes = Episodes(noisy_pool(), Setting(5, 1, 3), 4, 3)
+    inductive, transductive = evaluate(learner, episodes, 40), evaluate(learner, episodes, 40, "transductive")
+    assert inductive.accuracy != transductive.accuracy
+    assert transductive.mode == "transductive"
+    assert all(torch.equal(v, before[k]) for k, v in learner.state_dict().items())
+
+
+def test_evaluation_refuses_nonsense():
+    with pytest.raises(ValueError, match="mode 'psychic'"):
+        evaluate(small_learner(), Episodes(noisy_pool(), Setting(5, 1, 3)), 10, "psychic")  # type: ignore[arg-type]
+
+
+def test_two_processes_equal_one(tmp_path: Path):
+    """Same tasks, same gradients, same running statistics, same figures, same checkpoint."""
+    for devices in (1, 2):
+        command = [sys.executable, str(HERE / "two_processes.py"), str(devices), str(tmp_path / str(devices))]
+        subprocess.run(command, check=True, timeout=120, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    one, two = (json.loads((tmp_path / f"{n}" / "score.json").read_text()) for n in (1, 2))
+    assert one == two
+    (a, _), (b, _) = (checkpoint.load(tmp_path / n / "best.safetensors") for n in ("1", "2"))
+    for key in a:
+        torch.testing.assert_close(a[key], b[key], rtol=1e-4, atol=1e-6)
+    lines = [logged(tmp_path / n) for n in ("1", "2")]
+    assert len(lines[0]) == len(lines[1]) == 3
+    for x, y in zip(*lines, strict=True):
+        assert x == pytest.approx(y, rel=1e-4)
+
+
+def test_tasks_that_cannot_be_shared_out_are_refused():
+    class TwoProcesses:
+        world_size, global_rank = 2, 0
+
+    with pytest.raises(
+        ValueError, match="3 tasks a step can't be shared by 2 processes: choose a multiple of 2"
+    ):
+        fit(small_learner(), Episodes(noisy_pool(), Setting(5, 1, 3), 3), 1, fabric=TwoProcesses())  # type: ignore[arg-type]

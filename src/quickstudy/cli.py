@@ -6,6 +6,7 @@ import shlex
 import sys
 import warnings
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,6 +37,11 @@ Checkpoint = Annotated[
 ]
 
 
+_training = partial(typer.Option, rich_help_panel="Training")
+_pictures = partial(typer.Option, rich_help_panel="Your own pictures (recipe prototypical-images)")
+_machine = partial(typer.Option, rich_help_panel="Machine")
+
+
 class Mode(StrEnum):
     """What batch norm sees in evaluation."""
 
@@ -62,48 +68,44 @@ def _quickstudy() -> None:
 def train(
     recipe: Annotated[str, typer.Argument(help="A name from `quickstudy recipes`.")],
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write to.  [default: runs/RECIPE]", show_default=False)
+        Path | None, typer.Option(help="Folder to write to. (default: runs/RECIPE)", show_default=False)
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the training in --out.")] = False,
-    images: Annotated[
-        Path | None, typer.Option(help="Folder of class folders, for prototypical-images.")
-    ] = None,
-    size: Annotated[int | None, typer.Option(help="Pixels that your pictures are brought to.")] = None,
-    grey: Annotated[bool, typer.Option("--grey", help="Take your pictures without colour.")] = False,
-    split: Annotated[
-        Path | None, typer.Option(help="JSON file with the classes of train, validation, test.")
-    ] = None,
-    ways: Annotated[int | None, typer.Option(help="Classes of a task, for your pictures.")] = None,
-    shots: Annotated[int | None, typer.Option(help="Support pictures a class, for your pictures.")] = None,
-    queries: Annotated[int | None, typer.Option(help="Query pictures a class, for your pictures.")] = None,
-    skip_corrupt: SkipCorrupt = False,
-    steps: Annotated[int | None, typer.Option(help="Instead of the recipe's.")] = None,
-    tasks: Annotated[int | None, typer.Option(help="Tasks a step, instead of the recipe's.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate, instead of the recipe's.")] = None,
-    clip: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
-    minutes: Annotated[float | None, typer.Option(help="Stop after so long; --resume goes on.")] = None,
-    patience: Annotated[
-        int | None, typer.Option(help="Stop after so many validations without a better one.")
-    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights and episodes.")] = 0,
-    precision: Annotated[
-        str | None, typer.Option(help="32-true or bf16-mixed, instead of the recipe's.")
-    ] = None,
-    accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
-    devices: Annotated[int, typer.Option(min=1, help="Processes or cards to share the tasks of a step.")] = 1,
-    keep_memory: Annotated[
-        bool,
-        typer.Option(help="Keep freed memory in the process: faster on a CPU, holds its peak to the end."),
-    ] = True,
-    test_episodes: Annotated[
-        int, typer.Option(min=0, help="Test tasks in the end; 0 leaves the test out.")
-    ] = 1000,
     data_root: DataRoot = None,
+    steps: Annotated[int | None, _training(min=1, help="Steps, instead of the recipe's.")] = None,
+    tasks: Annotated[int | None, _training(min=1, help="Tasks a step, instead of the recipe's.")] = None,
+    lr: Annotated[float | None, _training(min=1e-12, help="Learning rate, instead of the recipe's.")] = None,
+    clip: Annotated[float | None, _training(min=1e-12, help="Largest norm of the gradient.")] = None,
+    minutes: Annotated[float | None, _training(min=0, help="Stop after so long; --resume goes on.")] = None,
+    patience: Annotated[
+        int | None, _training(min=1, help="Stop after so many validations without a better one.")
+    ] = None,
+    test_episodes: Annotated[int, _training(min=0, help="Test tasks in the end; 0 leaves it out.")] = 1000,
+    images: Annotated[Path | None, _pictures(help="Folder of class folders.")] = None,
+    size: Annotated[int | None, _pictures(min=16, help="Pixels of height and width. (default: 84)")] = None,
+    grey: Annotated[bool, _pictures("--grey", help="Without colour.")] = False,
+    split: Annotated[
+        Path | None, _pictures(help="JSON file of the classes of train, validation and test.")
+    ] = None,
+    ways: Annotated[int | None, _pictures(min=2, help="Classes of a task. (default: 5)")] = None,
+    shots: Annotated[int | None, _pictures(min=1, help="Support pictures a class. (default: 1)")] = None,
+    queries: Annotated[int | None, _pictures(min=1, help="Query pictures a class. (default: 5)")] = None,
+    skip_corrupt: Annotated[
+        bool, _pictures("--skip-corrupt", help="Leave out pictures that can't be read.")
+    ] = False,
+    accelerator: Annotated[str, _machine(help="auto, cpu, cuda, mps.")] = "auto",
+    devices: Annotated[int, _machine(min=1, help="Processes or cards that share the tasks of a step.")] = 1,
+    precision: Annotated[str | None, _machine(help="32-true or bf16-mixed, instead of the recipe's.")] = None,
+    keep_memory: Annotated[
+        bool, _machine(help="Keep freed memory in the process: faster on a CPU, holds its peak to the end.")
+    ] = True,
 ) -> None:
     """Train a recipe, then test it on classes never seen.
 
-    Ctrl-C saves and says how to go on. The folder gets best.safetensors (for evaluate, predict and
-    plot), last.safetensors (for --resume) and log.jsonl.
+    Ctrl-C saves and says how to go on.
+
+    The folder gets best.safetensors (to use), last.safetensors (to resume) and log.jsonl.
     """
     from quickstudy import checkpoint, experiment
     from quickstudy.display import console, messages
@@ -184,7 +186,7 @@ def evaluate(
     checkpoint: Checkpoint,
     setting: Annotated[
         list[str] | None,
-        typer.Option(help="Such as 5w1s; repeatable.  [default: the recipe's]", show_default=False),
+        typer.Option(help="Such as 5w1s; repeatable. (default: the recipe's)", show_default=False),
     ] = None,
     queries: Annotated[int, typer.Option(min=1, help="Query items a class.")] = 15,
     episodes: Annotated[int, typer.Option(min=1)] = 1000,
@@ -246,7 +248,7 @@ def predict(
 ) -> None:
     """Tell your own pictures apart, from a handful of labelled ones. No training."""
     from quickstudy import experiment
-    from quickstudy.display import Terminal, console
+    from quickstudy.display import Terminal, console, table
     from quickstudy.predict import predict_folders
 
     learner, manifest = experiment.load_learner(checkpoint)
@@ -272,81 +274,69 @@ def predict(
             [p.file, p.label, *(f"{v:.6f}" for v in p.probabilities.values())] for p in predictions
         )
     else:
-        from rich.table import Table
-
-        table = Table("picture", "class", "probability", "next")
+        rows = table("picture", "class", "probability", "next", wraps=("picture", "class", "next"))
         for p in predictions:
             first, second = sorted(p.probabilities.items(), key=lambda kv: -kv[1])[:2]
-            table.add_row(p.file.name, first[0], f"{first[1]:.1%}", f"{second[0]} {second[1]:.1%}")
-        console.print(table)
+            rows.add_row(p.file.name, first[0], f"{first[1]:.1%}", f"{second[0]} {second[1]:.1%}")
+        console.print(rows)
 
 
 @app.command()
 def recipes() -> None:
     """List what can be trained, with the paper's figures and ours."""
-    from rich.table import Table
-
     from quickstudy import checkpoint, experiment
-    from quickstudy.display import console
+    from quickstudy.display import console, table
+    from quickstudy.metrics import percent
     from quickstudy.recipes import RECIPES
 
-    table = Table("recipe", "what", "setting", "paper %", "ours %")
+    rows = table("recipe", "what", "setting", "paper %", "ours %", wraps=("what",))
     manifests = {path.stem: checkpoint.load(path)[1] for path in experiment.models().values()}
     for name, make in RECIPES.items():
-        recipe = make(images="DIR") if name.endswith("-images") else make()
-        ours = {
-            f["setting"]: f for f in manifests.get(name, {}).get("figures", []) if f["mode"] == "inductive"
-        }
-        for i, setting in enumerate(map(str, recipe.tests)):
-            ours_text = (
-                f"{100 * ours[setting]['accuracy']:.2f} ± {100 * ours[setting]['ci95']:.2f}"
-                if setting in ours
-                else "–"
-            )
-            table.add_row(
-                name if i == 0 else "",
-                f"{recipe.summary}; {recipe.paper}" if i == 0 else "",
-                setting,
-                f"{recipe.published[setting]:.1f}" if setting in recipe.published else "–",
-                ours_text,
-            )
-    console.print(table)
+        recipe = make("DIR") if _of_own_pictures(name) else make()
+        figures = manifests.get(name, {}).get("figures", [])
+        ours = {f["setting"]: percent(f["accuracy"], f["ci95"]) for f in figures if f["mode"] == "inductive"}
+        paper = {setting: f"{value:.1f}" for setting, value in recipe.published.items()}
+        settings = [str(setting) for setting in recipe.tests]
+        rows.add_row(
+            name,
+            f"{recipe.summary} ({recipe.paper})",
+            "\n".join(settings),
+            "\n".join(paper.get(s, "–") for s in settings),
+            "\n".join(ours.get(s, "–") for s in settings),
+        )
+    console.print(rows)
 
 
 @app.command()
 def models() -> None:
     """List the trained models that ship with the library."""
-    from rich.table import Table
-
     from quickstudy import checkpoint, experiment
-    from quickstudy.display import console
+    from quickstudy.display import console, table
+    from quickstudy.metrics import percent
 
-    table = Table("model", "trained on", "steps", "minutes", "test accuracy %")
+    rows = table("model", "steps", "minutes", "test accuracy %")
     for name, path in experiment.models().items():
         m = checkpoint.load(path)[1]
         figures = "\n".join(
-            f"{f['setting']} {100 * f['accuracy']:.2f} ± {100 * f['ci95']:.2f} ({f['mode']})"
-            for f in m["figures"]
+            f"{f['setting']} {percent(f['accuracy'], f['ci95'])} ({f['mode']})" for f in m["figures"]
         )
-        table.add_row(
-            name, m["data"]["name"], str(m["training"]["steps"]), str(m["training"]["minutes"]), figures
-        )
-    console.print(table)
+        rows.add_row(name, str(m["training"]["steps"]), str(m["training"]["minutes"]), figures)
+    console.print(rows)
 
 
 @app.command()
 def data(data_root: DataRoot = None) -> None:
     """List the data sources: what is present, its classes, items and licence."""
-    from rich.table import Table
-
     from quickstudy.data.pool import data_root as find_root
     from quickstudy.data.sources import SOURCES
-    from quickstudy.display import console
+    from quickstudy.display import console, table
 
     root = find_root(data_root)
-    table = Table("source", "present", "classes", "items", "licence", "what")
+    rows = table(
+        "source", "present", "classes", "items", "licence", "what", wraps=("present", "licence", "what")
+    )
     for source in SOURCES:
-        table.add_row(
+        rows.add_row(
             source.name,
             source.where(root),
             str(source.classes or "–"),
@@ -354,7 +344,7 @@ def data(data_root: DataRoot = None) -> None:
             source.licence,
             source.what,
         )
-    console.print(table)
+    console.print(rows)
     console.print(f"data root: {root}", highlight=False)
 
 
@@ -406,8 +396,16 @@ def _terminal(fabric: "Fabric") -> Any:
     return Terminal(quiet=fabric.global_rank > 0)
 
 
+def _of_own_pictures(recipe: str) -> bool:
+    import inspect
+
+    from quickstudy.recipes import RECIPES
+
+    return "images" in inspect.signature(RECIPES[recipe]).parameters
+
+
 def _check_arguments(recipe: str, arguments: dict[str, Any]) -> None:
-    takes = recipe.endswith("-images")
+    takes = _of_own_pictures(recipe)
     if takes and "images" not in arguments:
         raise ValueError(
             f"{recipe} needs --images DIR, a folder that holds a folder of pictures for each class"
@@ -429,18 +427,12 @@ def _setting(text: str, queries: int) -> "Setting":
 
 
 def _score_table(scores: "list[Score]", published: dict[str, float]) -> Any:
-    from rich.table import Table
+    from quickstudy.display import table
+    from quickstudy.metrics import percent
 
-    table = Table("setting", "batch norm", "accuracy %", "95 % ±", "episodes", "seed", "paper %")
+    rows = table("setting", "batch norm", "accuracy %, 95 % interval", "episodes", "seed", "paper %")
     for s in scores:
         paper = f"{published[s.setting]:.1f}" if s.setting in published else "–"
-        table.add_row(
-            s.setting,
-            s.mode,
-            f"{100 * s.accuracy:.2f}",
-            f"{100 * s.ci95:.2f}",
-            str(s.episodes),
-            str(s.seed),
-            paper,
-        )
-    return table
+        accuracy = percent(s.accuracy, s.ci95)
+        rows.add_row(s.setting, s.mode, accuracy, str(s.episodes), str(s.seed), paper)
+    return rows

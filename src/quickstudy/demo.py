@@ -89,6 +89,6 @@ def _draw(
         + [(name, [(100 * s.accuracy, 100 * s.ci95) for s in scores]) for name, scores in rows],
         [f"{s.ways}-way {s.shots}-shot" for s in SETTINGS],
     )
-    drawn = plots.draw_all(learner, classes, Setting(5, 1, 8), log, out)
+    drawn = plots.draw_all(learner, classes, Setting(10, 1, 6), log, out)
     bars.savefig(out / "accuracy.png", dpi=150)
     return [*drawn, out / "accuracy.png"]

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
 
 from quickstudy.data.images import Progress as Counting
 from quickstudy.metrics import Score
@@ -15,6 +16,11 @@ console = Console()
 """For answers: standard output."""
 messages = Console(stderr=True)
 """For progress and notices: standard error, so that answers can be piped."""
+
+
+def table(*headers: str, wraps: tuple[str, ...] = ()) -> Table:
+    """A table in which only the columns `wraps` may be broken into lines: names and figures stay whole."""
+    return Table(*(Column(h, no_wrap=h not in wraps, overflow="fold") for h in headers))
 
 
 class Terminal:

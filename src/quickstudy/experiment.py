@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from quickstudy import checkpoint
 from quickstudy.data.episodes import Episodes, Setting
@@ -46,6 +47,9 @@ def launch(accelerator: str = "auto", devices: int = 1, precision: str = "32-tru
         accelerator: auto, cpu, cuda, mps.
         devices: processes or cards.
         precision: as Fabric names it; bf16-mixed falls back to 32-true on a CPU without bfloat16.
+
+    Raises:
+        ValueError: if the machine has no such accelerator or precision.
     """
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
@@ -53,7 +57,10 @@ def launch(accelerator: str = "auto", devices: int = 1, precision: str = "32-tru
     if on_cpu and precision == "bf16-mixed" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         precision = "32-true"
     wanted: Any = precision
-    fabric = Fabric(accelerator="cpu" if on_cpu else accelerator, devices=devices, precision=wanted)
+    try:
+        fabric = Fabric(accelerator="cpu" if on_cpu else accelerator, devices=devices, precision=wanted)
+    except (RuntimeError, ValueError, MisconfigurationException) as error:
+        raise ValueError(f"can't use {devices} × {accelerator} in {precision}: {error}") from None
     fabric.launch()
     return fabric
 
@@ -100,9 +107,8 @@ def train(
     steps, lr, tasks = steps or recipe.steps, lr or recipe.lr, tasks or recipe.tasks
     with fabric.rank_zero_first(), display.counting("decoding") as decoding:
         pool = recipe.pool(root=data_root, progress=decoding)
-    # the three seeds are apart, so that no two of training, validation and test draw alike
-    training = Episodes(pool.split("train"), recipe.train, tasks, 3 * seed)
-    validation = Episodes(*fitting(pool, "validation", recipe.validation), TASKS, 3 * seed + 1)
+    training = Episodes(pool.split("train"), recipe.train, tasks, seed)
+    validation = Episodes(*fitting(pool, "validation", recipe.validation), TASKS, seed + 1)
     fitting(pool, "test", recipe.tests[0])  # what can't be tested should fail now, not in the end
     torch.manual_seed(seed)
     learner = recipe.learner()
@@ -124,6 +130,7 @@ def train(
             optimizer=adam(lr),
             schedule=recipe.schedule(steps),
             validation=validation,
+            validation_episodes=recipe.validation_episodes,
             every=recipe.every,
             patience=patience,
             minutes=minutes,
@@ -157,7 +164,7 @@ def measure(
         classes, size = fitting(pool, "test", setting)
         for mode in modes:
             with display.counting(f"testing {size} {mode}") as report:
-                test_episodes = Episodes(classes, size, TASKS, 3 * seed + 2)
+                test_episodes = Episodes(classes, size, TASKS, seed)
                 scores.append(evaluate(learner, test_episodes, episodes, mode, fabric=fabric, report=report))
     return scores
 

@@ -66,16 +66,9 @@ def learning_curve(log: Path) -> Figure:
         right.fill_between(x, y - band, y + band, color=RIGHT, alpha=0.2, lw=0)
         best = int(np.argmax(y))
         right.plot(x[best], y[best], "o", color=RIGHT)
-        # on the side where there is room
-        where = ("right", (-6, -14)) if best > len(x) / 2 else ("left", (6, -14))
-        right.annotate(
-            f"best {y[best]:.1f} %",
-            (x[best], y[best]),
-            xytext=where[1],
-            textcoords="offset points",
-            ha=where[0],
-        )
-    right.set(title="validation accuracy, 95 % band", xlabel="step", ylabel="%")
+        right.set(title=f"validation accuracy, 95 % band; best {y[best]:.1f} %", xlabel="step", ylabel="%")
+    else:
+        right.set(title="no validation")
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)

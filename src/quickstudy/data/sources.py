@@ -29,26 +29,26 @@ class DataSource:
 
 def _omniglot_where(root: Path) -> str:
     folder = root / "omniglot"
-    absent = [name for name in omniglot.ARCHIVES if not (folder / name).exists()]
-    return "yes" if not absent else f"no: {', '.join(absent)}; fetched when first used"
+    present = all((folder / name).exists() for name in omniglot.ARCHIVES)
+    return "yes" if present else "no, fetched when first used"
 
 
 SOURCES = (
     DataSource(
         "glyphs",
-        "letters of many scripts, drawn from DejaVu typefaces; splits by script",
-        "DejaVu fonts licence (free)",
+        "letters of many scripts; splits by script",
+        "DejaVu fonts (free)",
         lambda root: "embedded",
         542,
         542 * 24,
     ),
     DataSource(
         "omniglot",
-        "handwritten characters of 50 alphabets; Vinyals and Lake splits, rotations as classes",
+        "handwritten characters of 50 alphabets; Vinyals and Lake splits",
         omniglot.LICENCE,
         _omniglot_where,
         1623,
         32_460,
     ),
-    DataSource("images", "your own: --images DIR with DIR/CLASS/*.jpg", "yours", lambda root: "--images DIR"),
+    DataSource("images", "your own pictures, DIR/CLASS/*.jpg", "yours", lambda root: "--images DIR"),
 )

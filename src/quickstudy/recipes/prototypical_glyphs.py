@@ -16,8 +16,8 @@ from quickstudy.train import cosine
 def prototypical_glyphs() -> Recipe:
     """60-way 1-shot training on some scripts, tested on scripts never seen."""
     return Recipe(
-        summary="prototypical networks on letters of many scripts; needs no download",
-        paper="Snell et al. 2017, on our own data",
+        summary="letters of many scripts; needs no download",
+        paper="our own data",
         pool=_pool,
         image_format=ImageFormat(28, 1, invert=True),
         learner=lambda: Prototypical(Conv4(in_channels=1, channels=64)),

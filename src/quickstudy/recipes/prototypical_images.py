@@ -37,8 +37,8 @@ def prototypical_images(
     image_format = ImageFormat(size, 1 if grey else 3)
 
     return Recipe(
-        summary="prototypical networks on your own folders of pictures (--images DIR)",
-        paper="Snell et al. 2017, on your data",
+        summary="your own folders of pictures, --images DIR",
+        paper="your data",
         pool=folder_pool(images, image_format, split, skip_corrupt),
         image_format=image_format,
         learner=lambda: Prototypical(Conv4(in_channels=image_format.channels, channels=64)),

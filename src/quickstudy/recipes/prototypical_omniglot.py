@@ -19,17 +19,23 @@ from quickstudy.train import cosine
 
 def prototypical_omniglot_1shot() -> Recipe:
     """60-way 1-shot training, tested 1-shot."""
-    return _prototypical_omniglot(1, steps=8_000, published={"5w1s": 98.8, "20w1s": 96.0})
+    return _prototypical_omniglot(
+        1, steps=8_000, validation_episodes=200, published={"5w1s": 98.8, "20w1s": 96.0}
+    )
 
 
 def prototypical_omniglot_5shot() -> Recipe:
     """60-way 5-shot training, tested 5-shot."""
-    return _prototypical_omniglot(5, steps=5_000, published={"5w5s": 99.7, "20w5s": 98.9})
+    return _prototypical_omniglot(
+        5, steps=8_000, validation_episodes=600, published={"5w5s": 99.7, "20w5s": 98.9}
+    )
 
 
-def _prototypical_omniglot(shots: int, steps: int, published: dict[str, float]) -> Recipe:
+def _prototypical_omniglot(
+    shots: int, steps: int, validation_episodes: int, published: dict[str, float]
+) -> Recipe:
     return Recipe(
-        summary=f"prototypical networks on Omniglot, 60-way {shots}-shot training, Vinyals split",
+        summary=f"Omniglot, 60-way {shots}-shot training, Vinyals split",
         paper="Snell et al. 2017, Table 1",
         pool=partial(omniglot, split="vinyals", rotations=True),
         image_format=ImageFormat(28, 1, invert=True),
@@ -40,6 +46,7 @@ def _prototypical_omniglot(shots: int, steps: int, published: dict[str, float]) 
         schedule=partial(cosine, warmup=200),
         precision="bf16-mixed",
         validation=Setting(20, shots, 5),
+        validation_episodes=validation_episodes,
         every=500,
         tests=(Setting(5, shots, 15), Setting(20, shots, 15)),
         published=published,

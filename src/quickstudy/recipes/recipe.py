@@ -37,6 +37,7 @@ class Recipe:
         schedule: from the number of steps to the multiplier of each.
         validation: the tasks by which weights are selected.
         tests: the tasks of the published figures.
+        validation_episodes: how many of them.
         precision: of training, as Lightning Fabric names it; evaluation is float32 always.
         every: steps between validations.
         published: the paper's accuracy in % for the tests, by name.
@@ -56,4 +57,5 @@ class Recipe:
     tasks: int = 1
     precision: str = "32-true"
     every: int = 250
+    validation_episodes: int = 200
     published: Mapping[str, float] = field(default_factory=dict[str, float])

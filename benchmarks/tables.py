@@ -1,0 +1,192 @@
+"""Render benchmarks/results into docs/results.md and the README.
+
+With --check nothing is written: exit code 1 and one line that names the file where what is written there
+is not what the results say.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from benchmarks.rows import ROOT, Row, read_all
+from quickstudy.checkpoint import write_whole
+
+DOCS, README = ROOT / "docs" / "results.md", ROOT / "README.md"
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+
+TITLES = {  # in this order
+    "accuracy": ("Accuracy", "Ours ± its 95 % interval | the paper's, in % of the queries of test classes."),
+    "time_to_accuracy": ("Time to accuracy", "Median over the seeds; one training after the other."),
+    "training_step": ("A training step", "Median step of the prototypical network, saving by saving."),
+    "sampling": ("Sampling tasks", "Meta-batches of 32 tasks; median."),
+    "peer_easyfsl": ("Beside easyfsl 1.5.0", "Same weights, same tasks; median."),
+    "decode": ("Loading Omniglot", "32,460 pictures, rotations added; median."),
+    "footprint": ("Start and memory", "Whole processes."),
+}
+RATIO = "times as fast"
+
+Cell = Callable[[Row], str]
+
+
+def number(value: float | None) -> str:
+    """Three significant digits; whole numbers and those from 100 up without decimals."""
+    if value is None:
+        return "not reached"
+    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:#.3g}"
+
+
+def accuracy(row: Row) -> str:
+    """`98.71 ± 0.10 | 98.8`, the paper's figure where there is one."""
+    ours = f"{row.value:.2f}" + (f" ± {row.ci95:.2f}" if row.ci95 is not None else "")
+    return ours if row.paper is None else f"{ours} \\| {row.paper:g}"
+
+
+def pivot(rows: Sequence[Row], lines: Sequence[str], columns: str, cell: Cell) -> list[str]:
+    """A Markdown table.
+
+    Args:
+        rows: what it shows.
+        lines: fields that tell the table's lines apart.
+        columns: the field that tells its columns apart.
+        cell: what is shown of a row.
+    """
+    cells = {(tuple(getattr(r, k) or "–" for k in lines), getattr(r, columns)): cell(r) for r in rows}
+    heads = list(dict.fromkeys(column for _, column in cells))
+    table = ["| " + " | ".join([*lines, *heads]) + " |", "|" + "---|" * len(lines) + "--:|" * len(heads)]
+    for line in dict.fromkeys(line for line, _ in cells):
+        table.append("| " + " | ".join([*line, *(cells.get((line, head), "") for head in heads)]) + " |")
+    return table
+
+
+def provenance(rows: Iterable[Row]) -> list[str]:
+    """How and on what the rows were measured, a line for each way."""
+    ways: dict[tuple[str, str, str | None], list[Row]] = {}
+    for row in rows:
+        ways.setdefault((row.command, row.machine, row.commit), []).append(row)
+    return [
+        " · ".join(
+            [f"`{command}`", machine, f"commit {commit or 'unknown'}"]
+            + [f"n = {n}" for n in _common(row.n for row in of)]
+        )
+        + "  "  # Markdown's line break
+        for (command, machine, commit), of in ways.items()
+    ]
+
+
+def _common(values: Iterable[object]) -> list[object]:
+    """The value that all share, if they do."""
+    distinct = set(values)
+    return list(distinct) if len(distinct) == 1 and distinct != {None} else []
+
+
+def section(name: str, rows: Sequence[Row]) -> list[str]:
+    """A benchmark's heading, tables, and how they came about."""
+    title, text = TITLES.get(name, (name, ""))
+    lines = [f"## {title}", "", text, ""]
+    if name == "accuracy":
+        for dataset in dict.fromkeys(row.dataset for row in rows):
+            of = [row for row in rows if row.dataset == dataset]
+            lines += [f"**{dataset}**", "", *pivot(of, ("method", "mode"), "setting", accuracy), ""]
+    else:
+        kinds = ("dataset", "split", "setting")
+        told = [k for k in (*kinds, "mode") if len({getattr(row, k) for row in rows}) > 1]
+        same = [str(v) for k in kinds if k not in told for v in _common(getattr(row, k) for row in rows)]
+        lines += [f"On {', '.join(same)}.", ""] * bool(same)
+        lines += [*pivot(rows, ("method", *told), "metric", lambda row: number(row.value)), ""]
+    return [*lines, *provenance(rows), ""]
+
+
+def by_benchmark(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of each benchmark, in the order of `TITLES`."""
+    present = dict.fromkeys(row.benchmark for row in rows)
+    names = sorted(present, key=[*TITLES, *present].index)
+    return {name: [row for row in rows if row.benchmark == name] for name in names}
+
+
+def docs(rows: Sequence[Row]) -> str:
+    """The whole of docs/results.md."""
+    lines = [
+        "<!-- Written by python -m benchmarks.tables; changes are lost. -->",
+        "# Results",
+        "",
+        "Every figure is measured, by the command under its table. Ratios are to a peer of the same run.",
+        "",
+    ]
+    for name, of in by_benchmark(rows).items():
+        lines += section(name, of)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def readme_block(rows: Sequence[Row]) -> str:
+    """What stands between the markers of the README: Omniglot's accuracy, and who is how much faster."""
+    lines: list[str] = []
+    omniglot = [row for row in by_benchmark(rows).get("accuracy", []) if row.dataset == "omniglot"]
+    if omniglot:
+        lines += ["Accuracy on Omniglot in %, ours ± its 95 % interval | the paper's:", ""]
+        lines += [*pivot(omniglot, ("method", "mode"), "setting", accuracy), ""]
+    ratios = [r for of in by_benchmark(rows).values() for r in of if r.metric == RATIO and r.peer]
+    if ratios:
+        lines += ["| speed | ours | beside | times as fast |", "|---|--:|--:|--:|"]
+        lines += [_speed(ratio, rows) for ratio in ratios] + [""]
+    if lines:
+        lines += ["How these were measured, and more: [docs/results.md](docs/results.md)."]
+    return "\n".join(lines)
+
+
+def _speed(ratio: Row, rows: Sequence[Row]) -> str:
+    """The line of a ratio: the two figures it is the ratio of come from the row with the same peer."""
+
+    def key(row: Row) -> tuple[str | None, ...]:
+        return row.benchmark, row.method, row.setting, row.mode
+
+    figures = next(row for row in rows if row.peer and row.metric != RATIO and key(row) == key(ratio))
+    peer, value = str(figures.peer).rsplit(" ", 1)
+    what = ", ".join(
+        filter(None, (TITLES.get(ratio.benchmark, (ratio.benchmark,))[0], ratio.setting, ratio.mode))
+    )
+    ours = f"{number(figures.value)} {figures.metric}"
+    return f"| {what} | {ours} | {peer}: {number(float(value))} | {number(ratio.value)} |"
+
+
+def rendered() -> dict[Path, str]:
+    """What each file must hold.
+
+    Raises:
+        ValueError: if the README lacks the markers.
+    """
+    rows = read_all()
+    text = README.read_text() if README.exists() else ""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(
+            f"{README.name} lacks the lines {BEGIN} and {END}, between which results are written"
+        )
+    return {DOCS: docs(rows), README: f"{before}{begin}\n{readme_block(rows)}\n{end}{after}"}
+
+
+def stale() -> list[Path]:
+    """Files that don't hold what the results say."""
+    return [p for p, text in rendered().items() if not p.exists() or p.read_text() != text]
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing, say what is stale")
+    options = parser.parse_args()
+    try:
+        old = stale()
+        if options.check and old:
+            names = " and ".join(str(p.relative_to(ROOT)) for p in old)
+            sys.exit(f"stale: {names}; run python -m benchmarks.tables")
+        for path in old:
+            write_whole(path, rendered()[path].encode())
+            print(f"wrote {path.relative_to(ROOT)}")
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from benchmarks import accuracy, rows, tables
 from benchmarks.rows import Row
-
 from quickstudy import experiment
 from quickstudy.data.episodes import Episodes, Setting
 from quickstudy.data.images import ImageFormat
@@ -195,6 +195,7 @@ def test_accuracy_of_a_tiny_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     fit(learner, Episodes(patterns(), Setting(5, 1, 3)), 2, out=tmp_path, manifest=manifest)
 
     measured = accuracy.measure(str(tmp_path), episodes=12, seed=3)
+    trained = experiment.load_learner(tmp_path)[1]
     ways = [(row.setting, row.mode, row.paper) for row in measured]
     assert ways == [
         ("5w1s", "inductive", 98.8),
@@ -204,7 +205,7 @@ def test_accuracy_of_a_tiny_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ]
     for row in measured:
         assert (row.dataset, row.split, row.n, row.seed) == ("patterns", "test", 12, 3)
-        assert row.minutes == 0
+        assert row.minutes == trained["training"]["minutes"]
     modes = ("inductive", "transductive")
     scores = experiment.measure(tiny(), learner, display=Terminal(), episodes=12, modes=modes, seed=3)
     assert [(row.value, row.ci95) for row in measured] == [(100 * s.accuracy, 100 * s.ci95) for s in scores]

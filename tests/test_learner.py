@@ -245,7 +245,7 @@ def test_chunks_change_nothing(encoder: nn.Module, x: Tensor, monkeypatch: pytes
     with torch.no_grad():
         whole = embed(encoder, x)
         encoder[-1].register_forward_hook(lambda m, args, out: calls.append(len(args[0])))
-        monkeypatch.setattr(learner_module, "CHUNK", 7)
+        monkeypatch.setattr(learner_module, "CHUNK", {"cpu": 7})
         torch.testing.assert_close(embed(encoder, x), whole, rtol=1e-12, atol=1e-12)
     assert calls == [7, 7, 4]
 
@@ -258,7 +258,7 @@ def test_batch_statistics_are_never_those_of_a_chunk(
         for part in (x, x[:1]):
             whole = embed(encoder, part)
             with monkeypatch.context() as m:
-                m.setattr(learner_module, "CHUNK", 2)
+                m.setattr(learner_module, "CHUNK", {"cpu": 2})
                 torch.testing.assert_close(embed(encoder, part), whole, rtol=1e-12, atol=1e-12)
 
 

@@ -154,9 +154,10 @@ def train(
     except KeyboardInterrupt:
         say(f"stopped; go on with: {again}", highlight=False, soft_wrap=True)
         raise typer.Exit(130) from None
+    best = f"best validation {100 * progress.best:.2f} % at step {progress.best_step}"
     say(
-        f"{progress.stopped} after {progress.step} steps in {progress.seconds / 60:.1f} minutes; "
-        f"best validation {100 * progress.best:.2f} % at step {progress.best_step}; "
+        f"{'out of time' if progress.stopped == 'minutes' else progress.stopped} after {progress.step} steps "
+        f"in {progress.seconds / 60:.1f} minutes; {best if progress.best_step else 'no validation yet'}; "
         f"{folder / 'best.safetensors'}",
         highlight=False,
         soft_wrap=True,
@@ -314,13 +315,13 @@ def models() -> None:
     from quickstudy.display import console, table
     from quickstudy.metrics import percent
 
-    rows = table("model", "steps", "minutes", "test accuracy %")
+    rows = table("model", "minutes", "setting", "batch norm", "accuracy %")
     for name, path in experiment.models().items():
-        m = checkpoint.load(path)[1]
-        figures = "\n".join(
-            f"{f['setting']} {percent(f['accuracy'], f['ci95'])} ({f['mode']})" for f in m["figures"]
-        )
-        rows.add_row(name, str(m["training"]["steps"]), str(m["training"]["minutes"]), figures)
+        manifest = checkpoint.load(path)[1]
+        for i, f in enumerate(manifest["figures"]):
+            minutes = f"{manifest['training']['minutes']:.0f}"
+            figure = (f["setting"], f["mode"], percent(f["accuracy"], f["ci95"]))
+            rows.add_row(*(("", "") if i else (name, minutes)), *figure)
     console.print(rows)
 
 
@@ -363,10 +364,10 @@ def plot(
     learner, manifest = experiment.load_learner(checkpoint)
     with Terminal().counting("decoding") as progress:
         pool = experiment.recipe_of(manifest).pool(root=data_root, progress=progress)
-    log = (
-        Path(checkpoint) / "log.jsonl" if Path(checkpoint).is_dir() else Path(checkpoint).parent / "log.jsonl"
-    )
-    classes, size = experiment.fitting(pool, "test", _setting(setting, 5))
+    log = experiment.find(checkpoint).with_name("log.jsonl")
+    wanted = _setting(setting, 1)
+    spare = int(pool.split("test").counts.min(initial=wanted.items)) - wanted.shots
+    classes, size = experiment.fitting(pool, "test", _setting(setting, max(1, min(5, spare))))
     for path in plots.draw_all(learner, classes, size, log, out, seed):
         console.print(str(path), highlight=False, soft_wrap=True)
 
@@ -430,9 +431,10 @@ def _score_table(scores: "list[Score]", published: dict[str, float]) -> Any:
     from quickstudy.display import table
     from quickstudy.metrics import percent
 
-    rows = table("setting", "batch norm", "accuracy %, 95 % interval", "episodes", "seed", "paper %")
+    wide = "accuracy %, 95 % interval"
+    rows = table("setting", "batch norm", wide, "episodes", "seed", "paper %", wraps=(wide,))
     for s in scores:
-        paper = f"{published[s.setting]:.1f}" if s.setting in published else "–"
+        paper = f"{published[s.setting]:.1f}" if s.setting in published and s.mode == "inductive" else "–"
         accuracy = percent(s.accuracy, s.ci95)
         rows.add_row(s.setting, s.mode, accuracy, str(s.episodes), str(s.seed), paper)
     return rows

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 from torch import nn
 
 from quickstudy import experiment, plots
@@ -33,9 +34,11 @@ def run(out: Path, steps: int) -> None:
         shutil.rmtree(run_folder)
     console.print(
         Panel(
-            "A network will study letters of [bold]some[/bold] scripts, and learn how letters are told "
-            "apart. Then it sees [bold]one[/bold] example of each of 5, or 20, letters of scripts it has "
-            "never met, Greek, Armenian and Georgian, and must tell fresh drawings of them apart.",
+            Text.from_markup(
+                "A network will study letters of [bold]some[/bold] scripts, and learn how letters are told "
+                "apart. Then it sees [bold]one[/bold] example of each of 5, or 20, letters of scripts it has "
+                "never met, Greek, Armenian and Georgian, and must tell fresh drawings of them apart."
+            ),
             title="quickstudy: learning to learn",
         )
     )
@@ -68,7 +71,8 @@ def run(out: Path, steps: int) -> None:
         ),
         ("quickstudy recipes", "what else can be trained, with the papers' figures and ours"),
     ):
-        console.print(f"  [bold cyan]{command}[/bold cyan]\n      {what}", highlight=False, soft_wrap=True)
+        console.print(f"  {command}", style="bold cyan", highlight=False, soft_wrap=True)
+        console.print(f"      {what}", highlight=False, soft_wrap=True)
 
 
 def _contestants(learner: Learner) -> list[tuple[str, Learner]]:

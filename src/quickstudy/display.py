@@ -12,9 +12,9 @@ from quickstudy.data.images import Progress as Counting
 from quickstudy.metrics import Score
 from quickstudy.train import Reporter
 
-console = Console()
+console = Console(markup=False, emoji=False)  # names of files and classes may hold [brackets] and :colons:
 """For answers: standard output."""
-messages = Console(stderr=True)
+messages = Console(stderr=True, markup=False, emoji=False)
 """For progress and notices: standard error, so that answers can be piped."""
 
 
@@ -43,7 +43,7 @@ class Terminal:
             TimeRemainingColumn(),
             console=messages,
             transient=True,
-            disable=self.quiet,
+            disable=self.quiet or not messages.is_terminal,  # else it leaves an empty line
         ) as bar:
             bars: list[Any] = []
 

@@ -11,8 +11,11 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 
 from quickstudy.episode import Episode, Support
 
-CHUNK = 256
-"""Items encoded at once where no gradient is wanted: bounds the memory, and fits the caches."""
+CHUNK = {"cpu": 64}
+"""Items encoded at once where no gradient is wanted, by device: few enough that on a CPU the activations stay
+in its caches, and below the size at which the C library returns them to the system every time."""
+OTHER_CHUNK = 4096
+"""The same on other devices, which want much work at once; it bounds the memory."""
 
 
 class Learner(nn.Module, ABC):
@@ -69,10 +72,11 @@ def embed(encoder: nn.Module, x: Tensor) -> Tensor:
 
 
 def _encode(encoder: nn.Module, x: Tensor, whole: bool) -> Tensor:
-    if whole or torch.is_grad_enabled() or len(x) <= CHUNK:
+    chunk = CHUNK.get(x.device.type, OTHER_CHUNK)
+    if whole or torch.is_grad_enabled() or len(x) <= chunk:
         z: Tensor = encoder(x)
     else:
-        z = torch.cat([encoder(part) for part in x.split(CHUNK)])
+        z = torch.cat([encoder(part) for part in x.split(chunk)])
     if z.ndim != 2 or len(z) != len(x):
         raise ValueError(
             f"the encoder made {list(z.shape)} of {list(x.shape)}: it must give [B, D], one embedding "

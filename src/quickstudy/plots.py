@@ -39,7 +39,7 @@ def draw_all(
     """
     out.mkdir(parents=True, exist_ok=True)
     drawn: list[tuple[str, Figure]] = []
-    if log.exists():
+    if log.exists() and log.stat().st_size:  # it is empty until the first validation
         drawn.append(("learning-curve.png", learning_curve(log)))
     drawn.append(("episode.png", episode(learner, classes, setting, seed)))
     if isinstance(learner, Prototypical):
@@ -55,7 +55,8 @@ def learning_curve(log: Path) -> Figure:
     steps = [line["step"] for line in lines]
     figure = Figure(figsize=(7, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot(steps, [line["loss"] for line in lines], color="#0969da")
+    dot = "." if len(steps) == 1 else None  # a line of one point can't be seen
+    left.plot(steps, [line["loss"] for line in lines], color="#0969da", marker=dot)
     left.set(title="training loss", xlabel="step", ylabel="nats")
     seen = [line for line in lines if "validation" in line]
     if seen:

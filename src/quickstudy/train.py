@@ -148,6 +148,7 @@ def fit(
             f"choose a multiple of {world}"
         )
     run = Run(Path(out), manifest or {}) if out else None
+    learner.to(fabric.device)  # first, so that a resumed optimizer's state goes there as well
     bare = (optimizer or adam())(learner.parameters())
     rates = [group["lr"] for group in bare.param_groups]
     progress = run.begin(learner, bare, resume, write=rank == 0) if run else Progress()

@@ -1,6 +1,7 @@
 """Fetching a file that isn't there yet."""
 
 import hashlib
+import http.client
 import os
 import shutil
 import tempfile
@@ -8,6 +9,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import rich.console
 import rich.progress
 
 TIMEOUT = 30
@@ -36,19 +38,20 @@ def download(address: str, path: Path, md5: str | None = None) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        with (
-            urllib.request.urlopen(address, timeout=TIMEOUT) as answer,
-            os.fdopen(handle, "wb") as out,
-            rich.progress.wrap_file(
-                answer, int(answer.headers.get("Content-Length") or 0), description=path.name, transient=True
-            ) as body,
-        ):
-            shutil.copyfileobj(body, out)
+        console = rich.console.Console(stderr=True)  # so that answers can be piped
+        with os.fdopen(handle, "wb") as out, urllib.request.urlopen(address, timeout=TIMEOUT) as answer:
+            size = int(answer.headers.get("Content-Length") or 0)
+            with rich.progress.wrap_file(
+                answer, size, description=path.name, transient=True, console=console
+            ) as body:
+                shutil.copyfileobj(body, out)
+            if out.tell() < size:
+                raise ConnectionError(f"it broke off after {out.tell()} of {size} bytes")
         if md5 and hashlib.md5(Path(temporary).read_bytes(), usedforsecurity=False).hexdigest() != md5:
             raise OSError(f"what came from {address} has the wrong checksum: try again later")
         os.replace(temporary, path)
-    except urllib.error.URLError as error:
-        reason = error.reason
+    except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+        reason = getattr(error, "reason", error)
         raise OSError(
             f"{path} is absent and {address} can't be reached ({reason}): put the file there yourself, or "
             "name the folder that has it with --data-root or QUICKSTUDY_DATA"

@@ -96,7 +96,7 @@ def find_images(root: Path) -> dict[str, list[Path]]:
 
 def images_in(folder: Path) -> list[Path]:
     """Picture files in a folder, by their endings, sorted by name."""
-    endings = set(Image.registered_extensions())
+    endings = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}  # no PDF
     return sorted(
         p
         for p in folder.iterdir()
@@ -116,6 +116,8 @@ def deal_out(classes: int, fractions: Sequence[float], seed: int) -> dict[str, l
     sizes = [max(int(f > 0), round(f * classes)) for f in fractions[1:]]
     while sum(sizes) > classes - int(fractions[0] > 0):
         sizes[int(np.argmax(sizes))] -= 1
+    if not fractions[0]:  # what rounding left over is not for training
+        sizes[int(np.argmax(sizes))] += classes - sum(sizes)
     order = np.random.default_rng(seed).permutation(classes).tolist()
     bounds = [0, classes - sum(sizes), classes - sizes[1], classes]
     return {s: sorted(order[a:b]) for s, a, b in zip(SPLITS, bounds[:-1], bounds[1:], strict=True)}
@@ -127,7 +129,7 @@ def read_split(path: str | Path, classes: list[str]) -> dict[str, list[int]]:
     if not path.is_file():
         raise FileNotFoundError(f"no split file at {path}")
     try:
-        lists: dict[str, list[str]] = json.loads(path.read_text())
+        lists: dict[str, list[str]] = json.loads(path.read_text(encoding="utf-8"))
         unknown = sorted({c for names in lists.values() for c in names} - set(classes))
     except (ValueError, AttributeError, TypeError):
         raise ValueError(

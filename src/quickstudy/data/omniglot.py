@@ -6,7 +6,9 @@ probabilistic program induction", Science 2015. MIT licence.
 
 import re
 import zipfile
+import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -63,7 +65,8 @@ def omniglot(
     members = [_members(path) for path in archives]
     key = [split, lists, rotations, [[(m.filename, m.CRC) for m in part] for part in members]]
     build = partial(_build, archives, members, lists, rotations, ImageFormat(size, 1, invert=True), progress)
-    return cached_pool("omniglot", key, build, ImageFormat(size, 1, invert=True))
+    pool = cached_pool("omniglot", key, build, ImageFormat(size, 1, invert=True))
+    return replace(pool, name=f"omniglot-{split}")
 
 
 def _members(path: Path) -> list[zipfile.ZipInfo]:
@@ -94,8 +97,11 @@ def _build(
     for z in opened:
         z.close()
     if bad:
-        i, reason = next(iter(bad.items()))
-        raise OSError(f"{len(bad)} pictures of Omniglot can't be read, first of {names[i]}: {reason}")
+        i, reason = min(bad.items())
+        raise OSError(
+            f"{len(bad)} pictures of Omniglot can't be read, first of {names[i]}: {reason}; delete "
+            f"{archives[i >= len(members[0])]}, and it will be fetched again"
+        )
     classes, counts = np.unique(names, return_counts=True)
     upright = upright[np.argsort(names, kind="stable")]
     splits = _by_lists(classes.tolist(), lists) if lists else _lake(classes.tolist(), members)
@@ -110,8 +116,8 @@ def _build(
 def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
     try:
         return archive.read(member)
-    except zipfile.BadZipFile as error:
-        raise OSError(str(error)) from None
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise OSError(f"damaged: {error}") from None
 
 
 def _lake(classes: list[str], members: list[list[zipfile.ZipInfo]]) -> dict[str, list[int]]:

@@ -174,10 +174,11 @@ def cached_pool(
 
             def allocate(n: int) -> Bytes:
                 shape = (n, *image_format.shape)
+                items = np.lib.format.open_memmap(temporary / "items.npy", "w+", np.uint8, shape)
                 if hasattr(os, "posix_fallocate"):  # a full disk now is an error, later a crash
-                    with (temporary / "items.npy").open("wb") as f:
-                        os.posix_fallocate(f.fileno(), 0, 128 + math.prod(shape))
-                return np.lib.format.open_memmap(temporary / "items.npy", "w+", np.uint8, shape)
+                    with (temporary / "items.npy").open("r+b") as f:
+                        os.posix_fallocate(f.fileno(), 0, items.offset + math.prod(shape))
+                return items
 
             parts = build(allocate)
             (temporary / "pool.json").write_text(json.dumps(parts))

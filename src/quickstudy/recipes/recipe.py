@@ -40,7 +40,7 @@ class Recipe:
         validation_episodes: how many of them.
         precision: of training, as Lightning Fabric names it; evaluation is float32 always.
         every: steps between validations.
-        published: the paper's accuracy in % for the tests, by name.
+        published: the paper's inductive accuracy in % for the tests, by name.
     """
 
     summary: str

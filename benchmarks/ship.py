@@ -1,0 +1,46 @@
+"""Put a trained checkpoint into the library: `python -m benchmarks.ship RUN [RUN ...]`.
+
+Each is measured anew on the test settings of its recipe, inductive and transductive, and lands in
+`src/quickstudy/models/` under the name of its recipe with these figures in its manifest.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quickstudy import checkpoint, experiment
+from quickstudy.display import Terminal
+from quickstudy.memory import keep_freed_memory
+
+MODELS = Path(experiment.__file__).parent / "models"
+LARGEST = 500_000
+"""Bytes: shipped models come with every installation."""
+
+
+def main(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of trainings, or checkpoint files.")],
+    episodes: Annotated[int, typer.Option(help="Test tasks a setting and mode.")] = 1000,
+) -> None:
+    """Measure and ship."""
+    keep_freed_memory()
+    for run in runs:
+        learner, manifest = experiment.load_learner(run)
+        scores = experiment.measure(
+            experiment.recipe_of(manifest),
+            learner,
+            display=Terminal(),
+            episodes=episodes,
+            modes=("inductive", "transductive"),
+        )
+        manifest["figures"] = [score.as_dict() for score in scores]
+        path = MODELS / f"{manifest['recipe']}.safetensors"
+        checkpoint.save(path, learner.state_dict(), manifest)
+        if (size := path.stat().st_size) > LARGEST:
+            path.unlink()
+            raise SystemExit(f"{run} takes {size} bytes: at most {LARGEST} are shipped")
+        print(f"{path.name}: {'; '.join(map(str, scores))}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

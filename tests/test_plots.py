@@ -1,0 +1,198 @@
+"""The pictures: what is drawn, and that odd sizes are drawn at all."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib import colors
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import nn
+
+from quickstudy import plots
+from quickstudy.data.episodes import Episodes, Setting
+from quickstudy.data.pool import ClassPool
+from quickstudy.encoders import Conv4
+from quickstudy.learner import Learner
+from quickstudy.learners.prototypical import Prototypical
+
+
+def shaded_pool(classes: int, items: int = 8, channels: int = 1) -> ClassPool:
+    """Class c has the shade 20 c, give or take a little."""
+    noise = np.random.default_rng(0).integers(0, 9, (classes, items, channels, 16, 16))
+    shades = 20 * np.arange(classes)[:, None, None, None, None] + noise
+    pictures = shades.astype(np.uint8).reshape(-1, channels, 16, 16)
+    return ClassPool.from_arrays(pictures, [f"c{i}" for i in range(classes)], [items] * classes)
+
+
+@pytest.fixture
+def learner() -> Prototypical:
+    return Prototypical(nn.Flatten())
+
+
+def log_of(path: Path, validations: list[float | None]) -> Path:
+    lines = []
+    for i, accuracy in enumerate(validations, 1):
+        line = {"step": 10 * i, "loss": 2.0 / i, "lr": 0.01}
+        if accuracy is not None:
+            line |= {"validation": accuracy, "ci95": 0.01}
+        lines.append(json.dumps(line) + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(lines))
+    return path
+
+
+def drawn(figure: Figure) -> None:
+    """Drawing finds what making the figure does not: glyphs that are missing, sizes that don't work."""
+    figure.canvas.draw()
+
+
+# The learning curve
+
+
+def test_learning_curve(tmp_path: Path) -> None:
+    figure = plots.learning_curve(log_of(tmp_path / "log.jsonl", [0.5, None, 0.8, 0.7]))
+    left, right = figure.axes
+    assert (left.get_title(), left.get_xlabel(), left.get_ylabel()) == ("training loss", "step", "nats")
+    assert right.get_title() == "validation accuracy, 95 % band; best 80.0 %"
+    assert (right.get_xlabel(), right.get_ylabel()) == ("step", "%")
+    np.testing.assert_allclose(left.lines[0].get_xydata(), [(10, 2), (20, 1), (30, 2 / 3), (40, 0.5)])
+    np.testing.assert_allclose(right.lines[0].get_xydata(), [(10, 50), (30, 80), (40, 70)])
+    np.testing.assert_allclose(right.lines[1].get_xydata(), [(30, 80)])
+    drawn(figure)
+
+
+@pytest.mark.parametrize("accuracy", [0.5, None])
+def test_a_single_line_of_the_log_can_be_seen(tmp_path: Path, accuracy: float | None) -> None:
+    figure = plots.learning_curve(log_of(tmp_path / "log.jsonl", [accuracy]))
+    drawn(figure)
+    left, right = figure.axes
+    assert left.lines[0].get_marker() not in ("None", None), "a line of one point has no length"
+    assert right.get_title() == (
+        "validation accuracy, 95 % band; best 50.0 %" if accuracy else "no validation"
+    )
+
+
+# The episode
+
+
+@pytest.mark.parametrize(("ways", "shots", "queries"), [(5, 1, 4), (2, 1, 1), (3, 3, 2)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_episode(learner: Prototypical, ways: int, shots: int, queries: int, channels: int) -> None:
+    pool, setting = shaded_pool(8, channels=channels), Setting(ways, shots, queries)
+    figure = plots.episode(learner, pool, setting, seed=3)
+    drawn(figure)
+    grid = np.array(figure.axes).reshape(ways, shots + 1 + queries)
+    assert [row[0].get_ylabel() for row in grid] == [f"class {k + 1}" for k in range(ways)]
+    assert figure.get_suptitle() == f"{ways}w{shots}s: support | queries, 100% right"
+    one = Episodes(pool, setting, 1, 3)[0]
+    for k in range(ways):
+        for j in range(queries):
+            axes = grid[k, shots + 1 + j]
+            shown = np.asarray(axes.images[0].get_array())
+            np.testing.assert_allclose(shown.mean(), one.query_x[0, k * queries + j].mean(), atol=1e-6)
+            assert axes.get_xlabel() == ""
+            assert axes.spines["left"].get_edgecolor() == colors.to_rgba(plots.RIGHT)
+        assert not grid[k, shots].axison, "a gap between support and queries"
+
+
+def test_wrong_answers_are_framed_and_named() -> None:
+    class First(Prototypical):
+        """Takes everything for class 1."""
+
+        def predict(self, *args: object) -> object:
+            scores = super().predict(*args)  # pyright: ignore
+            scores[..., 0] = 1e9
+            return scores
+
+    figure = plots.episode(First(nn.Flatten()), shaded_pool(3), Setting(3, 1, 2))
+    drawn(figure)
+    grid = np.array(figure.axes).reshape(3, 4)
+    assert figure.get_suptitle() == "3w1s: support | queries, 33% right"
+    assert [axes.get_xlabel() for axes in grid[:, 2]] == ["", "as class 1", "as class 1"]
+    assert grid[2, 3].spines["left"].get_edgecolor() == colors.to_rgba(plots.WRONG)
+
+
+# The embedding
+
+
+@pytest.mark.parametrize(("classes", "items", "ways"), [(12, 30, 10), (2, 3, 2), (2, 2, 2)])
+def test_embedding(classes: int, items: int, ways: int) -> None:
+    figure = plots.embedding(Prototypical(Conv4(1, 4)), shaded_pool(classes, items))
+    drawn(figure)
+    (axes,) = figure.axes
+    shown = min(20, items) - 1
+    assert axes.get_title() == f"{ways} unseen classes, {ways * shown} items"
+    assert axes.get_xlabel().startswith("first principal component (")
+    assert axes.get_ylabel().startswith("second (")
+    points, stars = axes.collections
+    assert len(np.asarray(points.get_offsets())) == ways * shown
+    assert len(np.asarray(stars.get_offsets())) == ways
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["prototypes"]
+
+
+def test_a_prototype_lies_in_the_middle_of_its_items(learner: Prototypical) -> None:
+    figure = plots.embedding(learner, shaded_pool(2, 6))
+    points, stars = (np.asarray(c.get_offsets()) for c in figure.axes[0].collections)
+    np.testing.assert_allclose(points.reshape(2, 5, 2).mean(1), stars, atol=1e-5)
+
+
+# The bars
+
+
+def test_bars() -> None:
+    rows = [("chance", [(20.0, 0.0), (5.0, 0.0)]), ("network", [(98.0, 0.3), (94.5, 0.4)])]
+    figure = plots.bars("Letters", rows, ["5-way", "20-way"])
+    drawn(figure)
+    (axes,) = figure.axes
+    assert (axes.get_title(), axes.get_ylabel()) == ("Letters", "accuracy, %")
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["5-way", "20-way"]
+    assert [bar.get_height() for bar in axes.patches] == [20.0, 5.0, 98.0, 94.5]
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [t.get_text() for t in legend.get_texts()] == ["chance", "network"]
+
+
+# All of them
+
+
+def sizes(files: list[Path]) -> list[tuple[int, int]]:
+    found = []
+    for path in files:
+        with Image.open(path) as image:
+            image.load()
+            found.append(image.size)
+    return found
+
+
+def test_all_pictures_are_written(learner: Prototypical, tmp_path: Path) -> None:
+    log = log_of(tmp_path / "log.jsonl", [0.5, 0.6])
+    files = plots.draw_all(learner, shaded_pool(6), Setting(5, 1, 3), log, tmp_path / "new" / "out")
+    assert [p.name for p in files] == ["learning-curve.png", "episode.png", "embedding.png"]
+    assert sorted(files) == sorted((tmp_path / "new" / "out").iterdir())
+    assert all(min(size) >= 300 for size in sizes(files))
+
+
+@pytest.mark.parametrize("content", [None, ""])
+def test_without_a_log_two_classes_one_shot(
+    learner: Prototypical, tmp_path: Path, content: str | None
+) -> None:
+    """A log is empty until the first validation."""
+    log = tmp_path / "log.jsonl"
+    if content is not None:
+        log.write_text(content)
+    files = plots.draw_all(learner, shaded_pool(2, 2), Setting(2, 1, 1), log, tmp_path / "out")
+    assert [p.name for p in files] == ["episode.png", "embedding.png"]
+    assert all(min(size) >= 300 for size in sizes(files))
+
+
+def test_a_learner_that_embeds_nothing_has_no_embedding_drawn(tmp_path: Path) -> None:
+    class Guess(Learner):
+        def predict(self, support: object, query_x: object) -> object:
+            return Prototypical(nn.Flatten()).predict(support, query_x)  # pyright: ignore
+
+    files = plots.draw_all(Guess(), shaded_pool(3), Setting(2, 1, 1), tmp_path / "log", tmp_path / "out")
+    assert [p.name for p in files] == ["episode.png"]

@@ -2,15 +2,16 @@
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from quickstudy.data.images import Progress as Counting
-from quickstudy.metrics import Score
-from quickstudy.train import Reporter
+if TYPE_CHECKING:  # lists are quick without torch
+    from quickstudy.data.images import Progress as Counting
+    from quickstudy.metrics import Score
+    from quickstudy.train import Reporter
 
 console = Console(markup=False, emoji=False)  # names of files and classes may hold [brackets] and :colons:
 """For answers: standard output."""
@@ -34,7 +35,7 @@ class Terminal:
         self.quiet = quiet
 
     @contextmanager
-    def counting(self, what: str) -> Generator[Counting]:
+    def counting(self, what: str) -> "Generator[Counting]":
         """A bar that appears with the first report and vanishes in the end."""
         with Progress(
             TextColumn(what),
@@ -55,7 +56,7 @@ class Terminal:
             yield count
 
     @contextmanager
-    def training(self, steps: int) -> Generator[Reporter]:
+    def training(self, steps: int) -> "Generator[Reporter]":
         """A bar with loss, validation accuracy, tasks per second and time left."""
         live = messages.is_terminal
         with Progress(
@@ -76,7 +77,7 @@ class Terminal:
                 smooth[:] = [*smooth[-49:], report["loss"]]
                 loss = sum(smooth) / len(smooth)
                 bar.update(task, completed=step, loss=loss, rate=report["tasks_per_second"])
-                score: Score | None = report.get("validation")
+                score: "Score | None" = report.get("validation")
                 if score:
                     text = f"{100 * score.accuracy:.1f} % {score.setting}"
                     bar.update(task, validation=text)

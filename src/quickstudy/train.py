@@ -122,7 +122,7 @@ def fit(
         validation_episodes: how many of its tasks each validation takes.
         every: steps between validations; log line and checkpoint are written then too.
         patience: stop after so many validations without a better one.
-        minutes: stop after so long, over all sessions; can be resumed.
+        minutes: stop after so long; can be resumed, for as long again.
         clip: largest norm of the gradient.
         fabric: device, precision and processes; one CPU or accelerator in float32 by default.
         out: folder for `best.safetensors`, `last.safetensors` and `log.jsonl`; nothing is written without.
@@ -155,7 +155,8 @@ def fit(
     fabric.barrier()
     best_weights = run.best_weights() if run and progress.best_step else None
     model, wrapped = fabric.setup(learner, bare)
-    episodes, started = episodes.on(fabric.device), time.monotonic() - progress.seconds
+    episodes, before = episodes.on(fabric.device), progress.seconds
+    started = time.monotonic() - before
     if progress.stopped != "patience":
         progress.stopped = ""
 
@@ -194,7 +195,7 @@ def fit(
             last = progress.step == steps
             if stop:
                 progress.stopped = "interrupted"
-            elif minutes and progress.seconds >= 60 * minutes and not last:
+            elif minutes and progress.seconds - before >= 60 * minutes and not last:
                 progress.stopped = "minutes"
             if progress.step % every == 0 or last:
                 if validation:

@@ -1,0 +1,463 @@
+"""The program as its users meet it: what it prints where, and with which exit code."""
+
+import contextlib
+import csv
+import io
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from quickstudy import checkpoint, display
+from quickstudy.__main__ import main
+
+CLASSES, PICTURES = 16, 12
+OWN = "--size 28 --grey --ways 5 --queries 3 --accelerator cpu --precision 32-true"
+"""Of the pictures below: 10 classes to train on, 3 to validate and 3 to test."""
+
+
+@dataclass
+class Answer:
+    """What a command came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[[str], Answer]
+
+
+def draw(folder: Path) -> Path:
+    """A pattern for each class, seen through noise."""
+    rng = np.random.default_rng(0)
+    for c in range(CLASSES):
+        pattern = np.kron(rng.integers(0, 256, (5, 5)), np.ones((6, 6)))
+        (folder / f"class {c:02} (é)").mkdir(parents=True)
+        for j in range(PICTURES):
+            page = (pattern + rng.normal(0, 30, pattern.shape)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(page).save(folder / f"class {c:02} (é)" / f"{j:02}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pictures, the cache and a finished training, shared by the tests that only read them."""
+    home = tmp_path_factory.mktemp("home")
+    draw(home / "pics")
+    with pytest.MonkeyPatch.context() as patch:
+        fresh_machine(home, patch)
+        finished = call(
+            f"train prototypical-images --images pics {OWN} --steps 12 --test-episodes 20 --out r"
+        )
+    assert finished.code == 0, finished.err
+    (home / "first.txt").write_text(f"{finished.out}\0{finished.err}")
+    return home
+
+
+def fresh_machine(home: Path, patch: pytest.MonkeyPatch) -> None:
+    """Nothing is configured, and nothing is on disk but what the tests put into `home`."""
+    patch.setenv("QUICKSTUDY_CACHE", str(home / "cache"))
+    patch.setenv("COLUMNS", "100")
+    for name in ("QUICKSTUDY_DATA", "QUICKSTUDY_DEBUG", "FORCE_COLOR", "NO_COLOR", "TERM"):
+        patch.delenv(name, raising=False)
+    patch.chdir(home)
+    # it would hold this process's peak of memory for all tests that follow
+    patch.setattr("quickstudy.memory.keep_freed_memory", lambda: True)
+
+
+def call(line: str) -> Answer:
+    """`quickstudy LINE` in this process, as the installed script calls it."""
+    out, err = io.StringIO(), io.StringIO()
+    code: object = 0
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        warnings.catch_warnings(),  # the program shows warnings in its own way; put that back
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        warnings.filterwarnings("default", message=".*pictures can't be read")
+        patch.setattr(sys, "argv", ["quickstudy", *shlex.split(line)])
+        for console in (display.console, display.messages):  # which asked for it when they were made
+            patch.setattr(console, "width", int(os.environ["COLUMNS"]))
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code
+    if isinstance(code, str):  # what the interpreter does with it
+        err.write(f"{code}\n")
+        code = 1
+    assert code is None or isinstance(code, int)
+    return Answer(code or 0, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture
+def run(home: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    fresh_machine(home, monkeypatch)
+    return call
+
+
+def refused(answer: Answer, *parts: str) -> None:
+    """One line on standard error that holds all of `parts`, nothing else, exit code 1."""
+    assert (answer.code, answer.out) == (1, ""), answer
+    assert answer.err.startswith("error: ")
+    assert answer.err.count("\n") == 1, answer.err
+    for part in parts:
+        assert part in answer.err
+
+
+def own(out: Path | str, more: str = "") -> str:
+    return f"train prototypical-images --images pics {OWN} --test-episodes 20 --out {out} {more}"
+
+
+def program(line: str, home: Path, **rest: object) -> subprocess.Popen[str]:
+    """`python -m quickstudy LINE` in a process of its own."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("QUICKSTUDY_DATA", "FORCE_COLOR")}
+    environment |= {"QUICKSTUDY_CACHE": str(home / "cache"), "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "quickstudy", *shlex.split(line)],
+        cwd=home,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **rest,  # pyright: ignore
+    )
+
+
+# Train, evaluate, predict, plot
+
+
+def test_a_training_tells_how_it_went_and_tests_in_the_end(home: Path) -> None:
+    out, err = (home / "first.txt").read_text().split("\0")
+    assert err.splitlines()[0].startswith("step 12 of 12: loss ")
+    assert err.splitlines()[1].startswith("finished after 12 steps in 0.")
+    assert err.splitlines()[1].endswith("r/best.safetensors")
+    assert len(err.splitlines()) == 2
+    assert "3w1s" in out, "three test classes are left, so the test is 3-way"
+    assert "inductive" in out
+    names = sorted(p.name for p in (home / "r").iterdir())
+    assert names == ["best.json", "best.safetensors", "last.json", "last.safetensors", "log.jsonl"]
+    manifest = checkpoint.load(home / "r" / "best.safetensors")[1]
+    assert manifest["recipe"] == "prototypical-images"
+    assert manifest["arguments"] == {"images": "pics", "size": 28, "grey": True, "ways": 5, "queries": 3}
+    (figure,) = manifest["figures"]
+    assert (figure["episodes"], figure["setting"], figure["mode"]) == (20, "3w1s", "inductive")
+    assert figure["accuracy"] > 0.8
+
+
+def test_evaluate_prints_a_table_that_fits(run: Run) -> None:
+    answer = run("evaluate r --mode both --episodes 10 --setting 3w1s --setting 2w5s --queries 4")
+    assert (answer.code, answer.err) == (0, "")
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in answer.out.splitlines()]
+    found = [(row[0], row[1], *row[3:]) for row in rows if row]
+    assert found == [
+        ("3w1s", "inductive", "10", "0", "–"),
+        ("3w1s", "transductive", "10", "0", "–"),
+        ("2w5s", "inductive", "10", "0", "–"),
+        ("2w5s", "transductive", "10", "0", "–"),
+    ]
+
+
+def test_headers_stay_whole_on_a_narrow_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    answer = run("evaluate r --mode both --episodes 10")
+    assert all(len(line) <= 80 for line in answer.out.splitlines())
+    for word in ("setting", "batch norm", "accuracy %", "episodes", "seed", "paper %", "transductive"):
+        assert word in answer.out
+    for word in ("model", "minutes", "setting", "batch norm", "accuracy %"):
+        assert word in run("models").out
+
+
+def test_evaluate_as_json(run: Run) -> None:
+    answer = run("evaluate r/best.safetensors --mode both --episodes 10 --seed 3 --json")
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out.startswith("["), "not even an empty line before it"
+    inductive, transductive = json.loads(answer.out)
+    assert list(inductive) == ["accuracy", "ci95", "episodes", "seed", "setting", "mode"]
+    assert (inductive["mode"], transductive["mode"]) == ("inductive", "transductive")
+    assert (inductive["seed"], inductive["episodes"], inductive["setting"]) == (3, 10, "3w1s")
+    assert run("evaluate r --mode both --episodes 10 --seed 3 --json").out == answer.out, "repeatable"
+
+
+def test_evaluate_on_other_pictures(run: Run) -> None:
+    answer = run("evaluate r --images pics --setting 16w1s --queries 3 --episodes 10 --json")
+    assert json.loads(answer.out)[0]["setting"] == "16w1s", "all 16 classes are test classes here"
+
+
+@pytest.fixture
+def few(home: Path, tmp_path: Path) -> Path:
+    """One, two and three pictures of three classes, under names that rich would take for its markup."""
+    names = ["a [red]", "b []", ":cat: (é)"]
+    for c, name in enumerate(names):
+        (tmp_path / "few" / name).mkdir(parents=True)
+        for j in range(c + 1):
+            source = home / "pics" / f"class {c:02} (é)" / f"{j:02}.png"
+            (tmp_path / "few" / name / f"{j}.png").write_bytes(source.read_bytes())
+        source = home / "pics" / f"class {c:02} (é)" / "09.png"
+        (tmp_path / "asked").mkdir(exist_ok=True)
+        (tmp_path / "asked" / f"{c} [bold].png").write_bytes(source.read_bytes())
+    return tmp_path
+
+
+def test_predict(run: Run, few: Path) -> None:
+    line = f"predict r --support {few / 'few'} --query {few / 'asked'}"
+    as_json = run(f"{line} --format json")
+    assert (as_json.code, as_json.err) == (0, "")
+    rows = json.loads(as_json.out)
+    assert [Path(row["file"]).name for row in rows] == [f"{c} [bold].png" for c in range(3)]
+    assert [row["label"] for row in rows] == ["a [red]", "b []", ":cat: (é)"]
+    assert [list(row["probabilities"]) for row in rows] == [[":cat: (é)", "a [red]", "b []"]] * 3
+    assert [sum(row["probabilities"].values()) for row in rows] == pytest.approx([1, 1, 1], abs=1e-5)
+
+    header, *body = csv.reader(io.StringIO(run(f"{line} --format csv").out))
+    assert header == ["file", "label", ":cat: (é)", "a [red]", "b []"]
+    assert [(row[0], row[1]) for row in body] == [(row["file"], row["label"]) for row in rows]
+    for found, row in zip(body, rows, strict=True):
+        assert [float(v) for v in found[2:]] == pytest.approx(list(row["probabilities"].values()), abs=1e-6)
+
+    table = run(line).out
+    for part in ("picture", "0 [bold].png", "a [red]", ":cat: (é)", "b []", "%"):
+        assert part in table
+
+
+def test_predict_with_pictures_that_cannot_be_read(run: Run, few: Path) -> None:
+    (few / "asked" / "x.png").write_bytes(b"no picture")
+    line = f"predict r --support {few / 'few'} --query {few / 'asked'} --format json"
+    refused(run(line), "1 of 10 pictures can't be read", "x.png", "--skip-corrupt")
+    skipped = run(f"{line} --skip-corrupt")
+    assert skipped.code == 0
+    assert skipped.err.startswith("warning: 1 of 10 pictures can't be read")
+    assert skipped.err.count("\n") == 1
+    assert len(json.loads(skipped.out)) == 3
+
+
+def test_plot(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "plots [/b]"
+    # 2-way 11-shot leaves one picture of each class to ask about
+    answer = run(f"plot r --setting 2w11s --out '{out}'")
+    assert (answer.code, answer.err) == (0, "")
+    names = ["learning-curve.png", "episode.png", "embedding.png"]
+    assert answer.out.splitlines() == [str(out / name) for name in names]
+    assert all((out / name).stat().st_size > 1000 for name in names)
+
+
+def test_a_shipped_model_is_not_given_the_curve_of_whoever_lies_here(
+    run: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "models" / "mine.safetensors"
+    model.parent.mkdir()
+    model.write_bytes((home / "r" / "best.safetensors").read_bytes())
+    monkeypatch.setattr("quickstudy.experiment.models", lambda: {"mine": model})
+    (home / "log.jsonl").write_text((home / "r" / "log.jsonl").read_text())
+    try:
+        answer = run(f"plot mine --setting 2w1s --out {tmp_path / 'plots'}")
+    finally:
+        (home / "log.jsonl").unlink()
+    assert "episode.png" in answer.out
+    assert "learning-curve.png" not in answer.out
+
+
+# Stopping and going on
+
+
+def test_minutes_and_resume(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "my run"
+    first = run(own(f"'{out}'", "--steps 6 --minutes 0.00001"))
+    assert (first.code, first.out) == (0, ""), "no test of what is not finished"
+    said, go_on = first.err.splitlines()
+    assert said.startswith("out of time after 1 steps in 0.0 minutes; no validation yet; ")
+    assert said.endswith("my run/best.safetensors")
+    assert go_on.startswith("go on with: quickstudy train prototypical-images --images pics ")
+    assert "--minutes" not in go_on, "it would stop again at once: the limit is over all sessions"
+    second = run(go_on.removeprefix("go on with: quickstudy "))
+    assert second.code == 0
+    assert "finished after 6 steps" in second.err
+    assert "3w1s" in second.out
+    last = checkpoint.load(out / "last.safetensors")[1]
+    assert last["progress"]["step"] == 6
+    again = run(f"{go_on.removeprefix('go on with: quickstudy ')} --test-episodes 0")
+    assert (again.code, again.out) == (0, "")
+    assert "finished after 6 steps" in again.err, "a finished one stays as it is"
+
+
+def test_a_training_is_not_overwritten(run: Run, home: Path) -> None:
+    before = (home / "r" / "best.safetensors").read_bytes()
+    refused(run(own("r", "--steps 12")), "r holds a training already", "--resume", "--out")
+    refused(run(own("r", "--steps 13 --resume")), "'steps': 12", "'steps': 13", "same options")
+    assert (home / "r" / "best.safetensors").read_bytes() == before
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(run: Run, home: Path, tmp_path: Path) -> None:
+    line = own(tmp_path / "r", "--steps 100000")
+    # a session of its own, so that nobody else is interrupted
+    with program(line, home, start_new_session=True) as child:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "r" / "log.jsonl").exists() and child.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(0.5)  # some steps
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=60)
+    assert child.returncode == 130, err
+    assert out == ""
+    assert "Traceback" not in err
+    said = [text for text in err.splitlines() if not text.startswith("step ")]
+    assert said == [f"stopped; go on with: quickstudy {shlex.join(shlex.split(line))} --resume"]
+    done = checkpoint.load(tmp_path / "r" / "last.safetensors")[1]["progress"]["step"]
+    assert done > 0
+    resumed = run(f"{line} --resume --minutes 0.00001")
+    assert resumed.code == 0
+    assert resumed.err.splitlines()[-2].startswith(f"out of time after {done + 1} steps")
+
+
+def test_two_processes_speak_with_one_voice(home: Path, tmp_path: Path) -> None:
+    line = own(tmp_path / "r", "--devices 2 --tasks 2 --steps 4")
+    with program(line, home) as child:
+        out, err = child.communicate(timeout=200)
+    assert child.returncode == 0, err
+    assert out.count("3w1s") == 1
+    assert err.count("finished after 4 steps") == 1
+    assert err.count("step 4 of 4") == 1
+    assert checkpoint.load(tmp_path / "r" / "last.safetensors")[1]["progress"]["step"] == 4
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("line", "parts"),
+    [
+        ("train nosuch", ["there is no recipe 'nosuch': choose one of", "prototypical-glyphs"]),
+        ("train prototypical-images", ["prototypical-images needs --images DIR"]),
+        ("train prototypical-glyphs --ways 3 --skip-corrupt", ["--ways, --skip-corrupt", "states its own"]),
+        ("train prototypical-images --images nowhere", ["nowhere is not a folder"]),
+        ("train prototypical-images --images pics --split no.json", ["no split file at no.json"]),
+        (f"train prototypical-images --images pics {OWN} --ways 11", ["11 ways", "10 classes", "at most 10"]),
+        (
+            f"train prototypical-images --images pics {OWN} --queries 12",
+            ["1 shots + 12 queries", "(é)' (12)", "and 5 more", "lower shots or queries"],
+        ),
+        ("train prototypical-glyphs --precision 7", ["'7'"]),
+        ("train prototypical-glyphs --accelerator warp", ["'warp'"]),
+        ("evaluate r --setting 5way", ["setting '5way' is not of the form 5w1s"]),
+        ("evaluate r --setting 1w1s", ["ways is 1: it must be at least 2"]),
+        ("evaluate nosuch", ["there is no checkpoint or model 'nosuch': shipped models are"]),
+        ("evaluate no/such.safetensors", ["no checkpoint at no/such.safetensors"]),
+        ("evaluate pics", ["no checkpoint at pics/best.safetensors: a training writes"]),
+        ("predict r --support nowhere --query pics", ["nowhere is not a folder"]),
+        ("predict r --support pics --query nowhere", ["there is no picture or folder nowhere"]),
+        ("plot r --setting x", ["setting 'x' is not of the form 5w1s"]),
+        ("data --data-root nowhere", ["--data-root names nowhere, which is not a folder"]),
+    ],
+)
+def test_one_line_says_what_is_wrong(run: Run, line: str, parts: list[str]) -> None:
+    refused(run(line), *parts)
+
+
+@pytest.mark.parametrize("line", ["train", "nosuch", "evaluate r --mode other", "predict r --support pics"])
+def test_wrong_usage_points_to_the_help(run: Run, line: str) -> None:
+    answer = run(line)
+    assert answer.code == 2
+    assert "Try 'quickstudy" in answer.err
+
+
+def test_out_that_cannot_be_written_is_found_before_training(run: Run, home: Path) -> None:
+    path = "pics/'class 00 (é)'/00.png/r"  # below a file nobody can write, not even root
+    refused(
+        run(own(path, "--steps 100000")), "can't write pics/class 00 (é)/00.png/r/", "name another folder"
+    )
+
+
+def test_checkpoints_that_do_not_fit(run: Run, home: Path, tmp_path: Path) -> None:
+    weights, manifest = checkpoint.load(home / "r" / "best.safetensors")
+    path = tmp_path / "other.safetensors"
+    name = next(k for k in weights if k.startswith("encoder.convs.1"))
+    wider = {k: v for k, v in weights.items() if k != name}
+    checkpoint.save(path, wider, manifest)
+    refused(run(f"evaluate {path}"), f"{path} is of another encoder or learner: it lacks {name}")
+    checkpoint.save(path, wider | {name: weights[name][:5]}, manifest)
+    refused(run(f"evaluate {path}"), f"{path} is of another encoder", "[5, 64, 3, 3]", "[64, 64, 3, 3]")
+    checkpoint.save(path, weights, manifest | {"recipe": "later-idea"})
+    refused(run(f"evaluate {path}"), "was trained by recipe 'later-idea', which this version lacks")
+
+
+def test_damaged_checkpoints(run: Run, home: Path, tmp_path: Path) -> None:
+    whole = (home / "r" / "best.safetensors").read_bytes()
+    for content in (b"", b"hello", whole[:300], whole[:-7]):
+        (tmp_path / "best.safetensors").write_bytes(content)
+        refused(run(f"evaluate {tmp_path}"), "best.safetensors is damaged or no safetensors file")
+
+
+def test_debug_shows_where_an_error_comes_from(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUICKSTUDY_DEBUG", "1")
+    with pytest.raises(ValueError, match="there is no recipe 'nosuch'"):
+        run("train nosuch")
+
+
+def test_an_error_is_one_line_from_outside_too(home: Path) -> None:
+    with program("data --data-root nowhere", home) as child:
+        out, err = child.communicate(timeout=60)
+    assert (child.returncode, out) == (1, "")
+    assert err == "error: --data-root names nowhere, which is not a folder\n"
+
+
+# Lists, on a machine that has nothing
+
+
+def test_lists_need_neither_data_nor_network(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUICKSTUDY_CACHE", str(tmp_path / "cache"))
+    data, recipes, models = run("data"), run("recipes"), run("models")
+    assert [a.code for a in (data, recipes, models)] == [0, 0, 0]
+    assert [a.err for a in (data, recipes, models)] == ["", "", ""]
+    assert f"data root: {tmp_path / 'cache' / 'data'}\n" in data.out
+    for name in ("glyphs", "omniglot", "images", "embedded", "1623", "32460"):
+        assert name in data.out
+    for name in (
+        "prototypical-glyphs",
+        "prototypical-omniglot-1shot",
+        "prototypical-images",
+        "98.8",
+        "20w5s",
+    ):
+        assert name in recipes.out
+    assert not (tmp_path / "cache").exists(), "looking leaves no trace"
+
+
+def test_data_tells_what_is_there(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "omniglot").mkdir()
+    assert "no, fetched" in run(f"data --data-root {tmp_path}").out
+    for name in ("images_background.zip", "images_evaluation.zip"):
+        (tmp_path / "omniglot" / name).touch()
+    assert "no, fetched" not in run(f"data --data-root {tmp_path}").out
+
+
+@pytest.fixture(scope="module")
+def heavy() -> list[str]:
+    """What importing the command line loads; 0.3 s without these, several seconds with them."""
+    code = "import sys, quickstudy.cli; print(*{m.split('.')[0] for m in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def test_help_is_quick(run: Run, heavy: list[str]) -> None:
+    assert "typer" in heavy
+    assert not {"torch", "numpy", "lightning_fabric", "sklearn", "matplotlib", "PIL"} & set(heavy)
+    answer = run("--help")
+    assert answer.code == 0
+    for command in ("train", "evaluate", "predict", "recipes", "models", "data", "plot", "demo"):
+        assert command in answer.out
+        assert run(f"{command} --help").code == 0

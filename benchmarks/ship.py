@@ -35,10 +35,10 @@ def main(
         )
         manifest["figures"] = [score.as_dict() for score in scores]
         path = MODELS / f"{manifest['recipe']}.safetensors"
-        checkpoint.save(path, learner.state_dict(), manifest)
-        if (size := path.stat().st_size) > LARGEST:
-            path.unlink()
+        size = sum(t.numel() * t.element_size() for t in learner.state_dict().values())
+        if size > LARGEST:
             raise SystemExit(f"{run} takes {size} bytes: at most {LARGEST} are shipped")
+        checkpoint.save(path, learner.state_dict(), manifest)
         print(f"{path.name}: {'; '.join(map(str, scores))}")
 
 

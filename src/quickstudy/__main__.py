@@ -13,6 +13,8 @@ def main() -> None:
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("QUICKSTUDY_DEBUG"):
             raise
+        if os.environ.get("LOCAL_RANK", "0") != "0":  # the first process says it for all
+            sys.exit(1)
         sys.exit(f"error: {' '.join(str(error).split())}")
 
 

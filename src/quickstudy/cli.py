@@ -117,10 +117,10 @@ def train(
     if recipe not in RECIPES:
         raise ValueError(f"there is no recipe {recipe!r}: choose one of {', '.join(RECIPES)}")
     own = {
-        "images": images and str(images),
+        "images": images and str(images.resolve()),
         "size": size,
         "grey": grey or None,
-        "split": split and str(split),
+        "split": split and str(split.resolve()),
         "ways": ways,
         "shots": shots,
         "queries": queries,
@@ -192,7 +192,7 @@ def evaluate(
         typer.Option(help="Such as 5w1s; repeatable. (default: the recipe's)", show_default=False),
     ] = None,
     queries: Annotated[int, typer.Option(min=1, help="Query items a class.")] = 15,
-    episodes: Annotated[int, typer.Option(min=1)] = 1000,
+    episodes: Annotated[int, typer.Option(min=2, help="Test tasks.")] = 1000,
     mode: Annotated[Mode, typer.Option(help="What batch norm sees.")] = Mode.inductive,
     seed: Annotated[int, typer.Option(min=0, help="Of the episodes.")] = 0,
     images: Annotated[Path | None, typer.Option(help="Test on the classes of this folder instead.")] = None,

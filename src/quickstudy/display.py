@@ -77,7 +77,7 @@ class Terminal:
                 smooth[:] = [*smooth[-49:], report["loss"]]
                 loss = sum(smooth) / len(smooth)
                 bar.update(task, completed=step, loss=loss, rate=report["tasks_per_second"])
-                score: "Score | None" = report.get("validation")
+                score: Score | None = report.get("validation")
                 if score:
                     text = f"{100 * score.accuracy:.1f} % {score.setting}"
                     bar.update(task, validation=text)

@@ -3,6 +3,7 @@
 import importlib.metadata
 import logging
 import os
+import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
@@ -117,7 +118,7 @@ def train(
         "arguments": dict(arguments),
         "seed": seed,
         "train": asdict(recipe.train) | {"tasks": tasks, "steps": steps, "lr": lr, "clip": clip},
-        "precision": recipe.precision,
+        "precision": fabric.strategy.precision.precision,
         "data": pool.split("train").summary(),
         "items": recipe.image_format.as_dict(),
         "version": importlib.metadata.version("quickstudy"),
@@ -170,9 +171,20 @@ def measure(
 
 
 def fitting(pool: ClassPool, split: str, setting: Setting) -> tuple[ClassPool, Setting]:
-    """The classes of a split, and the setting with no more ways than there are (but two at least)."""
+    """The classes of a split, and the setting with no more ways than there are, with a warning.
+
+    Raises:
+        ValueError: if there are fewer than two classes.
+    """
     classes = pool.split(split)
-    return classes, replace(setting, ways=max(2, min(setting.ways, len(classes))))
+    if len(classes) < 2:
+        raise ValueError(
+            f"{classes.name} has {len(classes)} classes, and telling apart takes two: "
+            "bring more classes, or deal them out yourself with --split"
+        )
+    if setting.ways > len(classes):
+        warnings.warn(f"{classes.name} has {len(classes)} classes: {len(classes)}-way it is", stacklevel=2)
+    return classes, replace(setting, ways=min(setting.ways, len(classes)))
 
 
 def load_learner(name_or_path: str | os.PathLike[str]) -> tuple[Learner, checkpoint.Manifest]:
@@ -214,6 +226,8 @@ def find(name_or_path: str | os.PathLike[str]) -> Path:
         return shipped[str(name_or_path)]
     path = Path(name_or_path)
     if path.is_dir():
+        if (path / "last.safetensors").exists() and not (path / "best.safetensors").exists():
+            raise FileNotFoundError(f"{path} has not come to its first validation: go on with train --resume")
         return path / "best.safetensors"
     if not path.exists() and not path.suffix:
         raise FileNotFoundError(

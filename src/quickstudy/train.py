@@ -5,7 +5,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -181,7 +181,8 @@ def fit(
                 news = _mean(fabric, news)
             value, progress.seconds, stop = news.tolist()
             if not math.isfinite(value):
-                kept = f"the last good weights are in {run.folder}" if run else "nothing was saved"
+                saved = run is not None and run.last.exists()
+                kept = f"the last good weights are in {run.folder}" if run and saved else "nothing was saved"
                 raise FloatingPointError(
                     f"the loss became {value} at step {step + 1}; {kept}; "
                     "lower the learning rate or clip gradients"
@@ -340,10 +341,11 @@ class Run:
 
     def _check_same(self, before: checkpoint.Manifest) -> None:
         """A resumed training must be the same training, or its figures would belong to neither."""
-        for key in self.manifest:
-            if key != "version" and before.get(key) != self.manifest[key]:
+        was, now = _flat(before), _flat(self.manifest)
+        for key in now:
+            if key != "version" and was.get(key) != now[key]:
                 raise ValueError(
-                    f"{self.folder} holds a training with {key} {before.get(key)}, not {self.manifest[key]}: "
+                    f"{self.folder} holds a training with {key} {was.get(key)}, not {now[key]}: "
                     "resume it with the same options, or name another --out"
                 )
 
@@ -382,6 +384,14 @@ class Run:
                 f.write(json.dumps(line) + "\n")
         except OSError as error:
             raise OSError(f"can't write {self.log_path} ({error.strerror}): free some space") from None
+
+
+def _flat(manifest: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
+    flat: dict[str, Any] = {}
+    for key, value in manifest.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
 
 
 @contextmanager

@@ -36,8 +36,8 @@ class Recipe:
         lr: Adam's learning rate.
         schedule: from the number of steps to the multiplier of each.
         validation: the tasks by which weights are selected.
-        tests: the tasks of the published figures.
         validation_episodes: how many of them.
+        tests: the tasks of the published figures.
         precision: of training, as Lightning Fabric names it; evaluation is float32 always.
         every: steps between validations.
         published: the paper's inductive accuracy in % for the tests, by name.

@@ -134,6 +134,7 @@ def train(
     fabric = experiment.launch(accelerator, devices, precision or stated.precision)
     folder = out or Path("runs") / recipe
     display = _terminal(fabric)
+    again = shlex.join(["quickstudy", *(a for a in sys.argv[1:] if a != "--resume"), "--resume"])
     say = messages.print if fabric.global_rank == 0 else _silent
     try:
         learner, progress = experiment.train(
@@ -153,7 +154,7 @@ def train(
             data_root=data_root,
         )
     except KeyboardInterrupt:
-        say(f"stopped; go on with: {_again(sys.argv[1:])}", highlight=False, soft_wrap=True)
+        say(f"stopped; go on with: {again}", highlight=False, soft_wrap=True)
         raise typer.Exit(130) from None
     best = f"best validation {100 * progress.best:.2f} % at step {progress.best_step}"
     say(
@@ -164,8 +165,7 @@ def train(
         soft_wrap=True,
     )
     if progress.stopped == "minutes":
-        more = _again(sys.argv[1:], "--minutes")  # that limit is reached, over all sessions
-        say(f"go on with: {more}", highlight=False, soft_wrap=True)
+        say(f"go on with: {again}", highlight=False, soft_wrap=True)
         return
     if test_episodes:
         scores = experiment.measure(
@@ -391,15 +391,6 @@ def _warn(message: Warning | str, *_: object, **__: object) -> None:
 
 def _silent(*_: object, **__: object) -> None:
     """What processes other than the first say."""
-
-
-def _again(arguments: list[str], without: str = "") -> str:
-    """The command that resumes this training, without one of its options if need be."""
-    pairs = zip(["", *arguments], arguments, strict=False)
-    kept = [
-        a for before, a in pairs if a != "--resume" and not (without and without in (before, a.split("=")[0]))
-    ]
-    return shlex.join(["quickstudy", *kept, "--resume"])
 
 
 def _terminal(fabric: "Fabric") -> Any:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shlex
 import sys
 import warnings
@@ -386,7 +387,8 @@ def demo(
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"warning: {message}", file=sys.stderr)
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # the first process says it for all
+        print(f"warning: {message}", file=sys.stderr)
 
 
 def _silent(*_: object, **__: object) -> None:

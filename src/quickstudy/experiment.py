@@ -1,5 +1,6 @@
 """Running a recipe from data to figures, and getting its learner back from a checkpoint."""
 
+import atexit
 import importlib.metadata
 import logging
 import os
@@ -63,6 +64,8 @@ def launch(accelerator: str = "auto", devices: int = 1, precision: str = "32-tru
     except (RuntimeError, ValueError, MisconfigurationException) as error:
         raise ValueError(f"can't use {devices} × {accelerator} in {precision}: {error}") from None
     fabric.launch()
+    if torch.distributed.is_initialized():  # gloo's threads, left alone, may abort the process as it ends
+        atexit.register(torch.distributed.destroy_process_group)
     return fabric
 
 

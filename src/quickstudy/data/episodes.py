@@ -100,8 +100,12 @@ class Episodes:
         s = self.setting
         index = torch.from_numpy(self.indices(i)[rank::world])  # [T, N, items]
         tasks = len(index)
+        # all items in one gather, the parts one after the other so that each is contiguous
+        parts = [part.flatten() for part in index.split([s.shots, s.queries, s.unlabelled], -1)]
+        items = self._gather(torch.cat(parts)).split([len(part) for part in parts])
         support, query, unlabelled = (
-            self._gather(part.flatten(1)) for part in index.split([s.shots, s.queries, s.unlabelled], -1)
+            x.view(tasks, s.ways * n, *x.shape[1:])
+            for x, n in zip(items, (s.shots, s.queries, s.unlabelled), strict=True)
         )
         labels = self._labels
         return Episode(
@@ -116,9 +120,9 @@ class Episodes:
         return self.pool.starts[classes][..., None] + distinct(rng, self.pool.counts[classes], s.items)
 
     def _gather(self, index: Tensor) -> Tensor:
-        flat = self._items.index_select(0, index.flatten()).to(self.device, non_blocking=True)
-        shape = self.pool.items.shape[1:]
-        return flat.to(torch.float32).mul_(1 / 255).view(*index.shape, *shape)
+        """[B] indices to [B, C, H, W] floats in [0, 1]; they travel to the device as bytes."""
+        flat = self._items.index_select(0, index).to(self.device, non_blocking=True)
+        return flat.to(torch.float32).mul_(1 / 255).view(-1, *self.pool.items.shape[1:])
 
 
 def distinct(rng: np.random.Generator, n: npt.NDArray[Any], m: int) -> Index:

@@ -186,7 +186,7 @@ def fitting(pool: ClassPool, split: str, setting: Setting) -> tuple[ClassPool, S
             "bring more classes, or deal them out yourself with --split"
         )
     if setting.ways > len(classes):
-        warnings.warn(f"{classes.name} has {len(classes)} classes: {len(classes)}-way it is", stacklevel=1)
+        warnings.warn(f"{classes.name} has {len(classes)} classes: {len(classes)}-way it is", stacklevel=2)
     return classes, replace(setting, ways=min(setting.ways, len(classes)))
 
 

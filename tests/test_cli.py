@@ -208,6 +208,16 @@ def test_evaluate_on_other_pictures(run: Run) -> None:
     assert json.loads(answer.out)[0]["setting"] == "16w1s", "all 16 classes are test classes here"
 
 
+def test_evaluate_on_pictures_some_of_which_cannot_be_read(run: Run, few: Path) -> None:
+    (few / "few" / "b []" / "x.png").write_bytes(b"no picture")
+    (few / "few" / "a [red]" / "1.png").write_bytes((few / "asked" / "0 [bold].png").read_bytes())
+    line = f"evaluate r --images {few / 'few'} --setting 3w1s --queries 1 --episodes 2 --json"
+    refused(run(line), "1 of 8 pictures can't be read", "x.png", "--skip-corrupt")
+    answer = run(f"{line} --skip-corrupt")
+    assert json.loads(answer.out)[0]["setting"] == "3w1s"
+    assert len(answer.warned) == 1
+
+
 @pytest.fixture
 def few(home: Path, tmp_path: Path) -> Path:
     """One, two and three pictures of three classes, under names that rich would take for its markup."""

@@ -197,6 +197,7 @@ def evaluate(
     mode: Annotated[Mode, typer.Option(help="What batch norm sees.")] = Mode.inductive,
     seed: Annotated[int, typer.Option(min=0, help="Of the episodes.")] = 0,
     images: Annotated[Path | None, typer.Option(help="Test on the classes of this folder instead.")] = None,
+    skip_corrupt: SkipCorrupt = False,
     accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
     devices: Annotated[int, typer.Option(min=1)] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -215,7 +216,7 @@ def evaluate(
     recipe = experiment.recipe_of(manifest)
     if images:
         fractions = (0.0, 0.0, 1.0)  # every class is a test class
-        pool = folder_pool(images, experiment.image_format_of(manifest), fractions)
+        pool = folder_pool(images, experiment.image_format_of(manifest), fractions, skip_corrupt)
         recipe = replace(recipe, pool=pool, published={})
     if accelerator in ("auto", "cpu"):
         keep_freed_memory()

@@ -8,8 +8,6 @@ from hypothesis import settings
 
 from quickstudy.data.pool import ClassPool
 
-collect_ignore = ["two_processes.py"]  # a program that test_train.py runs; doctest would import it
-
 # Repeatable, leaves no folder behind, and indifferent to how busy the machine is.
 settings.register_profile("quickstudy", derandomize=True, database=None, deadline=None, max_examples=50)
 settings.load_profile("quickstudy")

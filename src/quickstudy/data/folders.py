@@ -15,6 +15,8 @@ from quickstudy.data.pool import ClassPool, cached_pool
 
 FRACTIONS = (0.64, 0.16, 0.20)
 """Of the classes, for training, validation and test: miniImageNet's proportions."""
+NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+"""Formats that Pillow knows by name only, or draws with other programs."""
 COLOUR_84 = ImageFormat(84, 3)
 SPLITS = ("train", "validation", "test")
 
@@ -96,7 +98,8 @@ def find_images(root: Path) -> dict[str, list[Path]]:
 
 def images_in(folder: Path) -> list[Path]:
     """Picture files in a folder, by their endings, sorted by name."""
-    endings = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}  # no PDF
+    kinds = Image.OPEN.keys() - NO_PICTURES
+    endings = {end for end, kind in Image.registered_extensions().items() if kind in kinds}
     return sorted(
         p
         for p in folder.iterdir()

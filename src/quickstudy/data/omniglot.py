@@ -72,7 +72,8 @@ def omniglot(
 def _members(path: Path) -> list[zipfile.ZipInfo]:
     try:
         with zipfile.ZipFile(path) as archive:
-            infos = [m for m in archive.infolist() if m.filename.endswith(".png")]
+            names = [n for n in archive.namelist() if n.endswith(".png") and not n.startswith("__MACOSX")]
+            infos = [archive.getinfo(name) for name in names]
     except zipfile.BadZipFile:
         raise OSError(f"{path} is not a whole zip archive: delete it, and it will be fetched again") from None
     if not infos:

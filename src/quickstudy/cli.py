@@ -372,7 +372,8 @@ def plot(
     wanted = _setting(setting, 1)
     spare = int(pool.split("test").counts.min(initial=wanted.items)) - wanted.shots
     classes, size = experiment.fitting(pool, "test", _setting(setting, max(1, min(5, spare))))
-    for path in plots.draw_all(learner, classes, size, log, out, seed):
+    inverted = experiment.image_format_of(manifest).invert
+    for path in plots.draw_all(learner, classes, size, log, out, seed, inverted):
         console.print(str(path), highlight=False, soft_wrap=True)
 
 

@@ -22,7 +22,13 @@ EMBEDDED_WAYS = 10
 
 
 def draw_all(
-    learner: Learner, classes: ClassPool, setting: Setting, log: Path, out: Path, seed: int = 0
+    learner: Learner,
+    classes: ClassPool,
+    setting: Setting,
+    log: Path,
+    out: Path,
+    seed: int = 0,
+    inverted: bool = True,
 ) -> list[Path]:
     """Every picture that a checkpoint allows: the curve if there is a log, an episode, the embedding.
 
@@ -33,6 +39,7 @@ def draw_all(
         log: of the training; may be absent.
         out: folder for the pictures.
         seed: of the episode.
+        inverted: the items are ink on black (`ImageFormat.invert`), and are drawn as they were before.
 
     Returns:
         The files written.
@@ -41,7 +48,7 @@ def draw_all(
     drawn: list[tuple[str, Figure]] = []
     if log.exists() and log.stat().st_size:  # it is empty until the first validation
         drawn.append(("learning-curve.png", learning_curve(log)))
-    drawn.append(("episode.png", episode(learner, classes, setting, seed)))
+    drawn.append(("episode.png", episode(learner, classes, setting, seed, inverted)))
     if isinstance(learner, Prototypical):
         drawn.append(("embedding.png", embedding(learner, classes, seed)))
     for name, figure in drawn:
@@ -77,7 +84,9 @@ def learning_curve(log: Path) -> Figure:
 
 
 @torch.no_grad()
-def episode(learner: Learner, classes: ClassPool, setting: Setting, seed: int = 0) -> Figure:
+def episode(
+    learner: Learner, classes: ClassPool, setting: Setting, seed: int = 0, inverted: bool = True
+) -> Figure:
     """One task: a row a class, its support left, its queries right, framed green or red.
 
     What a wrongly told query was taken for stands under it.
@@ -89,8 +98,8 @@ def episode(learner: Learner, classes: ClassPool, setting: Setting, seed: int = 
     grid = figure.subplots(
         n, shots + queries + 1, squeeze=False, width_ratios=[1] * shots + [0.4] + [1] * queries
     )
-    support = one.support.x[0].unflatten(0, (n, shots))
-    asked = one.query_x[0].unflatten(0, (n, queries))
+    support, asked = (1 - x[0] if inverted else x[0] for x in (one.support.x, one.query_x))
+    support, asked = support.unflatten(0, (n, shots)), asked.unflatten(0, (n, queries))
     told = predicted.unflatten(0, (n, queries))
     for k in range(n):
         for j in range(shots):
@@ -163,7 +172,7 @@ def bars(title: str, rows: list[tuple[str, list[tuple[float, float]]]], settings
 
 def _picture(axes: Axes, item: torch.Tensor, frame: str) -> None:
     image: npt.NDArray[np.float32] = item.permute(1, 2, 0).numpy()
-    axes.imshow(image.squeeze(), cmap="gray_r", vmin=0, vmax=1)
+    axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1)
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():

@@ -79,9 +79,12 @@ def test_a_single_line_of_the_log_can_be_seen(tmp_path: Path, accuracy: float | 
 
 @pytest.mark.parametrize(("ways", "shots", "queries"), [(5, 1, 4), (2, 1, 1), (3, 3, 2)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_episode(learner: Prototypical, ways: int, shots: int, queries: int, channels: int) -> None:
+@pytest.mark.parametrize("inverted", [True, False])
+def test_episode(
+    learner: Prototypical, ways: int, shots: int, queries: int, channels: int, inverted: bool
+) -> None:
     pool, setting = shaded_pool(8, channels=channels), Setting(ways, shots, queries)
-    figure = plots.episode(learner, pool, setting, seed=3)
+    figure = plots.episode(learner, pool, setting, seed=3, inverted=inverted)
     drawn(figure)
     grid = np.array(figure.axes).reshape(ways, shots + 1 + queries)
     assert [row[0].get_ylabel() for row in grid] == [f"class {k + 1}" for k in range(ways)]
@@ -91,7 +94,9 @@ def test_episode(learner: Prototypical, ways: int, shots: int, queries: int, cha
         for j in range(queries):
             axes = grid[k, shots + 1 + j]
             shown = np.asarray(axes.images[0].get_array())
-            np.testing.assert_allclose(shown.mean(), one.query_x[0, k * queries + j].mean(), atol=1e-6)
+            item = one.query_x[0, k * queries + j].mean().item()
+            # what was inverted for the network is shown as it was
+            np.testing.assert_allclose(shown.mean(), 1 - item if inverted else item, atol=1e-6)
             assert axes.get_xlabel() == ""
             assert axes.spines["left"].get_edgecolor() == colors.to_rgba(plots.RIGHT)
         assert not grid[k, shots].axison, "a gap between support and queries"

@@ -25,6 +25,11 @@ class Learner(nn.Module, ABC):
     `forward` *is* the meta-loss, so that any optimizer and any data-parallel wrapper trains it.
     """
 
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are; the CPU if it has none."""
+        return next((p.device for p in self.parameters()), torch.device("cpu"))
+
     @abstractmethod
     def predict(self, support: Support, query_x: Tensor) -> Tensor:
         """Scores of the queries.

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from quickstudy.data.episodes import floats
 from quickstudy.data.folders import find_images, images_in, report_bad
 from quickstudy.data.images import ImageFormat, Progress, decode_images
 from quickstudy.episode import Support
@@ -72,12 +72,12 @@ def predict_folders(
     asked = [i for i in range(len(labelled), len(paths)) if i not in bad]
     if not asked:
         raise ValueError(f"no picture of {query} can be read")
-    device = next((p.device for p in learner.parameters()), torch.device("cpu"))
-    support_items = Support(_floats(items[good]).to(device), y.to(device), len(files))
-    scores = learner.eval().predict(support_items, _floats(items[asked]).to(device))[0]
+    x = floats(torch.from_numpy(items).to(learner.device)).unsqueeze(0)  # one task
+    labelled_items = Support(x[:, good], y.to(learner.device), len(files))
+    scores = learner.eval().predict(labelled_items, x[:, asked])[0]
+    names = list(files)
     return [
         Prediction(paths[i], names[int(np.argmax(p))], dict(zip(names, p, strict=True)))
-        for names in [list(files)]
         for i, p in zip(asked, scores.softmax(-1).tolist(), strict=True)
     ]
 
@@ -90,8 +90,3 @@ def _queries(query: Path) -> list[Path]:
     if not (found := images_in(query)):
         raise ValueError(f"{query} holds no pictures")
     return found
-
-
-def _floats(items: np.ndarray) -> Tensor:
-    """[B, C, H, W] bytes → [1, B, C, H, W] in [0, 1], as `Episodes` makes them."""
-    return torch.from_numpy(items).float().mul_(1 / 255).unsqueeze(0)

@@ -257,8 +257,7 @@ def evaluate(
     if count < 1 or mode not in ("inductive", "transductive"):
         raise ValueError(f"count is {count} and mode {mode!r}: count ≥ 1, mode 'inductive' or 'transductive'")
     rank, world = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
-    device = next((p.device for p in learner.parameters()), torch.device("cpu"))
-    episodes, training = episodes.on(device), learner.training
+    episodes, training = episodes.on(learner.device), learner.training
     statistics: AbstractContextManager[None] = (
         batch_statistics(learner) if mode == "transductive" else nullcontext()
     )

@@ -122,7 +122,12 @@ class Episodes:
     def _gather(self, index: Tensor) -> Tensor:
         """[B] indices to [B, C, H, W] floats in [0, 1]; they travel to the device as bytes."""
         flat = self._items.index_select(0, index).to(self.device, non_blocking=True)
-        return flat.to(torch.float32).mul_(1 / 255).view(-1, *self.pool.items.shape[1:])
+        return floats(flat).view(-1, *self.pool.items.shape[1:])
+
+
+def floats(items: Tensor) -> Tensor:
+    """Bytes 0 … 255 as float32 in [0, 1]: what encoders take."""
+    return items.to(torch.float32).mul_(1 / 255)
 
 
 def distinct(rng: np.random.Generator, n: npt.NDArray[Any], m: int) -> Index:

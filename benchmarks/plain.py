@@ -9,10 +9,8 @@ from torch import Tensor, nn
 from quickstudy.data.glyphs import glyphs
 from quickstudy.data.omniglot import ARCHIVES, omniglot
 from quickstudy.data.pool import ClassPool, data_root
-from quickstudy.encoders import (
-    Conv4,
-    _channels_last,  # pyright: ignore[reportPrivateUsage] (the variant shall differ in nothing else)
-)
+from quickstudy.encoders import Conv4
+from quickstudy.per_task import channels_last as to_channels_last
 
 
 class PlainConv4(nn.Module):
@@ -36,7 +34,7 @@ class PlainConv4(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 1, 28, 28] → [B, 64]."""
-        return self.blocks(_channels_last(x) if self.channels_last else x).flatten(1)
+        return self.blocks(to_channels_last(x) if self.channels_last else x).flatten(1)
 
     @torch.no_grad()
     def take_weights(self, ours: Conv4) -> "PlainConv4":

@@ -8,6 +8,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from quickstudy.adapt import sgd
+    from quickstudy.adapt import adapt
+    from quickstudy.adapt import adam
+    from quickstudy.adapt import Rule
+    from quickstudy.learners.reptile import Reptile
+    from quickstudy.learners.meta_sgd import MetaSGD
+    from quickstudy.encoders import MLP
+    from quickstudy.learners.maml import MAML
+    from quickstudy.learners.maml import FOMAML
+    from quickstudy.encoders import Classifier
+    from quickstudy.learners.anil import ANIL
     from quickstudy.data.episodes import Episodes, Setting
     from quickstudy.data.folders import image_folders
     from quickstudy.data.glyphs import glyphs
@@ -24,6 +35,17 @@ if TYPE_CHECKING:
     from quickstudy.train import cosine, evaluate, fit, halve_every
 
 _HOMES = {
+    "sgd": "adapt",
+    "adapt": "adapt",
+    "adam": "adapt",
+    "Rule": "adapt",
+    "Reptile": "learners.reptile",
+    "MetaSGD": "learners.meta_sgd",
+    "MLP": "encoders",
+    "MAML": "learners.maml",
+    "FOMAML": "learners.maml",
+    "Classifier": "encoders",
+    "ANIL": "learners.anil",
     "ClassPool": "data.pool",
     "Conv4": "encoders",
     "Episode": "episode",
@@ -46,6 +68,17 @@ _HOMES = {
 }
 
 __all__ = [
+    "sgd",
+    "adapt",
+    "adam",
+    "Rule",
+    "Reptile",
+    "MetaSGD",
+    "MLP",
+    "MAML",
+    "FOMAML",
+    "Classifier",
+    "ANIL",
     "ClassPool",
     "Conv4",
     "Episode",

@@ -1,10 +1,14 @@
-"""Encoders: modules from items [B, ...] to embeddings [B, D]. Any other `nn.Module` does as well."""
+"""Encoders, modules from items [B, ...] to embeddings [B, D], and heads on them. Any other `nn.Module` does as well."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from quickstudy.adapt import Tensors
+from quickstudy.per_task import below, channels_last, conv3x3, linear, per_task, side_by_side
 
 
 class Conv4(nn.Module):
@@ -16,6 +20,8 @@ class Conv4(nn.Module):
     Args:
         in_channels: channels of a picture, 1 for grey and 3 for colour.
         channels: filters of each convolution.
+        running_statistics: batch norm keeps running statistics, and uses them in evaluation. Without, it always
+            uses those of the batch, as learners with an inner loop need it.
 
     Reference: Vinyals et al. 2016; Snell et al. 2017.
 
@@ -26,34 +32,92 @@ class Conv4(nn.Module):
     of the first layer to about 1e-3, measured).
     """
 
-    def __init__(self, in_channels: int = 1, channels: int = 64) -> None:
+    def __init__(self, in_channels: int = 1, channels: int = 64, running_statistics: bool = True) -> None:
         super().__init__()
         widths = [in_channels] + [channels] * 4
         self.convs = nn.ModuleList(nn.Conv2d(i, o, 3, padding=1, bias=False) for i, o in pairwise(widths))
-        self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(4))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(channels, track_running_stats=running_statistics) for _ in range(4))
         self.in_channels = in_channels
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (its stub lacks this)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] pictures in [0, 1] → [B, D] embeddings."""
+        self._check(x)
+        x = channels_last(x)
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = F.relu(F.max_pool2d(norm(conv(x)), 2))
+        return x.flatten(1)
+
+    def of_tasks(self, parameters: Tensors, x: Tensor) -> Tensor:
+        """`forward` for T tasks, each with parameters of its own, in one call: [T, B, C, H, W] → [T, B, D].
+
+        Batch norm takes the statistics of each task's own items.
+        """
+        self._check(x[0])
+        tasks = len(x)
+        x = side_by_side(x)
+        for i in range(4):
+            x = conv3x3(x, parameters[f"convs.{i}.weight"])
+            weight, bias = (parameters[f"norms.{i}.{name}"].flatten() for name in ("weight", "bias"))
+            x = F.relu(F.max_pool2d(F.batch_norm(x, None, None, weight, bias, training=True), 2))
+        return x.unflatten(1, (tasks, -1)).transpose(0, 1).flatten(2)
+
+    def _check(self, x: Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != self.in_channels or min(x.shape[2:]) < 16:
             raise ValueError(
                 f"Conv4 takes pictures [B, {self.in_channels}, H, W] of at least 16×16, "
                 f"not {list(x.shape)}: choose in_channels and the picture size to fit each other"
             )
-        x = _channels_last(x)
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = F.relu(F.max_pool2d(norm(conv(x)), 2))
-        return x.flatten(1)
 
 
-def _channels_last(x: Tensor) -> Tensor:
-    """The same pictures in channels-last strides.
+class MLP(nn.Module):
+    """Fully connected layers with ReLU between them: [B, inputs] → [B, outputs].
 
-    With one channel `.contiguous(memory_format=...)` sees nothing to do and leaves strides that make
-    the convolution choose the slow layout; so the strides are forced.
+    Args:
+        inputs: numbers in.
+        widths: of the hidden layers.
+        outputs: numbers out.
     """
-    _, c, h, w = x.shape
-    if c == 1:
-        return x.contiguous().as_strided(x.shape, (h * w, 1, w, 1))
-    return x.contiguous(memory_format=torch.channels_last)
+
+    def __init__(self, inputs: int, widths: Sequence[int], outputs: int) -> None:
+        super().__init__()
+        sizes = [inputs, *widths, outputs]
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(sizes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, inputs] → [B, outputs]."""
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return self.layers[-1](x)
+
+    def of_tasks(self, parameters: Tensors, x: Tensor) -> Tensor:
+        """`forward` for T tasks, each with parameters of its own, in one call: [T, B, inputs] → [T, B, outputs]."""
+        last = len(self.layers) - 1
+        for i in range(last + 1):
+            x = linear(x, parameters[f"layers.{i}.weight"], parameters[f"layers.{i}.bias"])
+            x = F.relu(x) if i < last else x
+        return x
+
+
+class Classifier(nn.Module):
+    """An encoder and a linear head: what learners of an initialisation adapt.
+
+    Args:
+        encoder: any module from [B, ...] to [B, D].
+        ways: N, outputs; tasks may have fewer classes, and then use the first of them.
+        dimensions: D.
+    """
+
+    def __init__(self, encoder: nn.Module, ways: int, dimensions: int = 64) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(dimensions, ways)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, ...] items → [B, N] scores."""
+        return self.head(self.encoder(x))
+
+    def of_tasks(self, parameters: Tensors, x: Tensor) -> Tensor:
+        """`forward` for T tasks, each with parameters of its own: [T, B, ...] → [T, B, N]."""
+        z = per_task(self.encoder, below("encoder", parameters), x)
+        return linear(z, parameters["head.weight"], parameters["head.bias"])

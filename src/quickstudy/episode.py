@@ -27,8 +27,9 @@ class Support:
 
     Args:
         x: [T, S, ...] support items, floating point.
-        y: [T, S] int64 labels in 0 … N − 1; classes may have unequal numbers of shots.
-        ways: N, the number of classes of each task.
+        y: [T, S] int64 labels in 0 … N − 1; classes may have unequal numbers of shots. For a regression,
+            [T, S, ...] floating values.
+        ways: N, the number of classes of each task; 0 for a regression.
         unlabelled: [T, U, ...] items without labels; none (U = 0) by default.
 
     Raises:
@@ -43,7 +44,7 @@ class Support:
 
     def __post_init__(self) -> None:
         """Check what a mistake would otherwise turn into a silent wrong answer."""
-        if self.y.shape != self.x.shape[:2]:
+        if self.y.shape[: None if self.ways else 2] != self.x.shape[:2]:
             raise ValueError(
                 f"support labels have shape {list(self.y.shape)} but the items {list(self.x.shape)}: "
                 "y must be [T, S] where x is [T, S, ...]"
@@ -66,7 +67,7 @@ class Episode:
     Args:
         support: the labelled (and unlabelled) items.
         query_x: [T, Q, ...] query items.
-        query_y: [T, Q] int64 labels in 0 … N − 1.
+        query_y: [T, Q] int64 labels in 0 … N − 1; for a regression, [T, Q, ...] floating values.
 
     Raises:
         ValueError: if the shapes of queries, labels and support disagree, or a label is out of range.
@@ -79,7 +80,7 @@ class Episode:
     def __post_init__(self) -> None:
         """Check that queries fit their labels and the support."""
         x, support_x = self.query_x, self.support.x
-        if self.query_y.shape != x.shape[:2] or x.shape[:1] + x.shape[2:] != (
+        if self.query_y.shape[: None if self.ways else 2] != x.shape[:2] or x.shape[:1] + x.shape[2:] != (
             support_x.shape[:1] + support_x.shape[2:]
         ):
             raise ValueError(
@@ -100,8 +101,8 @@ class Episode:
 
     @property
     def shots(self) -> float:
-        """Mean number of support items a class: S / N."""
-        return self.support.x.shape[1] / self.support.ways
+        """Mean number of support items a class: S / N; S for a regression."""
+        return self.support.x.shape[1] / max(1, self.support.ways)
 
     def __getitem__(self, tasks: slice) -> "Episode":
         """The episode of some of the tasks, as views."""
@@ -114,6 +115,10 @@ class Episode:
 
 
 def _check_labels(which: str, y: Tensor, ways: int) -> None:
+    if not ways and not y.is_floating_point():
+        raise ValueError(f"{which} values of a regression (ways = 0) are {y.dtype}: convert them with y.float()")
+    if not ways:
+        return
     if y.dtype != torch.int64:
         raise ValueError(f"{which} labels are {y.dtype}: convert them with y.long()")
     if y.device.type != "cpu":
@@ -127,7 +132,7 @@ def _check_labels(which: str, y: Tensor, ways: int) -> None:
 
 
 def _check_present(y: Tensor, ways: int) -> None:
-    if y.device.type != "cpu":
+    if not ways or y.device.type != "cpu":
         return
     present = torch.zeros(len(y), ways, dtype=torch.bool).scatter_(1, y, value=True)
     if not present.all():

@@ -1,0 +1,84 @@
+"""Almost no inner loop.
+
+Aniruddh Raghu, Maithra Raghu, Samy Bengio, Oriol Vinyals: "Rapid Learning or Feature Reuse? Towards Understanding
+the Effectiveness of MAML", ICLR 2020.
+"""
+
+from torch import Tensor
+
+from quickstudy.adapt import Adapted, Rule, Tensors, adapt, sgd
+from quickstudy.batchnorm import Statistics, TaskNorm
+from quickstudy.encoders import Classifier
+from quickstudy.episode import Support
+from quickstudy.learners.inner import InnerLoop, cut, task_losses, trainable, uses_batch_statistics
+from quickstudy.per_task import below, linear, per_task
+
+
+class ANIL(InnerLoop):
+    r"""ANIL: MAML that adapts the head alone.
+
+    $$\theta_m^{(b)} = \big(\theta_1, \dots, (\theta_l)_{m-1}^{(b)} - \alpha \nabla_{(\theta_l)_{m-1}^{(b)}}
+    \mathcal{L}_{S_b}(f_{\theta_{m-1}^{(b)}})\big) \tag{1}$$
+
+    with $\theta_l$ the last layer. All layers are learned by the meta-loss.
+
+    Args:
+        model: $f_\theta$, an encoder with a linear head.
+        lr: α.
+        steps: as in `MAML`.
+        test_steps: as in `MAML`.
+        first_order: as in `MAML`.
+        tasks_at_once: as in `MAML`.
+
+    Departures: the mean over tasks stands for the sum.
+    """
+
+    model: Classifier
+
+    def __init__(
+        self,
+        model: Classifier,
+        lr: float = 0.1,
+        steps: int = 1,
+        test_steps: int | None = None,
+        first_order: bool = False,
+        tasks_at_once: int | None = None,
+    ) -> None:
+        super().__init__(model, steps, test_steps, first_order, tasks_at_once)
+        self.lr = lr
+
+    def rule(self) -> Rule:
+        """The inner step, equation 1."""
+        return sgd(self.lr)
+
+    def adapt(self, support: Support) -> Adapted:
+        """As in `InnerLoop`; the support is embedded once."""
+        everything = self.side_by_side(len(support.x))
+        with TaskNorm():
+            z = self._embed(everything, support.x)
+        return self._adapt_head(everything, z, support)
+
+    def scores(self, support: Support, query_x: Tensor) -> Tensor:
+        """As in `InnerLoop`."""
+        everything = self.side_by_side(len(support.x))
+        statistics: list[Statistics] | None = None if uses_batch_statistics(self.model) else []
+        with TaskNorm(keep=statistics):
+            z = self._embed(everything, support.x)
+        parameters = self._adapt_head(everything, z, support).parameters
+        with TaskNorm(use=statistics):
+            return cut(_head(parameters, self._embed(everything, query_x)), support.ways)
+
+    def _embed(self, parameters: Tensors, x: Tensor) -> Tensor:
+        return per_task(self.model.encoder, below("encoder", parameters), x)
+
+    def _adapt_head(self, everything: Tensors, z: Tensor, support: Support) -> Adapted:
+        def loss(head: Tensors, step: int) -> Tensor:
+            return task_losses(_head(everything | head, z), support.y, support.ways)
+
+        head = {k: p for k, p in trainable(everything).items() if k.startswith("head.")}
+        adapted = adapt(loss, head, self.rule(), self.steps_now, self.first_order)
+        return Adapted(everything | adapted.parameters, adapted.losses)
+
+
+def _head(parameters: Tensors, z: Tensor) -> Tensor:
+    return linear(z, parameters["head.weight"], parameters["head.bias"])

@@ -1,0 +1,248 @@
+"""What the learners of an initialisation share: adapting to T tasks, scores, and the meta-loss."""
+
+import copy
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
+
+from quickstudy.adapt import Adapted, Rule, Tensors, adapt
+from quickstudy.batchnorm import Statistics, TaskNorm
+from quickstudy.episode import Episode, Support
+from quickstudy.learner import Learner
+from quickstudy.per_task import check_batch_norm, per_task
+
+FLOATS_AT_ONCE = {"cpu": 2**17}
+"""Numbers in the items of the tasks that are run side by side, by device: few enough that on a CPU the
+activations stay near its caches, and on any device in its memory."""
+OTHER_FLOATS_AT_ONCE = 2**22
+PICTURE_TASKS_AT_ONCE = {"cpu": 8}
+"""Most tasks of pictures at once; measured best for convolutions on two cores."""
+
+
+Batch = Callable[[int], tuple[Tensor, Tensor]]
+"""From the number of an inner step to the items [T, B, ...] and labels [T, B] that its loss is of."""
+
+
+class InnerLoop(Learner):
+    """A learner that adapts a model to each task by some steps of a rule. Subclasses say which rule.
+
+    Args:
+        model: any module from [B, ...] to [B, N] scores, or to predictions for regression. Parameters that don't
+            require a gradient are neither adapted nor learned.
+        steps: inner steps in training.
+        test_steps: and in evaluation; as many as in training by default.
+        first_order: take the inner gradients for constants.
+        tasks_at_once: how many tasks run side by side. More take more memory, and the result is the same.
+            By default it is chosen from the size of a task.
+
+    Raises:
+        ValueError: if a number is out of range, or batch norm keeps running statistics.
+
+    Batch norm uses batch statistics: of the support in the inner steps; for the queries those of the queries in
+    training and in transductive evaluation; those of the support, with the adapted weights, in inductive evaluation.
+    """
+
+    def __init__(
+        self, model: nn.Module, steps: int, test_steps: int | None, first_order: bool, tasks_at_once: int | None
+    ) -> None:
+        super().__init__()
+        test_steps = steps if test_steps is None else test_steps
+        if steps < 0 or test_steps < 0 or (tasks_at_once is not None and tasks_at_once < 1):
+            raise ValueError(
+                f"steps is {steps}, test_steps {test_steps}, tasks_at_once {tasks_at_once}: "
+                "steps must be at least 0, tasks_at_once at least 1"
+            )
+        check_batch_norm(model)
+        self.model, self.steps, self.test_steps = model, steps, test_steps
+        self.first_order, self.tasks_at_once = first_order, tasks_at_once
+
+    @abstractmethod
+    def rule(self) -> Rule:
+        """The rule of the inner steps."""
+
+    def adapt(self, support: Support) -> Adapted:
+        """Adapt to the support of T tasks.
+
+        Returns:
+            Parameters [T, ...] by name, those that are not adapted included, and the losses [steps, T].
+        """
+        return self.adapt_to(lambda step: (support.x, support.y), support.ways, len(support.x))
+
+    def adapt_to(self, batch: Batch, ways: int, tasks: int) -> Adapted:
+        """Adapt to the items that each step is given."""
+        everything = self.side_by_side(tasks)
+
+        def loss(parameters: Tensors, step: int) -> Tensor:
+            x, y = batch(step)
+            return task_losses(per_task(self.model, everything | parameters, x), y, ways)
+
+        with TaskNorm():
+            adapted = adapt(loss, trainable(everything), self.rule(), self.steps_now, self.first_order)
+        return replace(adapted, parameters=everything | adapted.parameters)
+
+    def side_by_side(self, tasks: int) -> Tensors:
+        """The model's parameters as every task begins with them, [T, ...]."""
+        return {k: p.unsqueeze(0).expand(tasks, *p.shape) for k, p in self.model.named_parameters()}
+
+    @property
+    def steps_now(self) -> int:
+        """Inner steps in the state, training or not, that the learner is in."""
+        return self.steps if self.training else self.test_steps
+
+    def scores(self, support: Support, query_x: Tensor) -> Tensor:
+        """Scores [T, Q, N] of the queries after adapting to the support, all tasks at once."""
+        parameters = self.adapt(support).parameters
+        statistics: list[Statistics] | None = None
+        if not uses_batch_statistics(self.model):
+            statistics = []
+            with TaskNorm(keep=statistics):
+                per_task(self.model, parameters, support.x)
+        with TaskNorm(use=statistics):
+            return cut(per_task(self.model, parameters, query_x), support.ways)
+
+    def predict(self, support: Support, query_x: Tensor) -> Tensor:
+        """Scores [T, Q, N] of the queries after adapting to the support; predictions for a regression."""
+        n = self.at_once(support.x, query_x)
+        parts = zip(split(support, n), query_x.split(n), strict=True)
+        return torch.cat([self.scores(*part) for part in parts])
+
+    def forward(self, episode: Episode) -> Tensor:
+        """The meta-loss, a scalar: mean loss of the queries over the tasks.
+
+        Its gradient is taken group by group, so that the memory is that of one group; `backward` hands it out.
+        """
+        n = self.at_once(episode.support.x, episode.query_x)
+        parts = [episode[i : i + n] for i in range(0, episode.tasks, n)]
+
+        def loss(part: Episode) -> Tensor:
+            scores = self.scores(part.support, part.query_x)
+            return task_losses(scores, part.query_y, part.ways).sum() / episode.tasks
+
+        wanted = [p for p in self.parameters() if p.requires_grad]
+        if not torch.is_grad_enabled() or not wanted:
+            return torch.stack([loss(part) for part in parts]).sum()
+        total, gradients = torch.zeros((), device=self.device), [torch.zeros_like(p) for p in wanted]
+        for part in parts:
+            value = loss(part)
+            new = torch.autograd.grad(value, wanted, allow_unused=True, materialize_grads=True)
+            torch._foreach_add_(gradients, new)
+            total = total + value.detach()
+        handed: Any = _Handed.apply(total, gradients, *wanted)
+        return handed
+
+    def at_once(self, *items: Tensor) -> int:
+        """How many tasks of such items run side by side."""
+        if self.tasks_at_once:
+            return self.tasks_at_once
+        device = items[0].device.type
+        n = FLOATS_AT_ONCE.get(device, OTHER_FLOATS_AT_ONCE) // max(1, *(x[0].numel() for x in items))
+        pictures = items[0].ndim == 5
+        return max(1, min(n, PICTURE_TASKS_AT_ONCE.get(device, n)) if pictures else n)
+
+    def adapted(self, support: Support) -> nn.Module:
+        """An ordinary module with the weights adapted to one task, in evaluation mode.
+
+        Its batch norm keeps, as running statistics, those of the support, so it tells each query by itself, as
+        inductive prediction does. Its `state_dict` holds all of it.
+
+        Args:
+            support: of one task.
+
+        Raises:
+            ValueError: if the support is of several tasks.
+        """
+        if len(support.x) != 1:
+            raise ValueError(f"the support is of {len(support.x)} tasks: adapt to one at a time")
+        with torch.no_grad():
+            parameters = {k: p[0].clone() for k, p in self.adapt(support).parameters.items()}
+            model = copy.deepcopy(self.model)
+            model.load_state_dict(parameters, strict=False)
+            return with_statistics_of(model, support.x[0])
+
+
+class _Handed(Function):
+    """A scalar with a gradient that is known already."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, gradients: list[Tensor], *parameters: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> Any:
+        return None, None, *(g * gradient for gradient in ctx.gradients)
+
+
+def task_losses(scores: Tensor, y: Tensor, ways: int) -> Tensor:
+    """[T] losses: mean cross-entropy in nats, or the mean squared error of a regression (ways = 0).
+
+    Args:
+        scores: [T, B, ≥ N], or predictions [T, B, ...].
+        y: [T, B] labels, or values [T, B, ...].
+        ways: N.
+    """
+    if not ways:
+        return (scores.float() - y if scores.dtype != y.dtype else scores - y).square().flatten(1).mean(1)
+    rows = cut(scores, ways).flatten(0, 1)
+    rows = rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows
+    return F.cross_entropy(rows, y.flatten(), reduction="none").view_as(y).mean(1)
+
+
+def cut(scores: Tensor, ways: int) -> Tensor:
+    """The scores of the first `ways` classes, all of them for a regression.
+
+    Raises:
+        ValueError: if there are fewer.
+    """
+    if scores.shape[-1] < ways:
+        raise ValueError(
+            f"the model tells {scores.shape[-1]} classes and a task has {ways}: "
+            f"train one with at least {ways} ways"
+        )
+    return scores[..., :ways] if ways else scores
+
+
+def uses_batch_statistics(model: nn.Module) -> bool:
+    """Whether batch norm normalises queries by each other (in training, or made transductive)."""
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+    return not norms or any(m.training for m in norms)
+
+
+def split(support: Support, n: int) -> list[Support]:
+    """The supports of n tasks at a time."""
+    parts = [t.split(n) for t in (support.x, support.y, support.unlabelled)]
+    return [Support(x, y, support.ways, u) for x, y, u in zip(*parts, strict=True)]
+
+
+def trainable(parameters: Tensors) -> Tensors:
+    """Those that require a gradient."""
+    return {k: p for k, p in parameters.items() if p.requires_grad}
+
+
+def with_statistics_of(model: nn.Module, x: Tensor) -> nn.Module:
+    """Give a model's batch norm the statistics of a batch for its running ones, and put it in evaluation mode."""
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
+
+    def remember(m: Any, taken: tuple[Tensor], _: Tensor) -> None:
+        # the biased variance, by which the batch itself is normalised
+        variance, mean = torch.var_mean(taken[0].transpose(0, 1).flatten(1), 1, correction=0)
+        m.register_buffer("running_mean", mean)
+        m.register_buffer("running_var", variance)
+        m.register_buffer("num_batches_tracked", torch.ones((), dtype=torch.long, device=mean.device))
+
+    hooks = [m.register_forward_hook(remember) for m in norms]
+    model(x)
+    for hook in hooks:
+        hook.remove()
+    for m in norms:
+        m.track_running_stats = True
+    return model.eval()

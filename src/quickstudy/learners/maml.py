@@ -1,0 +1,58 @@
+"""Model-agnostic meta-learning.
+
+Chelsea Finn, Pieter Abbeel, Sergey Levine: "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks",
+ICML 2017.
+"""
+
+from functools import partial
+
+from torch import nn
+
+from quickstudy.adapt import Rule, sgd
+from quickstudy.learners.inner import InnerLoop
+
+
+class MAML(InnerLoop):
+    r"""MAML: an initialisation from which a few gradient steps suffice.
+
+    $$\theta_i' = \theta - \alpha \nabla_\theta \mathcal{L}_{\mathcal{T}_i}(f_\theta) \tag{1}$$
+
+    (one step; with more, each starts from the last), on the support of task i. The meta-loss is that of the
+    queries, and its gradient goes through the inner steps:
+
+    $$\min_\theta \sum_{\mathcal{T}_i \sim p(\mathcal{T})} \mathcal{L}_{\mathcal{T}_i}(f_{\theta_i'}) \tag{2}$$
+
+    The loss is cross-entropy, or the mean squared error where tasks are regressions (ways = 0).
+
+    Args:
+        model: $f_\theta$, any module from [B, ...] to [B, N], such as `Classifier`. Parameters that don't require
+            a gradient are neither adapted nor learned.
+        lr: α.
+        steps: inner steps in training.
+        test_steps: inner steps in evaluation; as many as in training by default.
+        first_order: FOMAML: take $\nabla\nabla\mathcal{L}$ for 0 (§5.2 of the paper). Cheaper, and nearly as good.
+        tasks_at_once: as in `InnerLoop`, as are the errors and what batch norm does. The paper's figures are
+            transductive.
+
+    Departures: the mean over tasks stands for the sum, so that the learning rate does not depend on their number.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        lr: float = 0.4,
+        steps: int = 1,
+        test_steps: int | None = None,
+        first_order: bool = False,
+        tasks_at_once: int | None = None,
+    ) -> None:
+        super().__init__(model, steps, test_steps, first_order, tasks_at_once)
+        self.lr = lr
+
+    def rule(self) -> Rule:
+        """The inner step, equation 1."""
+        return sgd(self.lr)
+
+
+FOMAML = partial(MAML, first_order=True)
+"""MAML whose meta-gradient takes the inner gradients for constants (§5.2 of the paper)."""

@@ -1,0 +1,110 @@
+"""Reptile.
+
+Alex Nichol, Joshua Achiam, John Schulman: "On First-Order Meta-Learning Algorithms", 2018.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from quickstudy.adapt import Rule, adam
+from quickstudy.batchnorm import TaskNorm
+from quickstudy.episode import Episode, Support
+from quickstudy.learners.inner import Batch, InnerLoop, cut, uses_batch_statistics
+from quickstudy.per_task import per_task
+
+
+class Reptile(InnerLoop):
+    r"""Reptile: move the initialisation towards where training on each task has led.
+
+    $$\phi \leftarrow \phi + \epsilon \frac{1}{n} \sum_{i=1}^{n} (\tilde\phi_i - \phi), \qquad
+    \tilde\phi_i = U^k_{\tau_i}(\phi) \tag{1}$$
+
+    (Algorithm 2, batched; with one task a meta-batch, Algorithm 1, serial), U being a step of Adam with β₁ = 0 on
+    a minibatch of the task. `forward` is the surrogate
+
+    $$\mathcal{L}(\phi) = \frac{1}{n} \sum_{i=1}^{n} \tfrac12 \lVert \phi - \text{stopgrad}(\tilde\phi_i) \rVert^2$$
+
+    whose gradient is φ minus the mean of φ̃: gradient descent on it with rate ε is equation 1, and any other
+    optimizer may be used. All items of an episode, support and queries, are what a task is trained on.
+
+    Args:
+        model: as in `MAML`.
+        lr: of the inner Adam.
+        steps: k, inner steps in training.
+        batch: items of a minibatch in training, drawn without replacement until all have been.
+        test_steps: inner steps in evaluation, each on the whole support.
+        tasks_at_once: as in `MAML`.
+
+    Raises:
+        ValueError: as in `MAML`.
+
+    In inductive evaluation a query goes through the network together with the support, each query apart from
+    the others, as in the authors' code; in transductive evaluation all queries go together.
+
+    Departures: every task begins with a fresh state of Adam; the authors carry its second moments from task to
+    task. In evaluation the authors draw minibatches of the support where it has more than 5 or 10 items.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        lr: float = 1e-3,
+        steps: int = 5,
+        batch: int = 10,
+        test_steps: int = 50,
+        tasks_at_once: int | None = None,
+    ) -> None:
+        super().__init__(model, steps, test_steps, True, tasks_at_once)
+        if batch < 1:
+            raise ValueError(f"batch is {batch}: it must be at least 1")
+        self.lr, self.batch = lr, batch
+
+    def rule(self) -> Rule:
+        """Adam with β₁ = 0."""
+        return adam(self.lr, beta1=0.0)
+
+    def scores(self, support: Support, query_x: Tensor) -> Tensor:
+        """As in `InnerLoop`."""
+        parameters = self.adapt(support).parameters
+        with TaskNorm():
+            if uses_batch_statistics(self.model):
+                return cut(per_task(self.model, parameters, query_x), support.ways)
+            each = [
+                per_task(self.model, parameters, torch.cat([support.x, query], 1))[:, -1]
+                for query in query_x.split(1, 1)
+            ]
+        return cut(torch.stack(each, 1), support.ways)
+
+    def forward(self, episode: Episode) -> Tensor:
+        """The surrogate, a scalar: half the mean squared distance to the adapted weights."""
+        support = episode.support
+        x, y = torch.cat([support.x, episode.query_x], 1), torch.cat([support.y, episode.query_y], 1)
+        n = self.at_once(x[:, : self.batch])
+        wanted = {k: p for k, p in self.model.named_parameters() if p.requires_grad}
+        with torch.no_grad():
+            means = {k: torch.zeros_like(p) for k, p in wanted.items()}
+            spread = torch.zeros((), device=x.device)
+            for items, labels in zip(x.split(n), y.split(n), strict=True):
+                after = self.adapt_to(self._minibatches(items, labels), episode.ways, len(items)).parameters
+                for k, p in wanted.items():
+                    means[k] += after[k].sum(0) / episode.tasks
+                    spread += (after[k] - p).square().sum() / episode.tasks
+            # ½ mean ‖φ − φ̃‖² = ½ ‖φ − mean φ̃‖² + a constant
+            constant = spread - sum((p - means[k]).square().sum() for k, p in wanted.items())
+        return 0.5 * (torch.stack([(p - means[k]).square().sum() for k, p in wanted.items()]).sum() + constant)
+
+    def _minibatches(self, x: Tensor, y: Tensor) -> Batch:
+        """Each step gets the next items of one shuffled order of each task's items after the other."""
+        tasks, items = y.shape[:2]
+        size = min(self.batch, items)
+        rounds = math.ceil(self.steps * size / items)
+        order = torch.cat([torch.rand(tasks, items, device=x.device).argsort(1) for _ in range(max(1, rounds))], 1)
+        task = torch.arange(tasks, device=x.device).unsqueeze(1)
+
+        def at(step: int) -> tuple[Tensor, Tensor]:
+            chosen = order[:, step * size : (step + 1) * size]
+            return x[task, chosen], y[task, chosen]
+
+        return at

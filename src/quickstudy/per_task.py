@@ -1,0 +1,213 @@
+"""A module applied to tasks each of which has parameters of its own."""
+
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
+
+from quickstudy.adapt import Tensors
+
+_aten = torch.ops.aten
+
+
+@runtime_checkable
+class OfTasks(Protocol):
+    """A module that can run tasks side by side."""
+
+    def of_tasks(self, parameters: Tensors, x: Tensor) -> Tensor:
+        """Its `forward` for T tasks: parameters [T, ...] and items [T, B, ...] to [T, B, ...]."""
+        ...
+
+
+def per_task(module: nn.Module, parameters: Tensors, x: Tensor) -> Tensor:
+    """Apply a module to the items of T tasks, each with parameters of its own.
+
+    Modules that have `of_tasks` run all tasks in one call, and so do stacks of linear layers and activations. Any
+    other runs task by task, by `torch.func.functional_call`: exact whatever it consists of. Its buffers
+    are handed to each task as copies, so tasks can't write into the module.
+
+    Args:
+        module: from [B, ...] to [B, ...].
+        parameters: [T, ...] for each of its parameters, by name.
+        x: [T, B, ...] items.
+
+    Returns:
+        [T, B, ...].
+    """
+    if isinstance(module, OfTasks):
+        return module.of_tasks(parameters, x)
+    if _is_pointwise(module):
+        return _pointwise(module, parameters, x)
+    buffers = dict(module.named_buffers())
+    each: list[Tensor] = []
+    for t, items in enumerate(x):
+        own = {k: p[t] for k, p in parameters.items()} | {k: b.clone() for k, b in buffers.items()}
+        each.append(_call(module, own, items))
+    return torch.stack(each)
+
+
+def _call(module: nn.Module, own: Tensors, items: Tensor) -> Tensor:
+    """Pictures go in channels-last, the layout in which convolutions are fastest, unless the module minds."""
+    if items.ndim == 4:
+        try:
+            return functional_call(module, own, (channels_last(items),))
+        except RuntimeError as error:
+            if "view size is not compatible" not in str(error):  # of a .view that assumes the usual layout
+                raise
+    return functional_call(module, own, (items,))
+
+
+def check_batch_norm(module: nn.Module) -> None:
+    """Refuse running statistics: the steps of a task would write them, and its weights would not fit them.
+
+    Raises:
+        ValueError: names the first batch norm that has them.
+    """
+    for name, m in module.named_modules():
+        if isinstance(m, _BatchNorm) and m.track_running_stats:
+            raise ValueError(
+                f"{name or 'the module'} keeps running statistics, which an inner loop can't adapt: build it with "
+                "track_running_stats=False (Conv4(running_statistics=False))"
+            )
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """The same pictures in channels-last strides.
+
+    With one channel `.contiguous(memory_format=...)` sees nothing to do and leaves strides that make
+    the convolution choose the slow layout; so the strides are forced.
+    """
+    _, c, h, w = x.shape
+    if c == 1:
+        return x.contiguous().as_strided(x.shape, (h * w, 1, w, 1))
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def side_by_side(x: Tensor) -> Tensor:
+    """[T, B, C, H, W] pictures to [B, T · C, H, W], channels-last: what `conv3x3` takes."""
+    return channels_last(x.transpose(0, 1).flatten(1, 2))
+
+
+def conv3x3(x: Tensor, weight: Tensor) -> Tensor:
+    """3×3 convolutions with padding 1, each task with its own filters, differentiable any number of times.
+
+    Args:
+        x: [B, T · C, H, W] pictures, the channels of a task adjacent.
+        weight: [T, D, C, 3, 3].
+
+    Returns:
+        [B, T · D, H, W]; in lower precision inside autocast, as `F.conv2d` would.
+    """
+    w = weight.flatten(0, 1)
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        x, w = x.to(dtype), w.to(dtype)
+    y: Any = _Conv.apply(x, w.contiguous(memory_format=torch.channels_last), weight.shape[0])
+    return y
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """[T, B, ..., C] by weights [T, D, C] and biases [T, D] to [T, B, ..., D]."""
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        x = x.to(torch.get_autocast_dtype(device))
+    rows, w = x.flatten(1, -2), weight.to(x.dtype).transpose(1, 2)
+    y = torch.bmm(rows, w) if bias is None else torch.baddbmm(bias.to(x.dtype).unsqueeze(1), rows, w)
+    return y.unflatten(1, x.shape[1:-1])
+
+
+# Convolution is linear in the pictures and in the filters. So the gradients with respect to either are as well, and
+# the three are each other's derivatives. Torch's own second derivative loops over the groups.
+
+
+def _gradients(g: Tensor, x: Tensor, w: Tensor, groups: int, wanted: tuple[bool, bool]) -> Any:
+    return _aten.convolution_backward(
+        g, x, w, None, [1, 1], [1, 1], [1, 1], False, [0, 0], groups, [*wanted, False]
+    )
+
+
+class _Conv(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, groups: int) -> Tensor:
+        ctx.save_for_backward(x, w)
+        ctx.groups = groups
+        return torch.conv2d(x, w, None, 1, 1, 1, groups)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        x, w = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
+        if not torch.is_grad_enabled():
+            return *_gradients(g, x, w, ctx.groups, wanted)[:2], None
+        to_x = _ToPictures.apply(g, w, x, ctx.groups) if wanted[0] else None
+        return to_x, _ToFilters.apply(x, g, w, ctx.groups) if wanted[1] else None, None
+
+
+class _ToPictures(Function):
+    """Gradient of the pictures; `x` is for its shape only."""
+
+    @staticmethod
+    def forward(ctx: Any, g: Tensor, w: Tensor, x: Tensor, groups: int) -> Tensor:
+        ctx.save_for_backward(g, w)
+        ctx.groups = groups
+        return _gradients(g, x, w, groups, (True, False))[0]
+
+    @staticmethod
+    def backward(ctx: Any, v: Tensor) -> Any:
+        g, w = ctx.saved_tensors
+        to_g = _Conv.apply(v, w, ctx.groups) if ctx.needs_input_grad[0] else None
+        return to_g, _ToFilters.apply(v, g, w, ctx.groups) if ctx.needs_input_grad[1] else None, None, None
+
+
+class _ToFilters(Function):
+    """Gradient of the filters; `w` is for its shape only."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, g: Tensor, w: Tensor, groups: int) -> Tensor:
+        ctx.save_for_backward(x, g)
+        ctx.groups = groups
+        return _gradients(g, x, w, groups, (False, True))[1]
+
+    @staticmethod
+    def backward(ctx: Any, v: Tensor) -> Any:
+        x, g = ctx.saved_tensors
+        to_x = _ToPictures.apply(g, v, x, ctx.groups) if ctx.needs_input_grad[0] else None
+        return to_x, _Conv.apply(x, v, ctx.groups) if ctx.needs_input_grad[1] else None, None, None
+
+
+_POINTWISE = (
+    nn.ReLU,
+    nn.LeakyReLU,
+    nn.ELU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Softplus,
+    nn.Tanh,
+    nn.Sigmoid,
+    nn.Identity,
+    nn.Dropout,
+)
+
+
+def _is_pointwise(module: nn.Module) -> bool:
+    """Whether it is a linear layer, an activation, or a stack of them: by exact type, since subclasses may differ."""
+    if type(module) is nn.Sequential:
+        return all(map(_is_pointwise, module))
+    return type(module) is nn.Linear or type(module) in _POINTWISE
+
+
+def _pointwise(module: nn.Module, parameters: Tensors, x: Tensor) -> Tensor:
+    if isinstance(module, nn.Sequential):
+        for name, layer in module.named_children():
+            x = _pointwise(layer, below(name, parameters), x)
+        return x
+    return linear(x, parameters["weight"], parameters.get("bias")) if parameters else module(x)
+
+
+def below(name: str, parameters: Tensors) -> Tensors:
+    """The parameters of the submodule `name`, by their names in it."""
+    return {k.removeprefix(f"{name}."): p for k, p in parameters.items() if k.startswith(f"{name}.")}

@@ -1,7 +1,7 @@
 """Accuracy of every model that ships, re-measured on the test tasks of its recipe, beside its paper.
 
-Inductive and transductive figures are rows of their own. The paper's figure stands beside the inductive
-one, which is how the papers of the recipes so far measured. Models left out by --models keep their rows.
+Inductive and transductive figures are rows of their own. The paper's figure stands beside the one of the
+mode in which the paper measured. Models left out by --models keep their rows.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def measure(name: str, episodes: int, seed: int) -> list[Row]:
             ci95=100 * score.ci95 if math.isfinite(score.ci95) else None,
             n=score.episodes,
             seed=seed,
-            paper=recipe.published.get(score.setting) if score.mode == "inductive" else None,
+            paper=recipe.published.get(score.setting) if score.mode == recipe.mode else None,
             minutes=manifest["training"]["minutes"],
         )
         for score in scores

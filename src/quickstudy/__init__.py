@@ -8,28 +8,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from quickstudy.adapt import sgd
-    from quickstudy.adapt import adapt
-    from quickstudy.adapt import adam
-    from quickstudy.adapt import Rule
-    from quickstudy.learners.reptile import Reptile
-    from quickstudy.learners.meta_sgd import MetaSGD
-    from quickstudy.encoders import MLP
-    from quickstudy.learners.maml import MAML
-    from quickstudy.learners.maml import FOMAML
-    from quickstudy.encoders import Classifier
-    from quickstudy.learners.anil import ANIL
+    from quickstudy.adapt import Rule, adam, adapt, sgd
     from quickstudy.data.episodes import Episodes, Setting
     from quickstudy.data.folders import image_folders
     from quickstudy.data.glyphs import glyphs
     from quickstudy.data.images import ImageFormat
     from quickstudy.data.omniglot import omniglot
     from quickstudy.data.pool import ClassPool
-    from quickstudy.encoders import Conv4
+    from quickstudy.encoders import MLP, Classifier, Conv4
     from quickstudy.episode import Episode, Support
     from quickstudy.experiment import load_learner
     from quickstudy.learner import Learner
+    from quickstudy.learners.anil import ANIL
+    from quickstudy.learners.maml import FOMAML, MAML
+    from quickstudy.learners.meta_sgd import MetaSGD
     from quickstudy.learners.prototypical import Prototypical
+    from quickstudy.learners.reptile import Reptile
     from quickstudy.metrics import Score
     from quickstudy.predict import predict_folders
     from quickstudy.train import cosine, evaluate, fit, halve_every
@@ -68,27 +62,26 @@ _HOMES = {
 }
 
 __all__ = [
-    "sgd",
-    "adapt",
-    "adam",
-    "Rule",
-    "Reptile",
-    "MetaSGD",
-    "MLP",
-    "MAML",
-    "FOMAML",
-    "Classifier",
     "ANIL",
+    "FOMAML",
+    "MAML",
+    "MLP",
     "ClassPool",
+    "Classifier",
     "Conv4",
     "Episode",
     "Episodes",
     "ImageFormat",
     "Learner",
+    "MetaSGD",
     "Prototypical",
+    "Reptile",
+    "Rule",
     "Score",
     "Setting",
     "Support",
+    "adam",
+    "adapt",
     "cosine",
     "evaluate",
     "fit",
@@ -98,6 +91,7 @@ __all__ = [
     "load_learner",
     "omniglot",
     "predict_folders",
+    "sgd",
 ]
 
 

@@ -72,7 +72,8 @@ def adapt(loss: Loss, parameters: Tensors, rule: Rule, steps: int, first_order: 
         >>> torch.autograd.grad(adapted.parameters["x"], theta["x"])[0].item()
         0.800000011920929
 
-    Reference: Finn, Abbeel, Levine: "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks", 2017.
+    Reference: Finn, Abbeel, Levine: "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks",
+    2017, Algorithm 1.
     """
     if steps < 0:
         raise ValueError(f"steps is {steps}: take 0 or more")
@@ -87,7 +88,11 @@ def adapt(loss: Loss, parameters: Tensors, rule: Rule, steps: int, first_order: 
             }
             value = loss(at, step)
             gradients = torch.autograd.grad(
-                value.sum(), list(at.values()), create_graph=differentiable, allow_unused=True, materialize_grads=True
+                value.sum(),
+                list(at.values()),
+                create_graph=differentiable,
+                allow_unused=True,
+                materialize_grads=True,
             )
         parameters, state = rule.update(dict(zip(at, gradients, strict=True)), state, parameters)
         losses.append(value.detach())

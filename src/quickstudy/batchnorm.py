@@ -18,12 +18,12 @@ _aten = torch.ops.aten
 
 
 class TaskNorm(TorchFunctionMode):
-    """While open, batch norm by batch statistics is ours, in whatever module it stands.
+    r"""While open, batch norm by batch statistics is ours, in whatever module it stands.
 
-    $$y = \\gamma \\frac{x - \\mu}{\\sqrt{\\sigma^2 + \\epsilon}} + \\beta$$
+    $$y = \gamma \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta$$
 
-    with $\\mu$ and the biased $\\sigma^2$ of each channel over the batch. Twice differentiable, by formulas that
-    read the data as few times as they can.
+    with $\mu$ and the biased $\sigma^2$ of each channel over the batch. Twice differentiable, by
+    formulas that read the data as few times as they can.
 
     Args:
         keep: gets the statistics of every call, in the order of the calls.
@@ -70,8 +70,8 @@ class _Norm(Function):
         return y, mean, r
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> Any:
-        return *_NormBackward.apply(cotangents[0], *ctx.saved_tensors, ctx.eps), None  # pyright: ignore
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        return *_NormBackward.apply(grad_outputs[0], *ctx.saved_tensors, ctx.eps), None  # pyright: ignore
 
 
 class _NormBackward(Function):
@@ -92,7 +92,10 @@ class _NormBackward(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, v: Tensor, v_weight: Tensor, v_bias: Tensor) -> Any:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] (the decorator's type)
+        ctx: Any, *grad_outputs: Tensor
+    ) -> Any:
+        v, v_weight, v_bias = grad_outputs
         g, x, weight, mean, r, sum_gx, sum_g = ctx.saved_tensors
         n = x.numel() // x.shape[1]
         to_g, sum_vx, sum_v = _backward(v, x, weight, mean, r, ctx.eps)
@@ -115,9 +118,7 @@ class _NormBackward(Function):
 
 
 def _backward(g: Tensor, x: Tensor, weight: Tensor, mean: Tensor, r: Tensor, eps: float) -> Any:
-    return _aten.native_batch_norm_backward(
-        g, x, weight, None, None, mean, r, True, eps, [True, True, True]
-    )
+    return _aten.native_batch_norm_backward(g, x, weight, None, None, mean, r, True, eps, [True, True, True])
 
 
 def _channel_sum(x: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from quickstudy.data.episodes import Setting
     from quickstudy.metrics import Score
+    from quickstudy.recipes import Recipe
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -174,6 +175,7 @@ def train(
             learner,
             display=display,
             episodes=test_episodes,
+            modes=("inductive",) if stated.mode == "inductive" else ("inductive", stated.mode),
             seed=seed,
             data_root=data_root,
             fabric=fabric,
@@ -182,7 +184,7 @@ def train(
             weights, manifest = checkpoint.load(folder / "best.safetensors")
             manifest["figures"] = [s.as_dict() for s in scores]
             checkpoint.save(folder / "best.safetensors", weights, manifest)
-            console.print(_score_table(scores, dict(stated.published)))
+            console.print(_score_table(scores, stated))
 
 
 @app.command()
@@ -238,7 +240,7 @@ def evaluate(
         if as_json:
             print(json.dumps([s.as_dict() for s in scores], indent=2))
         else:
-            console.print(_score_table(scores, dict(recipe.published)))
+            console.print(_score_table(scores, recipe))
 
 
 @app.command()
@@ -299,7 +301,7 @@ def recipes() -> None:
     for name, make in RECIPES.items():
         recipe = make("DIR") if _of_own_pictures(name) else make()
         figures = manifests.get(name, {}).get("figures", [])
-        ours = {f["setting"]: percent(f["accuracy"], f["ci95"]) for f in figures if f["mode"] == "inductive"}
+        ours = {f["setting"]: percent(f["accuracy"], f["ci95"]) for f in figures if f["mode"] == recipe.mode}
         paper = {setting: f"{value:.1f}" for setting, value in recipe.published.items()}
         settings = [str(setting) for setting in recipe.tests]
         rows.add_row(
@@ -433,14 +435,16 @@ def _setting(text: str, queries: int) -> "Setting":
     return Setting(int(match[1]), int(match[2]), queries)
 
 
-def _score_table(scores: "list[Score]", published: dict[str, float]) -> Any:
+def _score_table(scores: "list[Score]", recipe: "Recipe") -> Any:
     from quickstudy.display import table
     from quickstudy.metrics import percent
 
     wide = "accuracy %, 95 % interval"
     rows = table("setting", "batch norm", wide, "episodes", "seed", "paper %", wraps=(wide,))
     for s in scores:
-        paper = f"{published[s.setting]:.1f}" if s.setting in published and s.mode == "inductive" else "–"
+        paper = recipe.published.get(s.setting) if s.mode == recipe.mode else None
         accuracy = percent(s.accuracy, s.ci95)
-        rows.add_row(s.setting, s.mode, accuracy, str(s.episodes), str(s.seed), paper)
+        rows.add_row(
+            s.setting, s.mode, accuracy, str(s.episodes), str(s.seed), "–" if paper is None else f"{paper:g}"
+        )
     return rows

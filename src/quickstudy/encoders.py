@@ -1,4 +1,4 @@
-"""Encoders, modules from items [B, ...] to embeddings [B, D], and heads on them. Any other `nn.Module` does as well."""
+"""Encoders, modules from items [B, ...] to embeddings [B, D], and heads. Any other `nn.Module` will do."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -20,8 +20,8 @@ class Conv4(nn.Module):
     Args:
         in_channels: channels of a picture, 1 for grey and 3 for colour.
         channels: filters of each convolution.
-        running_statistics: batch norm keeps running statistics, and uses them in evaluation. Without, it always
-            uses those of the batch, as learners with an inner loop need it.
+        running_statistics: batch norm keeps running statistics, and uses them in evaluation. Without, it
+            always uses those of the batch, as learners with an inner loop need it.
 
     Reference: Vinyals et al. 2016; Snell et al. 2017.
 
@@ -36,7 +36,9 @@ class Conv4(nn.Module):
         super().__init__()
         widths = [in_channels] + [channels] * 4
         self.convs = nn.ModuleList(nn.Conv2d(i, o, 3, padding=1, bias=False) for i, o in pairwise(widths))
-        self.norms = nn.ModuleList(nn.BatchNorm2d(channels, track_running_stats=running_statistics) for _ in range(4))
+        self.norms = nn.ModuleList(
+            nn.BatchNorm2d(channels, track_running_stats=running_statistics) for _ in range(4)
+        )
         self.in_channels = in_channels
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (its stub lacks this)
 
@@ -91,7 +93,7 @@ class MLP(nn.Module):
         return self.layers[-1](x)
 
     def of_tasks(self, parameters: Tensors, x: Tensor) -> Tensor:
-        """`forward` for T tasks, each with parameters of its own, in one call: [T, B, inputs] → [T, B, outputs]."""
+        """`forward` for T tasks, each with parameters of its own: [T, B, inputs] → [T, B, outputs]."""
         last = len(self.layers) - 1
         for i in range(last + 1):
             x = linear(x, parameters[f"layers.{i}.weight"], parameters[f"layers.{i}.bias"])

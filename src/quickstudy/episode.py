@@ -116,7 +116,9 @@ class Episode:
 
 def _check_labels(which: str, y: Tensor, ways: int) -> None:
     if not ways and not y.is_floating_point():
-        raise ValueError(f"{which} values of a regression (ways = 0) are {y.dtype}: convert them with y.float()")
+        raise ValueError(
+            f"{which} values of a regression (ways = 0) are {y.dtype}: convert them with y.float()"
+        )
     if not ways:
         return
     if y.dtype != torch.int64:

@@ -24,7 +24,7 @@ from quickstudy.data.pool import ClassPool
 from quickstudy.learner import Learner
 from quickstudy.metrics import Score
 from quickstudy.recipes import RECIPES, Recipe
-from quickstudy.train import Mode, Progress, Reporter, adam, evaluate, fit
+from quickstudy.train import Mode, Progress, Reporter, evaluate, fit
 
 TASKS = 10
 """Tasks in a meta-batch of validation and test."""
@@ -131,10 +131,11 @@ def train(
             learner,
             training,
             steps,
-            optimizer=adam(lr),
+            optimizer=recipe.optimizer(lr),
             schedule=recipe.schedule(steps),
             validation=validation,
             validation_episodes=recipe.validation_episodes,
+            validation_mode=recipe.mode,
             every=recipe.every,
             patience=patience,
             minutes=minutes,

@@ -25,9 +25,9 @@ class OfTasks(Protocol):
 def per_task(module: nn.Module, parameters: Tensors, x: Tensor) -> Tensor:
     """Apply a module to the items of T tasks, each with parameters of its own.
 
-    Modules that have `of_tasks` run all tasks in one call, and so do stacks of linear layers and activations. Any
-    other runs task by task, by `torch.func.functional_call`: exact whatever it consists of. Its buffers
-    are handed to each task as copies, so tasks can't write into the module.
+    Modules that have `of_tasks` run all tasks in one call, and so do stacks of linear layers and activations.
+    Any other runs task by task, by `torch.func.functional_call`: exact whatever it consists of. Its
+    buffers are handed to each task as copies, so tasks can't write into the module.
 
     Args:
         module: from [B, ...] to [B, ...].
@@ -69,8 +69,8 @@ def check_batch_norm(module: nn.Module) -> None:
     for name, m in module.named_modules():
         if isinstance(m, _BatchNorm) and m.track_running_stats:
             raise ValueError(
-                f"{name or 'the module'} keeps running statistics, which an inner loop can't adapt: build it with "
-                "track_running_stats=False (Conv4(running_statistics=False))"
+                f"{name or 'the module'} keeps running statistics, which an inner loop can't adapt: build it "
+                "with track_running_stats=False (Conv4(running_statistics=False))"
             )
 
 
@@ -120,8 +120,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return y.unflatten(1, x.shape[1:-1])
 
 
-# Convolution is linear in the pictures and in the filters. So the gradients with respect to either are as well, and
-# the three are each other's derivatives. Torch's own second derivative loops over the groups.
+# Convolution is linear in the pictures and in the filters. So its gradients with respect to either are as
+# well, and the three are each other's derivatives. Torch's own second derivative loops over the groups.
 
 
 def _gradients(g: Tensor, x: Tensor, w: Tensor, groups: int, wanted: tuple[bool, bool]) -> Any:
@@ -138,7 +138,8 @@ class _Conv(Function):
         return torch.conv2d(x, w, None, 1, 1, 1, groups)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Any:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        (g,) = grad_outputs
         x, w = ctx.saved_tensors
         wanted = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
         if not torch.is_grad_enabled():
@@ -157,7 +158,8 @@ class _ToPictures(Function):
         return _gradients(g, x, w, groups, (True, False))[0]
 
     @staticmethod
-    def backward(ctx: Any, v: Tensor) -> Any:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        (v,) = grad_outputs
         g, w = ctx.saved_tensors
         to_g = _Conv.apply(v, w, ctx.groups) if ctx.needs_input_grad[0] else None
         return to_g, _ToFilters.apply(v, g, w, ctx.groups) if ctx.needs_input_grad[1] else None, None, None
@@ -173,7 +175,8 @@ class _ToFilters(Function):
         return _gradients(g, x, w, groups, (False, True))[1]
 
     @staticmethod
-    def backward(ctx: Any, v: Tensor) -> Any:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        (v,) = grad_outputs
         x, g = ctx.saved_tensors
         to_x = _ToPictures.apply(g, v, x, ctx.groups) if ctx.needs_input_grad[0] else None
         return to_x, _Conv.apply(x, v, ctx.groups) if ctx.needs_input_grad[1] else None, None, None
@@ -194,7 +197,7 @@ _POINTWISE = (
 
 
 def _is_pointwise(module: nn.Module) -> bool:
-    """Whether it is a linear layer, an activation, or a stack of them: by exact type, since subclasses may differ."""
+    """Whether it is a linear layer, an activation, or a stack: by exact type, since subclasses may differ."""
     if type(module) is nn.Sequential:
         return all(map(_is_pointwise, module))
     return type(module) is nn.Linear or type(module) in _POINTWISE

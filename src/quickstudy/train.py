@@ -18,12 +18,35 @@ from torch import Tensor, nn
 
 from quickstudy import checkpoint
 from quickstudy.data.episodes import Episodes
+from quickstudy.episode import Episode
 from quickstudy.learner import Learner, batch_statistics
 from quickstudy.metrics import Score, accuracies, mean_ci95
 
 Mode = Literal["inductive", "transductive"]
 Schedule = Callable[[int], float]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+
+
+class Batches(Protocol):
+    """An endless sequence of meta-batches: `Episodes`, `Sinusoids`, or your own."""
+
+    @property
+    def tasks(self) -> int:
+        """T, tasks in a meta-batch."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Of the draws."""
+        ...
+
+    def on(self, device: torch.device | str) -> "Batches":
+        """The same on another device."""
+        ...
+
+    def part(self, i: int, rank: int = 0, world: int = 1) -> Episode:
+        """The tasks of meta-batch i that fall to process `rank` of `world`."""
+        ...
 
 
 class Reporter(Protocol):
@@ -83,20 +106,31 @@ def cosine(steps: int, warmup: int = 0) -> Schedule:
     return at
 
 
+def linear(steps: int) -> Schedule:
+    """A multiplier that falls linearly from 1 to 0, as Reptile's outer step does."""
+    return lambda step: 1 - step / steps
+
+
 def adam(lr: float = 1e-3) -> MakeOptimizer:
     """Adam with the given learning rate."""
     return lambda parameters: torch.optim.Adam(parameters, lr)
 
 
+def sgd(lr: float = 1.0) -> MakeOptimizer:
+    """Plain gradient descent with the given learning rate."""
+    return lambda parameters: torch.optim.SGD(parameters, lr)
+
+
 def fit(
     learner: Learner,
-    episodes: Episodes,
+    episodes: Batches,
     steps: int,
     *,
     optimizer: MakeOptimizer | None = None,
     schedule: Schedule = lambda step: 1.0,
     validation: Episodes | None = None,
     validation_episodes: int = 200,
+    validation_mode: Mode = "inductive",
     every: int = 250,
     patience: int | None = None,
     minutes: float | None = None,
@@ -120,6 +154,7 @@ def fit(
         schedule: multiplies the learning rate of each step.
         validation: episodes of validation classes; the best weights by it are kept. Without it the last are.
         validation_episodes: how many of its tasks each validation takes.
+        validation_mode: as in `evaluate`.
         every: steps between validations; log line and checkpoint are written then too.
         patience: stop after so many validations without a better one.
         minutes: stop after so long; can be resumed, for as long again.
@@ -201,7 +236,7 @@ def fit(
             if progress.step % every == 0 or last:
                 if validation:
                     score = new["validation"] = evaluate(
-                        learner, validation, validation_episodes, fabric=fabric
+                        learner, validation, validation_episodes, validation_mode, fabric=fabric
                     )
                     if progress.judge(score):
                         best_weights = {k: v.clone() for k, v in learner.state_dict().items()}

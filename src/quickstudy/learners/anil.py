@@ -1,7 +1,7 @@
 """Almost no inner loop.
 
-Aniruddh Raghu, Maithra Raghu, Samy Bengio, Oriol Vinyals: "Rapid Learning or Feature Reuse? Towards Understanding
-the Effectiveness of MAML", ICLR 2020.
+Aniruddh Raghu, Maithra Raghu, Samy Bengio, Oriol Vinyals: "Rapid Learning or Feature Reuse? Towards
+Understanding the Effectiveness of MAML", ICLR 2020.
 """
 
 from torch import Tensor

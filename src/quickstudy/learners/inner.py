@@ -35,8 +35,8 @@ class InnerLoop(Learner):
     """A learner that adapts a model to each task by some steps of a rule. Subclasses say which rule.
 
     Args:
-        model: any module from [B, ...] to [B, N] scores, or to predictions for regression. Parameters that don't
-            require a gradient are neither adapted nor learned.
+        model: any module from [B, ...] to [B, N] scores, or to predictions for regression. Parameters that
+            don't require a gradient are neither adapted nor learned.
         steps: inner steps in training.
         test_steps: and in evaluation; as many as in training by default.
         first_order: take the inner gradients for constants.
@@ -46,12 +46,18 @@ class InnerLoop(Learner):
     Raises:
         ValueError: if a number is out of range, or batch norm keeps running statistics.
 
-    Batch norm uses batch statistics: of the support in the inner steps; for the queries those of the queries in
-    training and in transductive evaluation; those of the support, with the adapted weights, in inductive evaluation.
+    Batch norm uses batch statistics: of the support in the inner steps; for the queries those of the queries
+    in training and in transductive evaluation; those of the support, with the adapted weights, in inductive
+    evaluation.
     """
 
     def __init__(
-        self, model: nn.Module, steps: int, test_steps: int | None, first_order: bool, tasks_at_once: int | None
+        self,
+        model: nn.Module,
+        steps: int,
+        test_steps: int | None,
+        first_order: bool,
+        tasks_at_once: int | None,
     ) -> None:
         super().__init__()
         test_steps = steps if test_steps is None else test_steps
@@ -117,7 +123,8 @@ class InnerLoop(Learner):
     def forward(self, episode: Episode) -> Tensor:
         """The meta-loss, a scalar: mean loss of the queries over the tasks.
 
-        Its gradient is taken group by group, so that the memory is that of one group; `backward` hands it out.
+        Its gradient is taken group by group, so that the memory is that of one group; `backward` hands it
+        out.
         """
         n = self.at_once(episode.support.x, episode.query_x)
         parts = [episode[i : i + n] for i in range(0, episode.tasks, n)]
@@ -133,7 +140,8 @@ class InnerLoop(Learner):
         for part in parts:
             value = loss(part)
             new = torch.autograd.grad(value, wanted, allow_unused=True, materialize_grads=True)
-            torch._foreach_add_(gradients, new)
+            for gradient, more in zip(gradients, new, strict=True):
+                gradient += more
             total = total + value.detach()
         handed: Any = _Handed.apply(total, gradients, *wanted)
         return handed
@@ -150,8 +158,8 @@ class InnerLoop(Learner):
     def adapted(self, support: Support) -> nn.Module:
         """An ordinary module with the weights adapted to one task, in evaluation mode.
 
-        Its batch norm keeps, as running statistics, those of the support, so it tells each query by itself, as
-        inductive prediction does. Its `state_dict` holds all of it.
+        Its batch norm keeps, as running statistics, those of the support, so it tells each query by itself,
+        as inductive prediction does. Its `state_dict` holds all of it.
 
         Args:
             support: of one task.
@@ -178,8 +186,10 @@ class _Handed(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> Any:
-        return None, None, *(g * gradient for gradient in ctx.gradients)
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] (the decorator's type)
+        ctx: Any, *grad_outputs: Tensor
+    ) -> Any:
+        return None, None, *(grad_outputs[0] * gradient for gradient in ctx.gradients)
 
 
 def task_losses(scores: Tensor, y: Tensor, ways: int) -> Tensor:
@@ -229,7 +239,7 @@ def trainable(parameters: Tensors) -> Tensors:
 
 
 def with_statistics_of(model: nn.Module, x: Tensor) -> nn.Module:
-    """Give a model's batch norm the statistics of a batch for its running ones, and put it in evaluation mode."""
+    """Give a model's batch norm the statistics of a batch as its running ones, for evaluation."""
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)]
 
     def remember(m: Any, taken: tuple[Tensor], _: Tensor) -> None:

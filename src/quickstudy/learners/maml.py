@@ -1,7 +1,7 @@
 """Model-agnostic meta-learning.
 
-Chelsea Finn, Pieter Abbeel, Sergey Levine: "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks",
-ICML 2017.
+Chelsea Finn, Pieter Abbeel, Sergey Levine: "Model-Agnostic Meta-Learning for Fast Adaptation of Deep
+Networks", ICML 2017.
 """
 
 from functools import partial
@@ -20,21 +20,23 @@ class MAML(InnerLoop):
     (one step; with more, each starts from the last), on the support of task i. The meta-loss is that of the
     queries, and its gradient goes through the inner steps:
 
-    $$\min_\theta \sum_{\mathcal{T}_i \sim p(\mathcal{T})} \mathcal{L}_{\mathcal{T}_i}(f_{\theta_i'}) \tag{2}$$
+    $$\min_\theta \sum_{\mathcal{T}_i \sim p(\mathcal{T})}
+    \mathcal{L}_{\mathcal{T}_i}(f_{\theta_i'}) \tag{2}$$
 
     The loss is cross-entropy, or the mean squared error where tasks are regressions (ways = 0).
 
     Args:
-        model: $f_\theta$, any module from [B, ...] to [B, N], such as `Classifier`. Parameters that don't require
-            a gradient are neither adapted nor learned.
+        model: $f_\theta$, any module from [B, ...] to [B, N], such as `Classifier`. Parameters that don't
+            require a gradient are neither adapted nor learned.
         lr: α.
         steps: inner steps in training.
         test_steps: inner steps in evaluation; as many as in training by default.
-        first_order: FOMAML: take $\nabla\nabla\mathcal{L}$ for 0 (§5.2 of the paper). Cheaper, and nearly as good.
+        first_order: FOMAML: take $\nabla\nabla\mathcal{L}$ for 0 (§5.2 of the paper). It is cheaper.
         tasks_at_once: as in `InnerLoop`, as are the errors and what batch norm does. The paper's figures are
             transductive.
 
-    Departures: the mean over tasks stands for the sum, so that the learning rate does not depend on their number.
+    Departures: the mean over tasks stands for the sum, so that the learning rate does not depend on their
+    number.
     """
 
     def __init__(

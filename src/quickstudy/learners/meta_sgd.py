@@ -1,6 +1,7 @@
 """Meta-SGD.
 
-Zhenguo Li, Fengwei Zhou, Fei Chen, Hang Li: "Meta-SGD: Learning to Learn Quickly for Few-Shot Learning", 2017.
+Zhenguo Li, Fengwei Zhou, Fei Chen, Hang Li: "Meta-SGD: Learning to Learn Quickly for Few-Shot Learning",
+2017.
 """
 
 from typing import Literal
@@ -17,7 +18,8 @@ class MetaSGD(InnerLoop):
 
     $$\theta' = \theta - \alpha \circ \nabla \mathcal{L}_{\text{train}(\mathcal{T})}(\theta) \tag{1}$$
 
-    $$\min_{\theta, \alpha} \mathbb{E}_{\mathcal{T}}\big[\mathcal{L}_{\text{test}(\mathcal{T})}(\theta')\big] \tag{2}$$
+    $$\min_{\theta, \alpha} \mathbb{E}_{\mathcal{T}}
+    \big[\mathcal{L}_{\text{test}(\mathcal{T})}(\theta')\big] \tag{2}$$
 
     with α of the shape of θ. A rate may turn negative: then the step goes uphill in that direction.
 
@@ -52,9 +54,9 @@ class MetaSGD(InnerLoop):
         self.names = [name for name, p in model.named_parameters() if p.requires_grad]
         parameters = dict(model.named_parameters())
         self.rates = nn.ParameterList(
-            torch.empty_like(parameters[name] if rates == "parameter" else parameters[name].new_empty(())).uniform_(
-                *init
-            )
+            torch.empty_like(
+                parameters[name] if rates == "parameter" else parameters[name].new_empty(())
+            ).uniform_(*init)
             for name in self.names
         )
 

@@ -21,10 +21,11 @@ class Reptile(InnerLoop):
     $$\phi \leftarrow \phi + \epsilon \frac{1}{n} \sum_{i=1}^{n} (\tilde\phi_i - \phi), \qquad
     \tilde\phi_i = U^k_{\tau_i}(\phi) \tag{1}$$
 
-    (Algorithm 2, batched; with one task a meta-batch, Algorithm 1, serial), U being a step of Adam with β₁ = 0 on
-    a minibatch of the task. `forward` is the surrogate
+    (Algorithm 2, batched; with one task a meta-batch, Algorithm 1, serial), U a step of Adam with β₁ = 0
+    on a minibatch of the task. `forward` is the surrogate
 
-    $$\mathcal{L}(\phi) = \frac{1}{n} \sum_{i=1}^{n} \tfrac12 \lVert \phi - \text{stopgrad}(\tilde\phi_i) \rVert^2$$
+    $$\mathcal{L}(\phi) = \frac{1}{n} \sum_{i=1}^{n}
+    \tfrac12 \lVert \phi - \text{stopgrad}(\tilde\phi_i) \rVert^2$$
 
     whose gradient is φ minus the mean of φ̃: gradient descent on it with rate ε is equation 1, and any other
     optimizer may be used. All items of an episode, support and queries, are what a task is trained on.
@@ -43,8 +44,8 @@ class Reptile(InnerLoop):
     In inductive evaluation a query goes through the network together with the support, each query apart from
     the others, as in the authors' code; in transductive evaluation all queries go together.
 
-    Departures: every task begins with a fresh state of Adam; the authors carry its second moments from task to
-    task. In evaluation the authors draw minibatches of the support where it has more than 5 or 10 items.
+    Departures: every task begins with a fresh state of Adam; the authors carry its second moments from task
+    to task. In evaluation the authors draw minibatches of the support where it has more than 5 or 10 items.
     """
 
     def __init__(
@@ -93,14 +94,18 @@ class Reptile(InnerLoop):
                     spread += (after[k] - p).square().sum() / episode.tasks
             # ½ mean ‖φ − φ̃‖² = ½ ‖φ − mean φ̃‖² + a constant
             constant = spread - sum((p - means[k]).square().sum() for k, p in wanted.items())
-        return 0.5 * (torch.stack([(p - means[k]).square().sum() for k, p in wanted.items()]).sum() + constant)
+        return 0.5 * (
+            torch.stack([(p - means[k]).square().sum() for k, p in wanted.items()]).sum() + constant
+        )
 
     def _minibatches(self, x: Tensor, y: Tensor) -> Batch:
         """Each step gets the next items of one shuffled order of each task's items after the other."""
         tasks, items = y.shape[:2]
         size = min(self.batch, items)
         rounds = math.ceil(self.steps * size / items)
-        order = torch.cat([torch.rand(tasks, items, device=x.device).argsort(1) for _ in range(max(1, rounds))], 1)
+        order = torch.cat(
+            [torch.rand(tasks, items, device=x.device).argsort(1) for _ in range(max(1, rounds))], 1
+        )
         task = torch.arange(tasks, device=x.device).unsqueeze(1)
 
         def at(step: int) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,17 @@
 
 from collections.abc import Callable
 
+from quickstudy.recipes.initialisation_omniglot import (
+    anil_omniglot,
+    fomaml_omniglot,
+    fomaml_omniglot_20way,
+    maml_omniglot,
+    maml_omniglot_20way,
+    meta_sgd_omniglot,
+    meta_sgd_omniglot_20way,
+    reptile_omniglot,
+    reptile_omniglot_20way,
+)
 from quickstudy.recipes.prototypical_glyphs import prototypical_glyphs
 from quickstudy.recipes.prototypical_images import prototypical_images
 from quickstudy.recipes.prototypical_omniglot import prototypical_omniglot_1shot, prototypical_omniglot_5shot
@@ -15,6 +26,15 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "prototypical-omniglot-1shot": prototypical_omniglot_1shot,
     "prototypical-omniglot-5shot": prototypical_omniglot_5shot,
     "prototypical-images": prototypical_images,
+    "maml-omniglot": maml_omniglot,
+    "maml-omniglot-20way": maml_omniglot_20way,
+    "fomaml-omniglot": fomaml_omniglot,
+    "fomaml-omniglot-20way": fomaml_omniglot_20way,
+    "anil-omniglot": anil_omniglot,
+    "reptile-omniglot": reptile_omniglot,
+    "reptile-omniglot-20way": reptile_omniglot_20way,
+    "meta-sgd-omniglot": meta_sgd_omniglot,
+    "meta-sgd-omniglot-20way": meta_sgd_omniglot_20way,
 }
 
 __all__ = ["RECIPES", "Recipe"]

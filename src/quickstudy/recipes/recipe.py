@@ -9,7 +9,7 @@ from quickstudy.data.episodes import Setting
 from quickstudy.data.images import ImageFormat, Progress
 from quickstudy.data.pool import ClassPool
 from quickstudy.learner import Learner
-from quickstudy.train import Schedule
+from quickstudy.train import MakeOptimizer, Mode, Schedule, adam
 
 
 class MakePool(Protocol):
@@ -33,14 +33,16 @@ class Recipe:
         train: the tasks trained on.
         tasks: how many of them a step takes.
         steps: how many steps.
-        lr: Adam's learning rate.
+        lr: learning rate.
+        optimizer: from the learning rate to what makes the optimizer; Adam by default.
         schedule: from the number of steps to the multiplier of each.
         validation: the tasks by which weights are selected.
         validation_episodes: how many of them.
         tests: the tasks of the published figures.
         precision: of training, as Lightning Fabric names it; evaluation is float32 always.
         every: steps between validations.
-        published: the paper's inductive accuracy in % for the tests, by name.
+        mode: what batch norm sees in the published figures, and in validation.
+        published: the paper's accuracy in % for the tests, by name.
     """
 
     summary: str
@@ -53,9 +55,11 @@ class Recipe:
     validation: Setting
     tests: tuple[Setting, ...]
     lr: float = 1e-3
+    optimizer: Callable[[float], MakeOptimizer] = adam
     schedule: Callable[[int], Schedule]
     tasks: int = 1
     precision: str = "32-true"
     every: int = 250
     validation_episodes: int = 200
+    mode: Mode = "inductive"
     published: Mapping[str, float] = field(default_factory=dict[str, float])

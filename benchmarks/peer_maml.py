@@ -42,7 +42,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise, product
 from types import ModuleType
 from typing import Any
@@ -262,6 +262,7 @@ def installed(peer: str) -> bool:
     return True
 
 
+@cache
 def load(peer: str) -> ModuleType:
     """The module of a peer that has what is used of it, unmodified.
 

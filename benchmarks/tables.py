@@ -23,7 +23,7 @@ TITLES = {  # in this order
     "peer_easyfsl": ("Beside easyfsl 1.5.0", "Same weights, same tasks; median."),
     "peer_maml": (
         "MAML's meta-step",
-        "Beside learn2learn 0.2.0, higher 0.2.1 and TorchOpt 0.7.3: same weights, same tasks, same meta-gradients; "
+        "Beside learn2learn 0.2.0, higher 0.2.1 and TorchOpt 0.7.3: same weights, tasks and meta-gradients; "
         "median. Times as fast as the row's fastest peer.",
     ),
     "decode": ("Loading Omniglot", "32,460 pictures, rotations added; median."),

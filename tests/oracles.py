@@ -5,7 +5,7 @@ broadcasting, no matrix products. Whatever is fast in the library must agree wit
 differentiable scalars, so autograd can go through the loops as well.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -80,3 +80,234 @@ def snell(
     for task in tasks[1:]:
         loss = loss + task.loss
     return distances, log_probabilities, loss / len(tasks)
+
+
+# Finn, Abbeel, Levine 2017: "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks"
+
+Weights = dict[str, Tensor]
+"""The weights θ of a network, by name."""
+Net = Callable[[Weights, Tensor], Tensor]
+"""f_θ: from weights and a batch [B, ...] to scores [B, N]."""
+ItemLoss = Callable[[Tensor, Tensor], Tensor]
+"""From the scores [N] of one item and its label to its loss."""
+
+
+def finn_convolution(kernel: Tensor, x: Tensor) -> Tensor:
+    """3×3 convolution without bias, with a border of zeros: [B, C, H, W] → [B, D, H, W]."""
+    height, width = x.shape[2:]
+    bordered = torch.zeros(len(x), x.shape[1], height + 2, width + 2, dtype=x.dtype)
+    bordered[:, :, 1:-1, 1:-1] = x
+    planes = []
+    for d in range(len(kernel)):
+        plane = torch.zeros(len(x), height, width, dtype=x.dtype)
+        for c in range(x.shape[1]):
+            for i in range(3):
+                for j in range(3):
+                    plane = plane + kernel[d, c, i, j] * bordered[:, c, i : i + height, j : j + width]
+        planes.append(plane)
+    return torch.stack(planes, 1)
+
+
+def finn_batch_norm(weight: Tensor, bias: Tensor, x: Tensor, first: int) -> Tensor:
+    """Ioffe, Szegedy 2015: (x − μ) / √(σ² + ε) · γ + β, μ and σ² of each channel over the `first` items."""
+    planes = []
+    for c in range(x.shape[1]):
+        seen = x[:first, c]
+        mean = seen.sum() / seen.numel()
+        variance = ((seen - mean) ** 2).sum() / seen.numel()
+        planes.append((x[:, c] - mean) / torch.sqrt(variance + 1e-5) * weight[c] + bias[c])
+    return torch.stack(planes, 1)
+
+
+def finn_linear(weight: Tensor, bias: Tensor, z: Tensor) -> Tensor:
+    """[B, D] → [B, N]."""
+    outputs = []
+    for n in range(len(weight)):
+        output = torch.zeros(len(z), dtype=z.dtype) + bias[n]
+        for d in range(z.shape[1]):
+            output = output + weight[n, d] * z[:, d]
+        outputs.append(output)
+    return torch.stack(outputs, 1)
+
+
+def finn_conv4(weights: Weights, x: Tensor, first: int | None = None) -> Tensor:
+    """The network of section 5.2: 4 × (3×3 convolution, batch norm, ReLU, 2×2 max-pooling), linear layer.
+
+    Batch norm takes the statistics of the `first` items of the batch, of all by default.
+    """
+    for i in range(4):
+        x = finn_convolution(weights[f"encoder.convs.{i}.weight"], x)
+        norm = weights[f"encoder.norms.{i}.weight"], weights[f"encoder.norms.{i}.bias"]
+        x = finn_batch_norm(*norm, x, len(x) if first is None else first)
+        x = torch.where(x > 0, x, torch.zeros_like(x))
+        rows = torch.maximum(x[:, :, 0::2], x[:, :, 1::2])
+        x = torch.maximum(rows[..., 0::2], rows[..., 1::2])
+    return finn_linear(weights["head.weight"], weights["head.bias"], x.reshape(len(x), -1))
+
+
+def finn_mlp(weights: Weights, x: Tensor) -> Tensor:
+    """The network of section 5.1: fully connected layers with ReLU between them."""
+    layers = len(weights) // 2
+    for i in range(layers):
+        x = finn_linear(weights[f"layers.{i}.weight"], weights[f"layers.{i}.bias"], x)
+        if i < layers - 1:
+            x = torch.where(x > 0, x, torch.zeros_like(x))
+    return x
+
+
+def finn_cross_entropy(scores: Tensor, y: Tensor) -> Tensor:
+    """Equation 3, of one item: −log of the softmax at the label."""
+    total = torch.zeros((), dtype=scores.dtype)
+    for n in range(len(scores)):
+        total = total + torch.exp(scores[n])
+    return -torch.log(torch.exp(scores[int(y)]) / total)
+
+
+def finn_squared_error(prediction: Tensor, y: Tensor) -> Tensor:
+    """Equation 2 of the paper's section 3.1, of one item, averaged over its outputs as over the items."""
+    total = torch.zeros((), dtype=y.dtype)
+    for d in range(len(y)):
+        total = total + (prediction[d] - y[d]) ** 2
+    return total / len(y)
+
+
+def finn_loss(outputs: Tensor, y: Tensor, item_loss: ItemLoss) -> Tensor:
+    """The mean of the items' losses."""
+    total = torch.zeros((), dtype=outputs.dtype)
+    for i in range(len(outputs)):
+        total = total + item_loss(outputs[i], y[i])
+    return total / len(outputs)
+
+
+def finn_gradient(loss: Tensor, weights: Weights, names: Iterable[str]) -> Weights:
+    """∇_θ of the named weights, itself differentiable; 0 where the loss doesn't depend on them."""
+    gradients: Weights = {}
+    for name in names:
+        (gradient,) = torch.autograd.grad(
+            loss, weights[name], create_graph=True, retain_graph=True, allow_unused=True
+        )
+        gradients[name] = torch.zeros_like(weights[name]) if gradient is None else gradient
+    return gradients
+
+
+def finn_adapt(
+    net: Net, item_loss: ItemLoss, weights: Weights, rates: Weights, x: Tensor, y: Tensor, steps: int
+) -> Weights:
+    """θ' = θ − α∇_θ L(f_θ), some times; α by the name of the weight, which stays as it is without."""
+    for _ in range(steps):
+        gradients = finn_gradient(finn_loss(net(weights, x), y, item_loss), weights, rates)
+        weights = weights | {name: weights[name] - rates[name] * gradients[name] for name in rates}
+    return weights
+
+
+@dataclass
+class Finn:
+    """What Algorithm 2 computes for a meta-batch."""
+
+    adapted: list[Weights]
+    outputs: Tensor
+    loss: Tensor
+
+
+def finn(
+    net: Net,
+    item_loss: ItemLoss,
+    weights: Weights,
+    rates: Weights,
+    support: tuple[Tensor, Tensor],
+    query: tuple[Tensor, Tensor],
+    steps: int,
+) -> Finn:
+    """Adapted weights, outputs [T, Q, N] and the mean over tasks of the loss of equation 1.
+
+    With rates that are tensors of the weights' shapes it is equation 2 of Li, Zhou, Chen, Li 2017,
+    "Meta-SGD"; with rates for the last layer alone it is equation 1 of Raghu, Raghu, Bengio, Vinyals 2020,
+    "Rapid Learning or Feature Reuse?" (ANIL).
+    """
+    adapted, outputs = [], []
+    loss = torch.zeros((), dtype=query[0].dtype)
+    tasks = len(query[0])
+    for t in range(tasks):
+        own = finn_adapt(net, item_loss, weights, rates, support[0][t], support[1][t], steps)
+        output = net(own, query[0][t])
+        adapted.append(own)
+        outputs.append(output)
+        loss = loss + finn_loss(output, query[1][t], item_loss) / tasks
+    return Finn(adapted, torch.stack(outputs), loss)
+
+
+def finn_first_order(
+    net: Net,
+    item_loss: ItemLoss,
+    weights: Weights,
+    rates: Weights,
+    support: tuple[Tensor, Tensor],
+    query: tuple[Tensor, Tensor],
+    steps: int,
+) -> tuple[Weights, Weights]:
+    """Section 5.2: the meta-gradient is ∇L at the adapted weights, and nothing else; mean over tasks.
+
+    Also that of the rates: θ' = θ − Σ_k α ∘ g_k with constant g_k, so it is −Σ_k g_k ∘ ∇L(θ').
+    """
+    tasks = len(query[0])
+    of_weights = {name: torch.zeros_like(w) for name, w in weights.items()}
+    of_rates = {name: torch.zeros_like(weights[name]) for name in rates}
+    for t in range(tasks):
+        own, walked = weights, {name: torch.zeros_like(weights[name]) for name in rates}
+        for _ in range(steps):
+            own = {name: w.detach().requires_grad_() for name, w in own.items()}
+            gradients = finn_gradient(
+                finn_loss(net(own, support[0][t]), support[1][t], item_loss), own, rates
+            )
+            own = own | {name: own[name] - rates[name] * gradients[name] for name in rates}
+            walked = {name: walked[name] + gradients[name].detach() for name in rates}
+        own = {name: w.detach().requires_grad_() for name, w in own.items()}
+        gradients = finn_gradient(finn_loss(net(own, query[0][t]), query[1][t], item_loss), own, own)
+        for name in weights:
+            of_weights[name] = of_weights[name] + gradients[name].detach() / tasks
+        for name in rates:
+            of_rates[name] = of_rates[name] - walked[name] * gradients[name].detach() / tasks
+    return of_weights, of_rates
+
+
+# Nichol, Achiam, Schulman 2018: "On First-Order Meta-Learning Algorithms"
+
+
+def nichol_adam(
+    net: Net,
+    weights: Weights,
+    batches: list[tuple[Tensor, Tensor]],
+    lr: float,
+    item_loss: ItemLoss = finn_cross_entropy,
+) -> Weights:
+    """U^k of Algorithm 1: a step of Adam (Kingma, Ba 2015, Algorithm 1) with β₁ = 0 for each minibatch."""
+    beta1, beta2, eps = 0.0, 0.999, 1e-8
+    m = {name: torch.zeros_like(w) for name, w in weights.items()}
+    v = {name: torch.zeros_like(w) for name, w in weights.items()}
+    for t, (x, y) in enumerate(batches, start=1):
+        weights = {name: w.detach().requires_grad_() for name, w in weights.items()}
+        gradients = finn_gradient(finn_loss(net(weights, x), y, item_loss), weights, weights)
+        moved: Weights = {}
+        for name, w in weights.items():
+            g = gradients[name].detach()
+            m[name] = beta1 * m[name] + (1 - beta1) * g
+            v[name] = beta2 * v[name] + (1 - beta2) * g**2
+            m_hat = m[name] / (1 - beta1**t)
+            v_hat = v[name] / (1 - beta2**t)
+            moved[name] = (w - lr * m_hat / (torch.sqrt(v_hat) + eps)).detach()
+        weights = moved
+    return weights
+
+
+def nichol_towards(
+    net: Net, weights: Weights, tasks: list[list[tuple[Tensor, Tensor]]], lr: float
+) -> tuple[Weights, Tensor]:
+    """Algorithm 2: the mean of φ̃_i over tasks, and the mean of ½ ‖φ − φ̃_i‖²."""
+    mean = {name: torch.zeros_like(w) for name, w in weights.items()}
+    distance = torch.zeros((), dtype=next(iter(weights.values())).dtype)
+    for batches in tasks:
+        after = nichol_adam(net, weights, batches, lr)
+        for name, w in weights.items():
+            mean[name] = mean[name] + after[name] / len(tasks)
+            distance = distance + ((w.detach() - after[name]) ** 2).sum() / 2 / len(tasks)
+    return mean, distance

@@ -8,7 +8,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from quickstudy.adapt import Rule, adam, adapt, sgd
     from quickstudy.data.episodes import Episodes, Setting
     from quickstudy.data.folders import image_folders
     from quickstudy.data.glyphs import glyphs
@@ -29,24 +28,20 @@ if TYPE_CHECKING:
     from quickstudy.train import cosine, evaluate, fit, halve_every
 
 _HOMES = {
-    "sgd": "adapt",
-    "adapt": "adapt",
-    "adam": "adapt",
-    "Rule": "adapt",
-    "Reptile": "learners.reptile",
-    "MetaSGD": "learners.meta_sgd",
-    "MLP": "encoders",
-    "MAML": "learners.maml",
-    "FOMAML": "learners.maml",
-    "Classifier": "encoders",
     "ANIL": "learners.anil",
     "ClassPool": "data.pool",
+    "Classifier": "encoders",
     "Conv4": "encoders",
     "Episode": "episode",
     "Episodes": "data.episodes",
+    "FOMAML": "learners.maml",
     "ImageFormat": "data.images",
     "Learner": "learner",
+    "MAML": "learners.maml",
+    "MLP": "encoders",
+    "MetaSGD": "learners.meta_sgd",
     "Prototypical": "learners.prototypical",
+    "Reptile": "learners.reptile",
     "Score": "metrics",
     "Setting": "data.episodes",
     "Support": "episode",
@@ -76,12 +71,9 @@ __all__ = [
     "MetaSGD",
     "Prototypical",
     "Reptile",
-    "Rule",
     "Score",
     "Setting",
     "Support",
-    "adam",
-    "adapt",
     "cosine",
     "evaluate",
     "fit",
@@ -91,7 +83,6 @@ __all__ = [
     "load_learner",
     "omniglot",
     "predict_folders",
-    "sgd",
 ]
 
 

@@ -64,7 +64,7 @@ def adapt(loss: Loss, parameters: Tensors, rule: Rule, steps: int, first_order: 
 
     Example:
         >>> import torch
-        >>> from quickstudy import adapt, sgd
+        >>> from quickstudy.adapt import adapt, sgd
         >>> theta = {"x": torch.tensor(1.0, requires_grad=True)}
         >>> adapted = adapt(lambda p, step: p["x"] ** 2, theta, sgd(0.1), steps=1)
         >>> adapted.parameters["x"].item(), adapted.losses.tolist()

@@ -52,6 +52,13 @@ class Mode(StrEnum):
     both = "both"
 
 
+class Demo(StrEnum):
+    """What the demonstration shows: learning a metric, or an initialisation."""
+
+    letters = "letters"
+    sinusoids = "sinusoids"
+
+
 class Format(StrEnum):
     """How predictions are printed."""
 
@@ -252,6 +259,13 @@ def predict(
     query: Annotated[Path, typer.Option(help="A picture or a folder of pictures to tell.")],
     output: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.table,
     skip_corrupt: SkipCorrupt = False,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the weights as adapted to the support, as safetensors (MAML and its kin).",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Tell your own pictures apart, from a handful of labelled ones. No training."""
     from quickstudy import experiment
@@ -266,6 +280,7 @@ def predict(
             support,
             query,
             skip_corrupt=skip_corrupt,
+            save=save,
             progress=progress,
         )
     classes = list(predictions[0].probabilities)
@@ -381,13 +396,20 @@ def plot(
 
 @app.command()
 def demo(
+    what: Annotated[Demo, typer.Argument(help="What to learn.")] = Demo.letters,
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint and the pictures.")] = Path("demo"),
-    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 600,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Training steps. (default: 600, sinusoids 4000)", show_default=False),
+    ] = None,
 ) -> None:
     """Watch a network learn to learn, in about two minutes and with nothing to download."""
-    from quickstudy.demo import run
+    from quickstudy import demo
 
-    run(out, steps)
+    if what is Demo.letters:
+        demo.run(out, steps or 600)
+    else:
+        demo.run_sinusoids(out, steps or 4000)
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:

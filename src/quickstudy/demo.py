@@ -10,11 +10,13 @@ from rich.table import Table
 from rich.text import Text
 from torch import nn
 
-from quickstudy import experiment, plots
+from quickstudy import experiment, plots, sinusoids
 from quickstudy.data.episodes import Setting
+from quickstudy.data.sinusoids import Sinusoids
 from quickstudy.display import Terminal, console
 from quickstudy.encoders import Conv4
 from quickstudy.learner import Learner
+from quickstudy.learners.inner import InnerLoop
 from quickstudy.learners.prototypical import Prototypical
 from quickstudy.memory import keep_freed_memory
 from quickstudy.metrics import Score
@@ -73,6 +75,46 @@ def run(out: Path, steps: int) -> None:
     ):
         console.print(f"  {command}", style="bold cyan", highlight=False, soft_wrap=True)
         console.print(f"      {what}", highlight=False, soft_wrap=True)
+
+
+def run_sinusoids(out: Path, steps: int) -> None:
+    """Train networks to learn sines from ten points, and show how fast each learns an unseen one."""
+    started, display = time.monotonic(), Terminal()
+    out.mkdir(parents=True, exist_ok=True)
+    console.print(
+        Panel(
+            Text.from_markup(
+                "Networks study [bold]many[/bold] sine waves, each of its own height and phase. Then they "
+                "see ten points of a [bold]new[/bold] one, and take a few gradient steps on them. MAML, "
+                "Meta-SGD and Reptile have learned to learn; the pre-trained network has learned the average."
+            ),
+            title="quickstudy: learning the initialisation",
+        )
+    )
+    learners: dict[str, InnerLoop] = {}
+    for name in sinusoids.CONTESTANTS:
+        with display.training(steps) as report:
+            learners[name] = sinusoids.train(name, steps=steps, report=report)
+    errors = {name: sinusoids.errors(learner) for name, learner in learners.items()}
+    shown = (0, 1, 5, 10)
+    table = Table("mean squared error", *(f"{k} steps" if k != 1 else "1 step" for k in shown))
+    for name, e in errors.items():
+        style = "bold green" if name == "MAML" else ""
+        table.add_row(name, *(_error(e[k].mean().item()) for k in shown), style=style)
+    console.print(table)
+    seen, x = Sinusoids(10, 1, 1, sinusoids.TEST_SEED), torch.linspace(-5, 5, 200)
+    fits = {
+        name: sinusoids.fits(learner, seen[0], x, shown)[:, 0, :, 0] for name, learner in learners.items()
+    }
+    plots.sinusoid_fits(seen[0], seen.curves(0, x)[0], x, fits, shown).savefig(out / "sinusoid.png", dpi=150)
+    plots.sinusoid_errors(errors).savefig(out / "sinusoid-errors.png", dpi=150)
+    pictures = out / "sinusoid.png", out / "sinusoid-errors.png"
+    console.print(f"Pictures: {', '.join(map(str, pictures))}", highlight=False, soft_wrap=True)
+    console.print(f"All in {time.monotonic() - started:.0f} seconds.", highlight=False)
+
+
+def _error(value: float) -> str:
+    return f"{value:.3g}" if value < 100 else "diverges"
 
 
 def _contestants(learner: Learner) -> list[tuple[str, Learner]]:

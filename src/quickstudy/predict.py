@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from quickstudy import checkpoint
 from quickstudy.data.episodes import floats
 from quickstudy.data.folders import find_images, images_in, report_bad
 from quickstudy.data.images import ImageFormat, Progress, decode_images
 from quickstudy.episode import Support
 from quickstudy.learner import Learner
+from quickstudy.learners.inner import InnerLoop
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ def predict_folders(
     query: str | Path,
     *,
     skip_corrupt: bool = False,
+    save: str | Path | None = None,
     progress: Progress | None = None,
 ) -> list[Prediction]:
     """Classify pictures by a handful of labelled ones.
@@ -46,14 +49,21 @@ def predict_folders(
         support: `support/CLASS/*.jpg`, the labelled pictures; two classes at least, any number in each.
         query: a picture, or a folder of pictures.
         skip_corrupt: leave out pictures that can't be read, with a warning, instead of an error.
+        save: write the model as adapted to the support here, for learners of an initialisation: an ordinary
+            `state_dict` as safetensors, with the names of the classes in its manifest (`checkpoint.load`).
         progress: called with (done, total) while decoding.
 
     Returns:
         One prediction a query picture, in the order of their names.
 
     Raises:
-        FileNotFoundError, ValueError, OSError: if folders are absent or empty, or pictures can't be read.
+        FileNotFoundError, ValueError, OSError: if folders are absent or empty, or pictures can't be read, or
+            there are no adapted weights to save.
     """
+    if save and not isinstance(learner, InnerLoop):
+        raise ValueError(
+            f"{type(learner).__name__} learners adapt no weights, so there are none to save: leave out --save"
+        )
     files = find_images(Path(support))
     if len(files) < 2:
         raise ValueError(f"{support} holds one class folder: telling classes apart takes two at least")
@@ -76,6 +86,9 @@ def predict_folders(
     labelled_items = Support(x[:, good], y.to(learner.device), len(files))
     scores = learner.eval().predict(labelled_items, x[:, asked])[0]
     names = list(files)
+    if save and isinstance(learner, InnerLoop):
+        weights = learner.adapted(labelled_items).state_dict()
+        checkpoint.save(Path(save), weights, {"classes": names, "items": image_format.as_dict()})
     return [
         Prediction(paths[i], names[int(np.argmax(p))], dict(zip(names, p, strict=True)))
         for i, p in zip(asked, scores.softmax(-1).tolist(), strict=True)

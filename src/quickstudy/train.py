@@ -207,7 +207,10 @@ def fit(
             loss: Tensor = model(episode)
             fabric.backward(loss)
             if clip:
-                fabric.clip_gradients(model, wrapped, max_norm=clip)
+                try:
+                    fabric.clip_gradients(model, wrapped, max_norm=clip)
+                except RuntimeError:  # which is how torch says that the norm is not finite
+                    raise FloatingPointError(_blown_up("gradient", "not finite", step, run)) from None
             wrapped.step()
 
             news = torch.tensor([loss.item(), time.monotonic() - started, interrupted()], dtype=torch.float64)
@@ -216,12 +219,7 @@ def fit(
                 news = _mean(fabric, news)
             value, progress.seconds, stop = news.tolist()
             if not math.isfinite(value):
-                saved = run is not None and run.last.exists()
-                kept = f"the last good weights are in {run.folder}" if run and saved else "nothing was saved"
-                raise FloatingPointError(
-                    f"the loss became {value} at step {step + 1}; {kept}; "
-                    "lower the learning rate or clip gradients"
-                )
+                raise FloatingPointError(_blown_up("loss", value, step, run))
             progress.step += 1
             progress.losses.append(value)
             new: dict[str, Any] = {
@@ -263,6 +261,12 @@ def fit(
     learner.eval()
     fabric.barrier()
     return progress
+
+
+def _blown_up(what: str, value: object, step: int, run: "Run | None") -> str:
+    saved = run is not None and run.last.exists()
+    kept = f"the last good weights are in {run.folder}" if run and saved else "nothing was saved"
+    return f"the {what} became {value} at step {step + 1}; {kept}; lower the learning rate or clip gradients"
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ The published figures are transductive (batch norm sees all queries of a task), 
 Departures from the papers, all in the schedule, so that a training takes half an hour of one core: Adam's
 learning rate rises over 100 steps to several times the papers' 1e-3 and falls along a cosine to 0; so many
 steps as stated below instead of 60,000 (Reptile: 100,000 and 200,000); bfloat16 where the processor has it.
+Meta-SGD's rates begin at 0.1, the upper end of what its paper draws them from.
 """
 
 from collections.abc import Callable, Mapping
@@ -36,25 +37,25 @@ def maml_omniglot() -> Recipe:
 
 
 def maml_omniglot_20way() -> Recipe:
-    """20-way: inner steps at rate 0.1."""
+    """20-way: two inner steps at rate 0.1 in training, five in testing (the paper: five in both)."""
     return _recipe(
         "MAML",
         "Finn et al. 2017, Table 1",
         20,
-        lambda: MAML(_classifier(20), lr=0.1, steps=5),
-        steps=1_500,
+        lambda: MAML(_classifier(20), lr=0.1, steps=2, test_steps=5),
+        steps=3_000,
         published={"20w1s": 95.8},
     )
 
 
 def fomaml_omniglot() -> Recipe:
-    """5-way: as MAML, without second derivatives."""
+    """5-way: without second derivatives, at rate 0.1 (at MAML's 0.4 it hardly learns)."""
     return _recipe(
         "FOMAML",
         "Nichol et al. 2018, Table 2",
         5,
-        lambda: FOMAML(_classifier(5), lr=0.4, steps=1, test_steps=3),
-        steps=5_000,
+        lambda: FOMAML(_classifier(5), lr=0.1, steps=1, test_steps=3),
+        steps=7_000,
         published={"5w1s": 98.3},
     )
 
@@ -65,8 +66,8 @@ def fomaml_omniglot_20way() -> Recipe:
         "FOMAML",
         "Nichol et al. 2018, Table 2",
         20,
-        lambda: FOMAML(_classifier(20), lr=0.1, steps=5),
-        steps=1_500,
+        lambda: FOMAML(_classifier(20), lr=0.1, steps=2, test_steps=5),
+        steps=3_000,
         published={"20w1s": 89.4},
     )
 
@@ -89,8 +90,8 @@ def meta_sgd_omniglot() -> Recipe:
         "Meta-SGD",
         "Li et al. 2017, Table 2",
         5,
-        lambda: MetaSGD(_classifier(5)),
-        steps=4_000,
+        lambda: MetaSGD(_classifier(5), init=(0.1, 0.1)),
+        steps=6_000,
         published={"5w1s": 99.53},
     )
 
@@ -101,15 +102,15 @@ def meta_sgd_omniglot_20way() -> Recipe:
         "Meta-SGD",
         "Li et al. 2017, Table 2",
         20,
-        lambda: MetaSGD(_classifier(20)),
-        steps=1_500,
+        lambda: MetaSGD(_classifier(20), init=(0.1, 0.1)),
+        steps=3_000,
         published={"20w1s": 95.93},
     )
 
 
 def reptile_omniglot() -> Recipe:
     """5-way: five inner steps of Adam on minibatches of 10 in training, 50 in testing."""
-    return _reptile(5, lr=1e-3, inner=5, batch=10, steps=10_000, published={"5w1s": 97.68})
+    return _reptile(5, lr=1e-3, inner=5, batch=10, steps=15_000, published={"5w1s": 97.68})
 
 
 def reptile_omniglot_20way() -> Recipe:
@@ -135,8 +136,8 @@ def _recipe(
         pool=partial(omniglot, split="vinyals", rotations=True),
         image_format=ImageFormat(28, 1, invert=True),
         learner=learner,
-        train=Setting(ways, 1, 5),
-        tasks=8,
+        train=Setting(ways, 1, 5 if ways == 5 else 2),
+        tasks=8 if ways == 5 else 4,
         steps=steps,
         lr=5e-3,
         schedule=partial(cosine, warmup=100),
@@ -166,7 +167,7 @@ def _reptile(
         schedule=linear,
         precision="bf16-mixed",
         validation=Setting(ways, 1, 1),
-        every=1000,
+        every=2500,
         tests=(Setting(ways, 1, 1),),  # one query a class, as the authors test
         mode="transductive",
         published=published,

@@ -1,8 +1,9 @@
 """Slow, literal re-derivations of the papers' equations, one section a paper.
 
 Written from the papers, not from the library: Python loops over tasks, classes, items and dimensions, no
-broadcasting, no matrix products. Whatever is fast in the library must agree with these. They are made of
-differentiable scalars, so autograd can go through the loops as well.
+broadcasting, no matrix products (but in the networks of the learned initialisations, whose inner loops would
+take minutes so). Whatever is fast in the library must agree with these. They are differentiable, so autograd
+can go through the loops as well.
 """
 
 from collections.abc import Callable, Iterable
@@ -97,15 +98,12 @@ def finn_convolution(kernel: Tensor, x: Tensor) -> Tensor:
     height, width = x.shape[2:]
     bordered = torch.zeros(len(x), x.shape[1], height + 2, width + 2, dtype=x.dtype)
     bordered[:, :, 1:-1, 1:-1] = x
-    planes = []
-    for d in range(len(kernel)):
-        plane = torch.zeros(len(x), height, width, dtype=x.dtype)
-        for c in range(x.shape[1]):
-            for i in range(3):
-                for j in range(3):
-                    plane = plane + kernel[d, c, i, j] * bordered[:, c, i : i + height, j : j + width]
-        planes.append(plane)
-    return torch.stack(planes, 1)
+    total = torch.zeros(len(x), len(kernel), height, width, dtype=x.dtype)
+    for i in range(3):
+        for j in range(3):
+            shifted = bordered[:, :, i : i + height, j : j + width]
+            total = total + torch.einsum("dc,bchw->bdhw", kernel[:, :, i, j], shifted)
+    return total
 
 
 def finn_batch_norm(weight: Tensor, bias: Tensor, x: Tensor, first: int) -> Tensor:
@@ -121,13 +119,7 @@ def finn_batch_norm(weight: Tensor, bias: Tensor, x: Tensor, first: int) -> Tens
 
 def finn_linear(weight: Tensor, bias: Tensor, z: Tensor) -> Tensor:
     """[B, D] → [B, N]."""
-    outputs = []
-    for n in range(len(weight)):
-        output = torch.zeros(len(z), dtype=z.dtype) + bias[n]
-        for d in range(z.shape[1]):
-            output = output + weight[n, d] * z[:, d]
-        outputs.append(output)
-    return torch.stack(outputs, 1)
+    return torch.stack([(weight[n] * z).sum(1) + bias[n] for n in range(len(weight))], 1)
 
 
 def finn_conv4(weights: Weights, x: Tensor, first: int | None = None) -> Tensor:
@@ -157,18 +149,13 @@ def finn_mlp(weights: Weights, x: Tensor) -> Tensor:
 
 def finn_cross_entropy(scores: Tensor, y: Tensor) -> Tensor:
     """Equation 3, of one item: −log of the softmax at the label."""
-    total = torch.zeros((), dtype=scores.dtype)
-    for n in range(len(scores)):
-        total = total + torch.exp(scores[n])
-    return -torch.log(torch.exp(scores[int(y)]) / total)
+    probabilities = torch.exp(scores) / torch.exp(scores).sum()
+    return -torch.log(probabilities[int(y)])
 
 
 def finn_squared_error(prediction: Tensor, y: Tensor) -> Tensor:
     """Equation 2 of the paper's section 3.1, of one item, averaged over its outputs as over the items."""
-    total = torch.zeros((), dtype=y.dtype)
-    for d in range(len(y)):
-        total = total + (prediction[d] - y[d]) ** 2
-    return total / len(y)
+    return ((prediction - y) ** 2).sum() / y.numel()
 
 
 def finn_loss(outputs: Tensor, y: Tensor, item_loss: ItemLoss) -> Tensor:
@@ -181,13 +168,12 @@ def finn_loss(outputs: Tensor, y: Tensor, item_loss: ItemLoss) -> Tensor:
 
 def finn_gradient(loss: Tensor, weights: Weights, names: Iterable[str]) -> Weights:
     """∇_θ of the named weights, itself differentiable; 0 where the loss doesn't depend on them."""
-    gradients: Weights = {}
-    for name in names:
-        (gradient,) = torch.autograd.grad(
-            loss, weights[name], create_graph=True, retain_graph=True, allow_unused=True
-        )
-        gradients[name] = torch.zeros_like(weights[name]) if gradient is None else gradient
-    return gradients
+    wanted = {name: weights[name] for name in names}
+    gradients = torch.autograd.grad(loss, list(wanted.values()), create_graph=True, allow_unused=True)
+    return {
+        name: torch.zeros_like(w) if gradient is None else gradient
+        for (name, w), gradient in zip(wanted.items(), gradients, strict=True)
+    }
 
 
 def finn_adapt(

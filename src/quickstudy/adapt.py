@@ -34,10 +34,12 @@ class Adapted:
     Args:
         parameters: after the last step.
         losses: [steps, ...] the loss before each step, as `loss` gave it; without gradient.
+        state: the rule's, after the last step.
     """
 
     parameters: Tensors
     losses: Tensor
+    state: State = None
 
 
 def adapt(loss: Loss, parameters: Tensors, rule: Rule, steps: int, first_order: bool = False) -> Adapted:
@@ -96,7 +98,7 @@ def adapt(loss: Loss, parameters: Tensors, rule: Rule, steps: int, first_order: 
             )
         parameters, state = rule.update(dict(zip(at, gradients, strict=True)), state, parameters)
         losses.append(value.detach())
-    return Adapted(parameters, torch.stack(losses) if losses else torch.empty(0))
+    return Adapted(parameters, torch.stack(losses) if losses else torch.empty(0), state)
 
 
 def sgd(lr: float | Tensors) -> Rule:

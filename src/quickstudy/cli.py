@@ -40,7 +40,9 @@ Checkpoint = Annotated[
 
 
 _training = partial(typer.Option, rich_help_panel="Training")
-_pictures = partial(typer.Option, rich_help_panel="Your own pictures (recipe prototypical-images)")
+_pictures = partial(
+    typer.Option, rich_help_panel="Your own pictures (recipes prototypical-images, maml-images)"
+)
 _machine = partial(typer.Option, rich_help_panel="Machine")
 
 
@@ -443,7 +445,9 @@ def _check_arguments(recipe: str, arguments: dict[str, Any]) -> None:
         )
     if arguments and not takes:
         flags = ", ".join(f"--{k.replace('_', '-')}" for k in arguments)
-        raise ValueError(f"{recipe} states its own data and tasks: {flags} is for prototypical-images")
+        raise ValueError(
+            f"{recipe} states its own data and tasks: {flags} is for prototypical-images and maml-images"
+        )
 
 
 def _setting(text: str, queries: int) -> "Setting":

@@ -4,6 +4,8 @@ Aniruddh Raghu, Maithra Raghu, Samy Bengio, Oriol Vinyals: "Rapid Learning or Fe
 Understanding the Effectiveness of MAML", ICLR 2020.
 """
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from quickstudy.adapt import Adapted, Rule, Tensors, adapt, sgd
@@ -77,7 +79,7 @@ class ANIL(InnerLoop):
 
         head = {k: p for k, p in trainable(everything).items() if k.startswith("head.")}
         adapted = adapt(loss, head, self.rule(), self.steps_now, self.first_order)
-        return Adapted(everything | adapted.parameters, adapted.losses)
+        return replace(adapted, parameters=everything | adapted.parameters)
 
 
 def _head(parameters: Tensors, z: Tensor) -> Tensor:

@@ -8,10 +8,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from quickstudy.adapt import Rule, adam
+from quickstudy.adapt import Rule, State, Tensors, adam
 from quickstudy.batchnorm import TaskNorm
 from quickstudy.episode import Episode, Support
-from quickstudy.learners.inner import Batch, InnerLoop, cut, uses_batch_statistics
+from quickstudy.learners.inner import Batch, InnerLoop, cut, trainable, uses_batch_statistics
 from quickstudy.per_task import per_task
 
 
@@ -39,13 +39,16 @@ class Reptile(InnerLoop):
         tasks_at_once: as in `MAML`.
 
     Raises:
-        ValueError: as in `MAML`.
+        ValueError: as in `MAML`, or if `batch` is less than 1.
 
     In inductive evaluation a query goes through the network together with the support, each query apart from
     the others, as in the authors' code; in transductive evaluation all queries go together.
 
-    Departures: every task begins with a fresh state of Adam; the authors carry its second moments from task
-    to task. In evaluation the authors draw minibatches of the support where it has more than 5 or 10 items.
+    As in the authors' code, tasks begin with the second moments of Adam that earlier tasks have left (buffers
+    of the learner); with a fresh Adam, the first step would move every weight by the full rate.
+
+    Departures: tasks that run side by side leave the mean of their second moments; the authors' follow each
+    other. In evaluation the authors draw minibatches of the support where it has more than 5 or 10 items.
     """
 
     def __init__(
@@ -61,10 +64,23 @@ class Reptile(InnerLoop):
         if batch < 1:
             raise ValueError(f"batch is {batch}: it must be at least 1")
         self.lr, self.batch = lr, batch
+        wanted = trainable(dict(model.named_parameters()))
+        self.names = list(wanted)
+        self.register_buffer("taken", torch.zeros((), dtype=torch.float64))
+        for i, p in enumerate(wanted.values()):
+            self.register_buffer(f"second{i}", torch.zeros_like(p))
 
     def rule(self) -> Rule:
-        """Adam with β₁ = 0."""
-        return adam(self.lr, beta1=0.0)
+        """Adam with β₁ = 0, which begins with the second moments of earlier tasks."""
+        fresh = adam(self.lr, beta1=0.0)
+
+        def init(parameters: Tensors) -> State:
+            seconds = {
+                k: self.get_buffer(f"second{i}").expand_as(parameters[k]) for i, k in enumerate(self.names)
+            }
+            return self.get_buffer("taken").item(), {}, seconds
+
+        return Rule(init, fresh.update)
 
     def scores(self, support: Support, query_x: Tensor) -> Tensor:
         """As in `InnerLoop`."""
@@ -83,15 +99,22 @@ class Reptile(InnerLoop):
         support = episode.support
         x, y = torch.cat([support.x, episode.query_x], 1), torch.cat([support.y, episode.query_y], 1)
         n = self.at_once(x[:, : self.batch])
-        wanted = {k: p for k, p in self.model.named_parameters() if p.requires_grad}
+        wanted = trainable(dict(self.model.named_parameters()))
         with torch.no_grad():
             means = {k: torch.zeros_like(p) for k, p in wanted.items()}
+            seconds = {k: torch.zeros_like(p) for k, p in wanted.items()}
             spread = torch.zeros((), device=x.device)
             for items, labels in zip(x.split(n), y.split(n), strict=True):
-                after = self.adapt_to(self._minibatches(items, labels), episode.ways, len(items)).parameters
+                adapted = self.adapt_to(self._minibatches(items, labels), episode.ways, len(items))
+                after, (_, _, second) = adapted.parameters, adapted.state
                 for k, p in wanted.items():
                     means[k] += after[k].sum(0) / episode.tasks
+                    seconds[k] += second[k].sum(0) / episode.tasks
                     spread += (after[k] - p).square().sum() / episode.tasks
+            if self.training:
+                self.get_buffer("taken").add_(self.steps)
+                for i, k in enumerate(self.names):
+                    self.get_buffer(f"second{i}").copy_(seconds[k])
             # ½ mean ‖φ − φ̃‖² = ½ ‖φ − mean φ̃‖² + a constant
             constant = spread - sum((p - means[k]).square().sum() for k, p in wanted.items())
         return 0.5 * (

@@ -5,6 +5,7 @@
 
 from collections.abc import Callable
 
+from quickstudy.recipes.images import maml_images, prototypical_images
 from quickstudy.recipes.initialisation_omniglot import (
     anil_omniglot,
     fomaml_omniglot,
@@ -16,8 +17,8 @@ from quickstudy.recipes.initialisation_omniglot import (
     reptile_omniglot,
     reptile_omniglot_20way,
 )
+from quickstudy.recipes.maml_glyphs import maml_glyphs
 from quickstudy.recipes.prototypical_glyphs import prototypical_glyphs
-from quickstudy.recipes.prototypical_images import prototypical_images
 from quickstudy.recipes.prototypical_omniglot import prototypical_omniglot_1shot, prototypical_omniglot_5shot
 from quickstudy.recipes.recipe import Recipe
 
@@ -26,6 +27,8 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "prototypical-omniglot-1shot": prototypical_omniglot_1shot,
     "prototypical-omniglot-5shot": prototypical_omniglot_5shot,
     "prototypical-images": prototypical_images,
+    "maml-glyphs": maml_glyphs,
+    "maml-images": maml_images,
     "maml-omniglot": maml_omniglot,
     "maml-omniglot-20way": maml_omniglot_20way,
     "fomaml-omniglot": fomaml_omniglot,

@@ -110,7 +110,7 @@ def meta_sgd_omniglot_20way() -> Recipe:
 
 def reptile_omniglot() -> Recipe:
     """5-way: five inner steps of Adam on minibatches of 10 in training, 50 in testing."""
-    return _reptile(5, lr=1e-3, inner=5, batch=10, steps=15_000, published={"5w1s": 97.68})
+    return _reptile(5, lr=1e-3, inner=5, batch=10, steps=10_000, published={"5w1s": 97.68})
 
 
 def reptile_omniglot_20way() -> Recipe:

@@ -21,11 +21,17 @@ LARGEST = 500_000
 def main(
     runs: Annotated[list[Path], typer.Argument(help="Folders of trainings, or checkpoint files.")],
     episodes: Annotated[int, typer.Option(help="Test tasks a setting and mode.")] = 1000,
+    half: Annotated[bool, typer.Option("--half", help="Ship the weights in half precision.")] = False,
 ) -> None:
     """Measure and ship."""
     keep_freed_memory()
     for run in runs:
         learner, manifest = experiment.load_learner(run)
+        if half:  # rounded before it is measured
+            weights = {k: w.half() if w.is_floating_point() else w for k, w in learner.state_dict().items()}
+            checkpoint.load_weights(learner, weights, str(run))
+        else:
+            weights = learner.state_dict()
         scores = experiment.measure(
             experiment.recipe_of(manifest),
             learner,
@@ -35,10 +41,10 @@ def main(
         )
         manifest["figures"] = [score.as_dict() for score in scores]
         path = MODELS / f"{manifest['recipe']}.safetensors"
-        size = sum(t.numel() * t.element_size() for t in learner.state_dict().values())
+        size = sum(t.numel() * t.element_size() for t in weights.values())
         if size > LARGEST:
             raise SystemExit(f"{run} takes {size} bytes: at most {LARGEST} are shipped")
-        checkpoint.save(path, learner.state_dict(), manifest)
+        checkpoint.save(path, weights, manifest)
         print(f"{path.name}: {'; '.join(map(str, scores))}")
 
 

@@ -148,3 +148,25 @@ def distance(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> float:
     errors = [(flat(ours) - flat(theirs)).norm() / whole]
     errors += [(ours[k] - t).norm() / t.norm() for k, t in theirs.items() if t.norm() > 1e-6 * whole]
     return max(error.item() for error in errors)
+
+
+class SavedForBackward(torch.autograd.graph.saved_tensors_hooks):
+    """Counts what autograd keeps for backward passes, while it keeps it: tensors, bytes, and most bytes ever."""
+
+    def __init__(self) -> None:
+        self.tensors, self.bytes, self.most = 0, 0, 0
+        super().__init__(self._pack, lambda kept: kept.tensor)
+
+    def _pack(self, tensor: Tensor) -> "_Kept":
+        return _Kept(tensor, self)
+
+
+class _Kept:
+    def __init__(self, tensor: Tensor, counts: SavedForBackward) -> None:
+        self.tensor, self.counts = tensor, counts
+        self.size = tensor.numel() * tensor.element_size()
+        counts.tensors, counts.bytes = counts.tensors + 1, counts.bytes + self.size
+        counts.most = max(counts.most, counts.bytes)
+
+    def __del__(self) -> None:
+        self.counts.tensors, self.counts.bytes = self.counts.tensors - 1, self.counts.bytes - self.size

@@ -1,11 +1,13 @@
 """A module applied to tasks each of which has parameters of its own."""
 
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.func import functional_call
+from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from quickstudy.adapt import Tensors
@@ -25,9 +27,10 @@ class OfTasks(Protocol):
 def per_task(module: nn.Module, parameters: Tensors, x: Tensor) -> Tensor:
     """Apply a module to the items of T tasks, each with parameters of its own.
 
-    Modules that have `of_tasks` run all tasks in one call, and so do stacks of linear layers and activations.
-    Any other runs task by task, by `torch.func.functional_call`: exact whatever it consists of. Its
-    buffers are handed to each task as copies, so tasks can't write into the module.
+    Modules that have `of_tasks` run all tasks in one call, and so do stacks of linear layers and activations,
+    and, by vmap, other modules of plain vectors that can. Any other runs task by task, by
+    `torch.func.functional_call`: exact whatever it consists of. Its buffers are handed to each task as
+    copies, so tasks can't write into the module.
 
     Args:
         module: from [B, ...] to [B, ...].
@@ -42,11 +45,24 @@ def per_task(module: nn.Module, parameters: Tensors, x: Tensor) -> Tensor:
     if _is_pointwise(module):
         return _pointwise(module, parameters, x)
     buffers = dict(module.named_buffers())
+    if x.ndim == 3 and not buffers and module not in _UNMAPPABLE:
+        try:
+            return vmap(partial(_mapped, module))(parameters, x)
+        except RuntimeError:  # randomness, control flow by values, a layer that has no rule
+            _UNMAPPABLE.add(module)
     each: list[Tensor] = []
     for t, items in enumerate(x):
         own = {k: p[t] for k, p in parameters.items()} | {k: b.clone() for k, b in buffers.items()}
         each.append(_call(module, own, items))
     return torch.stack(each)
+
+
+_UNMAPPABLE: WeakSet[nn.Module] = WeakSet()
+"""Modules that vmap has refused."""
+
+
+def _mapped(module: nn.Module, own: Tensors, items: Tensor) -> Tensor:
+    return functional_call(module, own, (items,))
 
 
 def _call(module: nn.Module, own: Tensors, items: Tensor) -> Tensor:

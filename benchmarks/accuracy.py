@@ -10,8 +10,10 @@ from collections.abc import Iterable
 
 from benchmarks.rows import Row, read, write
 from quickstudy import experiment
+from quickstudy.checkpoint import Manifest
 from quickstudy.display import Terminal
 from quickstudy.memory import keep_freed_memory
+from quickstudy.metrics import Score
 
 
 def measure(name: str, episodes: int, seed: int) -> list[Row]:
@@ -32,6 +34,12 @@ def measure(name: str, episodes: int, seed: int) -> list[Row]:
         modes=("inductive", "transductive"),
         seed=seed,
     )
+    return rows_of(name, manifest, scores)
+
+
+def rows_of(name: str, manifest: Manifest, scores: Iterable[Score]) -> list[Row]:
+    """Rows of a model's test figures, in %."""
+    recipe = experiment.recipe_of(manifest)
     return [
         Row(
             benchmark="accuracy",
@@ -44,7 +52,7 @@ def measure(name: str, episodes: int, seed: int) -> list[Row]:
             value=100 * score.accuracy,
             ci95=100 * score.ci95 if math.isfinite(score.ci95) else None,
             n=score.episodes,
-            seed=seed,
+            seed=score.seed,
             paper=recipe.published.get(score.setting) if score.mode == recipe.mode else None,
             minutes=manifest["training"]["minutes"],
         )

@@ -1,7 +1,8 @@
 """Put a trained checkpoint into the library: `python -m benchmarks.ship RUN [RUN ...]`.
 
 Each is measured anew on the test settings of its recipe, inductive and transductive, and lands in
-`src/quickstudy/models/` under the name of its recipe with these figures in its manifest.
+`src/quickstudy/models/` under the name of its recipe with these figures in its manifest, and they go into the
+results as well.
 """
 
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from benchmarks import accuracy
+from benchmarks.rows import read, write
 from quickstudy import checkpoint, experiment
 from quickstudy.display import Terminal
 from quickstudy.memory import keep_freed_memory
@@ -45,6 +48,8 @@ def main(
         if size > LARGEST:
             raise SystemExit(f"{run} takes {size} bytes: at most {LARGEST} are shipped")
         checkpoint.save(path, weights, manifest)
+        rows = accuracy.rows_of(path.stem, manifest, scores)
+        write("accuracy", accuracy.merged(read("accuracy"), rows, experiment.models()))
         print(f"{path.name}: {'; '.join(map(str, scores))}")
 
 

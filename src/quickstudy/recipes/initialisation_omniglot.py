@@ -5,8 +5,8 @@ The published figures are transductive (batch norm sees all queries of a task), 
 Departures from the papers, all in the schedule, so that a training takes half an hour of one core: Adam's
 learning rate rises over 100 steps to several times the papers' 1e-3 and falls along a cosine to 0 (for MAML
 and FOMAML 5-way, once more from half the height); so many steps as stated below instead of 60,000 (Reptile:
-100,000 and 200,000); 8 and 4 tasks a step instead of 32 and 16; bfloat16 where the processor has it. Meta-SGD's rates
-begin at 0.1, the upper end of what its paper draws them from.
+100,000 and 200,000); 8 and 4 tasks a step instead of 32 and 16; bfloat16 where the processor has it.
+Meta-SGD's rates begin at 0.1, the upper end of what its paper draws them from.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,6 +23,8 @@ from quickstudy.learners.meta_sgd import MetaSGD
 from quickstudy.learners.reptile import Reptile
 from quickstudy.recipes.recipe import Recipe
 from quickstudy.train import Schedule, cosine, linear, sgd
+
+_ONE_COSINE = partial(cosine, warmup=100)
 
 
 def maml_omniglot() -> Recipe:
@@ -132,7 +134,7 @@ def _recipe(
     learner: Callable[[], Learner],
     steps: int,
     published: Mapping[str, float],
-    schedule: Callable[[int], Schedule] = partial(cosine, warmup=100),
+    schedule: Callable[[int], Schedule] = _ONE_COSINE,
 ) -> Recipe:
     return Recipe(
         summary=f"{name} on Omniglot, {ways}-way 1-shot, Vinyals split",

@@ -26,7 +26,9 @@ def bowl(p: Tensors, step: int = 0) -> Tensor:
     return ties + sum((t**4).sum() for t in p.values()) / 4
 
 
-def by_torch(optimizer: Callable[[list[Tensor]], torch.optim.Optimizer], steps: int) -> tuple[Tensors, Tensor]:
+def by_torch(
+    optimizer: Callable[[list[Tensor]], torch.optim.Optimizer], steps: int
+) -> tuple[Tensors, Tensor]:
     """Where torch's optimizer gets to, and the losses before its steps."""
     p = start(requires_grad=True)
     stepper, losses = optimizer(list(p.values())), []
@@ -137,9 +139,7 @@ def test_first_order_takes_the_gradients_for_constants() -> None:
     x, k, alpha = (t.item() for t in at.values())
     shrink = 1 - alpha * k
     assert adapted.parameters["x"].item() == pytest.approx(shrink**4 * x)
-    to_x, to_k, to_alpha = torch.autograd.grad(
-        adapted.parameters["x"], list(at.values()), allow_unused=True
-    )
+    to_x, to_k, to_alpha = torch.autograd.grad(adapted.parameters["x"], list(at.values()), allow_unused=True)
     assert (to_x.item(), to_k) == (1, None)
     assert to_alpha.item() == pytest.approx(-sum(k * shrink**n * x for n in range(4)))
 

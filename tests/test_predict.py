@@ -8,7 +8,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from quickstudy.data.images import ImageFormat
+from quickstudy import checkpoint
+from quickstudy.data.episodes import floats
+from quickstudy.data.images import ImageFormat, decode_images
+from quickstudy.encoders import Classifier, Conv4
+from quickstudy.learners.maml import MAML
 from quickstudy.learners.prototypical import Prototypical
 from quickstudy.predict import Prediction, predict_folders
 
@@ -157,3 +161,42 @@ def test_no_query_is_left(learner: Prototypical, support: Path, tmp_path: Path) 
         pytest.raises(ValueError, match=r"no picture of .*q\.png can be read"),
     ):
         predict_folders(learner, COLOUR, support, tmp_path / "q.png", skip_corrupt=True)
+
+
+@pytest.fixture
+def adaptive() -> MAML:
+    torch.manual_seed(0)
+    return MAML(Classifier(Conv4(3, 8, running_statistics=False), 5, 8), lr=0.1, steps=1, test_steps=3)
+
+
+def test_adapted_weights_are_saved_and_are_an_ordinary_state_dict(
+    adaptive: MAML, support: Path, query: Path, tmp_path: Path
+) -> None:
+    before = {k: p.clone() for k, p in adaptive.state_dict().items()}
+    found = predict_folders(adaptive, COLOUR, support, query, save=tmp_path / "out" / "adapted.safetensors")
+    assert all(torch.equal(p, before[k]) for k, p in adaptive.state_dict().items())
+    weights, manifest = checkpoint.load(tmp_path / "out" / "adapted.safetensors")
+    assert manifest["classes"] == list(COLOURS)
+    model = Classifier(Conv4(3, 8), 5, 8)  # with running statistics, as everybody's are
+    model.load_state_dict(weights)
+    items = np.empty((len(found), *COLOUR.shape), np.uint8)
+    decode_images([p.file for p in found], ImageFormat(**manifest["items"]), items)
+    with torch.no_grad():
+        scores = model.eval()(floats(torch.from_numpy(items)))[:, :3]
+    expected = torch.tensor([list(p.probabilities.values()) for p in found])
+    torch.testing.assert_close(scores.softmax(-1), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_learners_that_adapt_nothing_have_nothing_to_save(
+    learner: Prototypical, support: Path, query: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="Prototypical learners adapt no weights.*leave out --save"):
+        predict_folders(learner, COLOUR, support, query, save=tmp_path / "adapted.safetensors")
+    assert not (tmp_path / "adapted.safetensors").exists()
+
+
+def test_more_classes_than_the_head_tells(adaptive: MAML, query: Path, tmp_path: Path) -> None:
+    for i in range(6):
+        picture(tmp_path / "six" / f"class {i}" / "0.png", (40 * i, 10, 10))
+    with pytest.raises(ValueError, match="tells 5 classes and a task has 6"):
+        predict_folders(adaptive, COLOUR, tmp_path / "six", query)

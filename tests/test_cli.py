@@ -266,6 +266,40 @@ def test_predict_with_pictures_that_cannot_be_read(run: Run, few: Path) -> None:
     assert len(json.loads(skipped.out)) == 3
 
 
+def test_maml_on_own_pictures(run: Run, few: Path, tmp_path: Path) -> None:
+    """Train, resume, evaluate both ways, adapt to a handful, and save what came of it."""
+    train = f"train maml-images --images pics {OWN} --out {tmp_path}/m --test-episodes 10"
+    first = run(f"{train} --steps 3 --tasks 2")
+    assert first.code == 0, first.err
+    refused(run(f"{train} --steps 3 --tasks 2"), "holds a training already", "--resume")
+    both = run(f"evaluate {tmp_path}/m --episodes 10 --mode both --json")
+    assert [score["mode"] for score in json.loads(both.out)] == ["inductive", "transductive"]
+    told = run(
+        f"predict {tmp_path}/m --support {few}/few --query {few}/asked --format json "
+        f"--save {tmp_path}/adapted.safetensors"
+    )
+    assert told.code == 0, told.err
+    assert checkpoint.load(tmp_path / "adapted.safetensors")[1]["classes"] == list(
+        json.loads(told.out)[0]["probabilities"]
+    )
+
+
+def test_prototypical_networks_have_no_adapted_weights(run: Run, few: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "adapted.safetensors"
+    refused(run(f"predict r --support {few}/few --query {few}/asked --save {saved}"), "leave out --save")
+    assert not saved.exists()
+
+
+def test_demo_of_sinusoids(run: Run, tmp_path: Path) -> None:
+    shown = run(f"demo sinusoids --steps 5 --out {tmp_path}/d")
+    assert shown.code == 0, shown.err
+    for name in ("MAML", "Meta-SGD", "Reptile", "pre-trained", "10 steps"):
+        assert name in shown.out
+    for name in ("sinusoid.png", "sinusoid-errors.png"):
+        with Image.open(tmp_path / "d" / name) as picture:
+            assert min(picture.size) > 300
+
+
 def test_plot(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "plots [/b]"
     # 2-way 11-shot leaves one picture of each class to ask about

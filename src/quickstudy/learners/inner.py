@@ -44,7 +44,8 @@ class InnerLoop(Learner):
             By default it is chosen from the size of a task.
 
     Raises:
-        ValueError: if a number is out of range, or batch norm keeps running statistics.
+        ValueError: if a number is out of range, batch norm keeps running statistics, or no parameter requires
+            a gradient.
 
     Batch norm uses batch statistics: of the support in the inner steps; for the queries those of the queries
     in training and in transductive evaluation; those of the support, with the adapted weights, in inductive
@@ -67,6 +68,8 @@ class InnerLoop(Learner):
                 "steps must be at least 0, tasks_at_once at least 1"
             )
         check_batch_norm(model)
+        if not any(p.requires_grad for p in model.parameters()):
+            raise ValueError("no parameter of the model requires a gradient: there is nothing to adapt")
         self.model, self.steps, self.test_steps = model, steps, test_steps
         self.first_order, self.tasks_at_once = first_order, tasks_at_once
 

@@ -125,7 +125,7 @@ class Reptile(InnerLoop):
         """Each step gets the next items of one shuffled order of each task's items after the other."""
         tasks, items = y.shape[:2]
         size = min(self.batch, items)
-        rounds = math.ceil(self.steps * size / items)
+        rounds = math.ceil(self.steps_now * size / items)
         order = torch.cat(
             [torch.rand(tasks, items, device=x.device).argsort(1) for _ in range(max(1, rounds))], 1
         )

@@ -17,8 +17,8 @@ _SIGNATURE = inspect.signature(F.batch_norm)
 _aten = torch.ops.aten
 
 
-class TaskNorm(TorchFunctionMode):
-    r"""While open, batch norm by batch statistics is ours, in whatever module it stands.
+class TaskNorm:
+    r"""While open, batch norm by batch statistics is ours, in the modules that `per_task` runs.
 
     $$y = \gamma \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta$$
 
@@ -32,30 +32,81 @@ class TaskNorm(TorchFunctionMode):
     """
 
     def __init__(self, keep: list[Statistics] | None = None, use: Sequence[Statistics] | None = None) -> None:
-        super().__init__()
-        self.keep, self.use = keep, iter(use) if use is not None else None
+        self.keep, self.use, self.used = keep, use, 0
+
+    def __enter__(self) -> None:
+        """Open it; the one opened last counts."""
+        _open.append(self)
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        _open.pop()
+
+
+_open: list[TaskNorm] = []
+
+
+def given() -> Statistics | None:
+    """The statistics to normalise by, where they are given; each call takes the next."""
+    if not _open or _open[-1].use is None:
+        return None
+    _open[-1].used += 1
+    return _open[-1].use[_open[-1].used - 1]
+
+
+def position() -> tuple[int, int]:
+    """How many statistics have been used and kept: where `rewind` goes back to, for another try."""
+    return (_open[-1].used, len(_open[-1].keep or ())) if _open else (0, 0)
+
+
+def rewind(used: int, kept: int) -> None:
+    """Forget what has been used and kept since."""
+    if _open:
+        _open[-1].used = used
+        del (_open[-1].keep or [])[kept:]
+
+
+def keep(mean: Tensor, variance: Tensor) -> None:
+    """Note the statistics of a batch, where they are wanted."""
+    if _open and _open[-1].keep is not None:
+        _open[-1].keep.append((mean.detach(), variance.detach()))
+
+
+def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
+    """Batch norm by batch statistics, or by those that an open `TaskNorm` gives.
+
+    Args:
+        x: [B, C, ...].
+        weight: [C] γ.
+        bias: [C] β.
+        eps: ε.
+    """
+    statistics = given()
+    if statistics:
+        return F.batch_norm(x, *statistics, weight, bias, eps=eps)
+    y, mean, r = _Norm.apply(x, weight, bias, eps)  # pyright: ignore[reportGeneralTypeIssues]
+    keep(mean, r.detach() ** -2 - eps)
+    return y
+
+
+class Replaced(TorchFunctionMode):
+    """Puts `batch_norm` in the place of torch's, in any module, while a `TaskNorm` is open."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Every function of torch that is called while we are open comes by here."""
-        if func is not F.batch_norm:
+        """Every function of torch that is called meanwhile comes by here."""
+        if func is not F.batch_norm or not _open:
             return func(*args, **(kwargs or {}))
         bound = _SIGNATURE.bind(*args, **(kwargs or {}))
         bound.apply_defaults()
         a: dict[str, Any] = bound.arguments
         if not a["training"] or a["running_mean"] is not None:
             return func(*args, **(kwargs or {}))
-        x, eps = a["input"], a["eps"]
+        x = a["input"]
         weight = x.new_ones(x.shape[1]) if a["weight"] is None else a["weight"]
         bias = x.new_zeros(x.shape[1]) if a["bias"] is None else a["bias"]
-        if self.use is not None:
-            mean, variance = next(self.use)
-            return F.batch_norm(x, mean, variance, weight, bias, eps=eps)
-        y, mean, scale = _Norm.apply(x, weight, bias, eps)  # pyright: ignore[reportGeneralTypeIssues]
-        if self.keep is not None:
-            self.keep.append((mean.detach(), scale.detach() ** -2 - eps))
-        return y
+        return batch_norm(x, weight, bias, a["eps"])
 
 
 class _Norm(Function):

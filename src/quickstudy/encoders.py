@@ -8,7 +8,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.adapt import Tensors
-from quickstudy.per_task import below, channels_last, conv3x3, linear, per_task, side_by_side
+from quickstudy.batchnorm import batch_norm, given, keep
+from quickstudy.per_task import (
+    below,
+    channels_last,
+    conv3x3,
+    linear,
+    patch_moments,
+    per_task,
+    pool2x2,
+    side_by_side,
+)
 
 
 class Conv4(nn.Module):
@@ -57,12 +67,35 @@ class Conv4(nn.Module):
         """
         self._check(x[0])
         tasks = len(x)
-        x = side_by_side(x)
-        for i in range(4):
-            x = conv3x3(x, parameters[f"convs.{i}.weight"])
+        y = self._first_block(parameters, x)
+        for i in range(1, 4):
+            y = conv3x3(y, parameters[f"convs.{i}.weight"])
             weight, bias = (parameters[f"norms.{i}.{name}"].flatten() for name in ("weight", "bias"))
-            x = F.relu(F.max_pool2d(F.batch_norm(x, None, None, weight, bias, training=True), 2))
-        return x.unflatten(1, (tasks, -1)).transpose(0, 1).flatten(2)
+            y = F.relu(pool2x2(batch_norm(y, weight, bias)))
+        return y.unflatten(1, (tasks, -1)).transpose(0, 1).flatten(2)
+
+    def _first_block(self, parameters: Tensors, x: Tensor) -> Tensor:
+        """The first block has most of the activations, and few channels in.
+
+        So its batch norm is folded into the filters before (by statistics from the pictures' moments) and a
+        bias after the pool: a pass over the activations less in each direction.
+        """
+        names = "convs.0.weight", "norms.0.weight", "norms.0.bias"
+        filters, weight, bias = (parameters[name] for name in names)
+        statistics = given()
+        if statistics:
+            mean, variance = statistics
+        else:
+            with torch.autocast(x.device.type, enabled=False):
+                patch_mean, covariance = patch_moments(x)
+                rows = filters.flatten(2)  # [T, D, 9 C]
+                mean = (rows @ patch_mean.unsqueeze(2)).squeeze(2)
+                variance = ((rows @ covariance) * rows).sum(2)
+            keep(mean, variance)
+        scale = weight * (variance + 1e-5) ** -0.5
+        y = pool2x2(conv3x3(side_by_side(x), filters * scale[..., None, None, None]))
+        shift = (bias - scale * mean).flatten().to(y.dtype)
+        return F.relu(y + shift[:, None, None])
 
     def _check(self, x: Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != self.in_channels or min(x.shape[2:]) < 16:

@@ -1,16 +1,19 @@
 """A module applied to tasks each of which has parameters of its own."""
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 from weakref import WeakSet
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from quickstudy.adapt import Tensors
+from quickstudy.batchnorm import Replaced, position, rewind
 
 _aten = torch.ops.aten
 
@@ -44,12 +47,32 @@ def per_task(module: nn.Module, parameters: Tensors, x: Tensor) -> Tensor:
         return module.of_tasks(parameters, x)
     if _is_pointwise(module):
         return _pointwise(module, parameters, x)
+    start = position()
     buffers = dict(module.named_buffers())
     if x.ndim == 3 and not buffers and module not in _UNMAPPABLE:
         try:
-            return vmap(partial(_mapped, module))(parameters, x)
+            return vmap(partial(_call, module))(parameters, x)
         except RuntimeError:  # randomness, control flow by values, a layer that has no rule
             _UNMAPPABLE.add(module)
+            rewind(*start)
+    if x.ndim == 5 and module not in _CONTIGUOUS:  # pictures, in the layout convolutions are fastest in
+        try:
+            return _one_by_one(module, parameters, buffers, [channels_last(items) for items in x])
+        except RuntimeError as error:
+            if "view size is not compatible" not in str(error):
+                raise
+            _CONTIGUOUS.add(module)
+            rewind(*start)
+    return _one_by_one(module, parameters, buffers, x)
+
+
+_UNMAPPABLE: WeakSet[nn.Module] = WeakSet()
+"""Modules that vmap has refused."""
+_CONTIGUOUS: WeakSet[nn.Module] = WeakSet()
+"""Modules whose `view` takes the usual layout for granted, so that theirs can't be channels-last."""
+
+
+def _one_by_one(module: nn.Module, parameters: Tensors, buffers: Tensors, x: Iterable[Tensor]) -> Tensor:
     each: list[Tensor] = []
     for t, items in enumerate(x):
         own = {k: p[t] for k, p in parameters.items()} | {k: b.clone() for k, b in buffers.items()}
@@ -57,23 +80,9 @@ def per_task(module: nn.Module, parameters: Tensors, x: Tensor) -> Tensor:
     return torch.stack(each)
 
 
-_UNMAPPABLE: WeakSet[nn.Module] = WeakSet()
-"""Modules that vmap has refused."""
-
-
-def _mapped(module: nn.Module, own: Tensors, items: Tensor) -> Tensor:
-    return functional_call(module, own, (items,))
-
-
 def _call(module: nn.Module, own: Tensors, items: Tensor) -> Tensor:
-    """Pictures go in channels-last, the layout in which convolutions are fastest, unless the module minds."""
-    if items.ndim == 4:
-        try:
-            return functional_call(module, own, (channels_last(items),))
-        except RuntimeError as error:
-            if "view size is not compatible" not in str(error):  # of a .view that assumes the usual layout
-                raise
-    return functional_call(module, own, (items,))
+    with Replaced():
+        return functional_call(module, own, (items,))
 
 
 def check_batch_norm(module: nn.Module) -> None:
@@ -124,6 +133,29 @@ def conv3x3(x: Tensor, weight: Tensor) -> Tensor:
         x, w = x.to(dtype), w.to(dtype)
     y: Any = _Conv.apply(x, w.contiguous(memory_format=torch.channels_last), weight.shape[0])
     return y
+
+
+def pool2x2(x: Tensor) -> Tensor:
+    """2×2 max-pool of [B, C, H, W], differentiable any number of times."""
+    y: Any = _Pool.apply(x)
+    return y
+
+
+def patch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean [T, 9 C] and biased covariance [T, 9 C, 9 C] of the 3×3 patches (padding 1) of a task's pictures.
+
+    A 3×3 convolution by filters w has mean w·m and variance wᵀCw over positions and pictures: where there
+    are few channels, as in pictures, batch norm needs no look at what the convolution has made of them.
+
+    Args:
+        x: [T, B, C, H, W].
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        patches = F.unfold(x.flatten(0, 1), 3, padding=1).unflatten(0, x.shape[:2])
+        rows = patches.transpose(1, 2).flatten(2)  # [T, 9 C, B · H · W]
+        mean = rows.mean(2)
+        rows = rows - mean.unsqueeze(2)
+        return mean, rows @ rows.transpose(1, 2) / rows.shape[2]
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -196,6 +228,50 @@ class _ToFilters(Function):
         x, g = ctx.saved_tensors
         to_x = _ToPictures.apply(g, v, x, ctx.groups) if ctx.needs_input_grad[0] else None
         return to_x, _Conv.apply(x, v, ctx.groups) if ctx.needs_input_grad[1] else None, None, None
+
+
+# Max-pool picks values, and its gradient puts values back in their places; each is the other's derivative.
+# Torch's own second derivative adds zeros to the whole of what was pooled.
+
+
+class _Pool(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y, places = _aten.max_pool2d_with_indices(x, [2, 2], [2, 2])
+        ctx.save_for_backward(places)
+        ctx.shape = x.shape
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        return _PutBack.apply(*grad_outputs, *ctx.saved_tensors, ctx.shape)
+
+
+class _PutBack(Function):
+    @staticmethod
+    def forward(ctx: Any, g: Tensor, places: Tensor, shape: torch.Size) -> Tensor:
+        ctx.save_for_backward(places)
+        like = torch.empty(shape, dtype=g.dtype, device=g.device, memory_format=torch.channels_last)
+        return _aten.max_pool2d_with_indices_backward(g, like, [2, 2], [2, 2], [0, 0], [1, 1], False, places)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        (v,), (places,) = grad_outputs, ctx.saved_tensors
+        picked: Any = _Pick.apply(v, places)
+        return picked, None, None
+
+
+class _Pick(Function):
+    @staticmethod
+    def forward(ctx: Any, v: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        ctx.shape = v.shape
+        picked = v.flatten(2).gather(2, places.flatten(2)).view(places.shape)
+        return picked.contiguous(memory_format=torch.channels_last)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        return _PutBack.apply(*grad_outputs, *ctx.saved_tensors, ctx.shape), None
 
 
 _POINTWISE = (

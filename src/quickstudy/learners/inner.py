@@ -19,7 +19,7 @@ from quickstudy.episode import Episode, Support
 from quickstudy.learner import Learner
 from quickstudy.per_task import check_batch_norm, per_task
 
-FLOATS_AT_ONCE = {"cpu": 2**17}
+FLOATS_AT_ONCE = {"cpu": 2**18}
 """Numbers in the items of the tasks that are run side by side, by device: few enough that on a CPU the
 activations stay near its caches, and on any device in its memory."""
 OTHER_FLOATS_AT_ONCE = 2**22

@@ -259,41 +259,68 @@ def finn_first_order(
 # Nichol, Achiam, Schulman 2018: "On First-Order Meta-Learning Algorithms"
 
 
+@dataclass
+class NicholAdam:
+    """State of Adam (Kingma, Ba 2015, Algorithm 1): steps taken, and second moments v."""
+
+    t: int
+    v: Weights
+
+
 def nichol_adam(
     net: Net,
     weights: Weights,
     batches: list[tuple[Tensor, Tensor]],
     lr: float,
+    state: NicholAdam | None = None,
     item_loss: ItemLoss = finn_cross_entropy,
-) -> Weights:
-    """U^k of Algorithm 1: a step of Adam (Kingma, Ba 2015, Algorithm 1) with β₁ = 0 for each minibatch."""
+) -> tuple[Weights, NicholAdam]:
+    """U^k of Algorithm 1: a step of Adam with β₁ = 0 for each minibatch; from a state of Adam, or afresh."""
     beta1, beta2, eps = 0.0, 0.999, 1e-8
     m = {name: torch.zeros_like(w) for name, w in weights.items()}
-    v = {name: torch.zeros_like(w) for name, w in weights.items()}
-    for t, (x, y) in enumerate(batches, start=1):
+    t, v = (0, m) if state is None else (state.t, state.v)
+    for x, y in batches:
+        t = t + 1
         weights = {name: w.detach().requires_grad_() for name, w in weights.items()}
         gradients = finn_gradient(finn_loss(net(weights, x), y, item_loss), weights, weights)
-        moved: Weights = {}
+        moved: tuple[Weights, Weights, Weights] = ({}, {}, {})
         for name, w in weights.items():
             g = gradients[name].detach()
-            m[name] = beta1 * m[name] + (1 - beta1) * g
-            v[name] = beta2 * v[name] + (1 - beta2) * g**2
-            m_hat = m[name] / (1 - beta1**t)
-            v_hat = v[name] / (1 - beta2**t)
-            moved[name] = (w - lr * m_hat / (torch.sqrt(v_hat) + eps)).detach()
-        weights = moved
-    return weights
+            moved[1][name] = beta1 * m[name] + (1 - beta1) * g
+            moved[2][name] = beta2 * v[name] + (1 - beta2) * g**2
+            m_hat = moved[1][name] / (1 - beta1**t)
+            v_hat = moved[2][name] / (1 - beta2**t)
+            moved[0][name] = (w - lr * m_hat / (torch.sqrt(v_hat) + eps)).detach()
+        weights, m, v = moved
+    return weights, NicholAdam(t, v)
 
 
-def nichol_towards(
-    net: Net, weights: Weights, tasks: list[list[tuple[Tensor, Tensor]]], lr: float
-) -> tuple[Weights, Tensor]:
-    """Algorithm 2: the mean of φ̃_i over tasks, and the mean of ½ ‖φ − φ̃_i‖²."""
+@dataclass
+class Nichol:
+    """What one iteration of Algorithm 2 computes."""
+
+    mean: Weights
+    distance: Tensor
+    state: NicholAdam
+
+
+def nichol(
+    net: Net,
+    weights: Weights,
+    tasks: list[list[tuple[Tensor, Tensor]]],
+    lr: float,
+    state: NicholAdam | None = None,
+    item_loss: ItemLoss = finn_cross_entropy,
+) -> Nichol:
+    """The mean of φ̃_i over tasks, the mean of ½ ‖φ − φ̃_i‖², and the mean state of Adam."""
     mean = {name: torch.zeros_like(w) for name, w in weights.items()}
-    distance = torch.zeros((), dtype=next(iter(weights.values())).dtype)
+    seconds = {name: torch.zeros_like(w) for name, w in weights.items()}
+    distance, t = torch.zeros((), dtype=next(iter(weights.values())).dtype), 0
     for batches in tasks:
-        after = nichol_adam(net, weights, batches, lr)
+        after, left = nichol_adam(net, weights, batches, lr, state, item_loss)
+        t = left.t
         for name, w in weights.items():
             mean[name] = mean[name] + after[name] / len(tasks)
+            seconds[name] = seconds[name] + left.v[name] / len(tasks)
             distance = distance + ((w.detach() - after[name]) ** 2).sum() / 2 / len(tasks)
-    return mean, distance
+    return Nichol(mean, distance, NicholAdam(t, seconds))

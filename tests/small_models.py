@@ -1,4 +1,4 @@
-"""What the tests of the inner loops share: small networks, small meta-batches, and how near two gradients are."""
+"""What the tests of the inner loops share: small networks and meta-batches, how near two gradients are."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -70,7 +70,7 @@ def pictures(
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
 ) -> Episode:
-    """Every task in its own order of the support; each picture is noise and a bright row that tells its class.
+    """Every task in its own order of the support; a picture is noise and a bright row that tells its class.
 
     Tasks differ in brightness, so that mixing them shows.
     """
@@ -151,7 +151,7 @@ def distance(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> float:
 
 
 class SavedForBackward(torch.autograd.graph.saved_tensors_hooks):
-    """Counts what autograd keeps for backward passes, while it keeps it: tensors, bytes, and most bytes ever."""
+    """Counts what autograd keeps for backward passes while it keeps it: tensors, bytes, most bytes ever."""
 
     def __init__(self) -> None:
         self.tensors, self.bytes, self.most = 0, 0, 0
@@ -170,3 +170,21 @@ class _Kept:
 
     def __del__(self) -> None:
         self.counts.tensors, self.counts.bytes = self.counts.tensors - 1, self.counts.bytes - self.size
+
+
+def central_difference(learner: nn.Module, e: Episode, seed: int) -> tuple[float, float]:
+    """The loss's slope in a random direction: by its gradient, and by central differences."""
+    wanted = {k: p for k, p in learner.named_parameters() if p.requires_grad}
+    rng = torch.Generator().manual_seed(seed)
+    direction = {k: torch.randn(p.shape, generator=rng, dtype=p.dtype) for k, p in wanted.items()}
+    gradients = gradients_of(learner(e), learner)
+    slope = sum((gradients[k] * v).sum().item() for k, v in direction.items())
+    step, losses = 1e-6, []
+    with torch.no_grad():
+        for to in (step, -step):
+            for k, p in wanted.items():
+                p.add_(direction[k], alpha=to)
+            losses.append(learner(e).item())
+            for k, p in wanted.items():
+                p.sub_(direction[k], alpha=to)
+    return slope, (losses[0] - losses[1]) / (2 * step)

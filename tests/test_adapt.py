@@ -71,7 +71,9 @@ def test_rates_by_name() -> None:
                                    for t, r in zip(p, rates.values(), strict=True)]),
         3,
     )  # fmt: skip
-    adapted = adapt(bowl, start(), sgd({k: torch.tensor(r).double() for k, r in rates.items()}), 3)
+    adapted = adapt(
+        bowl, start(), sgd({k: torch.tensor(r, dtype=torch.float64) for k, r in rates.items()}), 3
+    )
     torch.testing.assert_close(adapted.parameters, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -104,7 +106,13 @@ def test_a_rule_of_ones_own() -> None:
 
 
 @pytest.mark.parametrize(
-    "rule", [sgd(0.05), adam(0.05), adam(0.05, beta1=0.0, eps=0.1), momentum(0.03, 0.8)], ids=str
+    "rule",
+    [
+        pytest.param(sgd(0.05), id="sgd"),
+        pytest.param(adam(0.05), id="adam"),
+        pytest.param(adam(0.05, beta1=0.0, eps=0.1), id="adam-reptile"),
+        pytest.param(momentum(0.03, 0.8), id="momentum"),
+    ],
 )
 def test_the_gradient_through_the_steps_is_that_of_finite_differences(rule: Rule) -> None:
     names = list(start())
@@ -183,7 +191,6 @@ def test_the_first_parameters_stay_as_they_are(rule: Rule, first_order: bool) ->
     p = start(requires_grad=True)
     versions = {k: (t, t._version, t.detach().clone()) for k, t in p.items()}
     adapted = adapt(bowl, p, rule, 3, first_order)
-    sum(t.sum() for t in adapted.parameters.values()).backward
     for k, (t, version, value) in versions.items():
         assert p[k] is t
         assert t._version == version
@@ -233,7 +240,6 @@ def test_parameters_that_need_no_gradient_are_adapted_all_the_same() -> None:
     adapted = adapt(bowl, start(), sgd(0.05), 2)
     expected = adapt(bowl, start(requires_grad=True), sgd(0.05), 2)
     torch.testing.assert_close(adapted.parameters, expected.parameters, rtol=1e-12, atol=1e-12)
-    assert not any(p.requires_grad for p in adapted.parameters.values())
 
 
 def saved_after(steps: int, first_order: bool, grad: bool = True) -> tuple[int, int]:

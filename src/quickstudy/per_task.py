@@ -1,6 +1,7 @@
 """A module applied to tasks each of which has parameters of its own."""
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 from weakref import WeakSet
@@ -43,16 +44,20 @@ def per_task(module: nn.Module, parameters: Tensors, x: Tensor) -> Tensor:
     Returns:
         [T, B, ...].
     """
-    if isinstance(module, OfTasks):
+    if isinstance(module, OfTasks) and _matches_its_forward(type(module)):
         return module.of_tasks(parameters, x)
-    if _is_pointwise(module):
+    if _is_pointwise(module) and _has_no_twins(module):
         return _pointwise(module, parameters, x)
     start = position()
     buffers = dict(module.named_buffers())
     if x.ndim == 3 and not buffers and module not in _UNMAPPABLE:
         try:
-            return vmap(partial(_call, module))(parameters, x)
-        except RuntimeError:  # randomness, control flow by values, a layer that has no rule
+            with warnings.catch_warnings():
+                warnings.filterwarnings(
+                    "error", "There is a performance drop"
+                )  # it would loop, more slowly than we
+                return vmap(partial(_call, module))(parameters, x)
+        except (RuntimeError, UserWarning):  # randomness, control flow by values, a layer that has no rule
             _UNMAPPABLE.add(module)
             rewind(*start)
     if x.ndim == 5 and module not in _CONTIGUOUS:  # pictures, in the layout convolutions are fastest in
@@ -81,8 +86,20 @@ def _one_by_one(module: nn.Module, parameters: Tensors, buffers: Tensors, x: Ite
 
 
 def _call(module: nn.Module, own: Tensors, items: Tensor) -> Tensor:
+    # each place gets its tensor by name: torch, asked to tie them, leaves a layer that stands twice changed
+    everywhere = {place: own[name] for place, name in _places(module) if name in own}
     with Replaced():
-        return functional_call(module, own, (items,))
+        return functional_call(module, everywhere, (items,), tie_weights=False)
+
+
+def _places(module: nn.Module) -> Iterator[tuple[str, str]]:
+    """Where each parameter and buffer stands, once a layer, and the name it goes by."""
+    names: dict[int, str] = {}
+    for prefix, layer in module.named_modules():
+        for kind in (layer.named_parameters, layer.named_buffers):
+            for local, tensor in kind(recurse=False, remove_duplicate=False):
+                place = f"{prefix}.{local}" if prefix else local
+                yield place, names.setdefault(id(tensor), place)
 
 
 def check_batch_norm(module: nn.Module) -> None:
@@ -286,6 +303,19 @@ _POINTWISE = (
     nn.Identity,
     nn.Dropout,
 )
+
+
+def _matches_its_forward(kind: type) -> bool:
+    """Whether `of_tasks` was written for this `forward`, or by a base whose `forward` was replaced since."""
+    return next("of_tasks" in vars(k) for k in kind.__mro__ if {"of_tasks", "forward"} & vars(k).keys())
+
+
+def _has_no_twins(module: nn.Module) -> bool:
+    """Whether no layer and no parameter stands in several places, of which only the first has a name."""
+    return all(
+        len(list(named())) == len(list(named(remove_duplicate=False)))
+        for named in (module.named_modules, module.named_parameters)
+    )
 
 
 def _is_pointwise(module: nn.Module) -> bool:

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from oracles import (
     Finn,
-    Net,
     Weights,
     finn,
     finn_conv4,
@@ -434,9 +433,6 @@ def test_mistakes_in_a_regression_are_named(make: Callable[[Tensor, Tensor], obj
         make(x, x.clone())
 
 
-@pytest.mark.xfail(
-    strict=True, reason="values [T, S] beside predictions [T, S, 1] are broadcast to [T, S, S], silently"
-)
 def test_values_without_the_last_dimension_mean_the_same_or_are_refused() -> None:
     torch.manual_seed(0)
     e = points(1)

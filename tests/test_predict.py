@@ -190,7 +190,7 @@ def test_adapted_weights_are_saved_and_are_an_ordinary_state_dict(
 def test_learners_that_adapt_nothing_have_nothing_to_save(
     learner: Prototypical, support: Path, query: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match="Prototypical learners adapt no weights.*leave out --save"):
+    with pytest.raises(ValueError, match=r"Prototypical learners adapt no weights.*leave out --save"):
         predict_folders(learner, COLOUR, support, query, save=tmp_path / "adapted.safetensors")
     assert not (tmp_path / "adapted.safetensors").exists()
 

@@ -202,8 +202,16 @@ def task_losses(scores: Tensor, y: Tensor, ways: int) -> Tensor:
         scores: [T, B, ≥ N], or predictions [T, B, ...].
         y: [T, B] labels, or values [T, B, ...].
         ways: N.
+
+    Raises:
+        ValueError: if there are fewer scores than classes, or values are not of the predictions' shape.
     """
     if not ways:
+        if scores.shape != y.shape:
+            raise ValueError(
+                f"the model predicts {list(scores.shape)} and the values are {list(y.shape)}: "
+                "give them the shape of the predictions (y.unsqueeze(-1)?)"
+            )
         return (scores.float() - y if scores.dtype != y.dtype else scores - y).square().flatten(1).mean(1)
     rows = cut(scores, ways).flatten(0, 1)
     rows = rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows

@@ -60,9 +60,9 @@ from benchmarks.tables import RATIO, number, pivot
 from quickstudy.data.episodes import Episodes, Setting
 from quickstudy.encoders import MLP, Classifier, Conv4
 from quickstudy.episode import Episode, Support
+from quickstudy.layers import channels_last
 from quickstudy.learners.maml import MAML
 from quickstudy.memory import keep_freed_memory
-from quickstudy.per_task import channels_last
 
 VERSIONS = {"learn2learn": "0.2.0", "higher": "0.2.1", "torchopt": "0.7.3"}
 CHECKED = 3

@@ -10,7 +10,7 @@ from quickstudy.data.glyphs import glyphs
 from quickstudy.data.omniglot import ARCHIVES, omniglot
 from quickstudy.data.pool import ClassPool, data_root
 from quickstudy.encoders import Conv4
-from quickstudy.per_task import channels_last as to_channels_last
+from quickstudy.layers import channels_last as to_channels_last
 
 
 class PlainConv4(nn.Module):

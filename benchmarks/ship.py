@@ -5,6 +5,7 @@ Each is measured anew on the test settings of its recipe, inductive and transduc
 results as well.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -48,7 +49,8 @@ def main(
         if size > LARGEST:
             raise SystemExit(f"{run} takes {size} bytes: at most {LARGEST} are shipped")
         checkpoint.save(path, weights, manifest)
-        rows = accuracy.rows_of(path.stem, manifest, scores)
+        again = f"python -m benchmarks.accuracy --models {path.stem} --episodes {episodes}"
+        rows = [replace(row, command=again) for row in accuracy.rows_of(path.stem, manifest, scores)]
         write("accuracy", accuracy.merged(read("accuracy"), rows, experiment.models()))
         print(f"{path.name}: {'; '.join(map(str, scores))}")
 

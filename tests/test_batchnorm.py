@@ -8,8 +8,9 @@ from small_models import distance, flat, gradients_of, network, one_rate, oracle
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from quickstudy.batchnorm import Replaced, Statistics, TaskNorm
+from quickstudy.batchnorm import Statistics, TaskNorm
 from quickstudy.learners.maml import MAML
+from quickstudy.per_task import Replaced
 
 CHANNELS = 3
 

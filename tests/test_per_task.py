@@ -14,7 +14,8 @@ from torch.func import functional_call
 from quickstudy.adapt import Tensors, adapt, sgd
 from quickstudy.batchnorm import TaskNorm
 from quickstudy.encoders import MLP, Classifier, Conv4
-from quickstudy.per_task import channels_last, check_batch_norm, conv3x3, linear, per_task, side_by_side
+from quickstudy.layers import channels_last, conv3x3, linear, side_by_side
+from quickstudy.per_task import check_batch_norm, per_task
 
 
 def own_parameters(module: nn.Module, tasks: int) -> Tensors:

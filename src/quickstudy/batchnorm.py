@@ -1,7 +1,6 @@
 """Batch norm in an inner loop: fast where it is differentiated twice, and with the support's statistics."""
 
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,11 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
-from torch.overrides import TorchFunctionMode
 
 Statistics = tuple[Tensor, Tensor]
 """Mean and biased variance of each channel."""
-_SIGNATURE = inspect.signature(F.batch_norm)
 _aten = torch.ops.aten
 
 
@@ -44,6 +41,11 @@ class TaskNorm:
 
 
 _open: list[TaskNorm] = []
+
+
+def is_open() -> bool:
+    """Whether batch norm is to be ours."""
+    return bool(_open)
 
 
 def given() -> Statistics | None:
@@ -87,26 +89,6 @@ def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Te
     y, mean, r = _Norm.apply(x, weight, bias, eps)  # pyright: ignore[reportGeneralTypeIssues]
     keep(mean, r.detach() ** -2 - eps)
     return y
-
-
-class Replaced(TorchFunctionMode):
-    """Puts `batch_norm` in the place of torch's, in any module, while a `TaskNorm` is open."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        """Every function of torch that is called meanwhile comes by here."""
-        if func is not F.batch_norm or not _open:
-            return func(*args, **(kwargs or {}))
-        bound = _SIGNATURE.bind(*args, **(kwargs or {}))
-        bound.apply_defaults()
-        a: dict[str, Any] = bound.arguments
-        if not a["training"] or a["running_mean"] is not None:
-            return func(*args, **(kwargs or {}))
-        x = a["input"]
-        weight = x.new_ones(x.shape[1]) if a["weight"] is None else a["weight"]
-        bias = x.new_zeros(x.shape[1]) if a["bias"] is None else a["bias"]
-        return batch_norm(x, weight, bias, a["eps"])
 
 
 class _Norm(Function):

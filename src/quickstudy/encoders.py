@@ -9,16 +9,8 @@ from torch import Tensor, nn
 
 from quickstudy.adapt import Tensors
 from quickstudy.batchnorm import batch_norm, given, keep
-from quickstudy.per_task import (
-    below,
-    channels_last,
-    conv3x3,
-    linear,
-    patch_moments,
-    per_task,
-    pool2x2,
-    side_by_side,
-)
+from quickstudy.layers import channels_last, conv3x3, linear, patch_moments, pool2x2, side_by_side
+from quickstudy.per_task import below, per_task
 
 
 class Conv4(nn.Module):

@@ -1,7 +1,7 @@
 """A module applied to tasks each of which has parameters of its own."""
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 from weakref import WeakSet
@@ -9,14 +9,14 @@ from weakref import WeakSet
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import Function
 from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
+from torch.nn.modules.utils import _pair  # pyright: ignore
+from torch.overrides import TorchFunctionMode
 
 from quickstudy.adapt import Tensors
-from quickstudy.batchnorm import Replaced, position, rewind
-
-_aten = torch.ops.aten
+from quickstudy.batchnorm import batch_norm, is_open, position, rewind
+from quickstudy.layers import channels_last, convolution, linear
 
 
 @runtime_checkable
@@ -92,6 +92,59 @@ def _call(module: nn.Module, own: Tensors, items: Tensor) -> Tensor:
         return functional_call(module, everywhere, (items,), tie_weights=False)
 
 
+class Replaced(TorchFunctionMode):
+    """While open, `batch_norm` and `convolution` stand in for torch's, in any module.
+
+    Batch norm only while a `TaskNorm` is open.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Every function of torch that is called meanwhile comes by here."""
+        substitute = _SUBSTITUTES.get(func)
+        y = substitute(*args, **(kwargs or {})) if substitute else None
+        return func(*args, **(kwargs or {})) if y is None else y
+
+
+def _norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor | None:
+    """In the place of `F.batch_norm`, where it is by batch statistics alone."""
+    if not is_open() or not training or running_mean is not None:
+        return None
+    weight = input.new_ones(input.shape[1]) if weight is None else weight
+    bias = input.new_zeros(input.shape[1]) if bias is None else bias
+    return batch_norm(input, weight, bias, eps)
+
+
+def _conv(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor | None:
+    """In the place of `F.conv2d`, where it is of a batch and the padding is in numbers."""
+    if input.ndim != 4 or isinstance(padding, str):
+        return None
+    y = convolution(input, weight, _pair(stride), _pair(padding), _pair(dilation), groups)
+    return y if bias is None else y + bias.to(y.dtype)[:, None, None]
+
+
+_SUBSTITUTES: dict[Any, Callable[..., Tensor | None]] = {F.batch_norm: _norm, F.conv2d: _conv}
+"""What stands in for a function of torch; None from it means that torch's own must do."""
+
+
 def _places(module: nn.Module) -> Iterator[tuple[str, str]]:
     """Where each parameter and buffer stands, once a layer, and the name it goes by."""
     names: dict[int, str] = {}
@@ -114,181 +167,6 @@ def check_batch_norm(module: nn.Module) -> None:
                 f"{name or 'the module'} keeps running statistics, which an inner loop can't adapt: build it "
                 "with track_running_stats=False (Conv4(running_statistics=False))"
             )
-
-
-def channels_last(x: Tensor) -> Tensor:
-    """The same pictures in channels-last strides.
-
-    With one channel `.contiguous(memory_format=...)` sees nothing to do and leaves strides that make
-    the convolution choose the slow layout; so the strides are forced.
-    """
-    _, c, h, w = x.shape
-    if c == 1:
-        return x.contiguous().as_strided(x.shape, (h * w, 1, w, 1))
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-def side_by_side(x: Tensor) -> Tensor:
-    """[T, B, C, H, W] pictures to [B, T · C, H, W], channels-last: what `conv3x3` takes."""
-    return channels_last(x.transpose(0, 1).flatten(1, 2))
-
-
-def conv3x3(x: Tensor, weight: Tensor) -> Tensor:
-    """3×3 convolutions with padding 1, each task with its own filters, differentiable any number of times.
-
-    Args:
-        x: [B, T · C, H, W] pictures, the channels of a task adjacent.
-        weight: [T, D, C, 3, 3].
-
-    Returns:
-        [B, T · D, H, W]; in lower precision inside autocast, as `F.conv2d` would.
-    """
-    w = weight.flatten(0, 1)
-    device = x.device.type
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        x, w = x.to(dtype), w.to(dtype)
-    y: Any = _Conv.apply(x, w.contiguous(memory_format=torch.channels_last), weight.shape[0])
-    return y
-
-
-def pool2x2(x: Tensor) -> Tensor:
-    """2×2 max-pool of [B, C, H, W], differentiable any number of times."""
-    y: Any = _Pool.apply(x)
-    return y
-
-
-def patch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean [T, 9 C] and biased covariance [T, 9 C, 9 C] of the 3×3 patches (padding 1) of a task's pictures.
-
-    A 3×3 convolution by filters w has mean w·m and variance wᵀCw over positions and pictures: where there
-    are few channels, as in pictures, batch norm needs no look at what the convolution has made of them.
-
-    Args:
-        x: [T, B, C, H, W].
-    """
-    with torch.autocast(x.device.type, enabled=False):
-        patches = F.unfold(x.flatten(0, 1), 3, padding=1).unflatten(0, x.shape[:2])
-        rows = patches.transpose(1, 2).flatten(2)  # [T, 9 C, B · H · W]
-        mean = rows.mean(2)
-        rows = rows - mean.unsqueeze(2)
-        return mean, rows @ rows.transpose(1, 2) / rows.shape[2]
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """[T, B, ..., C] by weights [T, D, C] and biases [T, D] to [T, B, ..., D]."""
-    device = x.device.type
-    if torch.is_autocast_enabled(device):
-        x = x.to(torch.get_autocast_dtype(device))
-    rows, w = x.flatten(1, -2), weight.to(x.dtype).transpose(1, 2)
-    y = torch.bmm(rows, w) if bias is None else torch.baddbmm(bias.to(x.dtype).unsqueeze(1), rows, w)
-    return y.unflatten(1, x.shape[1:-1])
-
-
-# Convolution is linear in the pictures and in the filters. So its gradients with respect to either are as
-# well, and the three are each other's derivatives. Torch's own second derivative loops over the groups.
-
-
-def _gradients(g: Tensor, x: Tensor, w: Tensor, groups: int, wanted: tuple[bool, bool]) -> Any:
-    return _aten.convolution_backward(
-        g, x, w, None, [1, 1], [1, 1], [1, 1], False, [0, 0], groups, [*wanted, False]
-    )
-
-
-class _Conv(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, groups: int) -> Tensor:
-        ctx.save_for_backward(x, w)
-        ctx.groups = groups
-        return torch.conv2d(x, w, None, 1, 1, 1, groups)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
-        (g,) = grad_outputs
-        x, w = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
-        if not torch.is_grad_enabled():
-            return *_gradients(g, x, w, ctx.groups, wanted)[:2], None
-        to_x = _ToPictures.apply(g, w, x, ctx.groups) if wanted[0] else None
-        return to_x, _ToFilters.apply(x, g, w, ctx.groups) if wanted[1] else None, None
-
-
-class _ToPictures(Function):
-    """Gradient of the pictures; `x` is for its shape only."""
-
-    @staticmethod
-    def forward(ctx: Any, g: Tensor, w: Tensor, x: Tensor, groups: int) -> Tensor:
-        ctx.save_for_backward(g, w)
-        ctx.groups = groups
-        return _gradients(g, x, w, groups, (True, False))[0]
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
-        (v,) = grad_outputs
-        g, w = ctx.saved_tensors
-        to_g = _Conv.apply(v, w, ctx.groups) if ctx.needs_input_grad[0] else None
-        return to_g, _ToFilters.apply(v, g, w, ctx.groups) if ctx.needs_input_grad[1] else None, None, None
-
-
-class _ToFilters(Function):
-    """Gradient of the filters; `w` is for its shape only."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, g: Tensor, w: Tensor, groups: int) -> Tensor:
-        ctx.save_for_backward(x, g)
-        ctx.groups = groups
-        return _gradients(g, x, w, groups, (False, True))[1]
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
-        (v,) = grad_outputs
-        x, g = ctx.saved_tensors
-        to_x = _ToPictures.apply(g, v, x, ctx.groups) if ctx.needs_input_grad[0] else None
-        return to_x, _Conv.apply(x, v, ctx.groups) if ctx.needs_input_grad[1] else None, None, None
-
-
-# Max-pool picks values, and its gradient puts values back in their places; each is the other's derivative.
-# Torch's own second derivative adds zeros to the whole of what was pooled.
-
-
-class _Pool(Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        y, places = _aten.max_pool2d_with_indices(x, [2, 2], [2, 2])
-        ctx.save_for_backward(places)
-        ctx.shape = x.shape
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
-        return _PutBack.apply(*grad_outputs, *ctx.saved_tensors, ctx.shape)
-
-
-class _PutBack(Function):
-    @staticmethod
-    def forward(ctx: Any, g: Tensor, places: Tensor, shape: torch.Size) -> Tensor:
-        ctx.save_for_backward(places)
-        like = torch.empty(shape, dtype=g.dtype, device=g.device, memory_format=torch.channels_last)
-        return _aten.max_pool2d_with_indices_backward(g, like, [2, 2], [2, 2], [0, 0], [1, 1], False, places)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
-        (v,), (places,) = grad_outputs, ctx.saved_tensors
-        picked: Any = _Pick.apply(v, places)
-        return picked, None, None
-
-
-class _Pick(Function):
-    @staticmethod
-    def forward(ctx: Any, v: Tensor, places: Tensor) -> Tensor:
-        ctx.save_for_backward(places)
-        ctx.shape = v.shape
-        picked = v.flatten(2).gather(2, places.flatten(2)).view(places.shape)
-        return picked.contiguous(memory_format=torch.channels_last)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
-        return _PutBack.apply(*grad_outputs, *ctx.saved_tensors, ctx.shape), None
 
 
 _POINTWISE = (

@@ -12,8 +12,9 @@ from quickstudy.adapt import Adapted, Rule, Tensors, adapt, sgd
 from quickstudy.batchnorm import Statistics, TaskNorm
 from quickstudy.encoders import Classifier
 from quickstudy.episode import Support
+from quickstudy.layers import linear
 from quickstudy.learners.inner import InnerLoop, cut, task_losses, trainable, uses_batch_statistics
-from quickstudy.per_task import below, linear, per_task
+from quickstudy.per_task import below, per_task
 
 
 class ANIL(InnerLoop):
@@ -32,6 +33,10 @@ class ANIL(InnerLoop):
         first_order: as in `MAML`.
         tasks_at_once: as in `MAML`.
 
+    Raises:
+        ValueError: as in `MAML`, or if no parameter of the head requires a gradient.
+        TypeError: if the model is not a `Classifier`.
+
     Departures: the mean over tasks stands for the sum.
     """
 
@@ -46,7 +51,14 @@ class ANIL(InnerLoop):
         first_order: bool = False,
         tasks_at_once: int | None = None,
     ) -> None:
+        if not isinstance(model, Classifier):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(
+                f"the model is a {type(model).__name__} and ANIL adapts the head alone: "
+                "wrap your encoder, ANIL(Classifier(encoder, ways, dimensions))"
+            )
         super().__init__(model, steps, test_steps, first_order, tasks_at_once)
+        if not any(p.requires_grad for p in model.head.parameters()):
+            raise ValueError("no parameter of the head requires a gradient: there is nothing to adapt")
         self.lr = lr
 
     def rule(self) -> Rule:

@@ -41,13 +41,13 @@ def maml_omniglot() -> Recipe:
 
 
 def maml_omniglot_20way() -> Recipe:
-    """20-way: two inner steps at rate 0.1 in training, five in testing (the paper: five in both)."""
+    """20-way: one inner step at rate 0.4 in training, three in testing (the paper: five of 0.1 in both)."""
     return _recipe(
         "MAML",
         "Finn et al. 2017, Table 1",
         20,
-        lambda: MAML(_classifier(20), lr=0.1, steps=2, test_steps=5),
-        steps=3_000,
+        lambda: MAML(_classifier(20), lr=0.4, steps=1, test_steps=3),
+        steps=15_000,
         published={"20w1s": 95.8},
     )
 
@@ -108,7 +108,7 @@ def meta_sgd_omniglot_20way() -> Recipe:
         "Li et al. 2017, Table 2",
         20,
         lambda: MetaSGD(_classifier(20), init=(0.1, 0.1)),
-        steps=3_000,
+        steps=6_000,
         published={"20w1s": 95.93},
     )
 

@@ -1,0 +1,216 @@
+"""Layers for inner loops: tasks side by side, and second derivatives as fast as the first."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+
+Pair = tuple[int, int]
+_aten = torch.ops.aten
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """The same pictures in channels-last strides.
+
+    With one channel `.contiguous(memory_format=...)` sees nothing to do and leaves strides that make
+    the convolution choose the slow layout; so the strides are forced.
+    """
+    _, c, h, w = x.shape
+    if c == 1:
+        return x.contiguous().as_strided(x.shape, (h * w, 1, w, 1))
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def side_by_side(x: Tensor) -> Tensor:
+    """[T, B, C, H, W] pictures to [B, T · C, H, W], channels-last: what `conv3x3` takes."""
+    return channels_last(x.transpose(0, 1).flatten(1, 2))
+
+
+def conv3x3(x: Tensor, weight: Tensor) -> Tensor:
+    """3×3 convolutions with padding 1, each task with its own filters, by `convolution`.
+
+    Args:
+        x: [B, T · C, H, W] pictures, the channels of a task adjacent.
+        weight: [T, D, C, 3, 3].
+
+    Returns:
+        [B, T · D, H, W].
+    """
+    w = weight.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    return convolution(x, w, padding=(1, 1), groups=len(weight))
+
+
+def convolution(
+    x: Tensor,
+    weight: Tensor,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    dilation: Pair = (1, 1),
+    groups: int = 1,
+) -> Tensor:
+    """`F.conv2d` without bias, differentiable any number of times at the speed of the first.
+
+    Args:
+        x: [B, C, H, W] pictures.
+        weight: [D, C / groups, h, w].
+        stride: as in `F.conv2d`, as are the rest.
+        padding: of zeros.
+        dilation: of the filters.
+        groups: of channels.
+
+    Returns:
+        [B, D, H', W']; in lower precision inside autocast, as `F.conv2d` would.
+    """
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        x, weight = x.to(dtype), weight.to(dtype)
+    y: Any = _Conv.apply(x, weight, (stride, padding, dilation, groups))
+    return y
+
+
+def pool2x2(x: Tensor) -> Tensor:
+    """2×2 max-pool of [B, C, H, W], differentiable any number of times."""
+    y: Any = _Pool.apply(x)
+    return y
+
+
+def patch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean [T, 9 C] and biased covariance [T, 9 C, 9 C] of the 3×3 patches (padding 1) of a task's pictures.
+
+    A 3×3 convolution by filters w has mean w·m and variance wᵀCw over positions and pictures: where there
+    are few channels, as in pictures, batch norm needs no look at what the convolution has made of them.
+
+    Args:
+        x: [T, B, C, H, W].
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        exact = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+        patches = F.unfold(exact.flatten(0, 1), 3, padding=1).unflatten(0, x.shape[:2])
+        rows = patches.transpose(1, 2).flatten(2)  # [T, 9 C, B · H · W]
+        mean = rows.mean(2)
+        rows = rows - mean.unsqueeze(2)
+        return mean, rows @ rows.transpose(1, 2) / rows.shape[2]
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """[T, B, ..., C] by weights [T, D, C] and biases [T, D] to [T, B, ..., D]."""
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        x = x.to(torch.get_autocast_dtype(device))
+    rows, w = x.flatten(1, -2), weight.to(x.dtype).transpose(1, 2)
+    y = torch.bmm(rows, w) if bias is None else torch.baddbmm(bias.to(x.dtype).unsqueeze(1), rows, w)
+    return y.unflatten(1, x.shape[1:-1])
+
+
+# Convolution is linear in the pictures and in the filters. So its gradients with respect to either are as
+# well, and the three are each other's derivatives. Torch's own second derivative loops over the groups, and
+# convolves with filters as large as the pictures.
+
+_How = tuple[Pair, Pair, Pair, int]
+"""Stride, padding, dilation and groups."""
+
+
+def _gradients(g: Tensor, x: Tensor, w: Tensor, how: _How, wanted: tuple[bool, bool]) -> Any:
+    stride, padding, dilation, groups = how
+    return _aten.convolution_backward(
+        g, x, w, None, stride, padding, dilation, False, [0, 0], groups, [*wanted, False]
+    )
+
+
+class _Conv(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, how: _How) -> Tensor:
+        ctx.save_for_backward(x, w)
+        ctx.how = how
+        return torch.conv2d(x, w, None, *how)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        (g,) = grad_outputs
+        x, w = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
+        if not torch.is_grad_enabled():
+            return *_gradients(g, x, w, ctx.how, wanted)[:2], None
+        to_x = _ToPictures.apply(g, w, x, ctx.how) if wanted[0] else None
+        return to_x, _ToFilters.apply(x, g, w, ctx.how) if wanted[1] else None, None
+
+
+class _ToPictures(Function):
+    """Gradient of the pictures; `x` is for its shape only."""
+
+    @staticmethod
+    def forward(ctx: Any, g: Tensor, w: Tensor, x: Tensor, how: _How) -> Tensor:
+        ctx.save_for_backward(g, w)
+        ctx.how = how
+        return _gradients(g, x, w, how, (True, False))[0]
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        (v,) = grad_outputs
+        g, w = ctx.saved_tensors
+        to_g = _Conv.apply(v, w, ctx.how) if ctx.needs_input_grad[0] else None
+        return to_g, _ToFilters.apply(v, g, w, ctx.how) if ctx.needs_input_grad[1] else None, None, None
+
+
+class _ToFilters(Function):
+    """Gradient of the filters; `w` is for its shape only."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, g: Tensor, w: Tensor, how: _How) -> Tensor:
+        ctx.save_for_backward(x, g)
+        ctx.how = how
+        return _gradients(g, x, w, how, (False, True))[1]
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        (v,) = grad_outputs
+        x, g = ctx.saved_tensors
+        to_x = _ToPictures.apply(g, v, x, ctx.how) if ctx.needs_input_grad[0] else None
+        return to_x, _Conv.apply(x, v, ctx.how) if ctx.needs_input_grad[1] else None, None, None
+
+
+# Max-pool picks values, and its gradient puts values back in their places; each is the other's derivative.
+# Torch's own second derivative adds zeros to the whole of what was pooled.
+
+
+class _Pool(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y, places = _aten.max_pool2d_with_indices(x, [2, 2], [2, 2])
+        ctx.save_for_backward(places)
+        ctx.shape = x.shape
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        return _PutBack.apply(*grad_outputs, *ctx.saved_tensors, ctx.shape)
+
+
+class _PutBack(Function):
+    @staticmethod
+    def forward(ctx: Any, g: Tensor, places: Tensor, shape: torch.Size) -> Tensor:
+        ctx.save_for_backward(places)
+        like = torch.empty(shape, dtype=g.dtype, device=g.device, memory_format=torch.channels_last)
+        return _aten.max_pool2d_with_indices_backward(g, like, [2, 2], [2, 2], [0, 0], [1, 1], False, places)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        (v,), (places,) = grad_outputs, ctx.saved_tensors
+        picked: Any = _Pick.apply(v, places)
+        return picked, None, None
+
+
+class _Pick(Function):
+    @staticmethod
+    def forward(ctx: Any, v: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        ctx.shape = v.shape
+        picked = v.flatten(2).gather(2, places.flatten(2)).view(places.shape)
+        return picked.contiguous(memory_format=torch.channels_last)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        return _PutBack.apply(*grad_outputs, *ctx.saved_tensors, ctx.shape), None

@@ -10,7 +10,7 @@ from torch.func import functional_call, grad, vmap
 
 from quickstudy.batchnorm import Statistics, TaskNorm
 from quickstudy.learners.maml import MAML
-from quickstudy.per_task import Replaced
+from quickstudy.substitutes import Replaced
 
 CHANNELS = 3
 

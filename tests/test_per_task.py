@@ -3,6 +3,7 @@
 import copy
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch.func import functional_call
 from quickstudy.adapt import Tensors, adapt, sgd
 from quickstudy.batchnorm import TaskNorm
 from quickstudy.encoders import MLP, Classifier, Conv4
-from quickstudy.layers import channels_last, conv3x3, linear, side_by_side
+from quickstudy.layers import channels_last, conv3x3, convolution, linear, pool2x2, side_by_side
 from quickstudy.per_task import check_batch_norm, per_task
 
 
@@ -72,6 +73,10 @@ def stack(*layers: nn.Module) -> nn.Module:
     return nn.Sequential(nn.Linear(6, 5), *layers, nn.Linear(5, 3))
 
 
+def one_convolution(**how: Any) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(2, 4, 3, **how), nn.Tanh(), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+
+
 VECTORS, PICTURES = (6,), (1, 16, 16)
 MODULES = {
     "mlp": (lambda: MLP(6, (5, 4), 3), VECTORS),
@@ -104,7 +109,24 @@ MODULES = {
     "instance-norm": (
         lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.InstanceNorm2d(2, affine=True), nn.Flatten()), PICTURES
     ),
+    "group-norm-of-pictures": (
+        lambda: nn.Sequential(nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.Flatten()), PICTURES
+    ),
+    "layer-norm-of-pictures": (
+        lambda: nn.Sequential(nn.LayerNorm((16, 16)), nn.Conv2d(1, 2, 3, bias=False), nn.Flatten()), PICTURES
+    ),
+    "plain-batch-norm": (
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2, affine=False, track_running_stats=False), nn.MaxPool2d(2)
+        ),
+        PICTURES,
+    ),
     "view": (Viewing, PICTURES),
+    "strided": (lambda: one_convolution(stride=(2, 1), padding=(0, 1)), (2, 9, 8)),
+    "dilated": (lambda: one_convolution(dilation=2, padding=1, bias=False), (2, 9, 8)),
+    "groups": (lambda: one_convolution(groups=2), (2, 9, 8)),
+    "same": (lambda: one_convolution(padding="same"), (2, 9, 8)),
+    "reflected": (lambda: one_convolution(padding=1, padding_mode="reflect"), (2, 9, 8)),
 }  # fmt: skip
 
 
@@ -216,6 +238,34 @@ def test_the_module_keeps_its_own_parameters() -> None:
             assert torch.equal(p, value)
 
 
+@pytest.mark.parametrize(
+    ("layers", "calls"),
+    [
+        pytest.param([nn.BatchNorm2d(2, track_running_stats=False)], 1, id="batch-norm"),
+        pytest.param([nn.ReLU(), nn.MaxPool2d(2)], 1, id="pool"),
+        pytest.param([nn.MaxPool2d(3, 2, ceil_mode=True), nn.AvgPool2d(2)], 1, id="other-pools"),
+        pytest.param([nn.InstanceNorm2d(2)], 4, id="instance-norm"),
+        pytest.param([nn.Dropout(0.5)], 4, id="dropout"),
+    ],
+)
+def test_small_tasks_run_side_by_side_where_that_is_right(layers: list[nn.Module], calls: int) -> None:
+    """Once for all three tasks; or once in vain, and then for each of them."""
+    module = nn.Sequential(nn.Conv2d(1, 2, 3), *layers).double()
+    counted = 0
+
+    def count(*_: object) -> None:
+        nonlocal counted
+        counted += 1
+
+    module.register_forward_pre_hook(count)
+    parameters = own_parameters(module, 3)
+    with TaskNorm():
+        per_task(module, parameters, torch.randn(3, 2, 1, 8, 8, dtype=torch.float64))
+        assert counted == calls
+        per_task(module, parameters, torch.randn(3, 300, 1, 8, 8, dtype=torch.float64))
+        assert counted == calls + 3
+
+
 def test_pictures_go_in_in_the_fast_layout_unless_the_module_minds() -> None:
     seen: list[tuple[int, ...]] = []
 
@@ -223,6 +273,7 @@ def test_pictures_go_in_in_the_fast_layout_unless_the_module_minds() -> None:
         def __init__(self, minds: bool) -> None:
             super().__init__()
             self.minds, self.scale = minds, nn.Parameter(torch.ones(()))
+            self.register_buffer("none", torch.zeros(()))  # so that it runs task by task
 
         def forward(self, x: Tensor) -> Tensor:
             seen.append(x.stride())
@@ -314,6 +365,59 @@ def test_convolutions_differentiate_thrice() -> None:
         return torch.autograd.grad(sum(g.square().sum() for g in first), (x, weight), create_graph=True)
 
     assert torch.autograd.gradcheck(second, at)
+
+
+HOW = {
+    "stride": {"stride": (2, 1)},
+    "padding": {"padding": (0, 2)},
+    "dilation": {"dilation": (1, 2), "padding": (1, 1)},
+    "groups": {"groups": 2},
+}
+
+
+@pytest.mark.parametrize("name", HOW)
+def test_any_convolution_is_torchs_and_differentiates_twice(name: str) -> None:
+    how: dict[str, Any] = HOW[name]
+    rng = torch.Generator().manual_seed(0)
+    shapes = (1, 2, 4, 5), (2, 2 // how.get("groups", 1), 3, 2), (2,)
+    at = [torch.randn(s, generator=rng, dtype=torch.float64, requires_grad=True) for s in shapes]
+    torch.testing.assert_close(convolution(*at, **how), F.conv2d(*at, **how))
+    assert torch.autograd.gradcheck(lambda *at: convolution(*at, **how), at)
+    assert torch.autograd.gradgradcheck(lambda *at: convolution(*at, **how), at)
+
+
+def test_one_picture_without_a_batch_goes_to_torch() -> None:
+    """What our convolution does not do."""
+    module = nn.Conv2d(1, 2, 3)
+    x = torch.randn(2, 1, 1, 5, 5)
+
+    class OneByOne(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = module
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([self.conv(item) for item in x])
+
+    parameters = {f"conv.{k}": p.expand(2, *p.shape) for k, p in module.named_parameters()}
+    torch.testing.assert_close(per_task(OneByOne(), parameters, x)[:, 0], module(x[:, 0]))
+
+
+@pytest.mark.parametrize("size", [(4, 4), (5, 4), (2, 3)])
+def test_the_pool_is_torchs_and_differentiates_thrice(size: tuple[int, int]) -> None:
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 3, *size, generator=rng, dtype=torch.float64)
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    torch.testing.assert_close(pool2x2(x), F.max_pool2d(x, 2))
+    assert torch.autograd.gradcheck(pool2x2, x)
+    assert torch.autograd.gradgradcheck(pool2x2, x)
+
+    def third(y: Tensor) -> Tensor:
+        (first,) = torch.autograd.grad(pool2x2(y).pow(3).sum(), y, create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), y, create_graph=True)
+        return second
+
+    assert torch.autograd.gradcheck(third, x)
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -48,6 +48,11 @@ def is_open() -> bool:
     return bool(_open)
 
 
+def is_noting() -> bool:
+    """Whether statistics are kept or used, in the order of the calls."""
+    return bool(_open) and (_open[-1].keep is not None or _open[-1].use is not None)
+
+
 def given() -> Statistics | None:
     """The statistics to normalise by, where they are given; each call takes the next."""
     if not _open or _open[-1].use is None:
@@ -104,7 +109,8 @@ class _Norm(Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
-        return *_NormBackward.apply(grad_outputs[0], *ctx.saved_tensors, ctx.eps), None  # pyright: ignore
+        gradients = _NormBackward.apply if torch.is_grad_enabled() else _backward
+        return *gradients(grad_outputs[0], *ctx.saved_tensors, ctx.eps), None  # pyright: ignore
 
 
 class _NormBackward(Function):

@@ -45,16 +45,18 @@ def conv3x3(x: Tensor, weight: Tensor) -> Tensor:
 def convolution(
     x: Tensor,
     weight: Tensor,
+    bias: Tensor | None = None,
     stride: Pair = (1, 1),
     padding: Pair = (0, 0),
     dilation: Pair = (1, 1),
     groups: int = 1,
 ) -> Tensor:
-    """`F.conv2d` without bias, differentiable any number of times at the speed of the first.
+    """`F.conv2d`, differentiable any number of times at the speed of the first.
 
     Args:
         x: [B, C, H, W] pictures.
         weight: [D, C / groups, h, w].
+        bias: [D].
         stride: as in `F.conv2d`, as are the rest.
         padding: of zeros.
         dilation: of the filters.
@@ -67,7 +69,8 @@ def convolution(
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         x, weight = x.to(dtype), weight.to(dtype)
-    y: Any = _Conv.apply(x, weight, (stride, padding, dilation, groups))
+        bias = None if bias is None else bias.to(dtype)
+    y: Any = _Conv.apply(x, weight, bias, (stride, padding, dilation, groups))
     return y
 
 
@@ -102,7 +105,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         x = x.to(torch.get_autocast_dtype(device))
     rows, w = x.flatten(1, -2), weight.to(x.dtype).transpose(1, 2)
     y = torch.bmm(rows, w) if bias is None else torch.baddbmm(bias.to(x.dtype).unsqueeze(1), rows, w)
-    return y.unflatten(1, x.shape[1:-1])
+    return y if x.ndim == 3 else y.unflatten(1, x.shape[1:-1])
 
 
 # Convolution is linear in the pictures and in the filters. So its gradients with respect to either are as
@@ -122,20 +125,21 @@ def _gradients(g: Tensor, x: Tensor, w: Tensor, how: _How, wanted: tuple[bool, b
 
 class _Conv(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, how: _How) -> Tensor:
+    def forward(ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None, how: _How) -> Tensor:
         ctx.save_for_backward(x, w)
         ctx.how = how
-        return torch.conv2d(x, w, None, *how)
+        return torch.conv2d(x, w, bias, *how)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
         (g,) = grad_outputs
         x, w = ctx.saved_tensors
-        wanted = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
+        pictures, filters, bias, _ = ctx.needs_input_grad
+        to_bias = g.sum((0, 2, 3)) if bias else None
         if not torch.is_grad_enabled():
-            return *_gradients(g, x, w, ctx.how, wanted)[:2], None
-        to_x = _ToPictures.apply(g, w, x, ctx.how) if wanted[0] else None
-        return to_x, _ToFilters.apply(x, g, w, ctx.how) if wanted[1] else None, None
+            return *_gradients(g, x, w, ctx.how, (pictures, filters))[:2], to_bias, None
+        to_x = _ToPictures.apply(g, w, x, ctx.how) if pictures else None
+        return to_x, _ToFilters.apply(x, g, w, ctx.how) if filters else None, to_bias, None
 
 
 class _ToPictures(Function):
@@ -151,7 +155,7 @@ class _ToPictures(Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
         (v,) = grad_outputs
         g, w = ctx.saved_tensors
-        to_g = _Conv.apply(v, w, ctx.how) if ctx.needs_input_grad[0] else None
+        to_g = _Conv.apply(v, w, None, ctx.how) if ctx.needs_input_grad[0] else None
         return to_g, _ToFilters.apply(v, g, w, ctx.how) if ctx.needs_input_grad[1] else None, None, None
 
 
@@ -169,7 +173,7 @@ class _ToFilters(Function):
         (v,) = grad_outputs
         x, g = ctx.saved_tensors
         to_x = _ToPictures.apply(g, v, x, ctx.how) if ctx.needs_input_grad[0] else None
-        return to_x, _Conv.apply(x, v, ctx.how) if ctx.needs_input_grad[1] else None, None, None
+        return to_x, _Conv.apply(x, v, None, ctx.how) if ctx.needs_input_grad[1] else None, None, None
 
 
 # Max-pool picks values, and its gradient puts values back in their places; each is the other's derivative.

@@ -1,25 +1,22 @@
 """A module applied to tasks each of which has parameters of its own."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, TypeGuard
 from weakref import WeakSet
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
-from torch.nn.modules.utils import _pair  # pyright: ignore
-from torch.overrides import TorchFunctionMode
 
 from quickstudy.adapt import Tensors
-from quickstudy.batchnorm import batch_norm, is_open, position, rewind
-from quickstudy.layers import channels_last, convolution, linear
+from quickstudy.batchnorm import is_noting, position, rewind
+from quickstudy.layers import channels_last, linear
+from quickstudy.substitutes import Replaced
 
 
-@runtime_checkable
 class OfTasks(Protocol):
     """A module that can run tasks side by side."""
 
@@ -32,9 +29,9 @@ def per_task(module: nn.Module, parameters: Tensors, x: Tensor) -> Tensor:
     """Apply a module to the items of T tasks, each with parameters of its own.
 
     Modules that have `of_tasks` run all tasks in one call, and so do stacks of linear layers and activations,
-    and, by vmap, other modules of plain vectors that can. Any other runs task by task, by
-    `torch.func.functional_call`: exact whatever it consists of. Its buffers are handed to each task as
-    copies, so tasks can't write into the module.
+    and, by vmap, other modules that can, of plain vectors or a few pictures a task. Any other runs task by
+    task, by `torch.func.functional_call`: exact whatever it consists of. Its buffers are handed to each task
+    as copies, so tasks can't write into the module.
 
     Args:
         module: from [B, ...] to [B, ...].
@@ -44,19 +41,19 @@ def per_task(module: nn.Module, parameters: Tensors, x: Tensor) -> Tensor:
     Returns:
         [T, B, ...].
     """
-    if isinstance(module, OfTasks) and _matches_its_forward(type(module)):
+    if _runs_tasks(module):
         return module.of_tasks(parameters, x)
     if _is_pointwise(module) and _has_no_twins(module):
         return _pointwise(module, parameters, x)
     start = position()
     buffers = dict(module.named_buffers())
-    if x.ndim == 3 and not buffers and module not in _UNMAPPABLE:
+    small = x.ndim == 3 or (x.ndim == 5 and x[0].numel() < PICTURES_SIDE_BY_SIDE and not is_noting())
+    if small and not buffers and module not in _UNMAPPABLE:
         try:
             with warnings.catch_warnings():
-                warnings.filterwarnings(
-                    "error", "There is a performance drop"
-                )  # it would loop, more slowly than we
-                return vmap(partial(_call, module))(parameters, x)
+                # it would loop, more slowly than we
+                warnings.filterwarnings("error", "There is a performance drop")
+                return vmap(partial(_call, module, list(_places(module))))(parameters, x)
         except (RuntimeError, UserWarning):  # randomness, control flow by values, a layer that has no rule
             _UNMAPPABLE.add(module)
             rewind(*start)
@@ -71,6 +68,9 @@ def per_task(module: nn.Module, parameters: Tensors, x: Tensor) -> Tensor:
     return _one_by_one(module, parameters, buffers, x)
 
 
+PICTURES_SIDE_BY_SIDE = 2**14
+"""Numbers in the pictures of a task, from which on any module but ours is faster task by task, since its
+activations then stay near the caches (measured)."""
 _UNMAPPABLE: WeakSet[nn.Module] = WeakSet()
 """Modules that vmap has refused."""
 _CONTIGUOUS: WeakSet[nn.Module] = WeakSet()
@@ -78,71 +78,21 @@ _CONTIGUOUS: WeakSet[nn.Module] = WeakSet()
 
 
 def _one_by_one(module: nn.Module, parameters: Tensors, buffers: Tensors, x: Iterable[Tensor]) -> Tensor:
+    places = list(_places(module))
+    # not p[t], whose gradient would be zeros for all other tasks
+    unbound = {k: p.unbind() for k, p in parameters.items()}
     each: list[Tensor] = []
     for t, items in enumerate(x):
-        own = {k: p[t] for k, p in parameters.items()} | {k: b.clone() for k, b in buffers.items()}
-        each.append(_call(module, own, items))
+        own = {k: p[t] for k, p in unbound.items()} | {k: b.clone() for k, b in buffers.items()}
+        each.append(_call(module, places, own, items))
     return torch.stack(each)
 
 
-def _call(module: nn.Module, own: Tensors, items: Tensor) -> Tensor:
+def _call(module: nn.Module, places: Iterable[tuple[str, str]], own: Tensors, items: Tensor) -> Tensor:
     # each place gets its tensor by name: torch, asked to tie them, leaves a layer that stands twice changed
-    everywhere = {place: own[name] for place, name in _places(module) if name in own}
+    everywhere = {place: own[name] for place, name in places if name in own}
     with Replaced():
         return functional_call(module, everywhere, (items,), tie_weights=False)
-
-
-class Replaced(TorchFunctionMode):
-    """While open, `batch_norm` and `convolution` stand in for torch's, in any module.
-
-    Batch norm only while a `TaskNorm` is open.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        """Every function of torch that is called meanwhile comes by here."""
-        substitute = _SUBSTITUTES.get(func)
-        y = substitute(*args, **(kwargs or {})) if substitute else None
-        return func(*args, **(kwargs or {})) if y is None else y
-
-
-def _norm(
-    input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor | None:
-    """In the place of `F.batch_norm`, where it is by batch statistics alone."""
-    if not is_open() or not training or running_mean is not None:
-        return None
-    weight = input.new_ones(input.shape[1]) if weight is None else weight
-    bias = input.new_zeros(input.shape[1]) if bias is None else bias
-    return batch_norm(input, weight, bias, eps)
-
-
-def _conv(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Tensor | None:
-    """In the place of `F.conv2d`, where it is of a batch and the padding is in numbers."""
-    if input.ndim != 4 or isinstance(padding, str):
-        return None
-    y = convolution(input, weight, _pair(stride), _pair(padding), _pair(dilation), groups)
-    return y if bias is None else y + bias.to(y.dtype)[:, None, None]
-
-
-_SUBSTITUTES: dict[Any, Callable[..., Tensor | None]] = {F.batch_norm: _norm, F.conv2d: _conv}
-"""What stands in for a function of torch; None from it means that torch's own must do."""
 
 
 def _places(module: nn.Module) -> Iterator[tuple[str, str]]:
@@ -183,9 +133,13 @@ _POINTWISE = (
 )
 
 
-def _matches_its_forward(kind: type) -> bool:
-    """Whether `of_tasks` was written for this `forward`, or by a base whose `forward` was replaced since."""
-    return next("of_tasks" in vars(k) for k in kind.__mro__ if {"of_tasks", "forward"} & vars(k).keys())
+def _runs_tasks(module: nn.Module) -> TypeGuard[OfTasks]:
+    """Whether it has an `of_tasks`, and not one of a base whose `forward` was replaced since."""
+    for kind in type(module).__mro__:
+        own = vars(kind)
+        if "of_tasks" in own or "forward" in own:
+            return "of_tasks" in own
+    return False
 
 
 def _has_no_twins(module: nn.Module) -> bool:

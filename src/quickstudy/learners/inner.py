@@ -126,8 +126,8 @@ class InnerLoop(Learner):
     def forward(self, episode: Episode) -> Tensor:
         """The meta-loss, a scalar: mean loss of the queries over the tasks.
 
-        Its gradient is taken group by group, so that the memory is that of one group; `backward` hands it
-        out.
+        Where not all tasks run side by side, its gradient is taken group by group, so that the memory is that
+        of one group; `backward` hands it out.
         """
         n = self.at_once(episode.support.x, episode.query_x)
         parts = [episode[i : i + n] for i in range(0, episode.tasks, n)]
@@ -137,6 +137,8 @@ class InnerLoop(Learner):
             return task_losses(scores, part.query_y, part.ways).sum() / episode.tasks
 
         wanted = [p for p in self.parameters() if p.requires_grad]
+        if len(parts) == 1:
+            return loss(episode)
         if not torch.is_grad_enabled() or not wanted:
             return torch.stack([loss(part) for part in parts]).sum()
         total, gradients = torch.zeros((), device=self.device), [torch.zeros_like(p) for p in wanted]
@@ -212,7 +214,8 @@ def task_losses(scores: Tensor, y: Tensor, ways: int) -> Tensor:
                 f"the model predicts {list(scores.shape)} and the values are {list(y.shape)}: "
                 "give them the shape of the predictions (y.unsqueeze(-1)?)"
             )
-        return (scores.float() - y if scores.dtype != y.dtype else scores - y).square().flatten(1).mean(1)
+        exact = scores if scores.dtype == y.dtype else scores.float()
+        return (exact - y).square().mean(tuple(range(1, y.ndim)))
     rows = cut(scores, ways).flatten(0, 1)
     rows = rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows
     return F.cross_entropy(rows, y.flatten(), reduction="none").view_as(y).mean(1)

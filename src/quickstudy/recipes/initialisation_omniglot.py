@@ -66,13 +66,13 @@ def fomaml_omniglot() -> Recipe:
 
 
 def fomaml_omniglot_20way() -> Recipe:
-    """20-way: as MAML, without second derivatives."""
+    """20-way: five inner steps at rate 0.1, in training and in testing (with one step it hardly learns)."""
     return _recipe(
         "FOMAML",
         "Nichol et al. 2018, Table 2",
         20,
-        lambda: FOMAML(_classifier(20), lr=0.1, steps=2, test_steps=5),
-        steps=3_000,
+        lambda: FOMAML(_classifier(20), lr=0.1, steps=5),
+        steps=5_000,
         published={"20w1s": 89.4},
     )
 

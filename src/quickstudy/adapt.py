@@ -110,7 +110,7 @@ def sgd(lr: float | Tensors) -> Rule:
 
     def update(gradients: Tensors, state: State, parameters: Tensors) -> tuple[Tensors, State]:
         if isinstance(lr, float | int):  # an operation less, which is felt in small networks
-            return {k: p.sub(gradients[k], alpha=lr) for k, p in parameters.items()}, state
+            return {k: p.add(gradients[k], alpha=-lr) for k, p in parameters.items()}, state
         return {k: p - lr[k] * gradients[k] for k, p in parameters.items()}, state
 
     return Rule(lambda parameters: (), update)

@@ -41,7 +41,7 @@ def per_task(module: nn.Module, parameters: Tensors, x: Tensor) -> Tensor:
     Returns:
         [T, B, ...].
     """
-    if _runs_tasks(module):
+    if runs_tasks(module):
         return module.of_tasks(parameters, x)
     if _is_pointwise(module) and _has_no_twins(module):
         return _pointwise(module, parameters, x)
@@ -133,7 +133,7 @@ _POINTWISE = (
 )
 
 
-def _runs_tasks(module: nn.Module) -> TypeGuard[OfTasks]:
+def runs_tasks(module: nn.Module) -> TypeGuard[OfTasks]:
     """Whether it has an `of_tasks`, and not one of a base whose `forward` was replaced since."""
     for kind in type(module).__mro__:
         own = vars(kind)

@@ -17,14 +17,15 @@ from quickstudy.adapt import Adapted, Rule, Tensors, adapt
 from quickstudy.batchnorm import Statistics, TaskNorm
 from quickstudy.episode import Episode, Support
 from quickstudy.learner import Learner
-from quickstudy.per_task import check_batch_norm, per_task
+from quickstudy.per_task import check_batch_norm, per_task, runs_tasks
 
 FLOATS_AT_ONCE = {"cpu": 2**18}
 """Numbers in the items of the tasks that are run side by side, by device: few enough that on a CPU the
 activations stay near its caches, and on any device in its memory."""
 OTHER_FLOATS_AT_ONCE = 2**22
 PICTURE_TASKS_AT_ONCE = {"cpu": 8}
-"""Most tasks of pictures at once; measured best for convolutions on two cores."""
+"""Most tasks of pictures at once; measured best for convolutions on two cores. Half as many of a module that
+is not ours, which keeps more for the way back."""
 
 
 Batch = Callable[[int], tuple[Tensor, Tensor]]
@@ -155,10 +156,12 @@ class InnerLoop(Learner):
         """How many tasks of such items run side by side."""
         if self.tasks_at_once:
             return self.tasks_at_once
-        device = items[0].device.type
+        device, encoder = items[0].device.type, getattr(self.model, "encoder", self.model)
         n = FLOATS_AT_ONCE.get(device, OTHER_FLOATS_AT_ONCE) // max(1, *(x[0].numel() for x in items))
-        pictures = items[0].ndim == 5
-        return max(1, min(n, PICTURE_TASKS_AT_ONCE.get(device, n)) if pictures else n)
+        if items[0].ndim == 5:
+            most = PICTURE_TASKS_AT_ONCE.get(device, n)
+            n = min(n, most if runs_tasks(encoder) else most // 2)
+        return max(1, n)
 
     def adapted(self, support: Support) -> nn.Module:
         """An ordinary module with the weights adapted to one task, in evaluation mode.

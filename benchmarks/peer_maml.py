@@ -663,10 +663,15 @@ def compare(options: argparse.Namespace) -> None:
             )
     print(table(rows))
     if not options.dry:
-        again = {(row.setting, row.mode) for row in rows}
-        places = {(work.setting, work.mode): i for i, work in enumerate(ROWS.values())}
-        rows += [row for row in read("peer_maml") if (row.setting, row.mode) not in again]
-        write("peer_maml", sorted(rows, key=lambda r: places.get((r.setting, r.mode), len(places))))
+        write("peer_maml", merged(rows, read("peer_maml")))
+
+
+def merged(new: Sequence[Row], old: Iterable[Row]) -> list[Row]:
+    """The new rows, and the old ones of work that was not measured again, in the order of `ROWS`."""
+    again = {(row.setting, row.mode) for row in new}
+    places = {(work.setting, work.mode): i for i, work in enumerate(ROWS.values())}
+    rows = [*new, *(row for row in old if (row.setting, row.mode) not in again)]
+    return sorted(rows, key=lambda row: places.get((row.setting, row.mode), len(places)))
 
 
 if __name__ == "__main__":

@@ -143,6 +143,16 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     peer_maml.main()
 
 
+def test_work_not_measured_again_keeps_its_rows() -> None:
+    one, other = Work(steps=1, first_order=True), Work(steps=5, first_order=False)
+    old = [row for work in (one, other) for row in peer_maml.rows_of(work, measured(work), COMMON)]
+    old.append(COMMON(method="a convolution, float32", metric="GFLOP/s", value=1.0))
+    new = peer_maml.rows_of(one, measured(one), partial(COMMON, commit="later"))
+    ceiling = COMMON(method="a convolution, float32", metric="GFLOP/s", value=2.0)
+    rows = peer_maml.merged([*new, ceiling], old)
+    assert rows == [*new, *peer_maml.rows_of(other, measured(other), COMMON), ceiling]
+
+
 def test_without_peers_one_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peer_maml, "installed", lambda peer: False)
     with pytest.raises(SystemExit, match=r"^none of learn2learn, higher, torchopt is on the path; .*--help$"):

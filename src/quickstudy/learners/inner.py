@@ -25,7 +25,7 @@ activations stay near its caches, and on any device in its memory."""
 OTHER_FLOATS_AT_ONCE = 2**22
 PICTURE_TASKS_AT_ONCE = {"cpu": 8}
 """Most tasks of pictures at once; measured best for convolutions on two cores. Half as many of a module that
-is not ours, which keeps more for the way back."""
+is not ours, in second order: it keeps more for the way back."""
 
 
 Batch = Callable[[int], tuple[Tensor, Tensor]]
@@ -160,7 +160,7 @@ class InnerLoop(Learner):
         n = FLOATS_AT_ONCE.get(device, OTHER_FLOATS_AT_ONCE) // max(1, *(x[0].numel() for x in items))
         if items[0].ndim == 5:
             most = PICTURE_TASKS_AT_ONCE.get(device, n)
-            n = min(n, most if runs_tasks(encoder) else most // 2)
+            n = min(n, most if self.first_order or runs_tasks(encoder) else most // 2)
         return max(1, n)
 
     def adapted(self, support: Support) -> nn.Module:

@@ -2,10 +2,11 @@
 
 The published figures are transductive (batch norm sees all queries of a task), and so is the validation.
 
-Departures from the papers, all in the schedule, so that a training takes half an hour of one core: Adam's
-learning rate rises over 100 steps to several times the papers' 1e-3 and falls along a cosine to 0 (for MAML
-and for FOMAML 5-way, once more from half the height); so many steps as stated below instead of 60,000 (Reptile:
-100,000 and 200,000); 8 and 4 tasks a step instead of 32 and 16; bfloat16 where the processor has it.
+Departures from the papers, all in the schedule, so that a training takes half an hour to an hour of one core:
+Adam's learning rate rises over 100 steps to several times the papers' 1e-3 and falls along a cosine to 0 (for
+MAML, and FOMAML 5-way, once more from half the height); so many steps as stated below instead of 60,000
+(Reptile: 100,000 and 200,000); 8 and 4 tasks a step instead of 32 and 16; bfloat16 where the processor has
+it.
 Meta-SGD's rates begin at 0.1, the upper end of what its paper draws them from.
 """
 

@@ -221,6 +221,8 @@ def sinusoid_fits(
 def sinusoid_errors(errors: Mapping[str, torch.Tensor]) -> Figure:
     """Mean squared error over tasks, with its 95 % band, after each number of inner steps.
 
+    The axis ends at ten times the largest error before the first step; a method that diverges leaves it.
+
     Args:
         errors: for each method [steps + 1, tasks].
     """
@@ -232,6 +234,8 @@ def sinusoid_errors(errors: Mapping[str, torch.Tensor]) -> Figure:
         axes.plot(steps, mean, color=colour, marker=".", label=name)
         axes.fill_between(steps, mean - band, mean + band, color=colour, alpha=0.2, lw=0)
     axes.set(title="unseen sinusoids", xlabel="inner steps", ylabel="mean squared error", yscale="log")
+    means = torch.stack([e.mean(1) for e in errors.values()])
+    axes.set_ylim(0.5 * means[means.isfinite()].min().item(), 10 * means[:, 0].max().item())
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from quickstudy import checkpoint, display
+from quickstudy import checkpoint, display, experiment
 from quickstudy.__main__ import main
 
 CLASSES, PICTURES = 16, 12
@@ -128,6 +128,10 @@ def refused(answer: Answer, *parts: str) -> None:
 
 def own(out: Path | str, more: str = "") -> str:
     return f"train prototypical-images --images pics {OWN} --test-episodes 20 --out {out} {more}"
+
+
+def interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
 
 
 def program(line: str, home: Path, **rest: object) -> subprocess.Popen[str]:
@@ -380,6 +384,20 @@ def test_ctrl_c_saves_and_says_how_to_go_on(run: Run, home: Path, tmp_path: Path
     resumed = run(f"{line} --resume --minutes 0.00001")
     assert resumed.code == 0
     assert resumed.err.splitlines()[-2].startswith(f"out of time after {done + 1} steps")
+
+
+def test_ctrl_c_in_the_final_test_keeps_the_training_and_says_how_to_test(
+    run: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(experiment, "measure", interrupted)
+        answer = run(own(tmp_path / "r", "--steps 2"))
+    assert (answer.code, answer.out) == (130, "")
+    again = f"quickstudy evaluate {tmp_path / 'r'} --mode both"
+    assert answer.err.splitlines()[-1] == f"stopped in the test; the training is kept. Test with: {again}"
+    tested = run(f"{again.removeprefix('quickstudy ')} --episodes 2 --queries 3")
+    assert tested.code == 0
+    assert "transductive" in tested.out
 
 
 def test_two_processes_speak_with_one_voice(home: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from quickstudy.data.pool import ClassPool
 from quickstudy.encoders import Conv4
 from quickstudy.learner import Learner
 from quickstudy.learners.prototypical import Prototypical
-from quickstudy.train import adam, cosine, evaluate, fit, halve_every
+from quickstudy.train import adam, cosine, evaluate, fit, halve_every, read_log
 
 HERE = Path(__file__).parent
 
@@ -150,6 +150,19 @@ def test_killed_in_the_middle_by_the_system_it_resumes_bit_for_bit(tmp_path: Pat
         child.wait()
     subprocess.run([*command, str(tmp_path / "cut")], check=True, env=environment)
     same_result(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_last_line_of_the_log_that_a_power_cut_left_half_written_is_dropped(tmp_path: Path):
+    small_fit(small_learner(), tmp_path)
+    whole = read_log(tmp_path / "log.jsonl")
+    with (tmp_path / "log.jsonl").open("a") as log:
+        log.write('{"step": 2')
+    assert read_log(tmp_path / "log.jsonl") == whole
+    small_fit(small_learner(), tmp_path, resume=True)
+    assert logged(tmp_path)  # each line is whole again
+    (tmp_path / "log.jsonl").write_text('{"st\n{"step": 2}\n')
+    with pytest.raises(ValueError, match=r"log.jsonl, line 1, is not JSON"):
+        small_fit(small_learner(), tmp_path, resume=True)
 
 
 def test_an_existing_training_is_not_overwritten(tmp_path: Path):

@@ -179,16 +179,25 @@ def train(
         say(f"go on with: {again}", highlight=False, soft_wrap=True)
         return
     if test_episodes:
-        scores = experiment.measure(
-            stated,
-            learner,
-            display=display,
-            episodes=test_episodes,
-            modes=("inductive",) if stated.mode == "inductive" else ("inductive", stated.mode),
-            seed=seed,
-            data_root=data_root,
-            fabric=fabric,
-        )
+        try:
+            scores = experiment.measure(
+                stated,
+                learner,
+                display=display,
+                episodes=test_episodes,
+                modes=("inductive",) if stated.mode == "inductive" else ("inductive", stated.mode),
+                seed=seed,
+                data_root=data_root,
+                fabric=fabric,
+            )
+        except KeyboardInterrupt:
+            test = shlex.join(["quickstudy", "evaluate", str(folder), "--mode", "both"])
+            say(
+                f"stopped in the test; the training is kept. Test with: {test}",
+                highlight=False,
+                soft_wrap=True,
+            )
+            raise typer.Exit(130) from None
         if fabric.global_rank == 0:
             weights, manifest = checkpoint.load(folder / "best.safetensors")
             manifest["figures"] = [s.as_dict() for s in scores]

@@ -1,6 +1,5 @@
 """Pictures: learning curves, episodes, embeddings."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from quickstudy.data.pool import ClassPool
 from quickstudy.episode import Episode
 from quickstudy.learner import Learner, embed
 from quickstudy.learners.prototypical import Prototypical, prototypes
+from quickstudy.train import read_log
 
 RIGHT, WRONG = "#1a7f37", "#cf222e"
 EMBEDDED_WAYS = 10
@@ -48,7 +48,7 @@ def draw_all(
     """
     out.mkdir(parents=True, exist_ok=True)
     drawn: list[tuple[str, Figure]] = []
-    if log.exists() and log.stat().st_size:  # it is empty until the first validation
+    if read_log(log):  # it is empty until the first validation
         drawn.append(("learning-curve.png", learning_curve(log)))
     drawn.append(("episode.png", episode(learner, classes, setting, seed, inverted)))
     if isinstance(learner, Prototypical):
@@ -60,7 +60,7 @@ def draw_all(
 
 def learning_curve(log: Path) -> Figure:
     """Loss and validation accuracy over the steps of a training's `log.jsonl`."""
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    lines = read_log(log)
     steps = [line["step"] for line in lines]
     figure = Figure(figsize=(7, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)

@@ -372,9 +372,8 @@ class Run:
         else:
             progress = Progress()
         if write:
-            lines = self.log_path.read_text().splitlines() if self.log_path.exists() else []
-            kept = [line for line in lines if json.loads(line)["step"] <= progress.step]
-            checkpoint.write_whole(self.log_path, "".join(f"{line}\n" for line in kept).encode())
+            kept = [line for line in read_log(self.log_path) if line["step"] <= progress.step]
+            checkpoint.write_whole(self.log_path, "".join(f"{json.dumps(line)}\n" for line in kept).encode())
         return progress
 
     def _check_same(self, before: checkpoint.Manifest) -> None:
@@ -422,6 +421,23 @@ class Run:
                 f.write(json.dumps(line) + "\n")
         except OSError as error:
             raise OSError(f"can't write {self.log_path} ({error.strerror}): free some space") from None
+
+
+def read_log(path: Path) -> list[dict[str, float]]:
+    """The lines of a training's `log.jsonl`, without a last one that a power cut left half written.
+
+    Raises:
+        ValueError: if any other line isn't one of a training's log.
+    """
+    lines = path.read_text().splitlines() if path.exists() else []
+    read: list[dict[str, float]] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            read.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number < len(lines):
+                raise ValueError(f"{path}, line {number}, is not JSON: mend or delete it") from None
+    return read
 
 
 def _flat(manifest: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

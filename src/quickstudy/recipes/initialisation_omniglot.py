@@ -48,7 +48,8 @@ def maml_omniglot_20way() -> Recipe:
         "Finn et al. 2017, Table 1",
         20,
         lambda: MAML(_classifier(20), lr=0.4, steps=1, test_steps=3),
-        steps=15_000,
+        steps=12_000,
+        rate=2e-3,
         published={"20w1s": 95.8},
     )
 
@@ -121,7 +122,7 @@ def reptile_omniglot() -> Recipe:
 
 def reptile_omniglot_20way() -> Recipe:
     """20-way: ten inner steps on minibatches of 20 in training, 50 in testing."""
-    return _reptile(20, lr=5e-4, inner=10, batch=20, steps=1_000, published={"20w1s": 89.43})
+    return _reptile(20, lr=5e-4, inner=10, batch=20, steps=2_500, published={"20w1s": 89.43})
 
 
 def _classifier(ways: int) -> Classifier:
@@ -135,6 +136,7 @@ def _recipe(
     learner: Callable[[], Learner],
     steps: int,
     published: Mapping[str, float],
+    rate: float = 5e-3,
     schedule: Callable[[int], Schedule] = _ONE_COSINE,
 ) -> Recipe:
     return Recipe(
@@ -146,7 +148,7 @@ def _recipe(
         train=Setting(ways, 1, 5 if ways == 5 else 2),
         tasks=8 if ways == 5 else 4,
         steps=steps,
-        lr=5e-3,
+        lr=rate,
         schedule=schedule,
         precision="bf16-mixed",
         validation=Setting(ways, 1, 5),

@@ -14,6 +14,8 @@ from torch import Tensor
 
 Encode = Callable[[Tensor], Tensor]
 """From one item [...] to its embedding [D]."""
+Weights = dict[str, Tensor]
+"""The weights θ of a network, by name."""
 
 
 # Snell, Swersky, Zemel 2017: "Prototypical Networks for Few-shot Learning"
@@ -83,10 +85,186 @@ def snell(
     return distances, log_probabilities, loss / len(tasks)
 
 
+# Vinyals, Blundell, Lillicrap, Kavukcuoglu, Wierstra 2016: "Matching Networks for One Shot Learning"
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Σ_d a_d b_d."""
+    total = torch.zeros((), dtype=a.dtype)
+    for i in range(len(a)):
+        total = total + a[i] * b[i]
+    return total
+
+
+def vinyals_softmax(values: list[Tensor]) -> list[Tensor]:
+    """exp(v_i) / Σ_j exp(v_j)."""
+    total = torch.zeros((), dtype=values[0].dtype)
+    for v in values:
+        total = total + torch.exp(v)
+    return [torch.exp(v) / total for v in values]
+
+
+def vinyals_cell(weights: Weights, suffix: str, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """One step of an LSTM with the gates i, f, g, o in this order: h and c after it."""
+    gates = []
+    for row in range(4 * len(c)):
+        gates.append(
+            dot(weights[f"weight_ih{suffix}"][row], x)
+            + weights[f"bias_ih{suffix}"][row]
+            + dot(weights[f"weight_hh{suffix}"][row], h)
+            + weights[f"bias_hh{suffix}"][row]
+        )
+    size = len(c)
+    new_h, new_c = [], []
+    for d in range(size):
+        i, f, o = (torch.sigmoid(gates[n * size + d]) for n in (0, 1, 3))
+        new_c.append(f * c[d] + i * torch.tanh(gates[2 * size + d]))
+        new_h.append(o * torch.tanh(new_c[d]))
+    return torch.stack(new_h), torch.stack(new_c)
+
+
+def vinyals_support(weights: Weights, g: list[Tensor]) -> list[Tensor]:
+    """Appendix A.2: g(x_i, S) = h→_i + h←_i + g'(x_i), by LSTMs that read the support in both directions."""
+    there, back = [], []
+    h = c = torch.zeros_like(g[0])
+    for i in range(len(g)):
+        h, c = vinyals_cell(weights, "_l0", g[i], h, c)
+        there.append(h)
+    h = c = torch.zeros_like(g[0])
+    for i in reversed(range(len(g))):
+        h, c = vinyals_cell(weights, "_l0_reverse", g[i], h, c)
+        back.insert(0, h)
+    return [there[i] + back[i] + g[i] for i in range(len(g))]
+
+
+def vinyals_query(weights: Weights, f: Tensor, g: list[Tensor], steps: int) -> Tensor:
+    """Appendix A.1, equations 3 to 6; [h, r] is what the recurrent weights multiply.
+
+    The library's cell keeps the weights of r beside those of f', which is put right here.
+    """
+    size = len(f)
+    given: Weights = {
+        "weight_ih": weights["weight_ih"][:, :size],
+        "weight_hh": torch.cat([weights["weight_hh"], weights["weight_ih"][:, size:]], 1),
+        "bias_ih": weights["bias_ih"],
+        "bias_hh": weights["bias_hh"],
+    }
+    h = c = torch.zeros_like(f)
+    for _ in range(steps):
+        attention = vinyals_softmax([dot(h, g[i]) for i in range(len(g))])
+        r = torch.zeros_like(f)
+        for i in range(len(g)):
+            r = r + attention[i] * g[i]
+        h_hat, c = vinyals_cell(given, "", f, torch.cat([h, r]), c)
+        h = h_hat + f
+    return h
+
+
+def vinyals_probabilities(
+    f: Tensor, g: list[Tensor], y: list[int], ways: int, scale: float | Tensor
+) -> list[Tensor]:
+    """Equation 1, with a the softmax of scaled cosines: P(k) = Σ_{i: y_i = k} a(x̂, x_i)."""
+    attention = vinyals_softmax(
+        [scale * dot(f, v) / (torch.sqrt(dot(f, f)) * torch.sqrt(dot(v, v))) for v in g]
+    )
+    probabilities = []
+    for k in range(ways):
+        total = torch.zeros((), dtype=f.dtype)
+        for i in range(len(g)):
+            if y[i] == k:
+                total = total + attention[i]
+        probabilities.append(total)
+    return probabilities
+
+
+# Fort 2017: "Gaussian Prototypical Networks for Few-Shot Learning on Omniglot"
+
+
+def fort(x: list[Tensor], s: list[Tensor], y: list[int], ways: int, query: Tensor) -> list[Tensor]:
+    """Distances to the classes: √(Σ_d S_cd (q_d − p_cd)²), p_c = Σ s_i x_i / Σ s_i, S_c = Σ s_i."""
+    distances = []
+    for c in range(ways):
+        total = torch.zeros((), dtype=query.dtype)
+        for d in range(len(query)):
+            weighted = weight = torch.zeros((), dtype=query.dtype)
+            for i in range(len(x)):
+                if y[i] == c:
+                    s_id = s[i][d] if len(s[i]) > 1 else s[i][0]
+                    weighted = weighted + s_id * x[i][d]
+                    weight = weight + s_id
+            total = total + weight * (query[d] - weighted / weight) ** 2
+        distances.append(torch.sqrt(total))
+    return distances
+
+
+# Sung et al. 2018: "Learning to Compare: Relation Network for Few-Shot Learning"
+
+
+def sung(
+    f: Encode, g: Callable[[Tensor], Tensor], support_x: Tensor, support_y: Tensor, ways: int, query_x: Tensor
+) -> Tensor:
+    """Equation 1 for one task, [Q, N]: σ(g(C(Σ_{x_i of class k} f(x_i), f(x_j))))."""
+    relations = []
+    for x in query_x:
+        row = []
+        for k in range(ways):
+            members = [f(support_x[i]) for i in range(len(support_x)) if int(support_y[i]) == k]
+            total = members[0]
+            for z in members[1:]:
+                total = total + z
+            row.append(torch.sigmoid(g(torch.cat([total, f(x)]))))
+        relations.append(torch.stack(row))
+    return torch.stack(relations)
+
+
+def sung_loss(relations: Tensor, query_y: Tensor) -> Tensor:
+    """Equation 2, divided by the number of its terms."""
+    total = torch.zeros((), dtype=relations.dtype)
+    for j in range(len(relations)):
+        for k in range(relations.shape[1]):
+            total = total + (relations[j, k] - (1.0 if int(query_y[j]) == k else 0.0)) ** 2
+    return total / relations.numel()
+
+
+# Hadsell, Chopra, LeCun 2006 and Koch, Zemel, Salakhutdinov 2015: Siamese networks
+
+
+def hadsell_energy(a: Tensor, b: Tensor) -> Tensor:
+    """‖a − b‖."""
+    return torch.sqrt(snell_distance(a, b))
+
+
+def hadsell_loss(energy: Tensor, genuine: bool, margin: float) -> Tensor:
+    """Y·E² + (1 − Y)·max(margin − E, 0)² of one pair."""
+    return energy**2 if genuine else torch.clamp(margin - energy, min=0) ** 2
+
+
+def koch_probability(alpha: Tensor, beta: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """σ(Σ_d α_d |a_d − b_d| + β): that both are of one class."""
+    total = beta
+    for d in range(len(a)):
+        total = total + alpha[d] * torch.abs(a[d] - b[d])
+    return torch.sigmoid(total)
+
+
+def balanced(
+    items: list[Tensor], y: list[int], pair_loss: Callable[[Tensor, Tensor, bool], Tensor]
+) -> Tensor:
+    """Half the mean loss of all genuine pairs, half that of all impostor pairs."""
+    means = []
+    for genuine in (True, False):
+        losses = [
+            pair_loss(items[i], items[j], genuine)
+            for i in range(len(items))
+            for j in range(i)
+            if (y[i] == y[j]) == genuine
+        ]
+        means.append(sum(losses[1:], losses[0]) / len(losses))
+    return (means[0] + means[1]) / 2
+
+
 # Finn, Abbeel, Levine 2017: "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks"
 
-Weights = dict[str, Tensor]
-"""The weights θ of a network, by name."""
 Net = Callable[[Weights, Tensor], Tensor]
 """f_θ: from weights and a batch [B, ...] to scores [B, N]."""
 ItemLoss = Callable[[Tensor, Tensor], Tensor]

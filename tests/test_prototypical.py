@@ -1,50 +1,22 @@
 """Prototypical networks against the paper's equations and against what must not change an answer."""
 
-from collections.abc import Sequence
+from functools import partial
 
 import pytest
 import torch
+from episodes import ITEM, of_one, random_episode, random_sizes, small_encoder
 from oracles import snell
 from torch import Tensor, nn
 
 from quickstudy.episode import Episode, Support
 from quickstudy.learners.prototypical import Prototypical, prototypes, squared_distances
 
-ITEM = (2, 3)
-
-
-def small_encoder() -> nn.Module:
-    """Smooth, so that finite differences mean something; small, so that no exp(−d) underflows."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4)).double()
-
-
-def random_episode(
-    shots: Sequence[int], queries: int, tasks: int = 1, seed: int = 0, dtype: torch.dtype = torch.float64
-) -> Episode:
-    """Every task in its own order of the support, queries of random classes."""
-    rng = torch.Generator().manual_seed(seed)
-    labels = torch.arange(len(shots)).repeat_interleave(torch.tensor(shots))
-    y = torch.stack([labels[torch.randperm(len(labels), generator=rng)] for _ in range(tasks)])
-    x = torch.randn(tasks, len(labels), *ITEM, generator=rng, dtype=dtype)
-    query_x = torch.randn(tasks, queries, *ITEM, generator=rng, dtype=dtype)
-    query_y = torch.randint(len(shots), (tasks, queries), generator=rng)
-    return Episode(Support(x, y, len(shots)), query_x, query_y)
-
 
 def oracle(encoder: nn.Module, e: Episode) -> tuple[Tensor, Tensor, Tensor]:
     return snell(
-        lambda item: encoder(item.unsqueeze(0)).squeeze(0),
+        partial(of_one, encoder),
         e.support.x, e.support.y, e.support.ways, e.query_x, e.query_y,
     )  # fmt: skip
-
-
-def random_sizes(seed: int) -> tuple[list[int], int, int]:
-    rng = torch.Generator().manual_seed(seed)
-
-    def draw(low: int, high: int) -> int:
-        return int(torch.randint(low, high, (), generator=rng))
-
-    return [draw(1, 5) for _ in range(draw(2, 6))], draw(1, 6), draw(1, 4)
 
 
 CASES = [

@@ -138,7 +138,7 @@ def vinyals_support(weights: Weights, g: list[Tensor]) -> list[Tensor]:
 
 
 def vinyals_query(weights: Weights, f: Tensor, g: list[Tensor], steps: int) -> Tensor:
-    """Appendix A.1, equations 3 to 6; [h, r] is what the recurrent weights multiply.
+    """Appendix A.1, the attention LSTM; [h, r] is what the recurrent weights multiply.
 
     The library's cell keeps the weights of r beside those of f', which is put right here.
     """

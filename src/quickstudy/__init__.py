@@ -19,10 +19,14 @@ if TYPE_CHECKING:
     from quickstudy.experiment import load_learner
     from quickstudy.learner import Learner
     from quickstudy.learners.anil import ANIL
+    from quickstudy.learners.gaussian import GaussianPrototypical
     from quickstudy.learners.maml import FOMAML, MAML
+    from quickstudy.learners.matching import Matching
     from quickstudy.learners.meta_sgd import MetaSGD
     from quickstudy.learners.prototypical import Prototypical
+    from quickstudy.learners.relation import Relation
     from quickstudy.learners.reptile import Reptile
+    from quickstudy.learners.siamese import Siamese
     from quickstudy.metrics import Score
     from quickstudy.predict import predict_folders
     from quickstudy.train import cosine, evaluate, fit, halve_every
@@ -35,15 +39,19 @@ _HOMES = {
     "Episode": "episode",
     "Episodes": "data.episodes",
     "FOMAML": "learners.maml",
+    "GaussianPrototypical": "learners.gaussian",
     "ImageFormat": "data.images",
     "Learner": "learner",
     "MAML": "learners.maml",
     "MLP": "encoders",
+    "Matching": "learners.matching",
     "MetaSGD": "learners.meta_sgd",
     "Prototypical": "learners.prototypical",
+    "Relation": "learners.relation",
     "Reptile": "learners.reptile",
     "Score": "metrics",
     "Setting": "data.episodes",
+    "Siamese": "learners.siamese",
     "Support": "episode",
     "cosine": "train",
     "evaluate": "train",
@@ -66,13 +74,17 @@ __all__ = [
     "Conv4",
     "Episode",
     "Episodes",
+    "GaussianPrototypical",
     "ImageFormat",
     "Learner",
+    "Matching",
     "MetaSGD",
     "Prototypical",
+    "Relation",
     "Reptile",
     "Score",
     "Setting",
+    "Siamese",
     "Support",
     "cosine",
     "evaluate",

@@ -23,13 +23,13 @@ class FullContext(nn.Module):
 
     and a query through K steps of an LSTM that reads the support by attention, from $h_0 = 0, c_0 = 0$:
 
-    $$\hat h_k, c_k = \mathrm{LSTM}(f'(\hat x), [h_{k-1}, r_{k-1}], c_{k-1}) \tag{3}$$
+    $$\hat h_k, c_k = \mathrm{LSTM}(f'(\hat x), [h_{k-1}, r_{k-1}], c_{k-1}) \tag{a}$$
 
-    $$h_k = \hat h_k + f'(\hat x) \tag{4}$$
+    $$h_k = \hat h_k + f'(\hat x) \tag{b}$$
 
-    $$r_{k-1} = \sum_i a(h_{k-1}, g(x_i))\, g(x_i) \tag{5}$$
+    $$r_{k-1} = \sum_i a(h_{k-1}, g(x_i))\, g(x_i) \tag{c}$$
 
-    $$a(h_{k-1}, g(x_i)) = \mathrm{softmax}_i(h_{k-1}^\top g(x_i)) \tag{6}$$
+    $$a(h_{k-1}, g(x_i)) = \mathrm{softmax}_i(h_{k-1}^\top g(x_i)) \tag{d}$$
 
     and $f(\hat x, S) = h_K$.
 
@@ -42,7 +42,7 @@ class FullContext(nn.Module):
     Raises:
         ValueError: if `steps` < 1.
 
-    Departures: none. At k = 1 equation 5 with $h_0 = 0$ reads the mean of the support.
+    Departures: none. At k = 1 equation c with $h_0 = 0$ reads the mean of the support.
     """
 
     def __init__(self, dimensions: int = 64, steps: int = 5) -> None:

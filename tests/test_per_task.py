@@ -15,7 +15,15 @@ from torch.func import functional_call
 from quickstudy.adapt import Tensors, adapt, sgd
 from quickstudy.batchnorm import TaskNorm
 from quickstudy.encoders import MLP, Classifier, Conv4
-from quickstudy.layers import channels_last, conv3x3, convolution, linear, pool2x2, side_by_side
+from quickstudy.layers import (
+    channels_last,
+    conv3x3,
+    conv_pool_relu,
+    convolution,
+    linear,
+    pool2x2,
+    side_by_side,
+)
 from quickstudy.per_task import check_batch_norm, per_task
 
 
@@ -401,6 +409,21 @@ def test_one_picture_without_a_batch_goes_to_torch() -> None:
 
     parameters = {f"conv.{k}": p.expand(2, *p.shape) for k, p in module.named_parameters()}
     torch.testing.assert_close(per_task(OneByOne(), parameters, x)[:, 0], module(x[:, 0]))
+
+
+@pytest.mark.parametrize(("side", "channels"), [(6, 1), (5, 2)])
+def test_conv_pool_relu_is_the_three_one_after_the_other(side: int, channels: int) -> None:
+    """Also where the pool leaves an edge out, and with a second derivative."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 4, channels, side, side, generator=generator, dtype=torch.float64)
+    weight = torch.randn(3, 5, channels, 3, 3, generator=generator, dtype=torch.float64).requires_grad_()
+    shift = torch.randn(3, 5, generator=generator, dtype=torch.float64).requires_grad_()
+    y = conv_pool_relu(x, weight, shift)
+    expected = F.relu(pool2x2(conv3x3(side_by_side(x), weight)) + shift.flatten()[:, None, None])
+    torch.testing.assert_close(y, expected)
+    assert (y == 0).any()
+    assert torch.autograd.gradcheck(conv_pool_relu, (x, weight, shift))
+    assert torch.autograd.gradgradcheck(conv_pool_relu, (x, weight, shift))
 
 
 @pytest.mark.parametrize("size", [(4, 4), (5, 4), (2, 3)])

@@ -9,8 +9,16 @@ from torch import Tensor, nn
 
 from quickstudy.adapt import Tensors
 from quickstudy.batchnorm import batch_norm, given, keep
-from quickstudy.layers import channels_last, conv3x3, linear, patch_moments, pool2x2, side_by_side
-from quickstudy.per_task import below, per_task
+from quickstudy.layers import (
+    channels_last,
+    conv3x3,
+    conv_pool_relu,
+    linear,
+    patch_moments,
+    pool2x2,
+    side_by_side,
+)
+from quickstudy.per_task import PICTURES_SIDE_BY_SIDE, below, per_task
 
 
 class Conv4(nn.Module):
@@ -85,9 +93,11 @@ class Conv4(nn.Module):
                 variance = ((rows @ covariance) * rows).sum(2)
             keep(mean, variance)
         scale = weight * (variance + 1e-5) ** -0.5
-        y = pool2x2(conv3x3(side_by_side(x), filters * scale[..., None, None, None]))
-        shift = (bias - scale * mean).flatten().to(y.dtype)
-        return F.relu(y + shift[:, None, None])
+        filters, shift = filters * scale[..., None, None, None], bias - scale * mean
+        if not x.requires_grad and x[0].numel() >= PICTURES_SIDE_BY_SIDE:
+            return conv_pool_relu(x, filters, shift)
+        y = pool2x2(conv3x3(side_by_side(x), filters))
+        return F.relu(y + shift.flatten()[:, None, None].to(y.dtype))
 
     def _check(self, x: Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != self.in_channels or min(x.shape[2:]) < 16:

@@ -21,7 +21,12 @@ def of_one(encoder: nn.Module, item: Tensor) -> Tensor:
 
 
 def random_episode(
-    shots: Sequence[int], queries: int, tasks: int = 1, seed: int = 0, dtype: torch.dtype = torch.float64
+    shots: Sequence[int],
+    queries: int,
+    tasks: int = 1,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    unlabelled: int = 0,
 ) -> Episode:
     """Every task in its own order of the support, queries of random classes."""
     rng = torch.Generator().manual_seed(seed)
@@ -30,7 +35,8 @@ def random_episode(
     x = torch.randn(tasks, len(labels), *ITEM, generator=rng, dtype=dtype)
     query_x = torch.randn(tasks, queries, *ITEM, generator=rng, dtype=dtype)
     query_y = torch.randint(len(shots), (tasks, queries), generator=rng)
-    return Episode(Support(x, y, len(shots)), query_x, query_y)
+    others = torch.randn(tasks, unlabelled, *ITEM, generator=rng, dtype=dtype)
+    return Episode(Support(x, y, len(shots), others), query_x, query_y)
 
 
 def random_sizes(seed: int) -> tuple[list[int], int, int]:

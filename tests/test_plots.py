@@ -16,6 +16,7 @@ from quickstudy.data.pool import ClassPool
 from quickstudy.encoders import Conv4
 from quickstudy.learner import Learner
 from quickstudy.learners.prototypical import Prototypical
+from quickstudy.roc import verification
 
 
 def shaded_pool(classes: int, items: int = 8, channels: int = 1) -> ClassPool:
@@ -159,6 +160,32 @@ def test_bars() -> None:
     legend = axes.get_legend()
     assert legend is not None
     assert [t.get_text() for t in legend.get_texts()] == ["chance", "network"]
+
+
+# The ROC curve
+
+
+@pytest.mark.parametrize(
+    ("scores", "eer"),
+    [([5, 4, 3, 2, 1, 0], 0.0), ([5, 2, 1, 4, 3, 0], 2 / 3), ([1] * 6, 0.5), ([0, 1, 2, 3, 4, 5], 1.0)],
+)
+def test_roc(tmp_path: Path, scores: list[float], eer: float) -> None:
+    v = verification(scores, [1, 1, 1, 0, 0, 0])
+    figure = plots.plot_roc(v, tmp_path / "roc.png", "faces")
+    drawn(figure)
+    assert min(sizes([tmp_path / "roc.png"])[0]) >= 300
+    (axes,) = figure.axes
+    assert (axes.get_title(), axes.get_xlabel(), axes.get_ylabel()) == ("faces", "FAR, %", "TAR, %")
+    assert axes.get_xscale() == "log"
+    curve, _, point = (np.asarray(line.get_xydata()) for line in axes.lines)
+    assert (np.diff(curve, axis=0) >= 0).all()
+    assert curve[-1].tolist() == [100, 100]
+    assert axes.get_xlim() == pytest.approx((1, 100)), "two decades at least"
+    np.testing.assert_allclose(point, [[max(100 * v.eer, 1), 100 * (1 - v.eer)]])
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [t.get_text() for t in legend.get_texts()] == [
+        f"AUC {v.auc:.4f}", "chance", f"EER {100 * eer:.2f} %"]  # fmt: skip
 
 
 # All of them

@@ -22,7 +22,7 @@ MAPS = (2, 4, 4)
 def literal(comparison: Comparison, both: Tensor) -> Tensor:
     """g of one concatenated pair, through the same layers."""
     joined = both.unflatten(0, (2 * MAPS[0], *MAPS[1:])).unsqueeze(0)
-    return comparison.rest(comparison.join(joined).flatten(1)).squeeze()
+    return comparison.rest(comparison.join(joined)).squeeze()
 
 
 def learner_of(**options: str) -> Relation:
@@ -101,7 +101,7 @@ def test_pairs_are_compared_as_if_concatenated_in_training_too() -> None:
     comparison = Comparison(4, 2).double()
     a, b = torch.randn(1, 3, 32).double(), torch.randn(1, 5, 32).double()
     pairs = [torch.cat([a[0, n].view(MAPS), b[0, q].view(MAPS)]) for q in range(5) for n in range(3)]
-    expected = comparison.rest(comparison.join(torch.stack(pairs)).flatten(1)).view(1, 5, 3)
+    expected = comparison.rest(comparison.join(torch.stack(pairs))).view(1, 5, 3)
     torch.testing.assert_close(comparison(a, b), expected)
 
 

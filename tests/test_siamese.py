@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from episodes import of_one, random_episode, random_sizes, small_encoder
+from episodes import ITEM, of_one, random_episode, random_sizes, small_encoder
 from oracles import balanced, hadsell_energy, hadsell_loss, koch_probability
 from torch import Tensor, nn
 
@@ -16,6 +16,7 @@ from quickstudy.learners.siamese import (
     contrastive_loss,
     cosine,
     cross_entropy,
+    draw_pairs,
     euclidean,
 )  # fmt: skip
 
@@ -131,3 +132,74 @@ def test_what_does_not_fit_is_said() -> None:
     lone = Episode(e.support, e.query_x[:, :0], e.query_y[:, :0])
     with pytest.raises(ValueError, match="no genuine pair: ask for more shots or queries"):
         Siamese(small_encoder())(lone)
+
+
+# Pairs
+
+
+def test_all_pairs_of_a_task() -> None:
+    torch.manual_seed(4)
+    e = random_episode([2, 1, 1], 3, 2)
+    learner = Siamese(small_encoder())
+    energies, genuine = learner.pairs(e)
+    assert energies.shape == genuine.shape == (2, 7 * 6 // 2)
+    for t in range(2):
+        z = [of_one(learner.encoder, x) for x in (*e.support.x[t], *e.query_x[t])]
+        y = [*e.support.y[t].tolist(), *e.query_y[t].tolist()]
+        both = [(i, j) for i in range(7) for j in range(i + 1, 7)]
+        expected = torch.stack([hadsell_energy(z[i], z[j]) for i, j in both])
+        torch.testing.assert_close(energies[t], expected, rtol=1e-9, atol=1e-9)
+        assert genuine[t].tolist() == [y[i] == y[j] for i, j in both]
+
+
+def test_drawn_pairs_are_balanced_different_and_of_the_task() -> None:
+    e = random_episode([3, 2, 2], 5, 3)
+    x1, x2, y = draw_pairs(e, 10, seed=7)
+    assert x1.shape == x2.shape == (3, 10, *ITEM)
+    assert (y.shape, y.dtype) == ((3, 10), e.query_x.dtype)
+    for t in range(3):
+        label = {
+            tuple(x.flatten().tolist()): int(k) for x, k in zip(e.support.x[t], e.support.y[t], strict=True)
+        }
+        label |= {
+            tuple(x.flatten().tolist()): int(k) for x, k in zip(e.query_x[t], e.query_y[t], strict=True)
+        }
+        drawn = [
+            (tuple(a.flatten().tolist()), tuple(b.flatten().tolist()))
+            for a, b in zip(x1[t], x2[t], strict=True)
+        ]
+        assert all(a != b for a, b in drawn)
+        assert len({frozenset(pair) for pair in drawn}) == 10, "none twice"
+        assert y[t].tolist() == [float(label[a] == label[b]) for a, b in drawn]
+        assert y[t].sum() == 5
+    assert not torch.equal(y[0], y[1]), "in random order"
+    for a, b in zip(draw_pairs(e, 10, seed=7), (x1, x2, y), strict=True):
+        assert torch.equal(a, b)
+    assert not torch.equal(draw_pairs(e, 10, seed=8)[0], x1)
+
+
+def test_the_mean_over_draws_is_the_meta_loss() -> None:
+    torch.manual_seed(5)
+    e = random_episode([2, 2], 2)
+    learner = Siamese(small_encoder())
+    losses = []
+    for seed in range(300):
+        x1, x2, y = (part.flatten(0, 1) for part in draw_pairs(e, 2, seed))
+        losses.append(contrastive_loss((learner.encoder(x1) - learner.encoder(x2)).norm(dim=1), y).item())
+    error = torch.tensor(losses).std().item() / 300**0.5
+    assert sum(losses) / 300 == pytest.approx(learner(e).item(), abs=4 * error)
+
+
+@pytest.mark.parametrize("count", [0, 3, -2])
+def test_an_odd_or_empty_draw_is_refused(count: int) -> None:
+    with pytest.raises(ValueError, match=f"count is {count}: it must be even"):
+        draw_pairs(random_episode([2, 2], 2), count)
+
+
+def test_more_pairs_than_there_are() -> None:
+    e = random_episode([1, 1, 1], 1)
+    with pytest.raises(
+        ValueError, match="1 genuine and 5 impostor pairs, not 2 of each: ask for at most 1 of each"
+    ):
+        draw_pairs(e, 4)
+    assert draw_pairs(e, 2)[2].sum() == 1

@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from quickstudy.data.alphabets import WithinAlphabets
     from quickstudy.data.episodes import Episodes, Setting
     from quickstudy.data.folders import image_folders
     from quickstudy.data.glyphs import glyphs
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
     from quickstudy.learners.prototypical import Prototypical
     from quickstudy.learners.relation import Relation
     from quickstudy.learners.reptile import Reptile
-    from quickstudy.learners.siamese import Siamese
+    from quickstudy.learners.siamese import Siamese, draw_pairs
     from quickstudy.metrics import Score
     from quickstudy.predict import predict_folders
+    from quickstudy.roc import Verification, verification, verify
     from quickstudy.train import cosine, evaluate, fit, halve_every
 
 _HOMES = {
@@ -53,7 +55,10 @@ _HOMES = {
     "Setting": "data.episodes",
     "Siamese": "learners.siamese",
     "Support": "episode",
+    "Verification": "roc",
+    "WithinAlphabets": "data.alphabets",
     "cosine": "train",
+    "draw_pairs": "learners.siamese",
     "evaluate": "train",
     "fit": "train",
     "glyphs": "data.glyphs",
@@ -62,6 +67,8 @@ _HOMES = {
     "load_learner": "experiment",
     "omniglot": "data.omniglot",
     "predict_folders": "predict",
+    "verification": "roc",
+    "verify": "roc",
 }
 
 __all__ = [
@@ -86,7 +93,10 @@ __all__ = [
     "Setting",
     "Siamese",
     "Support",
+    "Verification",
+    "WithinAlphabets",
     "cosine",
+    "draw_pairs",
     "evaluate",
     "fit",
     "glyphs",
@@ -95,6 +105,8 @@ __all__ = [
     "load_learner",
     "omniglot",
     "predict_folders",
+    "verification",
+    "verify",
 ]
 
 

@@ -111,8 +111,10 @@ def train(
     steps, lr, tasks = steps or recipe.steps, lr or recipe.lr, tasks or recipe.tasks
     with fabric.rank_zero_first(), display.counting("decoding") as decoding:
         pool = recipe.pool(root=data_root, progress=decoding)
-    training = Episodes(pool.split("train"), recipe.train, tasks, seed)
-    validation = Episodes(*fitting(pool, "validation", recipe.validation), TASKS, seed + 1)
+    training = Episodes(pool.split("train"), recipe.train, tasks, seed, labels=recipe.labels)
+    validation = Episodes(
+        *fitting(pool, "validation", recipe.validation), TASKS, seed + 1, labels=recipe.labels
+    )
     fitting(pool, "test", recipe.tests[0])  # what can't be tested should fail now, not in the end
     torch.manual_seed(seed)
     learner = recipe.learner()
@@ -169,7 +171,7 @@ def measure(
         classes, size = fitting(pool, "test", setting)
         for mode in modes:
             with display.counting(f"testing {size} {mode}") as report:
-                test_episodes = Episodes(classes, size, TASKS, seed)
+                test_episodes = Episodes(classes, size, TASKS, seed, labels=recipe.labels)
                 scores.append(evaluate(learner, test_episodes, episodes, mode, fabric=fabric, report=report))
     return scores
 

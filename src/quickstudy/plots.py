@@ -16,6 +16,7 @@ from quickstudy.data.pool import ClassPool
 from quickstudy.episode import Episode
 from quickstudy.learner import Learner, embed
 from quickstudy.learners.prototypical import Prototypical, prototypes
+from quickstudy.roc import Verification
 from quickstudy.train import read_log
 
 RIGHT, WRONG = "#1a7f37", "#cf222e"
@@ -169,6 +170,42 @@ def bars(title: str, rows: list[tuple[str, list[tuple[float, float]]]], settings
     axes.set(title=title, ylabel="accuracy, %", ylim=(0, 108))
     axes.legend(frameon=False, ncols=len(rows), loc="upper center", bbox_to_anchor=(0.5, -0.08), fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def plot_roc(verification: Verification, path: Path, title: str = "pairs of unseen classes") -> Figure:
+    """TAR over FAR, on a logarithmic axis down to half of one impostor pair, with the EER marked.
+
+    Args:
+        verification: the figures and their curve.
+        path: of the picture, written.
+        title: of the picture.
+    """
+    far, tar = verification.curve
+    least = min(0.01, 0.5 / verification.impostor)
+    even = np.geomspace(least, 1, 500)  # what is straight between two points isn't so on this axis
+    x, y = np.concatenate([far, even]), np.concatenate([tar, np.interp(even, far, tar)])
+    order = np.lexsort((y, x))
+    shown = order[x[order] >= least]
+    figure = Figure(figsize=(5.5, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(100 * x[shown], 100 * y[shown], color=RIGHT, label=f"AUC {verification.auc:.4f}")
+    axes.plot(100 * even, 100 * even, color="#8c959f", lw=1, ls=":", label="chance")
+    axes.plot(
+        100 * max(verification.eer, least),
+        100 * (1 - verification.eer),
+        "o",
+        color=WRONG,
+        clip_on=False,
+        label=f"EER {100 * verification.eer:.2f} %",
+    )
+    axes.set(title=title, xlabel="FAR, %", ylabel="TAR, %", xscale="log", xlim=(100 * least, 100))
+    axes.set_ylim(-2, 102)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
     return figure
 
 

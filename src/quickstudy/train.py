@@ -49,6 +49,19 @@ class Batches(Protocol):
         ...
 
 
+class Trials(Batches, Protocol):
+    """Meta-batches to measure a learner on: `Episodes`, `WithinAlphabets`, or your own."""
+
+    @property
+    def setting(self) -> object:
+        """What figures on them are labelled with, such as 5w1s."""
+        ...
+
+    def on(self, device: torch.device | str) -> "Trials":
+        """The same on another device."""
+        ...
+
+
 class Reporter(Protocol):
     """What a progress bar is told."""
 
@@ -272,7 +285,7 @@ def _blown_up(what: str, value: object, step: int, run: "Run | None") -> str:
 @torch.no_grad()
 def evaluate(
     learner: Learner,
-    episodes: Episodes,
+    episodes: Trials,
     count: int = 1000,
     mode: Mode = "inductive",
     *,
@@ -293,31 +306,43 @@ def evaluate(
     Raises:
         ValueError: if count < 1 or the mode is unknown.
     """
-    if count < 1 or mode not in ("inductive", "transductive"):
-        raise ValueError(f"count is {count} and mode {mode!r}: count ≥ 1, mode 'inductive' or 'transductive'")
     rank, world = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
-    episodes, training = episodes.on(learner.device), learner.training
-    statistics: AbstractContextManager[None] = (
-        batch_statistics(learner) if mode == "transductive" else nullcontext()
-    )
-    right = torch.zeros(count + episodes.tasks)
-    learner.eval()
-    try:
-        with statistics:
-            for i in range(math.ceil(count / episodes.tasks)):
-                mine = slice(i * episodes.tasks + rank, (i + 1) * episodes.tasks, world)
-                if len(right[mine]):
-                    episode = episodes.part(i, rank, world)
-                    scores = learner.predict(episode.support, episode.query_x)
-                    right[mine] = accuracies(scores, episode.query_y).cpu()
-                if report:
-                    report(min((i + 1) * episodes.tasks, count), count)
-    finally:
-        learner.train(training)
+    with evaluation(learner, count, mode):
+        episodes = episodes.on(learner.device)
+        right = torch.zeros(count + episodes.tasks)
+        for i in range(math.ceil(count / episodes.tasks)):
+            mine = slice(i * episodes.tasks + rank, (i + 1) * episodes.tasks, world)
+            if len(right[mine]):
+                episode = episodes.part(i, rank, world)
+                scores = learner.predict(episode.support, episode.query_x)
+                right[mine] = accuracies(scores, episode.query_y).cpu()
+            if report:
+                report(min((i + 1) * episodes.tasks, count), count)
     if fabric and world > 1:
         right = _sum(fabric, right)
     accuracy, ci95 = mean_ci95(right[:count])
     return Score(accuracy, ci95, count, episodes.seed, str(episodes.setting), mode)
+
+
+@contextmanager
+def evaluation(learner: Learner, count: int, mode: Mode) -> Generator[None]:
+    """Let batch norm see what `mode` says, as in `evaluate`, and leave the learner in the state it was in.
+
+    Raises:
+        ValueError: if count < 1 or the mode is unknown.
+    """
+    if count < 1 or mode not in ("inductive", "transductive"):
+        raise ValueError(f"count is {count} and mode {mode!r}: count ≥ 1, mode 'inductive' or 'transductive'")
+    statistics: AbstractContextManager[None] = (
+        batch_statistics(learner) if mode == "transductive" else nullcontext()
+    )
+    training = learner.training
+    learner.eval()
+    try:
+        with statistics:
+            yield
+    finally:
+        learner.train(training)
 
 
 def average_buffers(fabric: Fabric, learner: nn.Module) -> None:

@@ -22,18 +22,25 @@ class Setting:
         shots: support items a class.
         queries: query items a class.
         unlabelled: unlabelled items a class.
+        distractors: further classes, none of whose items is labelled or asked for: they are among the
+            unlabelled items, as many of each as of the others.
     """
 
     ways: int
     shots: int
     queries: int = 15
     unlabelled: int = 0
+    distractors: int = 0
 
     def __post_init__(self) -> None:
         """Check the arguments."""
-        for name, least in (("ways", 2), ("shots", 1), ("queries", 1), ("unlabelled", 0)):
+        for name, least in (("ways", 2), ("shots", 1), ("queries", 1), ("unlabelled", 0), ("distractors", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least {least}")
+        if self.distractors and not self.unlabelled:
+            raise ValueError(
+                f"{self.distractors} distractors without unlabelled items: say how many of each class"
+            )
 
     def __str__(self) -> str:
         """`5w1s`."""
@@ -43,6 +50,47 @@ class Setting:
     def items(self) -> int:
         """Items of each class that a task needs."""
         return self.shots + self.queries + self.unlabelled
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Which items bear labels, where not all do: of each class some, drawn once and for all.
+
+    Support and queries are drawn from these, unlabelled items from the others.
+
+    Args:
+        fraction: of the items of each class, rounded up, in 0 … 1 without the ends.
+        seed: of the draw.
+
+    Reference: Ren et al. 2018, where a tenth of Omniglot bears labels.
+    """
+
+    fraction: float
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        if not 0 < self.fraction < 1 or self.seed < 0:
+            raise ValueError(
+                f"fraction is {self.fraction} and seed {self.seed}: "
+                "the fraction must lie between 0 and 1, the seed be at least 0"
+            )
+
+    def order(self, counts: Index) -> tuple[Index, Index]:
+        """The items of each class shuffled, those with labels first, and how many have them.
+
+        Args:
+            counts: [K] items of each class.
+
+        Returns:
+            Places [Σ counts] in the class, class after class, and [K] numbers of items with labels.
+        """
+        rng = np.random.default_rng(self.seed)
+        of_class = np.repeat(np.arange(len(counts)), counts)
+        shuffled = np.lexsort((rng.random(len(of_class)), of_class))
+        return shuffled - np.repeat(np.cumsum(counts) - counts, counts), np.ceil(
+            self.fraction * counts
+        ).astype(np.int64)
 
 
 class Episodes:
@@ -58,6 +106,7 @@ class Episodes:
         tasks: T, tasks in a meta-batch.
         seed: any non-negative integer.
         device: where the tensors are wanted; items travel there as bytes.
+        labels: which items bear labels; all by default.
 
     Raises:
         ValueError: if the pool has too few classes for the ways, or a class too few items for the shots
@@ -71,22 +120,28 @@ class Episodes:
         tasks: int = 1,
         seed: int = 0,
         device: torch.device | str = "cpu",
+        labels: Labels | None = None,
     ) -> None:
         if tasks < 1 or seed < 0:
             raise ValueError(f"tasks is {tasks} and seed {seed}: tasks must be at least 1, seed at least 0")
-        _check(pool, setting)
         self.pool, self.setting, self.tasks, self.seed, self.device = pool, setting, tasks, seed, device
+        self.labels, self._order = labels, None
+        labelled, unlabelled = pool.counts, pool.counts
+        if labels:
+            self._order, labelled = labels.order(pool.counts)
+            self._labelled, unlabelled = labelled, pool.counts - labelled
+        _check(pool, setting, labels, labelled, unlabelled)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of read-only arrays: we only read
             self._items = torch.from_numpy(pool.items).flatten(1)
-        self._labels = {
+        self._y = {
             n: torch.arange(setting.ways, device=device).repeat_interleave(n).expand(tasks, -1)
             for n in (setting.shots, setting.queries)
         }
 
     def on(self, device: torch.device | str) -> "Episodes":
         """The same episodes on another device."""
-        return Episodes(self.pool, self.setting, self.tasks, self.seed, device)
+        return Episodes(self.pool, self.setting, self.tasks, self.seed, device, self.labels)
 
     def __getitem__(self, i: int) -> Episode:
         """Meta-batch i, of T tasks."""
@@ -98,26 +153,48 @@ class Episodes:
         All processes draw the same indices, so they see the same meta-batch however many they are.
         """
         s = self.setting
-        index = torch.from_numpy(self.indices(i)[rank::world])  # [T, N, items]
+        index, others = (torch.from_numpy(drawn[rank::world]) for drawn in self._draw(i))
         tasks = len(index)
         # all items in one gather, the parts one after the other so that each is contiguous
-        parts = [part.flatten() for part in index.split([s.shots, s.queries, s.unlabelled], -1)]
-        items = self._gather(torch.cat(parts)).split([len(part) for part in parts])
+        parts = [part.flatten(1) for part in index.split([s.shots, s.queries, s.unlabelled], -1)]
+        parts[2] = torch.cat([parts[2], others.flatten(1)], 1)
+        items = self._gather(torch.cat([part.flatten() for part in parts]))
         support, query, unlabelled = (
-            x.view(tasks, s.ways * n, *x.shape[1:])
-            for x, n in zip(items, (s.shots, s.queries, s.unlabelled), strict=True)
+            x.view(*part.shape, *x.shape[1:])
+            for x, part in zip(items.split([part.numel() for part in parts]), parts, strict=True)
         )
-        labels = self._labels
-        return Episode(
-            Support(support, labels[s.shots][:tasks], s.ways, unlabelled), query, labels[s.queries][:tasks]
-        )
+        y = self._y
+        return Episode(Support(support, y[s.shots][:tasks], s.ways, unlabelled), query, y[s.queries][:tasks])
 
     def indices(self, i: int) -> Index:
         """[T, N, shots + queries + unlabelled] indices into the pool's items of meta-batch i."""
+        return self._draw(i)[0]
+
+    def _draw(self, i: int) -> tuple[Index, Index]:
+        """The indices, and those of the distractors, [T, distractors, unlabelled]."""
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(i,)))
-        s = self.setting
-        classes = distinct(rng, np.full(self.tasks, len(self.pool)), s.ways)
-        return self.pool.starts[classes][..., None] + distinct(rng, self.pool.counts[classes], s.items)
+        s, counts = self.setting, self.pool.counts
+        classes = distinct(rng, np.full(self.tasks, len(self.pool)), s.ways + s.distractors)
+        of_task, others = np.split(classes, [s.ways], -1)
+        if self._order is None:
+            drawn = distinct(rng, counts[of_task], s.items)
+            away = distinct(rng, counts[others], s.unlabelled)
+        else:
+            seen = distinct(rng, self._labelled[of_task], s.shots + s.queries)
+            drawn = np.concatenate([self._ordered(of_task, seen), self._unlabelled(rng, of_task)], -1)
+            away = self._unlabelled(rng, others)
+        starts = self.pool.starts
+        return starts[of_task][..., None] + drawn, starts[others][..., None] + away
+
+    def _unlabelled(self, rng: np.random.Generator, classes: Index) -> Index:
+        labelled = self._labelled[classes]
+        drawn = distinct(rng, self.pool.counts[classes] - labelled, self.setting.unlabelled)
+        return self._ordered(classes, labelled[..., None] + drawn)
+
+    def _ordered(self, classes: Index, places: Index) -> Index:
+        """Items of classes by their places in the order in which those with labels come first."""
+        assert self._order is not None
+        return self._order[(np.cumsum(self.pool.counts) - self.pool.counts)[classes][..., None] + places]
 
     def _gather(self, index: Tensor) -> Tensor:
         """[B] indices to [B, C, H, W] floats in [0, 1]; they travel to the device as bytes."""
@@ -145,8 +222,8 @@ def distinct(rng: np.random.Generator, n: npt.NDArray[Any], m: int) -> Index:
     Returns:
         [..., m] int64.
     """
-    if m == 0:
-        return np.empty((*n.shape, 0), dtype=np.int64)
+    if m == 0 or not n.size:
+        return np.empty((*n.shape, m), dtype=np.int64)
     if n.min() <= 4 * m * m:
         keys = rng.random((*n.shape, int(n.max())), dtype=np.float32)
         keys[np.arange(keys.shape[-1]) >= n[..., None]] = 2.0  # never among the m least
@@ -157,18 +234,32 @@ def distinct(rng: np.random.Generator, n: npt.NDArray[Any], m: int) -> Index:
     return drawn
 
 
-def _check(pool: ClassPool, setting: Setting) -> None:
-    if setting.ways > len(pool):
+def _check(
+    pool: ClassPool, setting: Setting, labels: Labels | None, labelled: Index, unlabelled: Index
+) -> None:
+    classes = setting.ways + setting.distractors
+    if classes > len(pool):
+        wanted = f"{setting.ways} ways" + f" and {setting.distractors} distractors" * bool(
+            setting.distractors
+        )
         raise ValueError(
-            f"{setting.ways} ways, but {pool.name} has {len(pool)} classes: "
+            f"{wanted}, but {pool.name} has {len(pool)} classes: "
             f"ask for at most {len(pool)} ways or bring more classes"
         )
-    small = np.flatnonzero(pool.counts < setting.items)
+    if labels:
+        _check_items(pool, labelled, setting.items - setting.unlabelled, setting, " with labels")
+        _check_items(pool, unlabelled, setting.unlabelled, setting, " without labels")
+    else:
+        _check_items(pool, labelled, setting.items, setting, "")
+
+
+def _check_items(pool: ClassPool, counts: Index, least: int, setting: Setting, kind: str) -> None:
+    small = np.flatnonzero(counts < least)
     if len(small):
-        named = ", ".join(f"{pool.classes[i]!r} ({pool.counts[i]})" for i in small[:5].tolist())
+        named = ", ".join(f"{pool.classes[i]!r} ({counts[i]})" for i in small[:5].tolist())
         more = f" and {len(small) - 5} more" if len(small) > 5 else ""
         raise ValueError(
-            f"{len(small)} of {len(pool)} classes of {pool.name} have fewer than the {setting.items} items "
+            f"{len(small)} of {len(pool)} classes of {pool.name} have fewer than the {least} items{kind} "
             f"that {setting.shots} shots + {setting.queries} queries"
             + (f" + {setting.unlabelled} unlabelled" if setting.unlabelled else "")
             + f" take: {named}{more}; lower shots or queries, or leave these classes out"

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.episode import Episode, Support
+from quickstudy.layers import channels_last
 from quickstudy.learner import Learner, embed
 
 Loss = Literal["mse", "cross-entropy"]
@@ -43,7 +44,7 @@ class Comparison(nn.Module):
     """The paper's comparing network: two blocks as the encoder's, each with a pool, and two linear layers.
 
     Nothing is concatenated: the convolution of two concatenated maps is the sum of two convolutions, so
-    each class and each query is convolved once, not each pair.
+    each class and each query is convolved once, not each pair. Maps are laid out channels-last.
 
     Args:
         side: of the encoder's maps, at least 4 (else nothing is left after two pools).
@@ -61,7 +62,7 @@ class Comparison(nn.Module):
         self.maps = (channels, side, side)
         self.join = nn.Conv2d(2 * channels, channels, 3, padding=1, bias=False)
         self.rest = nn.Sequential(
-            nn.Unflatten(1, self.maps),
+            _ChannelsLast(),
             nn.BatchNorm2d(channels),
             nn.MaxPool2d(2),
             nn.ReLU(),
@@ -74,6 +75,7 @@ class Comparison(nn.Module):
             nn.ReLU(),
             nn.Linear(hidden, 1),
         )
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (its stub lacks this)
 
     def forward(self, classes: Tensor, queries: Tensor) -> Tensor:
         """How much each query is like each class.
@@ -97,12 +99,19 @@ class Comparison(nn.Module):
                 f"the encoder gives {maps.shape[-1]} numbers an item, and Comparison takes maps of "
                 f"{self.maps[0]} × {self.maps[1]} × {self.maps[2]}: choose its channels and side to fit"
             )
-        y = F.conv2d(maps.flatten(0, 1).unflatten(1, self.maps), weight, padding=1)
-        return y.flatten(1).unflatten(0, maps.shape[:2])
+        x = channels_last(maps.flatten(0, 1).unflatten(1, self.maps))
+        return F.conv2d(x, weight, padding=1).unflatten(0, maps.shape[:2])
 
     def _of_pairs(self, a: Tensor, b: Tensor) -> Tensor:
-        pairs = a.unsqueeze(1) + b.unsqueeze(2)  # [T, Q, N, D]
+        pairs = a.unsqueeze(1) + b.unsqueeze(2)  # [T, Q, N, C, side, side]
         return embed(self.rest, pairs.flatten(1, 2)).view(pairs.shape[:3])
+
+
+class _ChannelsLast(nn.Module):
+    """The layout that the layers after it are fastest in; sums of maps that have it have it, uncopied."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return channels_last(maps)
 
 
 class Relation(Learner):

@@ -8,6 +8,7 @@ Salakhutdinov: "Siamese Neural Networks for One-shot Image Recognition", ICML De
 from collections.abc import Callable
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -83,6 +84,82 @@ def cross_entropy(energy: Tensor, genuine: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(-energy, genuine)
 
 
+def draw_pairs(episode: Episode, count: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Balanced pairs of different items of each task, for a two-tower loop of your own.
+
+    Half of them are genuine and half impostor pairs, of support and queries alike, in random order. None is
+    drawn twice.
+
+    Args:
+        episode: T tasks.
+        count: B, pairs of each task.
+        seed: of the draw.
+
+    Returns:
+        X1 [T, B, ...] and X2 [T, B, ...], the items of the pairs, and Y [T, B], 1.0 where they are of one
+        class and else 0.0.
+
+    Raises:
+        ValueError: if `count` is odd or not positive, or a task has too few pairs of either kind.
+
+    Example:
+        >>> support = Support(torch.rand(1, 4, 9), torch.tensor([[0, 0, 1, 1]]), ways=2)
+        >>> episode = Episode(support, torch.rand(1, 1, 9), torch.tensor([[1]]))
+        >>> x1, x2, y = draw_pairs(episode, 6)
+        >>> contrastive_loss((x1 - x2).norm(dim=-1), y).shape, y.mean().item()
+        (torch.Size([]), 0.5)
+    """
+    if count < 2 or count % 2:
+        raise ValueError(
+            f"count is {count}: it must be even and at least 2, half genuine and half impostor pairs"
+        )
+    x, y = _items(episode)
+    first, second = _different(x.shape[1])
+    labels = y.cpu()
+    genuine, rng = labels[:, first] == labels[:, second], np.random.default_rng(seed)
+    chosen = torch.stack([draw_balanced(g, count // 2, rng) for g in genuine])
+    task = torch.arange(len(x)).unsqueeze(1)
+    one, other = (x[task.to(x.device), side[chosen].to(x.device)] for side in (first, second))
+    return one, other, genuine[task, chosen].to(x)
+
+
+def draw_balanced(genuine: Tensor, each: int, rng: np.random.Generator) -> Tensor:
+    """Draw as many genuine as impostor pairs, none of them twice.
+
+    Args:
+        genuine: [B] whether each pair is of one class, on the CPU.
+        each: how many of each kind.
+        rng: source of randomness.
+
+    Returns:
+        [2 each] int64 indices of pairs, in random order.
+
+    Raises:
+        ValueError: if there are too few of either kind.
+    """
+    same = genuine.numpy().astype(bool)
+    kinds = [np.flatnonzero(same), np.flatnonzero(~same)]
+    fewest = min(len(kind) for kind in kinds)
+    if each > fewest:
+        raise ValueError(
+            f"a task has {len(kinds[0])} genuine and {len(kinds[1])} impostor pairs, not {each} of each: "
+            f"ask for at most {fewest} of each, or for more shots, queries or ways"
+        )
+    drawn = np.concatenate([rng.choice(kind, each, replace=False) for kind in kinds])
+    return torch.from_numpy(rng.permutation(drawn))
+
+
+def _items(episode: Episode) -> tuple[Tensor, Tensor]:
+    """All labelled items of each task, [T, B, ...], and their labels, [T, B]."""
+    support = episode.support
+    return torch.cat([support.x, episode.query_x], 1), torch.cat([support.y, episode.query_y], 1)
+
+
+def _different(items: int, device: torch.device | str = "cpu") -> Tensor:
+    """[2, B] the B = items (items − 1) / 2 unordered pairs of different items."""
+    return torch.triu_indices(items, items, 1, device=device)
+
+
 class Siamese(Learner):
     r"""Siamese networks: two towers that share their weights, and an energy between what they make of a pair.
 
@@ -127,17 +204,22 @@ class Siamese(Learner):
         how = "mean" if self.pooling == "mean" else "amin"
         return -pooled.scatter_reduce(2, index, energies, how, include_self=False)
 
+    def pairs(self, episode: Episode) -> tuple[Tensor, Tensor]:
+        """All pairs of different items of each task, support and queries alike.
+
+        Returns:
+            [T, B] their energies, and [T, B] whether they are genuine: of one class.
+        """
+        x, y = _items(episode)
+        first, second = _different(x.shape[1], y.device)
+        z = embed(self.encoder, x)
+        return self.energy(z, z)[:, first, second], y[:, first] == y[:, second]
+
     def forward(self, episode: Episode) -> Tensor:
         """The meta-loss, a scalar, in the units of `loss`."""
-        x = torch.cat([episode.support.x, episode.query_x], 1)
-        y = torch.cat([episode.support.y, episode.query_y], 1)
-        z = embed(self.encoder, x)
-        items = x.shape[1]
-        first, second = torch.triu_indices(items, items, 1, device=y.device)
-        genuine = y[:, first] == y[:, second]
+        energies, genuine = self.pairs(episode)
         if not genuine.any(1).all():
             raise ValueError("a task of one item a class has no genuine pair: ask for more shots or queries")
-        energies = self.energy(z, z)[:, first, second]
         return torch.stack([self._balanced(e, g) for e, g in zip(energies, genuine, strict=True)]).mean()
 
     def _balanced(self, energies: Tensor, genuine: Tensor) -> Tensor:

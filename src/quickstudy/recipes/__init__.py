@@ -18,6 +18,13 @@ from quickstudy.recipes.initialisation_omniglot import (
     reptile_omniglot_20way,
 )
 from quickstudy.recipes.maml_glyphs import maml_glyphs
+from quickstudy.recipes.metric_omniglot import (
+    gaussian_omniglot,
+    matching_omniglot,
+    relation_omniglot_1shot,
+    relation_omniglot_5shot,
+    siamese_omniglot,
+)
 from quickstudy.recipes.prototypical_glyphs import prototypical_glyphs
 from quickstudy.recipes.prototypical_omniglot import prototypical_omniglot_1shot, prototypical_omniglot_5shot
 from quickstudy.recipes.recipe import Recipe
@@ -27,6 +34,11 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "prototypical-omniglot-1shot": prototypical_omniglot_1shot,
     "prototypical-omniglot-5shot": prototypical_omniglot_5shot,
     "prototypical-images": prototypical_images,
+    "matching-omniglot": matching_omniglot,
+    "relation-omniglot-1shot": relation_omniglot_1shot,
+    "relation-omniglot-5shot": relation_omniglot_5shot,
+    "siamese-omniglot": siamese_omniglot,
+    "gaussian-omniglot": gaussian_omniglot,
     "maml-glyphs": maml_glyphs,
     "maml-images": maml_images,
     "maml-omniglot": maml_omniglot,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from quickstudy.data.episodes import Setting
+from quickstudy.data.episodes import Labels, Setting
 from quickstudy.data.images import ImageFormat, Progress
 from quickstudy.data.pool import ClassPool
 from quickstudy.learner import Learner
@@ -43,6 +43,7 @@ class Recipe:
         every: steps between validations.
         mode: what batch norm sees in the published figures, and in validation.
         published: the paper's accuracy in % for the tests, by name.
+        labels: which items bear labels, in all three splits; all by default.
     """
 
     summary: str
@@ -63,3 +64,4 @@ class Recipe:
     validation_episodes: int = 200
     mode: Mode = "inductive"
     published: Mapping[str, float] = field(default_factory=dict[str, float])
+    labels: Labels | None = None

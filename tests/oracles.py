@@ -264,7 +264,7 @@ def balanced(
 
 
 # Ren et al. 2018: "Meta-Learning for Semi-Supervised Few-Shot Classification"
-# Distances to unlabelled items are detached: no gradient reaches the embedding through what an item counts.
+# The network of the mask sees statistics that carry no gradient.
 
 Shares = list[list[Tensor]]
 """How much unlabelled item j counts in each class c."""
@@ -272,7 +272,7 @@ Shares = list[list[Tensor]]
 
 def ren_soft(unlabelled: list[Tensor], prototypes: list[Tensor]) -> Shares:
     """Soft k-means: z_jc = exp(−‖h_j − p_c‖²) / Σ_c' exp(−‖h_j − p_c'‖²)."""
-    return [vinyals_softmax([-snell_distance(h, p).detach() for p in prototypes]) for h in unlabelled]
+    return [vinyals_softmax([-snell_distance(h, p) for p in prototypes]) for h in unlabelled]
 
 
 def ren_cluster(log_radius: Tensor, unlabelled: list[Tensor], prototypes: list[Tensor]) -> Shares:
@@ -287,7 +287,7 @@ def ren_cluster(log_radius: Tensor, unlabelled: list[Tensor], prototypes: list[T
             distractor = len(logits) == len(prototypes)
             log_r = log_radius if distractor else torch.zeros_like(log_radius)
             constant = 0.5 * torch.log(torch.tensor(2 * torch.pi, dtype=h.dtype)) + log_r
-            logits.append(-snell_distance(h, p).detach() / (2 * torch.exp(log_r) ** 2) - constant)
+            logits.append(-snell_distance(h, p) / (2 * torch.exp(log_r) ** 2) - constant)
         shares.append(vinyals_softmax(logits)[: len(prototypes)])
     return shares
 
@@ -313,27 +313,27 @@ def ren_statistics(d: list[Tensor]) -> list[Tensor]:
 
 
 def ren_network(weights: Weights, statistics: list[Tensor]) -> list[Tensor]:
-    """Linear 5 → 20, tanh, linear 20 → 3, the layers being called 0 and 2."""
+    """Linear 5 → 20, tanh, linear 20 → 2, the layers being called 0 and 2."""
     given, hidden = torch.stack(statistics), []
     for i in range(20):
         hidden.append(torch.tanh(dot(weights["0.weight"][i], given) + weights["0.bias"][i]))
-    return [dot(weights["2.weight"][i], torch.stack(hidden)) + weights["2.bias"][i] for i in range(3)]
+    return [dot(weights["2.weight"][i], torch.stack(hidden)) + weights["2.bias"][i] for i in range(2)]
 
 
 def ren_masked(weights: Weights, unlabelled: list[Tensor], prototypes: list[Tensor]) -> Shares:
     """With masking: z_jc m_jc, z as in soft k-means, m_jc = σ(eᵃ (eᵇ − d̃_jc)), d̃_jc = d_jc / (1/M Σ_j d_jc).
 
-    b and a of class c are the first two outputs of the network, which sees statistics of the d̃_jc.
+    b and a of class c are the outputs of the network, which sees statistics of the d̃_jc.
     """
     soft = ren_soft(unlabelled, prototypes)
     shares: Shares = [[] for _ in unlabelled]
     for c in range(len(prototypes)):
-        d = [snell_distance(h, prototypes[c]).detach() for h in unlabelled]
+        d = [snell_distance(h, prototypes[c]) for h in unlabelled]
         mean = torch.zeros((), dtype=d[0].dtype)
         for v in d:
             mean = mean + v / len(d)
         normalised = [v / mean for v in d]
-        b, a, _ = ren_network(weights, ren_statistics(normalised))
+        b, a = ren_network(weights, ren_statistics([v.detach() for v in normalised]))
         for j in range(len(unlabelled)):
             mask = torch.sigmoid(torch.exp(a) * (torch.exp(b) - normalised[j]))
             shares[j].append(soft[j][c] * mask)

@@ -115,8 +115,8 @@ def test_each_refinement_has_its_own_parameters_only() -> None:
     assert {name: list(p.shape) for name, p in own_parameters(masked).items()} == {
         "mask.0.weight": [20, 5],
         "mask.0.bias": [20],
-        "mask.2.weight": [3, 20],
-        "mask.2.bias": [3],
+        "mask.2.weight": [2, 20],
+        "mask.2.bias": [2],
     }
 
 
@@ -181,7 +181,7 @@ def test_a_distractor_drags_the_prototypes_unless_a_cluster_or_the_mask_takes_it
     with torch.no_grad():
         cluster.log_radius.fill_(log(0.1))
         masked.mask[2].weight.zero_()
-        masked.mask[2].bias.copy_(torch.tensor([0.0, log(50), 7.0]))
+        masked.mask[2].bias.copy_(torch.tensor([0.0, log(50)]))
     assert by_hand(cluster, x, u, dragged).max() < 1e-2
     assert by_hand(masked, x, u, torch.tensor([[10.0, 0.5], [0.0, 10.0]])).max() < 1e-2
 

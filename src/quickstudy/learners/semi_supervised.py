@@ -51,8 +51,8 @@ class SemiPrototypical(Learner):
     $$m_{j,c} = \sigma(\gamma_c (\beta_c - \tilde d_{j,c})), \qquad
     \tilde z_{j,c} \to \tilde z_{j,c} m_{j,c} \tag{8}$$
 
-    Assignments, distances and their statistics are constants for the gradient, as in the authors' code; it
-    flows through the embeddings that are averaged, the radius, and the small network.
+    The gradient flows through all of it but the statistics that the small network is given, as in the
+    authors' code.
 
     Args:
         encoder: $h$, any module from [B, ...] to [B, D].
@@ -64,9 +64,10 @@ class SemiPrototypical(Learner):
 
     Without unlabelled items this is `Prototypical`.
 
-    Departures: the mask's slope enters as equation 8 has it and not, as the text says, negatively; the
-    authors' small network has a third output, which nothing uses, and so has ours. Numbers of equations are
-    the paper's where it has them.
+    Departures: none from the paper, whose numbers of equations these are. The authors' code differs from it:
+    the mask is applied twice, and with "cluster" the distractors' cluster stands beside the classes in the
+    queries' scores, which are halved. With more than one step it changes the threshold from step to step by
+    a third output, keeps the first step's statistics, and moves the distractors' cluster.
     """
 
     def __init__(self, encoder: nn.Module, refinement: Refinement = "soft", steps: int = 1) -> None:
@@ -79,7 +80,7 @@ class SemiPrototypical(Learner):
         self.encoder, self.refinement, self.steps = encoder, refinement, steps
         cluster, masked = refinement == "cluster", refinement == "masked"
         self.log_radius = nn.Parameter(torch.tensor(math.log(DISTRACTOR_RADIUS))) if cluster else None
-        self.mask = nn.Sequential(nn.Linear(5, 20), nn.Tanh(), nn.Linear(20, 3)) if masked else None
+        self.mask = nn.Sequential(nn.Linear(5, 20), nn.Tanh(), nn.Linear(20, 2)) if masked else None
 
     def predict(self, support: Support, query_x: Tensor) -> Tensor:
         """Scores −‖h(q) − p̃_c‖² of the queries, [T, Q, N], each ≤ 0."""
@@ -91,7 +92,7 @@ class SemiPrototypical(Learner):
             with torch.autocast(z.device.type, enabled=False):
                 member = F.one_hot(support.y, support.ways).to(z.dtype).mT
                 for _ in range(self.steps):
-                    share = self._assignments(unlabelled.detach(), p.detach()).mT
+                    share = self._assignments(unlabelled, p).mT
                     total = member.sum(2, keepdim=True) + share.sum(2, keepdim=True)
                     p = (member @ shots + share @ unlabelled) / total
         return -squared_distances(queries, p)
@@ -105,7 +106,7 @@ class SemiPrototypical(Learner):
         if self.mask is None:
             return z
         near = d / d.mean(1, keepdim=True).clamp_min(1e-12)
-        log_threshold, log_slope, _ = self.mask(spread(near)).unsqueeze(1).unbind(-1)
+        log_threshold, log_slope = self.mask(spread(near.detach())).unsqueeze(1).unbind(-1)
         return z * (log_slope.exp() * (log_threshold.exp() - near)).sigmoid()
 
 

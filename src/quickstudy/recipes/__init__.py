@@ -24,6 +24,7 @@ from quickstudy.recipes.metric_omniglot import (
     relation_omniglot_1shot,
     relation_omniglot_5shot,
     siamese_omniglot,
+    siamese_omniglot_lake,
 )
 from quickstudy.recipes.prototypical_glyphs import prototypical_glyphs
 from quickstudy.recipes.prototypical_omniglot import prototypical_omniglot_1shot, prototypical_omniglot_5shot
@@ -38,6 +39,7 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "relation-omniglot-1shot": relation_omniglot_1shot,
     "relation-omniglot-5shot": relation_omniglot_5shot,
     "siamese-omniglot": siamese_omniglot,
+    "siamese-omniglot-lake": siamese_omniglot_lake,
     "gaussian-omniglot": gaussian_omniglot,
     "maml-glyphs": maml_glyphs,
     "maml-images": maml_images,

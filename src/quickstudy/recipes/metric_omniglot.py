@@ -6,6 +6,7 @@ weights and are never trained on. Trained in float32, in so many steps as stated
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 from quickstudy.data.episodes import Setting
@@ -20,8 +21,6 @@ from quickstudy.learners.siamese import Siamese, contrastive_loss
 from quickstudy.learners.siamese import cosine as cosine_energy
 from quickstudy.recipes.recipe import Recipe
 from quickstudy.train import Mode, cosine
-
-ALL = {"5w1s": Setting(5, 1), "5w5s": Setting(5, 5), "20w1s": Setting(20, 1), "20w5s": Setting(20, 5)}
 
 
 def gaussian_omniglot() -> Recipe:
@@ -64,26 +63,44 @@ def siamese_omniglot() -> Recipe:
     )
 
 
+def siamese_omniglot_lake() -> Recipe:
+    """As `siamese_omniglot`, but trained and tested on alphabets that have no character in common.
+
+    For the within-alphabet trials of Koch et al.: see `WithinAlphabets` and `benchmarks.verification`.
+    """
+    return replace(
+        siamese_omniglot(),
+        summary="Siamese networks, contrastive loss on Omniglot, unseen alphabets (Lake split)",
+        paper="no figure for these tasks",
+        pool=partial(omniglot, split="lake", rotations=True),
+        steps=3_000,
+        published={},
+    )
+
+
 def relation_omniglot_1shot() -> Recipe:
-    """20-way 1-shot training, tested 1-shot."""
-    return _relation(1, steps=5_000, published={"5w1s": 99.6, "20w1s": 97.6})
+    """20-way 1-shot training, tested 1-shot with as many queries as in the paper."""
+    published = {"5w1s": 99.6, "20w1s": 97.6}
+    return _relation(5_000, (Setting(5, 1, 19), Setting(20, 1, 10)), published)
 
 
 def relation_omniglot_5shot() -> Recipe:
-    """20-way 5-shot training, tested 5-shot."""
-    return _relation(5, steps=4_000, published={"5w5s": 99.8, "20w5s": 99.1})
+    """20-way 5-shot training, tested 5-shot with as many queries as in the paper."""
+    published = {"5w5s": 99.8, "20w5s": 99.1}
+    return _relation(4_000, (Setting(5, 5, 15), Setting(20, 5, 5)), published)
 
 
-def _relation(shots: int, steps: int, published: Mapping[str, float]) -> Recipe:
+def _relation(steps: int, tests: tuple[Setting, Setting], published: Mapping[str, float]) -> Recipe:
     return _recipe(
         "Relation networks",
         "Sung et al. 2018, Table 1",
         lambda: Relation(relation_encoder(), Comparison()),
-        train=Setting(20, shots, 5),
+        train=Setting(20, tests[0].shots, 5),
         steps=steps,
         lr=5e-3,
         mode="transductive",
         published=published,
+        tests=tests,
     )
 
 
@@ -96,6 +113,7 @@ def _recipe(
     lr: float,
     published: Mapping[str, float],
     mode: Mode = "inductive",
+    tests: tuple[Setting, ...] = (Setting(5, 1), Setting(5, 5), Setting(20, 1), Setting(20, 5)),
 ) -> Recipe:
     return Recipe(
         summary=f"{name} on Omniglot, Vinyals split",
@@ -109,7 +127,7 @@ def _recipe(
         schedule=partial(cosine, warmup=200),
         validation=Setting(20, train.shots, 5),
         every=500,
-        tests=tuple(ALL[setting] for setting in published),
+        tests=tests,
         mode=mode,
         published=published,
     )

@@ -14,10 +14,10 @@ of work is the same.
 Prototypical networks must predict the same.
 
 Matching networks are those with full-context embeddings, the LSTMs' weights copied. easyfsl's reads the
-support as often as it has items; so does ours here. Two things differ. Ours begins with h_0 = 0, easyfsl with
-h_0 = f'(x). And ours scores by γ cos(f, g), easyfsl by ‖f‖ cos(f, g), without a γ: with one shot, as here, the
-order of the classes is that of the cosines with either. Begun where easyfsl begins ours must predict the same;
-as timed, with h_0 = 0, the share of equal predictions is reported.
+support as often as it has items; so does ours here. Two things differ. Ours begins with h_0 = 0, easyfsl
+with h_0 = f'(x). And the attention is the softmax of γ cos(f, g) in ours, of ‖f‖ cos(f, g) in easyfsl's,
+which has no γ: with one shot, as here, either puts the classes in the order of the cosines. Begun where
+easyfsl begins, ours must predict the same; as timed, with h_0 = 0, the share of equal predictions is reported.
 
 Relation networks average the items of a class on both sides. easyfsl's comparing network is not the paper's:
 it has no pool at maps of 5×5, and its second convolution no padding. Its class takes another, and gets the
@@ -273,9 +273,10 @@ def agreement(network: str, seed: int) -> Agreement:
         return torch.stack(same).mean().item()
 
     timed = share()
-    if isinstance(learner, Matching):
-        context: Any = learner.context
-        context.of_query, context.steps = FromTheQuery(context.of_query), context.steps + 1
+    if not isinstance(learner, Matching):
+        return Agreement(timed, timed)
+    context: Any = learner.context
+    context.of_query, context.steps = FromTheQuery(context.of_query), context.steps + 1
     return Agreement(timed, share())
 
 

@@ -1,7 +1,6 @@
 """What we are compared with: the encoder as most code bases write it, and the data both sides see."""
 
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn

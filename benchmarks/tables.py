@@ -27,6 +27,13 @@ TITLES = {  # in this order
         "median. Times as fast as the row's fastest peer.",
     ),
     "sinusoids": ("Sinusoids", "Mean over 600 unseen sinusoids, 100 points each; not reached: it diverges."),
+    "confidence": (
+        "The confidence of Gaussian prototypical networks",
+        "Inductive; items of the support damaged, the queries never. The variance 1/s that the network gives "
+        "the damaged items, over that of the clean ones, which it would have to exceed; points of accuracy "
+        "lost to the damage; points gained over the same network with all s alike. Means over tasks, "
+        "variances of the undamaged items and their spread (standard deviation over mean) included.",
+    ),
     "full_schedule": ("The papers' schedule", "Accuracy after the papers' number of meta-batches."),
     "decode": ("Loading Omniglot", "32,460 pictures, rotations added; median."),
     "footprint": ("Start and memory", "Whole processes."),

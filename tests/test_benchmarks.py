@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import accuracy, rows, tables
+from benchmarks import accuracy, confidence, rows, tables
 from benchmarks.rows import Row
 from quickstudy import experiment
 from quickstudy.data.episodes import Episodes, Setting
@@ -20,7 +20,10 @@ from quickstudy.data.images import ImageFormat
 from quickstudy.data.pool import ClassPool
 from quickstudy.display import Terminal
 from quickstudy.encoders import Conv4
+from quickstudy.learner import embed
+from quickstudy.learners.gaussian import GaussianPrototypical, gaussian_encoder
 from quickstudy.learners.prototypical import Prototypical
+from quickstudy.metrics import accuracies
 from quickstudy.recipes import RECIPES, Recipe
 from quickstudy.train import cosine, fit
 
@@ -158,11 +161,11 @@ def test_a_readme_without_markers_is_an_error(repository: Path, monkeypatch: pyt
     assert not (repository / "docs").exists()
 
 
-def patterns(classes: int = 18) -> ClassPool:
+def patterns(classes: int = 18, own_share: float = 0.5) -> ClassPool:
     """Classes are 16×16 patterns, items the pattern under noise."""
     rng = np.random.default_rng(0)
     own = rng.integers(0, 256, (classes, 1, 1, 16, 16))
-    items = 0.5 * own + 0.5 * rng.integers(0, 256, (classes, 8, 1, 16, 16))
+    items = own_share * own + (1 - own_share) * rng.integers(0, 256, (classes, 8, 1, 16, 16))
     thirds = np.arange(classes).reshape(3, -1)
     return ClassPool.from_arrays(
         items.astype(np.uint8).reshape(-1, 1, 16, 16),
@@ -217,3 +220,84 @@ def test_models_that_were_not_measured_keep_their_rows() -> None:
     new = [a_row(method="measured again", value=2.0)]
     merged = accuracy.merged(old, new, ["kept", "measured again"])
     assert [(row.method, row.value) for row in merged] == [("kept", 1.0), ("measured again", 2.0)]
+
+
+def test_damage_is_what_it_says() -> None:
+    x = torch.rand(6, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    for kind in confidence.DAMAGES:
+        assert list(kind.strengths) == sorted(kind.strengths, reverse=kind.strengths[0] > 1)
+        for strength in kind.strengths:
+            once, again = (kind.apply(x, strength, torch.Generator().manual_seed(1)) for _ in range(2))
+            assert once.shape == x.shape
+            assert torch.equal(once, again)
+            assert once.min() >= 0
+            assert once.max() <= 1
+            assert not torch.equal(once, x)
+
+    rng = torch.Generator().manual_seed(2)
+    blocks = x.unflatten(2, (7, 4)).unflatten(4, (7, 4)).mean((3, 5))
+    expected = blocks.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    assert torch.allclose(confidence.squares(x, 7, rng), expected, atol=1e-6)
+    even = torch.full((1, 1, 28, 28), 0.25)
+    assert torch.allclose(confidence.smooth(even, 5, rng), even)
+    assert confidence.noise(0 * x + 0.5, 0.1, rng).std().item() == pytest.approx(0.1, rel=0.1)
+    black = confidence.covered(torch.ones_like(x), 0.25, rng)[:, 0] == 0
+    assert black.sum((1, 2)).tolist() == [14 * 14] * 6
+    assert (black.any(1).sum(1) == 14).all()
+    assert (black.any(2).sum(1) == 14).all()
+    assert len({str(one.nonzero()[0].tolist()) for one in black}) > 1
+
+
+def test_confidence_of_tiny_models() -> None:
+    torch.manual_seed(0)
+    gaussian = GaussianPrototypical(gaussian_encoder(1, 4, 5)).eval()
+    plain = Prototypical(Conv4(1, 4)).eval()
+    episodes = Episodes(patterns(), Setting(5, 3, 2), 1, seed=3)
+    found = confidence.measure(gaussian, plain, episodes, 3, damaged=1)
+    assert len(found) == 1 + sum(len(kind.strengths) for kind in confidence.DAMAGES)
+    with torch.no_grad():
+        for i, told in enumerate(found[confidence.UNDAMAGED]):
+            e = episodes[i]
+            for right, learner in ((told.right[0], gaussian), (told.right[2], plain)):
+                assert right == accuracies(learner.predict(e.support, e.query_x), e.query_y)
+            variance = 1 / gaussian.embed(e.support.x)[1].view(5, 3)
+            assert told.damaged == pytest.approx(variance[:, :1].mean().item())
+            assert told.clean == pytest.approx(variance[:, 1:].mean().item())
+
+        # a damage, done by hand to the first item of each class
+        kind, e = confidence.DAMAGES[0], episodes[0]
+        told = found[kind.name.format(4)][0]
+        x = e.support.x.clone()
+        x[0, ::3] = kind.apply(x[0, ::3], 4, torch.Generator())
+        e.support.x = x
+        assert told.right[0] == accuracies(gaussian.predict(e.support, e.query_x), e.query_y)
+        assert told.right[2] == accuracies(plain.predict(e.support, e.query_x), e.query_y)
+        z = embed(gaussian.encoder, x)
+        assert told.damaged == pytest.approx((1 / gaussian.inverse_variance(z[0, ::3, -1])).mean().item())
+
+    methods = ["gaussian", "alike", "plain"]
+    made = confidence.rows_of(found, 1, methods, lambda **given: a_row(**given | {"benchmark": "confidence"}))
+    for row in made:
+        assert_sane(vars(row))
+        assert row.n == 3
+    metrics = [row.metric for row in made if row.setting == "20w5s, undamaged"]
+    assert metrics.count("accuracy %") == 3
+    assert "points lost" not in metrics
+    assert len(confidence.draw(made, 1, methods, "tiny").axes) == 2 * len(confidence.DAMAGES)
+
+
+class Brightness(torch.nn.Module):
+    """Its embedding is the picture, its variance exp(10 × how much of it is black)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x.flatten(1), -10 * (x == 0).float().mean((1, 2, 3)).unsqueeze(1)], 1)
+
+
+def test_a_confidence_that_works_shows() -> None:
+    gaussian = GaussianPrototypical(Brightness(), inverse_variance=torch.exp)
+    episodes = Episodes(patterns(own_share=0.3), Setting(18, 3, 4), 1)
+    found = confidence.measure(gaussian, Prototypical(torch.nn.Flatten()), episodes, 2, damaged=2)
+    for told in found["covered by a square, a share of 0.8"]:
+        assert told.damaged > 10 * told.clean
+        weighted, alike, plain = told.right.tolist()
+        assert weighted > alike == plain

@@ -5,17 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from matplotlib import colors
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 
 from quickstudy import plots
-from quickstudy.data.episodes import Episodes, Setting
+from quickstudy.data.episodes import Episodes, Labels, Setting
 from quickstudy.data.pool import ClassPool
 from quickstudy.encoders import Conv4
 from quickstudy.learner import Learner
-from quickstudy.learners.prototypical import Prototypical
+from quickstudy.learners.prototypical import Prototypical, squared_distances
+from quickstudy.learners.semi_supervised import SemiPrototypical
 from quickstudy.roc import verification
 
 
@@ -144,6 +146,61 @@ def test_a_prototype_lies_in_the_middle_of_its_items(learner: Prototypical) -> N
     figure = plots.embedding(learner, shaded_pool(2, 6))
     points, stars = (np.asarray(c.get_offsets()) for c in figure.axes[0].collections)
     np.testing.assert_allclose(points.reshape(2, 5, 2).mean(1), stars, atol=1e-5)
+
+
+# The refinement
+
+
+@pytest.mark.parametrize("refinement", ["soft", "cluster", "masked"])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_refined_prototypes_are_the_learners(refinement: str, steps: int) -> None:
+    """Queries at the prototypes drawn: the learner says how far they are from its own."""
+    torch.manual_seed(1)
+    learner = SemiPrototypical(nn.Sequential(nn.Flatten(), nn.Linear(256, 2)), refinement, steps)
+    support = Episodes(shaded_pool(6), Setting(3, 2, 1, 4, 2), seed=3)[0].support
+    z, others = (learner.encoder(x.flatten(0, 1))[None].detach() for x in (support.x, support.unlabelled))
+    before = z.view(1, 3, 2, 2).mean(2)
+    after = plots._refined(learner, z, support.y, others, before)
+    assert (after - before).abs().max() > 1e-4
+    plain = SemiPrototypical(nn.Identity(), refinement, steps)
+    plain.load_state_dict(learner.state_dict(), strict=False)
+    support.x, support.unlabelled = z, others
+    torch.testing.assert_close(plain.predict(support, after), -squared_distances(after, after))
+
+
+@pytest.mark.parametrize(("ways", "unlabelled", "distractors"), [(3, 4, 2), (2, 1, 0), (5, 2, 1)])
+@pytest.mark.parametrize("labels", [None, Labels(0.5)])
+def test_refinement(ways: int, unlabelled: int, distractors: int, labels: Labels | None) -> None:
+    setting = Setting(ways, 1, 1, unlabelled, distractors)
+    learner = SemiPrototypical(nn.Flatten())
+    figure = plots.refinement(learner, shaded_pool(6), setting, seed=1, labels=labels)
+    drawn(figure)
+    kinds = ["unlabelled items", "before", "after"]
+    titles = [f"{ways} unseen classes"]
+    if distractors:
+        kinds.insert(1, "distractors")
+        titles = ["without distractors", "with distractors"]
+    assert [axes.get_title() for axes in figure.axes] == titles
+    assert figure.axes[0].get_ylabel() == "second"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == kinds
+    *items, start, end = (np.asarray(c.get_offsets()) for c in figure.axes[-1].collections)
+    numbers = [ways * unlabelled, distractors * unlabelled][: len(items)]
+    assert [len(shown) for shown in items] == numbers
+    assert len(start) == len(end) == len(figure.axes[-1].lines) == ways
+    for line, a, b in zip(figure.axes[-1].lines, start, end, strict=True):
+        np.testing.assert_allclose(line.get_xydata(), [a, b], atol=1e-6)
+
+
+def test_distractors_are_all_that_the_two_panels_differ_by() -> None:
+    setting = Setting(3, 1, 1, 4, 3)
+    figure = plots.refinement(SemiPrototypical(nn.Flatten()), shaded_pool(6), setting)
+    without, with_them = (
+        {c.get_label(): np.asarray(c.get_offsets()) for c in axes.collections} for axes in figure.axes
+    )
+    assert set(with_them) - set(without) == {"distractors"}
+    for kind in ("unlabelled items", "before"):
+        np.testing.assert_array_equal(without[kind], with_them[kind])
+    assert np.abs(without["after"] - with_them["after"]).max() > 0
 
 
 # The bars

@@ -223,12 +223,16 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     data_root: DataRoot = None,
 ) -> None:
-    """Measure a checkpoint on test classes: mean accuracy with its 95 % interval."""
+    """Measure a checkpoint on test classes: mean accuracy with its 95 % interval.
+
+    Of a Siamese network also how well it tells pairs: EER, AUC, TAR at FAR.
+    """
     from dataclasses import replace
 
     from quickstudy import experiment
     from quickstudy.data.folders import folder_pool
     from quickstudy.display import console
+    from quickstudy.learners.siamese import Siamese
     from quickstudy.memory import keep_freed_memory
 
     settings = tuple(_setting(s, queries) for s in setting or [])
@@ -255,10 +259,26 @@ def evaluate(
         fabric=fabric,
     )
     if fabric.global_rank == 0:
+        pairs = (
+            experiment.measure_pairs(
+                recipe,
+                learner,
+                display=_terminal(fabric),
+                settings=settings,
+                episodes=episodes,
+                modes=modes,
+                seed=seed,
+                data_root=data_root,
+            )
+            if isinstance(learner, Siamese)
+            else []
+        )
         if as_json:
-            print(json.dumps([s.as_dict() for s in scores], indent=2))
+            print(json.dumps([s.as_dict() for s in (*scores, *pairs)], indent=2))
         else:
             console.print(_score_table(scores, recipe))
+            for verification in pairs:
+                console.print(f"pairs: {verification}", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -22,8 +22,10 @@ from quickstudy.data.images import ImageFormat
 from quickstudy.data.images import Progress as Decoding
 from quickstudy.data.pool import ClassPool
 from quickstudy.learner import Learner
+from quickstudy.learners.siamese import Siamese
 from quickstudy.metrics import Score
 from quickstudy.recipes import RECIPES, Recipe
+from quickstudy.roc import Verification, verify
 from quickstudy.train import Mode, Progress, Reporter, evaluate, fit
 
 TASKS = 10
@@ -174,6 +176,28 @@ def measure(
                 test_episodes = Episodes(classes, size, TASKS, seed, labels=recipe.labels)
                 scores.append(evaluate(learner, test_episodes, episodes, mode, fabric=fabric, report=report))
     return scores
+
+
+PAIR_TASKS = 100
+"""Most tasks that verification figures take their pairs of: some hundred thousand pairs."""
+
+
+def measure_pairs(
+    recipe: Recipe,
+    learner: Siamese,
+    *,
+    display: Display,
+    settings: tuple[Setting, ...] = (),
+    episodes: int = PAIR_TASKS,
+    modes: tuple[Mode, ...] = ("inductive",),
+    seed: int = 0,
+    data_root: str | Path | None = None,
+) -> list[Verification]:
+    """Verification figures on pairs of the test classes of a recipe, for each setting and mode."""
+    with display.counting("decoding") as decoding:
+        pool = recipe.pool(root=data_root, progress=decoding)
+    tasks = [Episodes(*fitting(pool, "test", s), 1, seed) for s in settings or recipe.tests]
+    return [verify(learner, t, min(episodes, PAIR_TASKS), mode) for t in tasks for mode in modes]
 
 
 def fitting(pool: ClassPool, split: str, setting: Setting) -> tuple[ClassPool, Setting]:

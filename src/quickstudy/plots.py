@@ -1,4 +1,4 @@
-"""Pictures: learning curves, episodes, embeddings."""
+"""Pictures: learning curves, episodes, embeddings, what unlabelled items do, verification."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,12 +10,14 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
+from torch import Tensor
 
-from quickstudy.data.episodes import Episodes, Setting
+from quickstudy.data.episodes import Episodes, Labels, Setting
 from quickstudy.data.pool import ClassPool
 from quickstudy.episode import Episode
 from quickstudy.learner import Learner, embed
 from quickstudy.learners.prototypical import Prototypical, prototypes
+from quickstudy.learners.semi_supervised import SemiPrototypical
 from quickstudy.roc import Verification
 from quickstudy.train import read_log
 
@@ -145,6 +147,66 @@ def embedding(learner: Prototypical, classes: ClassPool, seed: int = 0) -> Figur
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+@torch.no_grad()
+def refinement(
+    learner: SemiPrototypical,
+    classes: ClassPool,
+    setting: Setting,
+    seed: int = 0,
+    labels: Labels | None = None,
+) -> Figure:
+    """Prototypes before and after the unlabelled items refine them, on two principal components of these.
+
+    With distractors there are two panels of the same task: without them, and with them.
+
+    Args:
+        learner: trained.
+        classes: test classes.
+        setting: of the task, with unlabelled items.
+        seed: of the task.
+        labels: which items bear labels.
+    """
+    support = Episodes(classes, setting, 1, seed, labels=labels)[0].support
+    z = embed(learner.eval().encoder, torch.cat([support.x, support.unlabelled], 1))
+    shots, others = z.split([support.x.shape[1], support.unlabelled.shape[1]], 1)
+    own = setting.ways * setting.unlabelled
+    before = prototypes(shots, support.y, setting.ways)
+    pca = PCA(2).fit(z[0].numpy())
+    items, start = (pca.transform(v[0].numpy()) for v in (others, before))
+    panels = {"without distractors": own, "with distractors": others.shape[1]}
+    if not setting.distractors:
+        panels = {f"{setting.ways} unseen classes": own}
+    colours = mpl.colormaps["tab10"](np.arange(setting.ways) % 10)
+    figure = Figure(figsize=(4.6 * len(panels), 4.4), layout="constrained")
+    drawn = figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)[0]
+    for axes, (title, count) in zip(drawn, panels.items(), strict=True):
+        after = _refined(learner, shots, support.y, others[:, :count], before)
+        end = pca.transform(after[0].numpy())
+        of_class = colours.repeat(setting.unlabelled, 0)
+        axes.scatter(*items[:own].T, c=of_class, s=22, alpha=0.6, lw=0, label="unlabelled items")
+        if count > own:
+            axes.scatter(*items[own:].T, color="#8c959f", marker="x", s=22, lw=1, label="distractors")
+        for way, colour in zip(np.stack([start, end], 1), colours, strict=True):
+            axes.plot(*way.T, color=colour, lw=1.5, zorder=2)
+        axes.scatter(*start.T, c="white", edgecolors=colours, lw=1.5, s=70, zorder=3, label="before")
+        axes.scatter(*end.T, c=colours, edgecolors="black", s=170, marker="*", zorder=4, label="after")
+        axes.set(title=title, xlabel="first principal component", xticks=[], yticks=[])
+        axes.spines[["top", "right"]].set_visible(False)
+    drawn[0].set_ylabel("second")
+    handles, names = drawn[-1].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
+    return figure
+
+
+def _refined(learner: SemiPrototypical, shots: Tensor, y: Tensor, others: Tensor, p: Tensor) -> Tensor:
+    """The prototypes p [T, N, D] after the learner's steps of k-means."""
+    member = torch.nn.functional.one_hot(y, p.shape[1]).to(p.dtype).mT
+    for _ in range(learner.steps):
+        share = learner._assignments(others, p).mT  # pyright: ignore[reportPrivateUsage]
+        p = (member @ shots + share @ others) / (member.sum(2, keepdim=True) + share.sum(2, keepdim=True))
+    return p
 
 
 def bars(title: str, rows: list[tuple[str, list[tuple[float, float]]]], settings: list[str]) -> Figure:

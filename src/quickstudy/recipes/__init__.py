@@ -29,6 +29,13 @@ from quickstudy.recipes.metric_omniglot import (
 from quickstudy.recipes.prototypical_glyphs import prototypical_glyphs
 from quickstudy.recipes.prototypical_omniglot import prototypical_omniglot_1shot, prototypical_omniglot_5shot
 from quickstudy.recipes.recipe import Recipe
+from quickstudy.recipes.semi_supervised_omniglot import (
+    cluster_omniglot_distractors,
+    masked_omniglot_distractors,
+    soft_omniglot,
+    soft_omniglot_distractors,
+    tenth_omniglot,
+)
 
 RECIPES: dict[str, Callable[..., Recipe]] = {
     "prototypical-glyphs": prototypical_glyphs,
@@ -41,6 +48,11 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "siamese-omniglot": siamese_omniglot,
     "siamese-omniglot-lake": siamese_omniglot_lake,
     "gaussian-omniglot": gaussian_omniglot,
+    "tenth-omniglot": tenth_omniglot,
+    "soft-omniglot": soft_omniglot,
+    "soft-omniglot-distractors": soft_omniglot_distractors,
+    "cluster-omniglot-distractors": cluster_omniglot_distractors,
+    "masked-omniglot-distractors": masked_omniglot_distractors,
     "maml-glyphs": maml_glyphs,
     "maml-images": maml_images,
     "maml-omniglot": maml_omniglot,

@@ -1,0 +1,339 @@
+"""Whether the variance that a Gaussian prototypical network learns tells damaged items, and whether it helps.
+
+Some of the support items of each class are damaged, the queries never. Three models are told the same tasks
+with the same damage: the network, the same network with all s alike (so that only the weighting differs), and
+a plain prototypical network. Where the confidence works, the variance 1/s of the damaged items rises above
+that of the clean ones, and the first loses less than the others. Test classes, inductive. Draws the picture
+of the docs when asked to.
+"""
+
+import argparse
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from benchmarks.rows import Row, write
+from quickstudy import experiment
+from quickstudy.data.episodes import Episodes, Setting
+from quickstudy.display import Terminal
+from quickstudy.episode import Episode
+from quickstudy.learner import Learner, embed
+from quickstudy.learners.gaussian import GaussianPrototypical, distances, gaussians
+from quickstudy.learners.prototypical import Prototypical
+from quickstudy.metrics import accuracies, mean_ci95
+
+SETTING = Setting(20, 5, 5)
+ALIKE = "{}, all s alike"
+UNDAMAGED = "undamaged"
+RATIO = "variance of damaged / of clean"
+COLOURS = ("#0969da", "#cf222e", "#57606a")
+
+
+def squares(x: Tensor, pixels: float, rng: torch.Generator) -> Tensor:
+    """Pictures [B, C, H, W] averaged to so many pixels of height and width, and enlarged again as squares."""
+    return F.interpolate(F.interpolate(x, int(pixels), mode="area"), x.shape[-2:], mode="nearest")
+
+
+def smooth(x: Tensor, pixels: float, rng: torch.Generator) -> Tensor:
+    """As `squares`, but enlarged bilinearly."""
+    return F.interpolate(F.interpolate(x, int(pixels), mode="area"), x.shape[-2:], mode="bilinear")
+
+
+def noise(x: Tensor, std: float, rng: torch.Generator) -> Tensor:
+    """Pictures [B, C, H, W] under Gaussian noise, cut off at 0 and 1."""
+    return (x + std * torch.randn(x.shape, generator=rng)).clamp(0, 1)
+
+
+def covered(x: Tensor, share: float, rng: torch.Generator) -> Tensor:
+    """Pictures [B, C, H, W], each with a black (0) square somewhere that covers a share of it."""
+    height, width = x.shape[-2:]
+    side = min(round((share * height * width) ** 0.5), height, width)
+    top = torch.randint(height - side + 1, (len(x), 1), generator=rng)
+    left = torch.randint(width - side + 1, (len(x), 1), generator=rng)
+    rows, columns = torch.arange(height) - top, torch.arange(width) - left
+    inside = ((rows >= 0) & (rows < side))[:, :, None] & ((columns >= 0) & (columns < side))[:, None]
+    return x.masked_fill(inside.unsqueeze(1), 0.0)
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A kind of damage.
+
+    Args:
+        name: of the kind, with a place for the strength.
+        apply: to pictures [B, C, H, W], a strength, and a source of randomness.
+        strengths: from the weakest to the strongest.
+    """
+
+    name: str
+    apply: Callable[[Tensor, float, torch.Generator], Tensor]
+    strengths: tuple[float, ...]
+
+
+DAMAGES = (
+    Damage("down-sampled to {:g} pixels, enlarged as squares", squares, (14, 9, 7, 5, 4)),
+    Damage("down-sampled to {:g} pixels, enlarged smoothly", smooth, (14, 9, 7, 5, 4)),
+    Damage("under noise of standard deviation {:g}", noise, (0.1, 0.2, 0.4, 0.7, 1.0)),
+    Damage("covered by a square, a share of {:g}", covered, (0.1, 0.25, 0.4, 0.6, 0.8)),
+)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What came of one damage, task by task.
+
+    Args:
+        right: [3] accuracies of the network, of the same with all s alike, and of the plain one.
+        damaged: mean variance 1/s of the damaged items.
+        clean: of the clean ones.
+        spread: standard deviation of the clean ones' variances over their mean.
+    """
+
+    right: Tensor
+    damaged: float
+    clean: float
+    spread: float
+
+
+def encode(learner: Learner, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Embeddings [T, B, D] and inverse variances of items; those are 1 where the learner knows of none."""
+    if isinstance(learner, GaussianPrototypical):
+        return learner.embed(x)
+    assert isinstance(learner, Prototypical)
+    z = embed(learner.encoder, x)
+    return z, torch.ones_like(z[..., :1])
+
+
+@torch.no_grad()
+def trial(
+    gaussian: Learner, plain: Learner, episode: Episode, damaged: int, seed: int
+) -> Iterator[tuple[str, Told]]:
+    """One task, undamaged and after each damage.
+
+    What is not damaged is encoded once. Every damage draws the same random numbers.
+
+    Args:
+        gaussian: the network.
+        plain: a plain one.
+        episode: of one task, its support class after class.
+        damaged: how many of the support items of each class, the first, which are as good as any.
+        seed: of the damage.
+    """
+    support, ways = episode.support, episode.ways
+    items = support.x.shape[1]
+    encoded = [encode(m, torch.cat([support.x, episode.query_x], 1)) for m in (gaussian, plain)]
+    x = support.x.unflatten(1, (ways, -1))
+    chosen = x[0, :, :damaged].flatten(0, 1)
+
+    def tell(now: Sequence[tuple[Tensor, Tensor]]) -> Told:
+        (x, s), others = now
+        right = [
+            accuracies(-distances(query[:, items:], gaussians(x, s, support.y, ways)), episode.query_y)
+            for x, s, query in (
+                (x, s, encoded[0][0]),
+                (x, s.mean(1, keepdim=True).expand_as(s), encoded[0][0]),
+                (*others, encoded[1][0]),
+            )
+        ]
+        variances = s.reciprocal().unflatten(1, (ways, -1))
+        clean = variances[:, :, damaged:]
+        spread = clean.std() / clean.mean()
+        damaged_mean, clean_mean = variances[:, :, :damaged].mean(), clean.mean()
+        return Told(torch.cat(right), damaged_mean.item(), clean_mean.item(), spread.item())
+
+    whole = [(z[:, :items], s[:, :items]) for z, s in encoded]
+    yield UNDAMAGED, tell(whole)
+    for kind in DAMAGES:
+        for strength in kind.strengths:
+            bad = kind.apply(chosen, strength, torch.Generator().manual_seed(seed))
+            new = [encode(m, bad.unsqueeze(0)) for m in (gaussian, plain)]
+            mixed = [
+                (_with(z, bad_z, ways), _with(s, bad_s, ways))
+                for (z, s), (bad_z, bad_s) in zip(whole, new, strict=True)
+            ]
+            yield kind.name.format(strength), tell(mixed)
+
+
+def _with(whole: Tensor, bad: Tensor, ways: int) -> Tensor:
+    """[1, S, D] with the first items of each class replaced by those of [1, ways · damaged, D]."""
+    mixed, bad = whole.unflatten(1, (ways, -1)).clone(), bad.unflatten(1, (ways, -1))
+    mixed[:, :, : bad.shape[2]] = bad
+    return mixed.flatten(1, 2)
+
+
+def measure(
+    gaussian: Learner,
+    plain: Learner,
+    episodes: Episodes,
+    count: int,
+    damaged: int,
+    report: Callable[[int, int], None] = lambda done, count: None,
+) -> dict[str, list[Told]]:
+    """Every damage on the first `count` tasks.
+
+    Args:
+        gaussian: the network.
+        plain: a plain one.
+        episodes: tasks, one in each meta-batch.
+        count: n.
+        damaged: support items of each class that are.
+        report: called with (tasks done, count).
+
+    Returns:
+        For each damage what came of it, task by task.
+    """
+    found: dict[str, list[Told]] = {}
+    for i in range(count):
+        seed = int(np.random.SeedSequence(episodes.seed, spawn_key=(i,)).generate_state(1)[0])
+        for name, told in trial(gaussian, plain, episodes[i], damaged, seed):
+            found.setdefault(name, []).append(told)
+        report(i + 1, count)
+    return found
+
+
+def setting_of(damage: str, damaged: int) -> str:
+    """`20w5s, 2 of 5 under noise of standard deviation 0.4`."""
+    few = "" if damage == UNDAMAGED else f"{damaged} of {SETTING.shots} "
+    return f"{SETTING}, {few}{damage}"
+
+
+def rows_of(
+    found: Mapping[str, Sequence[Told]], damaged: int, methods: Sequence[str], row: Callable[..., Row]
+) -> list[Row]:
+    """Rows of what `measure` found; differences are taken task by task, and have the interval of that.
+
+    Args:
+        found: for each damage, task by task.
+        damaged: support items of each class that were.
+        methods: names of the network, of the same with all s alike, and of the plain one.
+        row: makes a row of what differs between them.
+    """
+    rows: list[Row] = []
+    before = 100 * torch.stack([t.right for t in found[UNDAMAGED]], 1)
+    for damage, told in found.items():
+        setting, whole = setting_of(damage, damaged), damage == UNDAMAGED
+
+        def add(method: str, metric: str, values: Tensor, setting: str = setting) -> None:
+            value, ci95 = mean_ci95(values)
+            interval = ci95 if math.isfinite(ci95) else None
+            rows.append(
+                row(method=method, setting=setting, metric=metric, value=value, ci95=interval, n=len(values))
+            )
+
+        right = 100 * torch.stack([t.right for t in told], 1)
+        for method, now, then in zip(methods, right, before, strict=True):
+            add(method, "accuracy %", now)
+            if not whole:
+                add(method, "points lost", then - now)
+        add(methods[0], "points gained by the confidence", right[0] - right[1])
+        clean = torch.tensor([t.clean for t in told])
+        if not whole:
+            add(methods[0], RATIO, torch.tensor([t.damaged for t in told]) / clean)
+        else:
+            add(methods[0], "variance", clean)
+            add(methods[0], "spread of the variance %", 100 * torch.tensor([t.spread for t in told]))
+    return rows
+
+
+def draw(rows: Sequence[Row], damaged: int, methods: Sequence[str], title: str) -> Figure:
+    """For each kind of damage the variance (left) and the accuracies (right) against its strength.
+
+    Args:
+        rows: as `rows_of` makes them.
+        damaged: as there.
+        methods: as there.
+        title: of the picture.
+    """
+    figures = {(r.method, r.setting, r.metric): (r.value or 0.0, r.ci95 or 0.0) for r in rows}
+    figure = Figure(figsize=(9, 2.6 * len(DAMAGES)), layout="constrained")
+    panels = figure.subplots(len(DAMAGES), 2, squeeze=False)
+    for (left, right), kind in zip(panels, DAMAGES, strict=True):
+        strengths = [f"{strength:g}" for strength in kind.strengths]
+        settings = [
+            setting_of(damage, damaged)
+            for damage in (UNDAMAGED, *(kind.name.format(strength) for strength in kind.strengths))
+        ]
+        ratios = [(1.0, 0.0), *(figures[methods[0], setting, RATIO] for setting in settings[1:])]
+        _band(left, ratios, COLOURS[0])
+        left.axhline(1, color="#57606a", lw=0.8, ls=":")
+        left.set(ylabel="variance, damaged / clean", ylim=(0, max(1.5, 1.1 * max(y for y, _ in ratios))))
+        for method, colour, style in zip(methods, COLOURS, ("-", "--", "-"), strict=True):
+            of = [figures[method, setting, "accuracy %"] for setting in settings]
+            _band(right, of, colour, label=method, ls=style)
+        right.set(ylabel="accuracy, %", ylim=(0, 102))
+        for axes in (left, right):
+            axes.set_xticks(range(len(settings)), ["none", *strengths])
+            axes.set_xlabel(kind.name.replace("{:g}", "…"))
+            axes.grid(alpha=0.3)
+            axes.spines[["top", "right"]].set_visible(False)
+    panels[0, 1].legend(frameon=False, fontsize=8, loc="lower left")
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _band(axes: Axes, figures: Sequence[tuple[float, float]], colour: str, **line: Any) -> None:
+    """Means, with their 95 % intervals as a band."""
+    y, half = np.array(figures).T
+    axes.plot(range(len(y)), y, color=colour, marker=".", **line)
+    axes.fill_between(range(len(y)), y - half, y + half, color=colour, alpha=0.2, lw=0)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gaussian", default="gaussian-omniglot", help="model or checkpoint")
+    parser.add_argument("--plain", default="prototypical-omniglot-1shot", help="model or checkpoint")
+    parser.add_argument("--episodes", type=int, default=200)
+    parser.add_argument("--share", type=float, default=0.4, help="of the support items of a class, damaged")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pictures", type=Path, help="folder to draw into")
+    options = parser.parse_args()
+    damaged = round(options.share * SETTING.shots)
+    if not 0 < damaged < SETTING.shots:
+        parser.error(f"--share {options.share} damages {damaged} of {SETTING.shots} items: some, but not all")
+    gaussian, manifest = experiment.load_learner(options.gaussian)
+    plain, beside = experiment.load_learner(options.plain)
+    for learner, kind, name in (
+        (gaussian, GaussianPrototypical, options.gaussian),
+        (plain, Prototypical, options.plain),
+    ):
+        if not isinstance(learner, kind):
+            parser.error(f"{name} is a {type(learner).__name__}: name a {kind.__name__}")
+    if manifest["items"] != beside["items"]:
+        parser.error(f"{options.gaussian} and {options.plain} take different pictures: name two alike")
+    with Terminal().counting("decoding") as decoding:
+        pool = experiment.recipe_of(manifest).pool(progress=decoding).split("test")
+    with Terminal().counting("damaging") as report:
+        episodes = Episodes(pool, SETTING, 1, options.seed)
+        found = measure(gaussian, plain, episodes, options.episodes, damaged, report)
+    methods = [manifest["recipe"], ALIKE.format(manifest["recipe"]), beside["recipe"]]
+    row = partial(
+        Row,
+        benchmark="confidence",
+        dataset=pool.name.split(".")[0],
+        split="test",
+        mode="inductive",
+        seed=options.seed,
+    )
+    rows = rows_of(found, damaged, methods, row)
+    for r in rows:
+        print(f"{r.setting}, {r.method}: {r.metric} {r.value:.3f} ± {r.ci95 or 0:.3f}")
+    if options.pictures:
+        title = f"{SETTING}, {damaged} of {SETTING.shots} support items damaged; {options.episodes} tasks"
+        picture = options.pictures / "gaussian-confidence.png"
+        draw(rows, damaged, methods, title).savefig(picture, dpi=100)
+    write("confidence", rows)
+
+
+if __name__ == "__main__":
+    main()

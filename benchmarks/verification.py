@@ -1,0 +1,127 @@
+"""Siamese networks beyond accuracy: how well they tell pairs, and the within-alphabet trials of Koch.
+
+`siamese-omniglot`: all genuine pairs of 100 tasks of test classes (20w1s with 5 queries), and as many
+impostor pairs; the intervals are over 20 parts of as many tasks. `siamese-omniglot-lake`: 20-way one-shot
+trials within the alphabets of Omniglot's evaluation set, which it has never seen: the first 400 trials, as
+many as Koch's, and 4,000. Checkpoints in runs/NAME stand in for models that don't ship.
+"""
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from benchmarks.rows import Row, write
+from quickstudy import experiment, plots
+from quickstudy.data.alphabets import WithinAlphabets
+from quickstudy.data.episodes import Episodes, Setting
+from quickstudy.data.omniglot import omniglot
+from quickstudy.learners.siamese import Siamese
+from quickstudy.memory import keep_freed_memory
+from quickstudy.metrics import mean_ci95
+from quickstudy.roc import verify
+from quickstudy.train import Mode, evaluate
+
+PAIRS, LAKE = "siamese-omniglot", "siamese-omniglot-lake"
+PAIR_SETTING, PAIR_TASKS, PARTS = Setting(20, 1, 5), 100, 20
+RUNS = (20, 200)
+"""Of 20 trials each."""
+KOCH = 92.0
+MODES: tuple[Mode, Mode] = ("inductive", "transductive")
+
+
+def pair_rows(learner: Siamese, minutes: float, seed: int, pictures: Path | None) -> list[Row]:
+    """Verification figures of test classes, in %."""
+    pool = experiment.RECIPES[PAIRS]().pool().split("test")
+    rows: list[Row] = []
+    for mode in MODES:
+        whole = verify(learner, Episodes(pool, PAIR_SETTING, 1, seed), PAIR_TASKS, mode)
+        if pictures and mode == "inductive":
+            plots.plot_roc(whole, pictures / "siamese-roc.png", "pairs of unseen characters")
+        each = [
+            verify(learner, Episodes(pool, PAIR_SETTING, 1, seed + 1 + i), PAIR_TASKS // PARTS, mode)
+            for i in range(PARTS)
+        ]
+        figures = {
+            "EER %": (whole.eer, [v.eer for v in each]),
+            "AUC %": (whole.auc, [v.auc for v in each]),
+            **{
+                f"TAR % at FAR {100 * far:g} %": (tar, [v.tar[far] for v in each])
+                for far, tar in whole.tar.items()
+            },
+        }
+        for metric, (value, parts) in figures.items():
+            _, ci95 = mean_ci95(torch.tensor(parts))
+            rows.append(
+                Row(
+                    benchmark="verification",
+                    method=PAIRS,
+                    dataset=pool.name.split(".")[0],
+                    split="test",
+                    setting=f"{whole.genuine:,} genuine and as many impostor pairs",
+                    mode=mode,
+                    metric=metric,
+                    value=100 * value,
+                    ci95=100 * ci95,
+                    n=PAIR_TASKS,
+                    seed=seed,
+                    minutes=minutes,
+                )
+            )
+    return rows
+
+
+def trial_rows(learner: Siamese, minutes: float, seed: int) -> list[Row]:
+    """Accuracy within alphabets, in %."""
+    pool = omniglot(split="lake", rotations=False).split("test")
+    row = partial(
+        Row, benchmark="verification", method=LAKE, dataset="omniglot-lake", split="test", seed=seed
+    )
+    rows: list[Row] = []
+    for runs in RUNS:
+        for mode in MODES:
+            score = evaluate(learner, WithinAlphabets(pool, seed=seed), runs, mode)
+            rows.append(
+                row(
+                    setting=f"{score.setting}, {20 * runs:,} trials",
+                    mode=mode,
+                    metric="accuracy %",
+                    value=100 * score.accuracy,
+                    ci95=100 * score.ci95,
+                    n=runs,
+                    paper=KOCH if mode == "inductive" else None,
+                    minutes=minutes,
+                )
+            )
+    return rows
+
+
+def load(name: str) -> tuple[Siamese, float]:
+    """A model and the minutes of its training."""
+    learner, manifest = experiment.load_learner(name if name in experiment.models() else Path("runs") / name)
+    if not isinstance(learner, Siamese):
+        raise SystemExit(f"{name} is not a Siamese network")
+    return learner, manifest["training"]["minutes"]
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--models", nargs="+", choices=(PAIRS, LAKE), default=[PAIRS, LAKE])
+    parser.add_argument("--pictures", type=Path, help="folder to draw the ROC curve into")
+    options = parser.parse_args()
+    keep_freed_memory()
+    rows: list[Row] = []
+    if PAIRS in options.models:
+        rows += pair_rows(*load(PAIRS), options.seed, options.pictures)
+    if LAKE in options.models:
+        rows += trial_rows(*load(LAKE), options.seed)
+    for row in rows:
+        print(f"{row.method} {row.setting} {row.mode}: {row.metric} {row.value:.2f} ± {row.ci95 or 0:.2f}")
+    write("verification", rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -97,7 +97,7 @@ def measure(work: Work, steps: int, seed: int) -> list[float]:
     episodes = Episodes(characters(), work.setting, work.tasks, seed)
     ends: list[float] = []
 
-    def lap(*_: object) -> None:
+    def lap(step: int, report: object) -> None:
         ends.append(time.perf_counter())
 
     count = WARM_UP + steps

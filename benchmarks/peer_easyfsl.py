@@ -17,7 +17,7 @@ Matching networks are those with full-context embeddings, the LSTMs' weights cop
 support as often as it has items; so does ours here. Two things differ. Ours begins with h_0 = 0, easyfsl
 with h_0 = f'(x). And the attention is the softmax of γ cos(f, g) in ours, of ‖f‖ cos(f, g) in easyfsl's,
 which has no γ: with one shot, as here, either puts the classes in the order of the cosines. Begun where
-easyfsl begins, ours must predict the same; as timed, with h_0 = 0, the share of equal predictions is reported.
+easyfsl begins, ours must predict the same; as timed, with h_0 = 0, the share of equal predictions is stated.
 
 Relation networks average the items of a class on both sides. easyfsl's comparing network is not the paper's:
 it has no pool at maps of 5×5, and its second convolution no padding. Its class takes another, and gets the

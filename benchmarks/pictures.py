@@ -1,7 +1,7 @@
 """The pictures of docs/methods, drawn from trained checkpoints.
 
-Each shows one task of test characters of Omniglot; `siamese-roc` is what `benchmarks.verification --pictures` draws,
-without the measurements. Checkpoints in runs/NAME stand in for models that don't ship.
+Each shows one task of test characters of Omniglot; `siamese-roc` is what `benchmarks.verification --pictures`
+draws, without the measurements. Checkpoints in runs/NAME stand in for models that don't ship.
 """
 
 import argparse
@@ -19,6 +19,9 @@ from quickstudy.learners.siamese import Siamese
 from quickstudy.memory import keep_freed_memory
 from quickstudy.roc import verify
 
+EPISODE, TASK = Setting(8, 1, 6), 24
+"""Of 25 tasks one in which the relation network makes many mistakes."""
+
 
 def load(name: str) -> tuple[Learner, ClassPool]:
     """A trained learner and the test classes of its recipe."""
@@ -28,12 +31,12 @@ def load(name: str) -> tuple[Learner, ClassPool]:
 
 def matching_episode(path: Path) -> None:
     """A task of matching networks."""
-    plots.episode(*load("matching-omniglot"), Setting(8, 1, 6), seed=0).savefig(path, dpi=100)
+    plots.episode(*load("matching-omniglot"), EPISODE, seed=TASK).savefig(path, dpi=100)
 
 
 def relation_episode(path: Path) -> None:
     """A task of relation networks."""
-    plots.episode(*load("relation-omniglot-1shot"), Setting(8, 1, 6), seed=24).savefig(path, dpi=100)
+    plots.episode(*load("relation-omniglot-1shot"), EPISODE, seed=TASK).savefig(path, dpi=100)
 
 
 def siamese_roc(path: Path) -> None:

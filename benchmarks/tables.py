@@ -5,21 +5,41 @@ is not what the results say.
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.rows import ROOT, Row, read_all
+from quickstudy import experiment
 from quickstudy.checkpoint import write_whole
+from quickstudy.recipes import RECIPES
 
 DOCS, README = ROOT / "docs" / "results.md", ROOT / "README.md"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 
 TITLES = {  # in this order
-    "accuracy": ("Accuracy", "Ours ± its 95 % interval | the paper's, in % of the queries of test classes."),
+    "accuracy": (
+        "Accuracy",
+        "Ours ± its 95 % interval | the paper's, in % of the queries of test classes; minutes of training on "
+        "one or two cores of a shared machine; numbers that were learned.",
+    ),
     "time_to_accuracy": ("Time to accuracy", "Median over the seeds; one training after the other."),
+    "label_splits": (
+        "A tenth labelled",
+        "Semi-supervised learning: mean over draws of which tenth bears labels, ± the interval over draws "
+        "| the paper's.",
+    ),
+    "verification": (
+        "Pairs, and trials within alphabets",
+        "Siamese networks; intervals over parts of the tasks.",
+    ),
     "training_step": ("A training step", "Median step of the prototypical network, saving by saving."),
     "sampling": ("Sampling tasks", "Meta-batches of 32 tasks; median."),
+    "metric_speed": (
+        "Metric learners",
+        "Float32, freed memory kept; median. Peak memory of processes that do nothing else.",
+    ),
     "peer_easyfsl": ("Beside easyfsl 1.5.0", "Same weights, same tasks; median."),
     "peer_maml": (
         "MAML's meta-step",
@@ -56,6 +76,18 @@ def accuracy(row: Row) -> str:
     return ours if row.paper is None else f"{ours} \\| {row.paper:g}"
 
 
+def figure(row: Row) -> str:
+    """As `accuracy` where it is one, else three digits; with the interval where there is one."""
+    if row.metric.startswith("accuracy"):
+        return accuracy(row)
+    return number(row.value) + (f" ± {number(row.ci95)}" if row.ci95 is not None else "")
+
+
+def family(row: Row) -> str:
+    """`omniglot` of any split of it."""
+    return str(row.dataset).split("-")[0]
+
+
 def pivot(rows: Sequence[Row], lines: Sequence[str], columns: str, cell: Cell) -> list[str]:
     """A Markdown table.
 
@@ -71,6 +103,35 @@ def pivot(rows: Sequence[Row], lines: Sequence[str], columns: str, cell: Cell) -
     for line in dict.fromkeys(line for line, _ in cells):
         table.append("| " + " | ".join([*line, *(cells.get((line, head), "") for head in heads)]) + " |")
     return table
+
+
+def accuracy_table(rows: Sequence[Row]) -> list[str]:
+    """All methods and settings, with the minutes of training and the numbers that were learned."""
+    settings = sorted(
+        {str(row.setting) for row in rows}, key=lambda s: [int(n) for n in re.findall(r"\d+", s)]
+    )
+    cells = {(r.method, r.mode, str(r.setting)): accuracy(r) for r in rows}
+    minutes, order = {r.method: r.minutes for r in rows}, list(RECIPES)
+    methods = sorted(minutes, key=lambda m: order.index(m) if m in order else len(order))
+    table = [
+        "| " + " | ".join(["method", "mode", *settings, "minutes", "parameters"]) + " |",
+        "|---|---|" + "--:|" * (len(settings) + 2),
+    ]
+    for method in methods:
+        learned = parameters(method)
+        ends = [number(minutes[method]) if minutes[method] else "–", f"{learned:,}" if learned else "–"]
+        for mode in dict.fromkeys(r.mode for r in rows if r.method == method):
+            figures = [cells.get((method, mode, setting), "") for setting in settings]
+            table.append("| " + " | ".join([method, mode or "–", *figures, *ends]) + " |")
+    return table
+
+
+def parameters(method: str) -> int | None:
+    """Of a model that ships, the numbers that were learned."""
+    shipped = experiment.models()
+    if method not in shipped:
+        return None
+    return sum(p.numel() for p in experiment.load_learner(method)[0].parameters())
 
 
 def provenance(rows: Iterable[Row]) -> list[str]:
@@ -99,15 +160,15 @@ def section(name: str, rows: Sequence[Row]) -> list[str]:
     title, text = TITLES.get(name, (name, ""))
     lines = [f"## {title}", "", text, ""]
     if name == "accuracy":
-        for dataset in dict.fromkeys(row.dataset for row in rows):
-            of = [row for row in rows if row.dataset == dataset]
-            lines += [f"**{dataset}**", "", *pivot(of, ("method", "mode"), "setting", accuracy), ""]
+        for dataset in dict.fromkeys(family(row) for row in rows):
+            of = [row for row in rows if family(row) == dataset]
+            lines += [f"**{dataset}**", "", *accuracy_table(of), ""]
     else:
         kinds = ("dataset", "split", "setting")
         told = [k for k in (*kinds, "mode") if len({getattr(row, k) for row in rows}) > 1]
         same = [str(v) for k in kinds if k not in told for v in _common(getattr(row, k) for row in rows)]
         lines += [f"On {', '.join(same)}.", ""] * bool(same)
-        lines += [*pivot(rows, ("method", *told), "metric", lambda row: number(row.value)), ""]
+        lines += [*pivot(rows, ("method", *told), "metric", figure), ""]
     return [*lines, *provenance(rows), ""]
 
 
@@ -140,7 +201,7 @@ def readme_block(rows: Sequence[Row]) -> str:
     ]
     if omniglot:
         lines += ["Accuracy on Omniglot in %, ours ± its 95 % interval | the paper's:", ""]
-        lines += [*pivot(omniglot, ("method", "mode"), "setting", accuracy), ""]
+        lines += [*accuracy_table(omniglot), ""]
     ratios = [r for of in by_benchmark(rows).values() for r in of if r.metric == RATIO and r.peer]
     if ratios:
         lines += ["| speed | ours | beside | times as fast |", "|---|--:|--:|--:|"]

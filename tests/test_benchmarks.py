@@ -4,7 +4,8 @@ import json
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import accuracy, confidence, rows, tables
+from benchmarks import accuracy, confidence, metric_speed, peer_easyfsl, plain, rows, tables
+from benchmarks.children import Child
 from benchmarks.rows import Row
 from quickstudy import experiment
 from quickstudy.data.episodes import Episodes, Setting
@@ -22,7 +24,9 @@ from quickstudy.display import Terminal
 from quickstudy.encoders import Conv4
 from quickstudy.learner import embed
 from quickstudy.learners.gaussian import GaussianPrototypical, gaussian_encoder
+from quickstudy.learners.matching import FullContext
 from quickstudy.learners.prototypical import Prototypical
+from quickstudy.learners.relation import Comparison, relation_encoder
 from quickstudy.metrics import accuracies
 from quickstudy.recipes import RECIPES, Recipe
 from quickstudy.train import cosine, fit
@@ -301,3 +305,103 @@ def test_a_confidence_that_works_shows() -> None:
         assert told.damaged > 10 * told.clean
         weighted, alike, plain = told.right.tolist()
         assert weighted > alike == plain
+
+
+def child(peak: float, **report: list[float]) -> Child:
+    """A process that reported so."""
+    return Child(f"progress\n{json.dumps(report)}\n", seconds=1.0, peak=peak)
+
+
+def test_speed_of_metric_learners() -> None:
+    works = metric_speed.WORKS
+    assert len(works) == 2 * (2 * 6 + 1)
+    large, few = "relation, 20w5s with 5 queries, training", "5w1s with 14 queries and 5 unlabelled"
+    few = f"semi-supervised prototypical, masked, {few}, evaluation"
+    assert (works[large].tasks, works[few].tasks) == (1, experiment.TASKS)
+    children = {
+        large: [child(4000, seconds=[0.1, 0.5]), child(4090, seconds=[0.25])],
+        few: [child(500, seconds=[0.5])],
+    }
+    row = partial(Row, benchmark="metric_speed", seed=0)
+    measured = metric_speed.rows_of(children, row)
+    assert [(r.metric, r.value, r.n) for r in measured] == [
+        ("tasks/s", 4, 3),
+        ("peak MiB", 4045, 2),
+        ("tasks/s", 2, 1),
+        ("peak MiB", 500, 1),
+    ]
+    assert {(r.method, r.setting, r.mode) for r in measured[:2]} == {
+        ("relation", "20w5s with 5 queries", "training")
+    }
+    children[large][0] = replace(children[large][0], peak=4097)
+    with pytest.raises(ArithmeticError, match="the peak is 4,097 MiB, more than 4,096"):
+        metric_speed.rows_of(children, row)
+
+
+def test_speed_is_measured_of_every_metric_learner(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = Setting(3, 1, 2, unlabelled=1)
+    monkeypatch.setattr(metric_speed, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(metric_speed, "characters", noise)
+    for name in metric_speed.LEARNERS:
+        for phase in metric_speed.PHASES:
+            seconds = metric_speed.measure(metric_speed.Work(name, small, phase), 1, 0)
+            assert len(seconds) == 1
+            assert seconds[0] > 0
+
+
+def noise() -> ClassPool:
+    """Pictures of Omniglot's size."""
+    items = np.random.default_rng(0).integers(0, 256, (16, 1, 28, 28), dtype=np.uint8)
+    return ClassPool.from_arrays(items, list("abcd"), [4] * 4, name="noise.train")
+
+
+def test_rows_beside_easyfsl() -> None:
+    children = {
+        name: [child(1, training=[s, 2 * s, 4 * s], evaluation=[s])]
+        for name, s in (("quickstudy", 0.25), ("easyfsl, plain encoder", 0.5))
+    }
+    same = peer_easyfsl.Agreement(timed=0.995, alike=1)
+    measured = peer_easyfsl.rows_of(
+        "matching", children, same, partial(Row, benchmark="peer_easyfsl", seed=0)
+    )
+    by_name = {(r.method, r.mode, r.metric): r for r in measured}
+    assert len(by_name) == len(measured) == 2 * 2 * 2 + 1
+    rate = by_name["quickstudy", "matching, training", "tasks/s"]
+    assert (rate.value, rate.peer, rate.n, rate.setting) == (2, "easyfsl, plain encoder 1", 3, "20w1s")
+    assert by_name["quickstudy", "matching, evaluation", "times as fast"].value == 2
+    assert {r.method for r in measured if r.peer} == {"quickstudy"}
+    agreed = by_name["quickstudy", "matching, evaluation", "same predictions %"]
+    assert (agreed.value, agreed.n) == (99.5, 7500)
+
+
+def test_plain_networks_compute_what_ours_do() -> None:
+    torch.manual_seed(0)
+    x = torch.rand(7, 1, 28, 28).double()
+    for ours, theirs in (
+        (Conv4(), plain.PlainConv4()),
+        (relation_encoder(), plain.plain_relation_encoder()),
+    ):
+        plain.take_weights(theirs, ours)
+        torch.testing.assert_close(theirs.double()(x).flatten(1), ours.double()(x), rtol=1e-9, atol=1e-9)
+    comparison = Comparison().eval()
+    theirs = plain.take_weights(plain.plain_comparison(), comparison).double().eval()
+    classes, queries = torch.rand(1, 2, 1600).double(), torch.rand(1, 3, 1600).double()
+    pairs = [torch.cat([c, q]).view(128, 5, 5) for q in queries[0] for c in classes[0]]
+    expected = theirs(torch.stack(pairs)).view(1, 3, 2)
+    torch.testing.assert_close(comparison.double()(classes, queries).sigmoid(), expected)
+
+
+def test_full_context_can_begin_with_the_query() -> None:
+    """As easyfsl's does: h_0 = f', and K steps."""
+    torch.manual_seed(0)
+    context = FullContext(4, steps=3).double()
+    support, queries = torch.rand(1, 5, 4).double(), torch.rand(1, 6, 4).double()
+    g, _ = context(support, queries)
+    h, c = queries[0], torch.zeros(6, 4).double()
+    for _ in range(3):
+        read = (h @ g[0].T).softmax(1) @ g[0]
+        h, c = context.of_query(torch.cat([queries[0], read], 1), (h, c))
+        h = h + queries[0]
+    context.steps = 4
+    context.of_query = peer_easyfsl.FromTheQuery(context.of_query)  # pyright: ignore[reportAttributeAccessIssue]
+    torch.testing.assert_close(context(support, queries)[1][0], h)

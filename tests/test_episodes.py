@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from quickstudy.data.episodes import Episodes, Setting, distinct
+from quickstudy.data.episodes import Episodes, Labels, Setting, distinct
 from quickstudy.data.pool import ClassPool
 from quickstudy.episode import Episode
 
@@ -283,3 +283,77 @@ def test_setting() -> None:
     assert str(Setting(20, 5)) == "20w5s"
     assert Setting(5, 1, 15).items == 16
     assert Setting(5, 2, 3, 4).items == 9
+
+
+LABELLED = Labels(0.3, seed=2)
+
+
+def test_support_and_queries_bear_labels_and_unlabelled_items_do_not(pool: ClassPool) -> None:
+    episodes = Episodes(pool, Setting(4, 1, 2, unlabelled=3, distractors=2), 2, labels=LABELLED)
+    labelled, without = set[tuple[int, int]](), set[tuple[int, int]]()
+    for i in range(150):
+        e = episodes[i]
+        for t in range(2):
+            seen = codes(e.support.x)[t] + codes(e.query_x)[t]
+            extra = codes(e.support.unlabelled)[t]
+            assert len(set(seen)) == 4 * 3
+            assert len(set(extra)) == len(extra) == (4 + 2) * 3
+            classes = {c for c, _ in seen}
+            others = Counter(c for c, _ in extra if c not in classes)
+            assert sorted(others.values()) == [3, 3]
+            labelled.update(seen)
+            without.update(extra)
+    assert not labelled & without
+    assert len(labelled) + len(without) == pool.counts.sum()
+    counts = Counter(c for c, _ in labelled)
+    assert [counts[c] for c in range(len(pool))] == np.ceil(0.3 * pool.counts).tolist()
+
+
+def test_another_seed_labels_other_items_and_the_same_seed_the_same(pool: ClassPool) -> None:
+    def labelled(seed: int, draws: int) -> set[tuple[int, int]]:
+        episodes = Episodes(pool, Setting(5, 1, 2), seed=draws, labels=Labels(0.3, seed))
+        return {code for i in range(200) for code in codes(episodes[i].support.x)[0]}
+
+    assert labelled(0, 0) == labelled(0, 1)
+    assert labelled(0, 0) != labelled(1, 0)
+
+
+def test_labels_travel_to_another_device(pool: ClassPool) -> None:
+    episodes = Episodes(pool, Setting(3, 1, 2, 2), labels=LABELLED)
+    assert torch.equal(episodes.on("cpu")[3].support.unlabelled, episodes[3].support.unlabelled)
+
+
+def test_distractors_leave_the_task_as_it_was_but_for_its_classes(pool: ClassPool) -> None:
+    e = Episodes(pool, Setting(3, 1, 2, unlabelled=2, distractors=4), tasks=3)[0]
+    assert e.support.unlabelled.shape[1] == 2 * (3 + 4)
+    assert e.ways == 3
+    assert int(e.query_y.max()) == 2
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (
+            Setting(5, 3, 2),
+            r"fewer than the 5 items with labels that 3 shots \+ 2 queries take: 'class0' \(3\)",
+        ),
+        (Setting(5, 1, 1, 8), r"fewer than the 8 items without labels"),
+        (Setting(10, 1, 1, 1, 3), r"10 ways and 3 distractors, but coded has 12 classes"),
+    ],
+)
+def test_too_few_items_with_and_without_labels_are_said(
+    pool: ClassPool, setting: Setting, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Episodes(pool, setting, labels=LABELLED)
+
+
+@pytest.mark.parametrize(("fraction", "seed"), [(0.0, 0), (1.0, 0), (0.1, -1)])
+def test_labels_out_of_range_are_said(fraction: float, seed: int) -> None:
+    with pytest.raises(ValueError, match=rf"fraction is {fraction} and seed {seed}"):
+        Labels(fraction, seed)
+
+
+def test_distractors_without_unlabelled_items_are_said() -> None:
+    with pytest.raises(ValueError, match="2 distractors without unlabelled items"):
+        Setting(5, 1, 1, distractors=2)

@@ -10,7 +10,6 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
-from torch import Tensor
 
 from quickstudy.data.episodes import Episodes, Labels, Setting
 from quickstudy.data.pool import ClassPool
@@ -182,7 +181,7 @@ def refinement(
     figure = Figure(figsize=(4.6 * len(panels), 4.4), layout="constrained")
     drawn = figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)[0]
     for axes, (title, count) in zip(drawn, panels.items(), strict=True):
-        after = _refined(learner, shots, support.y, others[:, :count], before)
+        after = learner.refined(shots, support.y, support.ways, others[:, :count])
         end = pca.transform(after[0].numpy())
         of_class = colours.repeat(setting.unlabelled, 0)
         axes.scatter(*items[:own].T, c=of_class, s=22, alpha=0.6, lw=0, label="unlabelled items")
@@ -198,15 +197,6 @@ def refinement(
     handles, names = drawn[-1].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
     return figure
-
-
-def _refined(learner: SemiPrototypical, shots: Tensor, y: Tensor, others: Tensor, p: Tensor) -> Tensor:
-    """The prototypes p [T, N, D] after the learner's steps of k-means."""
-    member = torch.nn.functional.one_hot(y, p.shape[1]).to(p.dtype).mT
-    for _ in range(learner.steps):
-        share = learner._assignments(others, p).mT  # pyright: ignore[reportPrivateUsage]
-        p = (member @ shots + share @ others) / (member.sum(2, keepdim=True) + share.sum(2, keepdim=True))
-    return p
 
 
 def bars(title: str, rows: list[tuple[str, list[tuple[float, float]]]], settings: list[str]) -> Figure:

@@ -87,15 +87,30 @@ class SemiPrototypical(Learner):
         sizes = [support.x.shape[1], support.unlabelled.shape[1], query_x.shape[1]]
         z = embed(self.encoder, torch.cat([support.x, support.unlabelled, query_x], 1))
         shots, unlabelled, queries = z.split(sizes, 1)
-        p = prototypes(shots, support.y, support.ways)
-        if unlabelled.shape[1]:
-            with torch.autocast(z.device.type, enabled=False):
-                member = F.one_hot(support.y, support.ways).to(z.dtype).mT
-                for _ in range(self.steps):
-                    share = self._assignments(unlabelled, p).mT
-                    total = member.sum(2, keepdim=True) + share.sum(2, keepdim=True)
-                    p = (member @ shots + share @ unlabelled) / total
-        return -squared_distances(queries, p)
+        return -squared_distances(queries, self.refined(shots, support.y, support.ways, unlabelled))
+
+    def refined(self, shots: Tensor, y: Tensor, ways: int, unlabelled: Tensor) -> Tensor:
+        """The prototypes after the steps of k-means (equation 3).
+
+        Args:
+            shots: [T, S, D] embeddings of the support.
+            y: [T, S] its labels.
+            ways: N.
+            unlabelled: [T, U, D] embeddings of the items without labels; U may be 0.
+
+        Returns:
+            [T, N, D].
+        """
+        p = prototypes(shots, y, ways)
+        if not unlabelled.shape[1]:
+            return p
+        with torch.autocast(shots.device.type, enabled=False):
+            member = F.one_hot(y, ways).to(shots.dtype).mT
+            for _ in range(self.steps):
+                share = self._assignments(unlabelled, p).mT
+                total = member.sum(2, keepdim=True) + share.sum(2, keepdim=True)
+                p = (member @ shots + share @ unlabelled) / total
+        return p
 
     def _assignments(self, items: Tensor, p: Tensor) -> Tensor:
         """How much each item [T, U, D] counts for each class, [T, U, N], each in 0 … 1."""

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
+from itertools import pairwise, product
 
 import torch
 
@@ -105,7 +105,7 @@ def measure(work: Work, steps: int, seed: int) -> list[float]:
         fit(learner, episodes, count, fabric=launch("cpu"), report=lap)
     else:
         evaluate(learner, episodes, count * work.tasks, report=lap)
-    return [(b - a) / work.tasks for a, b in zip(ends[WARM_UP - 1 :], ends[WARM_UP:], strict=False)]
+    return [(b - a) / work.tasks for a, b in pairwise(ends[WARM_UP - 1 :])]
 
 
 def rows_of(children: Mapping[str, Sequence[Child]], row: Callable[..., Row]) -> list[Row]:

@@ -44,7 +44,7 @@ def matching_omniglot() -> Recipe:
         "Vinyals et al. 2016, Table 1",
         lambda: Matching(Conv4(), scale=30.0),
         train=Setting(60, 1, 5),
-        steps=4_000,
+        steps=2_000,
         lr=1e-2,
         published={"5w1s": 98.1, "5w5s": 98.9, "20w1s": 93.8, "20w5s": 98.5},
     )

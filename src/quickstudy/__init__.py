@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from quickstudy.data.alphabets import WithinAlphabets
-    from quickstudy.data.episodes import Episodes, Setting
+    from quickstudy.data.episodes import Episodes, Labels, Setting
     from quickstudy.data.folders import image_folders
     from quickstudy.data.glyphs import glyphs
     from quickstudy.data.images import ImageFormat
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from quickstudy.learners.prototypical import Prototypical
     from quickstudy.learners.relation import Relation
     from quickstudy.learners.reptile import Reptile
+    from quickstudy.learners.semi_supervised import SemiPrototypical
     from quickstudy.learners.siamese import Siamese, draw_pairs
     from quickstudy.metrics import Score
     from quickstudy.predict import predict_folders
@@ -43,6 +44,7 @@ _HOMES = {
     "FOMAML": "learners.maml",
     "GaussianPrototypical": "learners.gaussian",
     "ImageFormat": "data.images",
+    "Labels": "data.episodes",
     "Learner": "learner",
     "MAML": "learners.maml",
     "MLP": "encoders",
@@ -52,6 +54,7 @@ _HOMES = {
     "Relation": "learners.relation",
     "Reptile": "learners.reptile",
     "Score": "metrics",
+    "SemiPrototypical": "learners.semi_supervised",
     "Setting": "data.episodes",
     "Siamese": "learners.siamese",
     "Support": "episode",
@@ -83,6 +86,7 @@ __all__ = [
     "Episodes",
     "GaussianPrototypical",
     "ImageFormat",
+    "Labels",
     "Learner",
     "Matching",
     "MetaSGD",
@@ -90,6 +94,7 @@ __all__ = [
     "Relation",
     "Reptile",
     "Score",
+    "SemiPrototypical",
     "Setting",
     "Siamese",
     "Support",

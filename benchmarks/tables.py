@@ -49,10 +49,12 @@ TITLES = {  # in this order
     "sinusoids": ("Sinusoids", "Mean over 600 unseen sinusoids, 100 points each; not reached: it diverges."),
     "confidence": (
         "The confidence of Gaussian prototypical networks",
-        "Inductive; items of the support damaged, the queries never. The variance 1/s that the network gives "
-        "the damaged items, over that of the clean ones, which it would have to exceed; points of accuracy "
-        "lost to the damage; points gained over the same network with all s alike. Means over tasks, "
-        "variances of the undamaged items and their spread (standard deviation over mean) included.",
+        "Inductive; items of the support damaged, the queries never. Two networks trained on damaged tasks, "
+        "in the same few steps (two of the kinds of damage: squares and noise), and two shipped ones that "
+        "never saw damage. The variance 1/s that the network gives the damaged items, over that of the clean "
+        "ones, which it would have to exceed; points of accuracy lost to the damage; points gained over the "
+        "same network with all s alike. Means over tasks, variances of the undamaged items and their spread "
+        "(standard deviation over mean) included; where the spread is 0, s is a constant.",
     ),
     "full_schedule": ("The papers' schedule", "Accuracy after the papers' number of meta-batches."),
     "decode": ("Loading Omniglot", "32,460 pictures, rotations added; median."),

@@ -252,6 +252,33 @@ def test_damage_is_what_it_says() -> None:
     assert len({str(one.nonzero()[0].tolist()) for one in black}) > 1
 
 
+def test_damaged_tasks() -> None:
+    episodes = Episodes(patterns(), Setting(5, 4, 2), 2, seed=3)
+    damaged = confidence.Damaged(episodes, 0.4)
+    assert (damaged.tasks, damaged.seed) == (2, 3)
+    shares: list[float] = []
+    for i in range(10):
+        whole, some, again = episodes[i], damaged.part(i), damaged.on("cpu").part(i)
+        assert torch.equal(some.support.x, again.support.x)
+        assert torch.equal(some.query_x, whole.query_x)
+        assert torch.equal(some.support.y, whole.support.y)
+        shares.append((some.support.x != whole.support.x).flatten(2).any(2).float().mean().item())
+        # however many processes, the same tasks
+        for rank in range(2):
+            assert torch.equal(damaged.part(i, rank, 2).support.x, some.support.x[rank : rank + 1])
+    assert sum(shares) / 10 == pytest.approx(0.4, abs=0.1)
+    assert len(set(shares)) > 1
+    assert torch.equal(confidence.Damaged(episodes, 0).part(0).support.x, episodes[0].support.x)
+    assert set(confidence.TRAINED) < set(confidence.DAMAGES)
+
+
+def test_confidence_is_trained_once(tmp_path: Path) -> None:
+    first, minutes = confidence.train("tiny", tiny(), patterns(21), 2, 0, tmp_path)
+    again, same = confidence.train("tiny", tiny(), patterns(21), 2, 0, tmp_path)
+    assert same == minutes
+    assert all(torch.equal(w, again.state_dict()[k]) for k, w in first.state_dict().items())
+
+
 def test_confidence_of_tiny_models() -> None:
     torch.manual_seed(0)
     gaussian = GaussianPrototypical(gaussian_encoder(1, 4, 5)).eval()

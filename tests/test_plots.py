@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from matplotlib import colors
 from matplotlib.figure import Figure
 from PIL import Image
@@ -16,7 +15,7 @@ from quickstudy.data.episodes import Episodes, Labels, Setting
 from quickstudy.data.pool import ClassPool
 from quickstudy.encoders import Conv4
 from quickstudy.learner import Learner
-from quickstudy.learners.prototypical import Prototypical, squared_distances
+from quickstudy.learners.prototypical import Prototypical
 from quickstudy.learners.semi_supervised import SemiPrototypical
 from quickstudy.roc import verification
 
@@ -149,23 +148,6 @@ def test_a_prototype_lies_in_the_middle_of_its_items(learner: Prototypical) -> N
 
 
 # The refinement
-
-
-@pytest.mark.parametrize("refinement", ["soft", "cluster", "masked"])
-@pytest.mark.parametrize("steps", [1, 2])
-def test_refined_prototypes_are_the_learners(refinement: str, steps: int) -> None:
-    """Queries at the prototypes drawn: the learner says how far they are from its own."""
-    torch.manual_seed(1)
-    learner = SemiPrototypical(nn.Sequential(nn.Flatten(), nn.Linear(256, 2)), refinement, steps)
-    support = Episodes(shaded_pool(6), Setting(3, 2, 1, 4, 2), seed=3)[0].support
-    z, others = (learner.encoder(x.flatten(0, 1))[None].detach() for x in (support.x, support.unlabelled))
-    before = z.view(1, 3, 2, 2).mean(2)
-    after = plots._refined(learner, z, support.y, others, before)
-    assert (after - before).abs().max() > 1e-4
-    plain = SemiPrototypical(nn.Identity(), refinement, steps)
-    plain.load_state_dict(learner.state_dict(), strict=False)
-    support.x, support.unlabelled = z, others
-    torch.testing.assert_close(plain.predict(support, after), -squared_distances(after, after))
 
 
 @pytest.mark.parametrize(("ways", "unlabelled", "distractors"), [(3, 4, 2), (2, 1, 0), (5, 2, 1)])

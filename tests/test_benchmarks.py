@@ -27,8 +27,10 @@ from quickstudy.learners.gaussian import GaussianPrototypical, gaussian_encoder
 from quickstudy.learners.matching import FullContext
 from quickstudy.learners.prototypical import Prototypical
 from quickstudy.learners.relation import Comparison, relation_encoder
+from quickstudy.learners.siamese import Siamese
 from quickstudy.metrics import accuracies
 from quickstudy.recipes import RECIPES, Recipe
+from quickstudy.roc import verify
 from quickstudy.train import cosine, fit
 
 KEYS = [
@@ -194,6 +196,18 @@ def tiny() -> Recipe:
         tests=(Setting(5, 1, 3), Setting(5, 2, 3)),
         published={"5w1s": 98.8},
     )
+
+
+def test_pairs_of_a_tiny_siamese_network() -> None:
+    recipe, learner = tiny(), Siamese(Conv4(1, 4))
+    found = experiment.measure_pairs(
+        recipe, learner, display=Terminal(), episodes=4, modes=("inductive", "transductive"), seed=2
+    )
+    told = [(v.setting, v.mode, v.episodes, v.seed) for v in found]
+    assert told == [(s, m, 4, 2) for s in ("5w1s", "5w2s") for m in ("inductive", "transductive")]
+    again = verify(learner, Episodes(patterns().split("test"), Setting(5, 2, 3), seed=2), 4, "transductive")
+    assert found[3] == again
+    assert found[0].genuine == 4 * 5 * 6  # pairs of the four items of a class
 
 
 def test_accuracy_of_a_tiny_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

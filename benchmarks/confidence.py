@@ -281,13 +281,13 @@ class Pair:
         gaussian: the network.
         plain: a plain one.
         names: of the two in the rows.
-        minutes: of training of the two, where it was done here.
+        minutes: of training of the two.
     """
 
     gaussian: Learner
     plain: Learner
     names: tuple[str, str]
-    minutes: tuple[float | None, float | None] = (None, None)
+    minutes: tuple[float, float]
 
     @property
     def methods(self) -> tuple[str, str, str]:
@@ -444,7 +444,8 @@ def clean_pair(gaussian: str, plain: str) -> Pair:
     (network, manifest), (other, beside) = pair
     if manifest["items"] != beside["items"]:
         raise ValueError(f"{gaussian} and {plain} take different pictures: name two alike")
-    return Pair(network, other, (manifest["recipe"], beside["recipe"]))
+    minutes = manifest["training"]["minutes"], beside["training"]["minutes"]
+    return Pair(network, other, (manifest["recipe"], beside["recipe"]), minutes)
 
 
 def damaged_pair(pool: ClassPool, steps: int, seed: int, out: Path) -> Pair:
@@ -493,7 +494,7 @@ def main() -> None:
             found = measure(pair.gaussian, pair.plain, episodes, options.episodes, damaged, report)
         minutes = dict(zip(pair.methods, (pair.minutes[0], *pair.minutes), strict=True))
 
-        def row(*, method: str, minutes: dict[str, float | None] = minutes, **given: Any) -> Row:
+        def row(*, method: str, minutes: dict[str, float] = minutes, **given: Any) -> Row:
             return Row(
                 benchmark="confidence",
                 method=method,

@@ -1,7 +1,7 @@
-"""The pictures of docs/methods, drawn from trained checkpoints.
+"""The pictures of docs/methods, drawn from models that ship.
 
 Each shows one task of test characters of Omniglot; `siamese-roc` is what `benchmarks.verification --pictures`
-draws, without the measurements. Checkpoints in runs/NAME stand in for models that don't ship.
+draws, without the measurements.
 """
 
 import argparse
@@ -24,8 +24,8 @@ EPISODE, TASK = Setting(8, 1, 6), 24
 
 
 def load(name: str) -> tuple[Learner, ClassPool]:
-    """A trained learner and the test classes of its recipe."""
-    learner, manifest = experiment.load_learner(name if name in experiment.models() else Path("runs") / name)
+    """A shipped learner and the test classes of its recipe."""
+    learner, manifest = experiment.load_learner(name)
     return learner, experiment.recipe_of(manifest).pool().split("test")
 
 

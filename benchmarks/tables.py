@@ -8,6 +8,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 from benchmarks.rows import ROOT, Row, read_all
@@ -128,10 +129,10 @@ def accuracy_table(rows: Sequence[Row]) -> list[str]:
     return table
 
 
+@cache
 def parameters(method: str) -> int | None:
     """Of a model that ships, the numbers that were learned."""
-    shipped = experiment.models()
-    if method not in shipped:
+    if method not in experiment.models():
         return None
     return sum(p.numel() for p in experiment.load_learner(method)[0].parameters())
 
@@ -198,9 +199,7 @@ def docs(rows: Sequence[Row]) -> str:
 def readme_block(rows: Sequence[Row]) -> str:
     """What stands between the markers of the README: Omniglot's accuracy, and who is how much faster."""
     lines: list[str] = []
-    omniglot = [
-        row for row in by_benchmark(rows).get("accuracy", []) if str(row.dataset).startswith("omniglot")
-    ]
+    omniglot = [row for row in by_benchmark(rows).get("accuracy", []) if family(row) == "omniglot"]
     if omniglot:
         lines += ["Accuracy on Omniglot in %, ours ± its 95 % interval | the paper's:", ""]
         lines += [*accuracy_table(omniglot), ""]
@@ -245,9 +244,9 @@ def rendered() -> dict[Path, str]:
     return {DOCS: docs(rows), README: f"{before}{begin}\n{readme_block(rows)}\n{end}{after}"}
 
 
-def stale() -> list[Path]:
-    """Files that don't hold what the results say."""
-    return [p for p, text in rendered().items() if not p.exists() or p.read_text() != text]
+def stale() -> dict[Path, str]:
+    """Files that don't hold what the results say, and what they must hold."""
+    return {p: text for p, text in rendered().items() if not p.exists() or p.read_text() != text}
 
 
 def main() -> None:
@@ -260,8 +259,8 @@ def main() -> None:
         if options.check and old:
             names = " and ".join(str(p.relative_to(ROOT)) for p in old)
             sys.exit(f"stale: {names}; run python -m benchmarks.tables")
-        for path in old:
-            write_whole(path, rendered()[path].encode())
+        for path, text in old.items():
+            write_whole(path, text.encode())
             print(f"wrote {path.relative_to(ROOT)}")
     except ValueError as error:
         sys.exit(f"error: {error}")

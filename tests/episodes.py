@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.episode import Episode, Support
+from quickstudy.learner import Learner
 
 ITEM = (2, 3)
 
@@ -47,3 +48,13 @@ def random_sizes(seed: int) -> tuple[list[int], int, int]:
         return int(torch.randint(low, high, (), generator=rng))
 
     return [draw(1, 5) for _ in range(draw(2, 6))], draw(1, 6), draw(1, 4)
+
+
+def assert_finite(learner: Learner, e: Episode, low: bool) -> None:
+    """Scores, loss and gradients, in float32 or under bfloat16 autocast."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=low):
+        scores, loss = learner.predict(e.support, e.query_x), learner(e)
+    assert scores.isfinite().all()
+    assert loss.isfinite()
+    loss.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in learner.parameters())

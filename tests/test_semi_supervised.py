@@ -6,7 +6,7 @@ from math import exp, log
 
 import pytest
 import torch
-from episodes import ITEM, of_one, random_episode, random_sizes, small_encoder
+from episodes import ITEM, assert_finite, of_one, random_episode, random_sizes, small_encoder
 from oracles import Weights, ren_cluster, ren_loss, ren_masked, ren_soft, ren_task
 from torch import Tensor, nn
 
@@ -254,12 +254,7 @@ def test_extremes_stay_finite(refinement: str, low: bool, fresh: bool) -> None:
         learner = SemiPrototypical(encoder, refinement, steps=2) if fresh else made(encoder, refinement, 2)
         support = Support(torch.full((1, 4, *ITEM), labelled), y, 3, torch.full((1, items, *ITEM), others))
         e = Episode(support, torch.full((1, 3, *ITEM), queries), torch.tensor([[0, 1, 2]]))
-        with torch.autocast("cpu", torch.bfloat16, enabled=low):
-            scores, loss = learner.predict(e.support, e.query_x), learner(e)
-        assert scores.isfinite().all()
-        assert loss.isfinite()
-        loss.backward()
-        assert all(p.grad is None or p.grad.isfinite().all() for p in learner.parameters())
+        assert_finite(learner, e, low)
 
 
 @of_each

@@ -247,32 +247,17 @@ def evaluate(
     fabric = experiment.launch(accelerator, devices, "32-true")
     learner.to(fabric.device)
     modes: Any = ("inductive", "transductive") if mode is Mode.both else (mode.value,)
-    scores = experiment.measure(
-        recipe,
-        learner,
-        display=_terminal(fabric),
-        settings=settings,
-        episodes=episodes,
-        modes=modes,
-        seed=seed,
-        data_root=data_root,
-        fabric=fabric,
-    )
+    asked: Any = {
+        "display": _terminal(fabric),
+        "settings": settings,
+        "episodes": episodes,
+        "modes": modes,
+        "seed": seed,
+        "data_root": data_root,
+    }
+    scores = experiment.measure(recipe, learner, fabric=fabric, **asked)
     if fabric.global_rank == 0:
-        pairs = (
-            experiment.measure_pairs(
-                recipe,
-                learner,
-                display=_terminal(fabric),
-                settings=settings,
-                episodes=episodes,
-                modes=modes,
-                seed=seed,
-                data_root=data_root,
-            )
-            if isinstance(learner, Siamese)
-            else []
-        )
+        pairs = experiment.measure_pairs(recipe, learner, **asked) if isinstance(learner, Siamese) else []
         if as_json:
             print(json.dumps([s.as_dict() for s in (*scores, *pairs)], indent=2))
         else:

@@ -1,5 +1,6 @@
 """Encoders, modules from items [B, ...] to embeddings [B, D], and heads. Any other `nn.Module` will do."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -18,7 +19,11 @@ from quickstudy.layers import (
     pool2x2,
     side_by_side,
 )
-from quickstudy.per_task import PICTURES_SIDE_BY_SIDE, below, per_task
+from quickstudy.per_task import below, per_task
+
+FIRST_BLOCK_ALONE = {"cpu": 2**14}
+"""Numbers in the pictures of a task, from which on the first block of `Conv4` is faster task by task, by
+device (measured on two cores). Other devices want much work at once."""
 
 
 class Conv4(nn.Module):
@@ -94,7 +99,7 @@ class Conv4(nn.Module):
             keep(mean, variance)
         scale = weight * (variance + 1e-5) ** -0.5
         filters, shift = filters * scale[..., None, None, None], bias - scale * mean
-        if not x.requires_grad and x[0].numel() >= PICTURES_SIDE_BY_SIDE:
+        if not x.requires_grad and x[0].numel() >= FIRST_BLOCK_ALONE.get(x.device.type, math.inf):
             return conv_pool_relu(x, filters, shift)
         y = pool2x2(conv3x3(side_by_side(x), filters))
         return F.relu(y + shift.flatten()[:, None, None].to(y.dtype))

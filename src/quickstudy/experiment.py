@@ -5,7 +5,7 @@ import importlib.metadata
 import logging
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from importlib import resources
@@ -166,15 +166,11 @@ def measure(
     fabric: Fabric | None = None,
 ) -> list[Score]:
     """Figures on the test classes of a recipe, a score for each setting and mode."""
-    with display.counting("decoding") as decoding:
-        pool = recipe.pool(root=data_root, progress=decoding)
     scores: list[Score] = []
-    for setting in settings or recipe.tests:
-        classes, size = fitting(pool, "test", setting)
+    for tasks in tasks_of_test(recipe, settings, TASKS, seed, display, data_root):
         for mode in modes:
-            with display.counting(f"testing {size} {mode}") as report:
-                test_episodes = Episodes(classes, size, TASKS, seed, labels=recipe.labels)
-                scores.append(evaluate(learner, test_episodes, episodes, mode, fabric=fabric, report=report))
+            with display.counting(f"testing {tasks.setting} {mode}") as report:
+                scores.append(evaluate(learner, tasks, episodes, mode, fabric=fabric, report=report))
     return scores
 
 
@@ -194,10 +190,26 @@ def measure_pairs(
     data_root: str | Path | None = None,
 ) -> list[Verification]:
     """Verification figures on pairs of the test classes of a recipe, for each setting and mode."""
+    return [
+        verify(learner, tasks, min(episodes, PAIR_TASKS), mode)
+        for tasks in tasks_of_test(recipe, settings, 1, seed, display, data_root)
+        for mode in modes
+    ]
+
+
+def tasks_of_test(
+    recipe: Recipe,
+    settings: tuple[Setting, ...],
+    tasks: int,
+    seed: int,
+    display: Display,
+    data_root: str | Path | None,
+) -> Iterator[Episodes]:
+    """Tasks of the test classes of a recipe, of each setting; of those of the recipe where none is given."""
     with display.counting("decoding") as decoding:
         pool = recipe.pool(root=data_root, progress=decoding)
-    tasks = [Episodes(*fitting(pool, "test", s), 1, seed) for s in settings or recipe.tests]
-    return [verify(learner, t, min(episodes, PAIR_TASKS), mode) for t in tasks for mode in modes]
+    for setting in settings or recipe.tests:
+        yield Episodes(*fitting(pool, "test", setting), tasks, seed, labels=recipe.labels)
 
 
 def fitting(pool: ClassPool, split: str, setting: Setting) -> tuple[ClassPool, Setting]:

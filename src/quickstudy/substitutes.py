@@ -11,7 +11,7 @@ from torch.nn.modules.utils import _pair  # pyright: ignore
 from torch.overrides import TorchFunctionMode
 
 from quickstudy.batchnorm import batch_norm, is_open
-from quickstudy.layers import Pair, channels_last, convolution, pool2x2, side_by_side
+from quickstudy.layers import Pair, convolution, filters_side_by_side, pool2x2, side_by_side
 
 
 class Replaced(TorchFunctionMode):
@@ -82,7 +82,7 @@ def _conv(
 def _convolutions(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dilation: Pair, groups: int
 ) -> Tensor:
-    filters = channels_last(weight.flatten(0, 1))
+    filters = filters_side_by_side(weight)
     biases = None if bias is None else bias.flatten()
     return convolution(side_by_side(x), filters, biases, stride, padding, dilation, groups * len(weight))
 

@@ -88,9 +88,8 @@ class Labels:
         rng = np.random.default_rng(self.seed)
         of_class = np.repeat(np.arange(len(counts)), counts)
         shuffled = np.lexsort((rng.random(len(of_class)), of_class))
-        return shuffled - np.repeat(np.cumsum(counts) - counts, counts), np.ceil(
-            self.fraction * counts
-        ).astype(np.int64)
+        labelled = np.ceil(self.fraction * counts).astype(np.int64)
+        return shuffled - np.repeat(np.cumsum(counts) - counts, counts), labelled
 
 
 class Episodes:
@@ -125,12 +124,11 @@ class Episodes:
         if tasks < 1 or seed < 0:
             raise ValueError(f"tasks is {tasks} and seed {seed}: tasks must be at least 1, seed at least 0")
         self.pool, self.setting, self.tasks, self.seed, self.device = pool, setting, tasks, seed, device
-        self.labels, self._order = labels, None
-        labelled, unlabelled = pool.counts, pool.counts
+        self.labels = labels
         if labels:
-            self._order, labelled = labels.order(pool.counts)
-            self._labelled, unlabelled = labelled, pool.counts - labelled
-        _check(pool, setting, labels, labelled, unlabelled)
+            self._order, self._labelled = labels.order(pool.counts)
+            self._firsts = np.cumsum(pool.counts) - pool.counts  # of each class, in that order
+        _check(pool, setting, self._labelled if labels else None)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of read-only arrays: we only read
             self._items = torch.from_numpy(pool.items).flatten(1)
@@ -176,25 +174,26 @@ class Episodes:
         s, counts = self.setting, self.pool.counts
         classes = distinct(rng, np.full(self.tasks, len(self.pool)), s.ways + s.distractors)
         of_task, others = np.split(classes, [s.ways], -1)
-        if self._order is None:
+        if self.labels:
+            seen = distinct(rng, self._labelled[of_task], s.shots + s.queries)
+            drawn = np.concatenate([seen, self._unlabelled(rng, of_task)], -1)
+            away = self._unlabelled(rng, others)
+        else:
             drawn = distinct(rng, counts[of_task], s.items)
             away = distinct(rng, counts[others], s.unlabelled)
-        else:
-            seen = distinct(rng, self._labelled[of_task], s.shots + s.queries)
-            drawn = np.concatenate([self._ordered(of_task, seen), self._unlabelled(rng, of_task)], -1)
-            away = self._unlabelled(rng, others)
-        starts = self.pool.starts
-        return starts[of_task][..., None] + drawn, starts[others][..., None] + away
+        return self._items_at(of_task, drawn), self._items_at(others, away)
 
     def _unlabelled(self, rng: np.random.Generator, classes: Index) -> Index:
+        """Places [..., unlabelled] among those of the items without labels."""
         labelled = self._labelled[classes]
         drawn = distinct(rng, self.pool.counts[classes] - labelled, self.setting.unlabelled)
-        return self._ordered(classes, labelled[..., None] + drawn)
+        return labelled[..., None] + drawn
 
-    def _ordered(self, classes: Index, places: Index) -> Index:
-        """Items of classes by their places in the order in which those with labels come first."""
-        assert self._order is not None
-        return self._order[(np.cumsum(self.pool.counts) - self.pool.counts)[classes][..., None] + places]
+    def _items_at(self, classes: Index, places: Index) -> Index:
+        """Indices of items by their class and place in it; where labels count, those with one come first."""
+        if self.labels:
+            places = self._order[self._firsts[classes][..., None] + places]
+        return self.pool.starts[classes][..., None] + places
 
     def _gather(self, index: Tensor) -> Tensor:
         """[B] indices to [B, C, H, W] floats in [0, 1]; they travel to the device as bytes."""
@@ -234,9 +233,7 @@ def distinct(rng: np.random.Generator, n: npt.NDArray[Any], m: int) -> Index:
     return drawn
 
 
-def _check(
-    pool: ClassPool, setting: Setting, labels: Labels | None, labelled: Index, unlabelled: Index
-) -> None:
+def _check(pool: ClassPool, setting: Setting, labelled: Index | None) -> None:
     classes = setting.ways + setting.distractors
     if classes > len(pool):
         wanted = f"{setting.ways} ways" + f" and {setting.distractors} distractors" * bool(
@@ -246,11 +243,11 @@ def _check(
             f"{wanted}, but {pool.name} has {len(pool)} classes: "
             f"ask for at most {len(pool)} ways or bring more classes"
         )
-    if labels:
-        _check_items(pool, labelled, setting.items - setting.unlabelled, setting, " with labels")
-        _check_items(pool, unlabelled, setting.unlabelled, setting, " without labels")
+    if labelled is None:
+        _check_items(pool, pool.counts, setting.items, setting, "")
     else:
-        _check_items(pool, labelled, setting.items, setting, "")
+        _check_items(pool, labelled, setting.items - setting.unlabelled, setting, " with labels")
+        _check_items(pool, pool.counts - labelled, setting.unlabelled, setting, " without labels")
 
 
 def _check_items(pool: ClassPool, counts: Index, least: int, setting: Setting, kind: str) -> None:

@@ -348,6 +348,11 @@ def test_too_few_items_with_and_without_labels_are_said(
         Episodes(pool, setting, labels=LABELLED)
 
 
+def test_a_whole_number_of_labels_is_not_rounded_up() -> None:
+    _, labelled = Labels(0.07).order(np.array([100, 101, 1]))
+    assert labelled.tolist() == [7, 8, 1]
+
+
 @pytest.mark.parametrize(("fraction", "seed"), [(0.0, 0), (1.0, 0), (0.1, -1)])
 def test_labels_out_of_range_are_said(fraction: float, seed: int) -> None:
     with pytest.raises(ValueError, match=rf"fraction is {fraction} and seed {seed}"):

@@ -88,7 +88,8 @@ class Labels:
         rng = np.random.default_rng(self.seed)
         of_class = np.repeat(np.arange(len(counts)), counts)
         shuffled = np.lexsort((rng.random(len(of_class)), of_class))
-        labelled = np.ceil(self.fraction * counts).astype(np.int64)
+        exact = np.round(self.fraction * counts, 9)  # 0.07 · 100 is 7, not 7.000000000000001
+        labelled = np.ceil(exact).astype(np.int64)
         return shuffled - np.repeat(np.cumsum(counts) - counts, counts), labelled
 
 

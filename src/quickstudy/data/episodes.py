@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from quickstudy.data.augment import Augment
 from quickstudy.data.pool import ClassPool, Index
 from quickstudy.episode import Episode, Support
 
@@ -107,6 +108,7 @@ class Episodes:
         seed: any non-negative integer.
         device: where the tensors are wanted; items travel there as bytes.
         labels: which items bear labels; all by default.
+        augment: changes the items of each task at random, such as `Affine()`; nothing does by default.
 
     Raises:
         ValueError: if the pool has too few classes for the ways, or a class too few items for the shots
@@ -121,11 +123,12 @@ class Episodes:
         seed: int = 0,
         device: torch.device | str = "cpu",
         labels: Labels | None = None,
+        augment: Augment | None = None,
     ) -> None:
         if tasks < 1 or seed < 0:
             raise ValueError(f"tasks is {tasks} and seed {seed}: tasks must be at least 1, seed at least 0")
         self.pool, self.setting, self.tasks, self.seed, self.device = pool, setting, tasks, seed, device
-        self.labels = labels
+        self.labels, self.augment = labels, augment
         if labels:
             self._order, self._labelled = labels.order(pool.counts)
             self._firsts = np.cumsum(pool.counts) - pool.counts  # of each class, in that order
@@ -140,7 +143,7 @@ class Episodes:
 
     def on(self, device: torch.device | str) -> "Episodes":
         """The same episodes on another device."""
-        return Episodes(self.pool, self.setting, self.tasks, self.seed, device, self.labels)
+        return Episodes(self.pool, self.setting, self.tasks, self.seed, device, self.labels, self.augment)
 
     def __getitem__(self, i: int) -> Episode:
         """Meta-batch i, of T tasks."""
@@ -162,6 +165,15 @@ class Episodes:
             x.view(*part.shape, *x.shape[1:])
             for x, part in zip(items.split([part.numel() for part in parts]), parts, strict=True)
         )
+        if self.augment and tasks:
+            sources = [
+                np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(i, task)))
+                for task in range(rank, self.tasks, world)
+            ]
+            support, query, unlabelled = (
+                torch.stack([self.augment(of_task, rng) for of_task, rng in zip(x, sources, strict=True)])
+                for x in (support, query, unlabelled)
+            )
         y = self._y
         return Episode(Support(support, y[s.shots][:tasks], s.ways, unlabelled), query, y[s.queries][:tasks])
 

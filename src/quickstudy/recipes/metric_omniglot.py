@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
+from quickstudy.data.augment import Affine
 from quickstudy.data.episodes import Setting
 from quickstudy.data.images import ImageFormat
 from quickstudy.data.omniglot import omniglot
@@ -64,7 +65,7 @@ def siamese_omniglot() -> Recipe:
 
 
 def siamese_omniglot_lake() -> Recipe:
-    """As `siamese_omniglot`, but trained and tested on alphabets that have no character in common.
+    """As `siamese_omniglot`, but trained and tested on unseen alphabets, and with the paper's affine changes.
 
     For the within-alphabet trials of Koch et al.: see `WithinAlphabets` and `benchmarks.verification`.
     """
@@ -75,6 +76,7 @@ def siamese_omniglot_lake() -> Recipe:
         pool=partial(omniglot, split="lake", rotations=True),
         steps=3_000,
         published={},
+        augment=Affine(),
     )
 
 

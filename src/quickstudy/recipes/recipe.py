@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from quickstudy.data.augment import Augment
 from quickstudy.data.episodes import Labels, Setting
 from quickstudy.data.images import ImageFormat, Progress
 from quickstudy.data.pool import ClassPool
@@ -44,6 +45,7 @@ class Recipe:
         mode: what batch norm sees in the published figures, and in validation.
         published: the paper's accuracy in % for the tests, by name.
         labels: which items bear labels, in all three splits; all by default.
+        augment: changes the items that are trained on at random; nothing does by default.
     """
 
     summary: str
@@ -65,3 +67,4 @@ class Recipe:
     mode: Mode = "inductive"
     published: Mapping[str, float] = field(default_factory=dict[str, float])
     labels: Labels | None = None
+    augment: Augment | None = None

@@ -1,0 +1,114 @@
+"""Random changes of what is trained on: what each does, and that they can be repeated."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import coded_pool
+
+from quickstudy.data.augment import Affine
+from quickstudy.data.episodes import Episodes, Setting
+
+NOTHING = {"degrees": 0, "shear": 0, "scale": (1, 1), "shift": 0, "probability": 1}
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(3)
+
+
+def blob(down: float, across: float, size: int = 41) -> torch.Tensor:
+    """[1, 1, size, size] a spot so many pixels from the middle."""
+    at = torch.arange(size) - size // 2
+    return torch.exp(-((at - down).square()[:, None] + (at - across).square()) / 8)[None, None].double()
+
+
+def middle_of(x: torch.Tensor) -> tuple[float, float]:
+    """Centre of mass, in pixels from the middle."""
+    at = torch.arange(x.shape[-1]) - x.shape[-1] // 2
+    mass = x[0, 0] / x.sum()
+    return (mass.sum(1) * at).sum().item(), (mass.sum(0) * at).sum().item()
+
+
+class Highest:
+    """In the place of a generator: every draw is the highest."""
+
+    def uniform(self, low: float, high: float, shape: tuple[int, ...]) -> np.ndarray:
+        return np.full(shape, float(high))
+
+    def random(self, shape: tuple[int, ...]) -> np.ndarray:
+        return np.zeros(shape)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, (4, 8)),
+        ({"shift": 3}, (7, 11)),
+        ({"scale": (1, 1.5)}, (6, 12)),
+        ({"degrees": 90}, (8, -4)),  # clockwise, as rows run downwards
+        ({"shear": 0.5}, (8, 10)),  # across + ½ down, down + ½ across
+        ({"scale": (1, 1.25), "shift": 2}, (7, 12)),  # about the middle first, then shifted
+    ],
+)
+def test_each_change_moves_a_spot_where_it_should(
+    change: dict[str, object], expected: tuple[int, int]
+) -> None:
+    moved = Affine(**(NOTHING | change))(blob(4, 8), Highest())  # type: ignore[arg-type]
+    assert middle_of(moved) == pytest.approx(expected, abs=0.05)
+
+
+def test_nothing_to_change_changes_nothing() -> None:
+    x = torch.rand(5, 3, 9, 9)
+    torch.testing.assert_close(Affine(**NOTHING)(x, rng()), x)  # type: ignore[arg-type]
+    torch.testing.assert_close(Affine(probability=0)(x, rng()), x)
+
+
+def test_pictures_are_changed_each_for_itself_and_channels_alike() -> None:
+    x = torch.rand(1, 1, 9, 9).expand(6, 2, 9, 9)
+    changed = Affine(probability=1)(x, rng())
+    assert changed.shape == x.shape
+    torch.testing.assert_close(changed[:, 0], changed[:, 1])
+    assert len({tuple(one.flatten().tolist()) for one in changed}) == 6
+
+
+def test_half_of_the_changes_are_made() -> None:
+    kept = Affine(**(NOTHING | {"shift": 4, "probability": 0.5}))(blob(0, 0).expand(2000, 1, 41, 41), rng())  # type: ignore[arg-type]
+    unmoved = (kept - blob(0, 0)).abs().amax((1, 2, 3)) < 1e-9
+    assert unmoved.float().mean().item() == pytest.approx(0.25, abs=0.04)  # neither axis
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"degrees": -1},
+        {"shear": -0.1},
+        {"shift": -2},
+        {"scale": (0, 1)},
+        {"scale": (1.2, 1)},
+        {"probability": 2},
+    ],
+)
+def test_a_wrong_range_is_named(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Affine(**wrong)  # type: ignore[arg-type]
+
+
+def test_episodes_are_changed_task_by_task_and_can_be_repeated() -> None:
+    pool = coded_pool([9] * 6)
+    plain = Episodes(pool, Setting(3, 1, 2, 1), tasks=4, seed=2)
+
+    def noisy(x: torch.Tensor, source: np.random.Generator) -> torch.Tensor:
+        return x + torch.from_numpy(source.random(x.shape)).to(x)
+
+    noised = Episodes(pool, Setting(3, 1, 2, 1), tasks=4, seed=2, augment=noisy).on("cpu")
+    once, again, before = noised[5], noised[5], plain[5]
+    for name in ("support", "query"):
+        one, two, unchanged = (
+            e.query_x if name == "query" else torch.cat([e.support.x, e.support.unlabelled], 1)
+            for e in (once, again, before)
+        )
+        assert torch.equal(one, two)
+        changes = one - unchanged
+        assert changes.flatten(1).unique().numel() > changes.numel() * 0.99  # no draw comes twice
+    torch.testing.assert_close(noised.part(5, 1, 3).query_x, once.query_x[1::3])
+    assert noised.part(5, 5, 6).tasks == 0
+    assert not torch.equal(noised[6].query_x - plain[6].query_x, once.query_x - before.query_x)

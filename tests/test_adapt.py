@@ -8,7 +8,9 @@ import torch
 from small_models import SavedForBackward
 from torch import Tensor
 
-from quickstudy.adapt import Adapted, Rule, Tensors, adam, adapt, sgd
+from quickstudy.adapt import Adapted, Functions, Rule, Tensors, adapt
+from quickstudy.rules.classic import adam, heavy_ball, nag, rmsprop, sgd
+from quickstudy.train import cosine
 
 
 def start(requires_grad: bool = False) -> Tensors:
@@ -48,6 +50,11 @@ RULES = {
     "adam-betas": (adam(0.02, 0.7, 0.9), lambda p: torch.optim.Adam(p, 0.02, (0.7, 0.9))),
     "adam-reptile": (adam(0.01, beta1=0.0), lambda p: torch.optim.Adam(p, 0.01, (0.0, 0.999))),
     "adam-eps": (adam(0.3, 0.5, 0.8, eps=0.1), lambda p: torch.optim.Adam(p, 0.3, (0.5, 0.8), eps=0.1)),
+    "heavy-ball": (heavy_ball(0.05, 0.8), lambda p: torch.optim.SGD(p, 0.05, momentum=0.8)),
+    "nag": (nag(0.05, 0.8), lambda p: torch.optim.SGD(p, 0.05, momentum=0.8, nesterov=True)),
+    "rmsprop": (rmsprop(0.02), lambda p: torch.optim.RMSprop(p, 0.02)),
+    "rmsprop-decay": (rmsprop(0.02, 0.6, 0.1), lambda p: torch.optim.RMSprop(p, 0.02, 0.6, 0.1)),
+    "adamw": (adam(0.1, weight_decay=0.3), lambda p: torch.optim.AdamW(p, 0.1, weight_decay=0.3)),
     "adam-no-memory": (adam(0.01, 0.0, 0.0), lambda p: torch.optim.Adam(p, 0.01, (0.0, 0.0))),
 }
 
@@ -62,6 +69,22 @@ def test_rules_take_the_steps_of_torchs_optimizers(name: str, steps: int, first_
     torch.testing.assert_close(adapted.parameters, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(adapted.losses, losses, rtol=1e-12, atol=1e-12)
     assert not adapted.losses.requires_grad
+
+
+def test_a_schedule_multiplies_the_rate() -> None:
+    falling = cosine(5)
+    p = list(start(requires_grad=True).values())
+    optimizer = torch.optim.AdamW(p, 0.1, weight_decay=0.3)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, falling)
+    for step in range(4):
+        optimizer.zero_grad()
+        bowl(dict(zip(start(), p, strict=True)), step).backward()
+        optimizer.step()
+        scheduler.step()
+    adapted = adapt(bowl, start(), adam(0.1, weight_decay=0.3, schedule=falling), 4)
+    torch.testing.assert_close(
+        list(adapted.parameters.values()), [t.detach() for t in p], rtol=1e-12, atol=1e-12
+    )
 
 
 def test_rates_by_name() -> None:
@@ -92,11 +115,13 @@ def test_rates_by_element() -> None:
 def momentum(lr: float, decay: float) -> Rule:
     """As the documentation might show it: torch's SGD with momentum."""
 
-    def update(gradients: Tensors, state: Tensors, parameters: Tensors) -> tuple[Tensors, Tensors]:
+    def update(
+        gradients: Tensors, state: Tensors, parameters: Tensors, loss: Tensor
+    ) -> tuple[Tensors, Tensors]:
         state = {k: decay * v + gradients[k] for k, v in state.items()}
         return {k: p - lr * state[k] for k, p in parameters.items()}, state
 
-    return Rule(lambda parameters: {k: torch.zeros_like(p) for k, p in parameters.items()}, update)
+    return Functions(lambda parameters: {k: torch.zeros_like(p) for k, p in parameters.items()}, update)
 
 
 def test_a_rule_of_ones_own() -> None:

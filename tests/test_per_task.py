@@ -12,7 +12,7 @@ from small_models import OwnClassifier, OwnEncoder, distance
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from quickstudy.adapt import Tensors, adapt, sgd
+from quickstudy.adapt import Tensors, adapt
 from quickstudy.batchnorm import TaskNorm
 from quickstudy.encoders import MLP, Classifier, Conv4
 from quickstudy.layers import (
@@ -25,6 +25,7 @@ from quickstudy.layers import (
     side_by_side,
 )
 from quickstudy.per_task import check_batch_norm, per_task
+from quickstudy.rules.classic import sgd
 
 
 def own_parameters(module: nn.Module, tasks: int) -> Tensors:

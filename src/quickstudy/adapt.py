@@ -1,8 +1,8 @@
-"""adapt: the one inner loop, and the rules that it takes its steps by."""
+"""adapt: the one inner loop, and what a rule is that it takes its steps by."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,19 +12,43 @@ Tensors = dict[str, Tensor]
 """Tensors by the names that `nn.Module.named_parameters` gives them."""
 State = Any
 Loss = Callable[[Tensors, int], Tensor]
+Watch = Callable[[int, Tensors, Tensors, Tensor], None]
+"""Told of each step: its number, the parameters, gradients and loss before it."""
+
+
+class Rule(Protocol):
+    """An update rule: two functions that change nothing of what they are given.
+
+    `Functions` makes one of any two; a learned rule is an `nn.Module` that has them as methods.
+    """
+
+    def init(self, parameters: Tensors, /) -> State:
+        """The state before the first step: tensors, numbers, and tuples and dictionaries of them."""
+        ...
+
+    def update(
+        self, gradients: Tensors, state: State, parameters: Tensors, loss: Tensor, /
+    ) -> tuple[Tensors, State]:
+        """A step.
+
+        Args:
+            gradients: of the loss at the parameters.
+            state: as `init` or the last step left it.
+            parameters: before the step.
+            loss: at the parameters: a scalar, or one for each of the tasks that are side by side.
+
+        Returns:
+            The parameters and the state after the step.
+        """
+        ...
 
 
 @dataclass(frozen=True)
-class Rule:
-    """An update rule: a pair of pure functions.
-
-    Args:
-        init: from the parameters to the rule's first state.
-        update: from (gradients, state, parameters) to (new parameters, new state).
-    """
+class Functions:
+    """A rule of two functions, as `Rule` describes them."""
 
     init: Callable[[Tensors], State]
-    update: Callable[[Tensors, State, Tensors], tuple[Tensors, State]]
+    update: Callable[[Tensors, State, Tensors, Tensor], tuple[Tensors, State]]
 
 
 @dataclass(frozen=True)
@@ -42,7 +66,15 @@ class Adapted:
     state: State = None
 
 
-def adapt(loss: Loss, parameters: Tensors, rule: Rule, steps: int, first_order: bool = False) -> Adapted:
+def adapt(
+    loss: Loss,
+    parameters: Tensors,
+    rule: Rule,
+    steps: int,
+    first_order: bool = False,
+    state: State = None,
+    watch: Watch | None = None,
+) -> Adapted:
     r"""Take some steps of a rule, $\theta_{k+1} = U(\theta_k, \nabla L_k(\theta_k))$.
 
     The result is differentiable with respect to the first parameters, to whatever the rule has learned, and
@@ -56,6 +88,9 @@ def adapt(loss: Loss, parameters: Tensors, rule: Rule, steps: int, first_order: 
         rule: such as `sgd(0.4)`.
         steps: how many, 0 or more.
         first_order: take the gradients for constants ($\nabla\nabla L = 0$), and keep no graph of a step.
+        state: the rule's, where earlier steps left one; by default it begins anew.
+        watch: told of each step before it is taken. The parameters it sees are differentiable as the result
+            is; so is the loss, unless `first_order`.
 
     Returns:
         The adapted parameters, and the losses before each step. A parameter that the loss doesn't depend on
@@ -66,7 +101,8 @@ def adapt(loss: Loss, parameters: Tensors, rule: Rule, steps: int, first_order: 
 
     Example:
         >>> import torch
-        >>> from quickstudy.adapt import adapt, sgd
+        >>> from quickstudy.adapt import adapt
+        >>> from quickstudy.rules.classic import sgd
         >>> theta = {"x": torch.tensor(1.0, requires_grad=True)}
         >>> adapted = adapt(lambda p, step: p["x"] ** 2, theta, sgd(0.1), steps=1)
         >>> adapted.parameters["x"].item(), adapted.losses.tolist()
@@ -80,7 +116,7 @@ def adapt(loss: Loss, parameters: Tensors, rule: Rule, steps: int, first_order: 
     if steps < 0:
         raise ValueError(f"steps is {steps}: take 0 or more")
     differentiable = torch.is_grad_enabled() and not first_order
-    state = rule.init(parameters)
+    state = rule.init(parameters) if state is None else state
     losses: list[Tensor] = []
     for step in range(steps):
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the one whose gradient has a gradient
@@ -96,51 +132,9 @@ def adapt(loss: Loss, parameters: Tensors, rule: Rule, steps: int, first_order: 
                 allow_unused=True,
                 materialize_grads=True,
             )
-        parameters, state = rule.update(dict(zip(at, gradients, strict=True)), state, parameters)
+        named = dict(zip(at, gradients, strict=True))
+        if watch:
+            watch(step, parameters, named, value)
+        parameters, state = rule.update(named, state, parameters, value.detach() if first_order else value)
         losses.append(value.detach())
     return Adapted(parameters, torch.stack(losses) if losses else torch.empty(0), state)
-
-
-def sgd(lr: float | Tensors) -> Rule:
-    r"""Gradient descent, $\theta \leftarrow \theta - \alpha \circ \nabla L(\theta)$.
-
-    Args:
-        lr: α: one rate, or for each parameter a tensor that broadcasts to its shape, learned or not.
-    """
-
-    def update(gradients: Tensors, state: State, parameters: Tensors) -> tuple[Tensors, State]:
-        if isinstance(lr, float | int):  # an operation less, which is felt in small networks
-            return {k: p.add(gradients[k], alpha=-lr) for k, p in parameters.items()}, state
-        return {k: p - lr[k] * gradients[k] for k, p in parameters.items()}, state
-
-    return Rule(lambda parameters: (), update)
-
-
-def adam(lr: float, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8) -> Rule:
-    r"""Adam, $\theta \leftarrow \theta - \alpha\,\hat m / (\sqrt{\hat v} + \epsilon)$, with bias correction.
-
-    Args:
-        lr: α.
-        beta1: decay of the mean m; 0 leaves it out, as in Reptile's inner loop.
-        beta2: decay of the mean square v.
-        eps: ε.
-
-    Reference: Kingma, Ba: "Adam: A Method for Stochastic Optimization", 2015.
-    """
-
-    def init(parameters: Tensors) -> State:
-        zeros = {k: torch.zeros_like(p) for k, p in parameters.items()}
-        return 0, zeros, zeros
-
-    def update(gradients: Tensors, state: State, parameters: Tensors) -> tuple[Tensors, State]:
-        t, m, v = state[0] + 1, state[1], state[2]
-        m = {k: beta1 * m[k] + (1 - beta1) * g for k, g in gradients.items()} if beta1 else gradients
-        v = {k: torch.addcmul(beta2 * v[k], g, g, value=1 - beta2) for k, g in gradients.items()}
-        # the least v: where it is 0, √v has no gradient
-        new = {
-            k: p - lr / (1 - beta1**t) * m[k] / ((v[k].clamp_min(1e-38) / (1 - beta2**t)).sqrt() + eps)
-            for k, p in parameters.items()
-        }
-        return new, (t, m, v)
-
-    return Rule(init, update)

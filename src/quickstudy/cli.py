@@ -167,7 +167,7 @@ def train(
     except KeyboardInterrupt:
         say(f"stopped; go on with: {again}", highlight=False, soft_wrap=True)
         raise typer.Exit(130) from None
-    best = f"best validation {100 * progress.best:.2f} % at step {progress.best_step}"
+    best = f"best validation {progress.headline} at step {progress.best_step}"
     say(
         f"{'out of time' if progress.stopped == 'minutes' else progress.stopped} after {progress.step} steps "
         f"in {progress.seconds / 60:.1f} minutes; {best if progress.best_step else 'no validation yet'}; "

@@ -10,8 +10,7 @@ from rich.table import Column, Table
 
 if TYPE_CHECKING:  # lists are quick without torch
     from quickstudy.data.images import Progress as Counting
-    from quickstudy.metrics import Score
-    from quickstudy.train import Reporter
+    from quickstudy.train import Reporter, Verdict
 
 console = Console(markup=False, emoji=False)  # names of files and classes may hold [brackets] and :colons:
 """For answers: standard output."""
@@ -57,7 +56,7 @@ class Terminal:
 
     @contextmanager
     def training(self, steps: int) -> "Generator[Reporter]":
-        """A bar with loss, validation accuracy, tasks per second and time left."""
+        """A bar with loss, validation, tasks per second and time left."""
         live = messages.is_terminal
         with Progress(
             TextColumn("training"),
@@ -77,11 +76,12 @@ class Terminal:
                 smooth[:] = [*smooth[-49:], report["loss"]]
                 loss = sum(smooth) / len(smooth)
                 bar.update(task, completed=step, loss=loss, rate=report["tasks_per_second"])
-                score: Score | None = report.get("validation")
-                if score:
-                    text = f"{100 * score.accuracy:.1f} % {score.setting}"
-                    bar.update(task, validation=text)
+                verdict: Verdict | None = report.get("validation")
+                if verdict:
+                    bar.update(task, validation=verdict.headline)
                     if not live and not self.quiet:
-                        messages.print(f"step {step} of {steps}: loss {loss:.3f}, validation {text}")
+                        messages.print(
+                            f"step {step} of {steps}: loss {loss:.3f}, validation {verdict.headline}"
+                        )
 
             yield show

@@ -35,8 +35,22 @@ class Score:
             f"({self.setting}, {self.mode}, {self.episodes} episodes, seed {self.seed})"
         )
 
+    @property
+    def goodness(self) -> float:
+        """By which weights are selected: the accuracy."""
+        return self.accuracy
+
+    @property
+    def headline(self) -> str:
+        """`97.9 % 5w1s`."""
+        return f"{100 * self.accuracy:.1f} % {self.setting}"
+
+    def logged(self) -> dict[str, float]:
+        """For a line of the log."""
+        return {"validation": self.accuracy, "ci95": self.ci95}
+
     def as_dict(self) -> dict[str, Any]:
-        """For a manifest or a log."""
+        """For a manifest."""
         return dict(vars(self))
 
 

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
 from lightning_fabric import Fabric
@@ -44,8 +44,8 @@ class Batches(Protocol):
         """The same on another device."""
         ...
 
-    def part(self, i: int, rank: int = 0, world: int = 1) -> Episode:
-        """The tasks of meta-batch i that fall to process `rank` of `world`."""
+    def part(self, i: int, rank: int = 0, world: int = 1) -> Any:
+        """The tasks of meta-batch i that fall to process `rank` of `world`: what the model takes."""
         ...
 
 
@@ -59,6 +59,49 @@ class Trials(Batches, Protocol):
 
     def on(self, device: torch.device | str) -> "Trials":
         """The same on another device."""
+        ...
+
+    def part(self, i: int, rank: int = 0, world: int = 1) -> Episode:
+        """The tasks of meta-batch i that fall to process `rank` of `world`."""
+        ...
+
+
+class Verdict(Protocol):
+    """What a validation found: a `Score`, or your own."""
+
+    @property
+    def goodness(self) -> float:
+        """By which weights are selected: higher is better."""
+        ...
+
+    def __str__(self) -> str:
+        """In words."""
+        ...
+
+    @property
+    def headline(self) -> str:
+        """In few words, for a progress bar."""
+        ...
+
+    def logged(self) -> dict[str, float]:
+        """For a line of the log."""
+        ...
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a manifest."""
+        ...
+
+
+@runtime_checkable
+class Carries(Protocol):
+    """A model that goes on from one step where it stopped in the one before."""
+
+    def carried(self) -> dict[str, Tensor]:
+        """What it goes on with, for a checkpoint."""
+        ...
+
+    def carry_on(self, tensors: Mapping[str, Tensor]) -> None:
+        """The way back from `carried`."""
         ...
 
 
@@ -77,11 +120,12 @@ class Progress:
     Args:
         step: steps done.
         seconds: spent on them, over all sessions.
-        best: highest validation accuracy so far, −1 before the first.
-        best_step: when that was.
+        best: highest goodness of a validation so far.
+        best_step: when that was; 0 before the first.
         stale: validations since then.
         stopped: why it stopped: "finished", "minutes", "patience" or "interrupted".
         score: the validation behind `best`, whole.
+        headline: the same in few words.
         losses: of the steps since the last log line.
     """
 
@@ -92,14 +136,16 @@ class Progress:
     stale: int = 0
     stopped: str = ""
     score: dict[str, Any] = field(default_factory=dict[str, Any])
+    headline: str = ""
     losses: list[float] = field(default_factory=list[float])
 
-    def judge(self, score: Score) -> bool:
+    def judge(self, verdict: Verdict) -> bool:
         """Take note of a validation; whether it is the best so far."""
-        if score.accuracy <= self.best:
+        if self.best_step and not verdict.goodness > self.best:
             self.stale += 1
             return False
-        self.best, self.best_step, self.stale, self.score = score.accuracy, self.step, 0, score.as_dict()
+        self.best, self.best_step, self.stale = verdict.goodness, self.step, 0
+        self.score, self.headline = verdict.as_dict(), verdict.headline
         return True
 
 
@@ -135,13 +181,13 @@ def sgd(lr: float = 1.0) -> MakeOptimizer:
 
 
 def fit(
-    learner: Learner,
+    learner: nn.Module,
     episodes: Batches,
     steps: int,
     *,
     optimizer: MakeOptimizer | None = None,
     schedule: Schedule = lambda step: 1.0,
-    validation: Episodes | None = None,
+    validation: Episodes | Callable[[], Verdict] | None = None,
     validation_episodes: int = 200,
     validation_mode: Mode = "inductive",
     every: int = 250,
@@ -160,12 +206,13 @@ def fit(
     anywhere and resumed gives what it would have given without the stop, bit for bit.
 
     Args:
-        learner: changed in place.
+        learner: a `Learner`, or any module that makes a loss of a meta-batch; changed in place.
         episodes: what to train on, one meta-batch a step.
         steps: how many.
         optimizer: makes one from the parameters; Adam with learning rate 1e-3 by default.
         schedule: multiplies the learning rate of each step.
-        validation: episodes of validation classes; the best weights by it are kept. Without it the last are.
+        validation: episodes of validation classes, or a function that judges the weights as they are; the
+            best weights by it are kept. Without it the last are.
         validation_episodes: how many of its tasks each validation takes.
         validation_mode: as in `evaluate`.
         every: steps between validations; log line and checkpoint are written then too.
@@ -246,10 +293,18 @@ def fit(
                 progress.stopped = "minutes"
             if progress.step % every == 0 or last:
                 if validation:
-                    score = new["validation"] = evaluate(
-                        learner, validation, validation_episodes, validation_mode, fabric=fabric
-                    )
-                    if progress.judge(score):
+                    if callable(validation):
+                        verdict = validation()
+                    else:
+                        verdict = evaluate(
+                            cast(Learner, learner),
+                            validation,
+                            validation_episodes,
+                            validation_mode,
+                            fabric=fabric,
+                        )
+                    new["validation"] = verdict
+                    if progress.judge(verdict):
                         best_weights = {k: v.clone() for k, v in learner.state_dict().items()}
                         if run and rank == 0:
                             run.save_best(best_weights, progress)
@@ -393,6 +448,8 @@ class Run:
             checkpoint.unpack_optimizer(
                 optimizer, checkpoint.without_prefix("optimizer.", tensors), manifest["optimizer"]
             )
+            if isinstance(learner, Carries):
+                learner.carry_on(checkpoint.without_prefix("carried.", tensors))
             progress = Progress(**manifest["progress"])
         else:
             progress = Progress()
@@ -430,16 +487,18 @@ class Run:
         tensors = checkpoint.prefixed("learner.", learner.state_dict()) | checkpoint.prefixed(
             "optimizer.", state
         )
+        if isinstance(learner, Carries):
+            tensors |= checkpoint.prefixed("carried.", learner.carried())
         checkpoint.save(
             self.last, tensors, self.manifest | {"progress": asdict(progress), "optimizer": groups}
         )
 
     def log(self, progress: Progress, lr: float, new: dict[str, Any]) -> None:
         """One line of the log."""
-        score: Score | None = new.get("validation")
+        verdict: Verdict | None = new.get("validation")
         loss = sum(progress.losses) / len(progress.losses)
         line = {"step": progress.step, "loss": loss, "lr": lr}
-        line |= {"validation": score.accuracy, "ci95": score.ci95} if score else {}
+        line |= verdict.logged() if verdict else {}
         line |= {"tasks_per_second": round(new["tasks_per_second"], 2), "seconds": round(progress.seconds, 1)}
         try:
             with self.log_path.open("a") as f:

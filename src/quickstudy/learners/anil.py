@@ -8,13 +8,14 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from quickstudy.adapt import Adapted, Rule, Tensors, adapt, sgd
+from quickstudy.adapt import Adapted, Rule, Tensors, adapt
 from quickstudy.batchnorm import Statistics, TaskNorm
 from quickstudy.encoders import Classifier
 from quickstudy.episode import Support
 from quickstudy.layers import linear
 from quickstudy.learners.inner import InnerLoop, cut, task_losses, trainable, uses_batch_statistics
 from quickstudy.per_task import below, per_task
+from quickstudy.rules.classic import sgd
 
 
 class ANIL(InnerLoop):

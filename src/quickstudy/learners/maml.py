@@ -8,8 +8,9 @@ from functools import partial
 
 from torch import nn
 
-from quickstudy.adapt import Rule, sgd
+from quickstudy.adapt import Rule
 from quickstudy.learners.inner import InnerLoop
+from quickstudy.rules.classic import sgd
 
 
 class MAML(InnerLoop):

@@ -9,8 +9,9 @@ from typing import Literal
 import torch
 from torch import nn
 
-from quickstudy.adapt import Rule, sgd
+from quickstudy.adapt import Rule
 from quickstudy.learners.inner import InnerLoop
+from quickstudy.rules.classic import sgd
 
 
 class MetaSGD(InnerLoop):

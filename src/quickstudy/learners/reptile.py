@@ -8,11 +8,12 @@ import math
 import torch
 from torch import Tensor, nn
 
-from quickstudy.adapt import Rule, State, Tensors, adam
+from quickstudy.adapt import Functions, Rule, State, Tensors
 from quickstudy.batchnorm import TaskNorm
 from quickstudy.episode import Episode, Support
 from quickstudy.learners.inner import Batch, InnerLoop, cut, trainable, uses_batch_statistics
 from quickstudy.per_task import per_task
+from quickstudy.rules.classic import adam
 
 
 class Reptile(InnerLoop):
@@ -80,7 +81,7 @@ class Reptile(InnerLoop):
             }
             return self.get_buffer("taken").item(), {}, seconds
 
-        return Rule(init, fresh.update)
+        return Functions(init, fresh.update)
 
     def scores(self, support: Support, query_x: Tensor) -> Tensor:
         """As in `InnerLoop`."""

@@ -4,8 +4,9 @@ Of each class two of the twenty drawings have a label, in training, validation a
 other query. Five of the other eighteen are among the task's unlabelled items; with distractors, five of each
 of as many further classes as well.
 
-Departures from the paper: tasks of 10 ways in training instead of 5, Adam's learning rate rises over 200 steps
-and falls along a cosine to 0, and training takes 4,000 steps instead of 20,000; the validation characters select the weights.
+Departures from the paper: tasks of 10 ways in training instead of 5; Adam's learning rate rises over 200
+steps and falls along a cosine to 0; training takes 4,000 steps instead of 20,000; the validation characters
+select the weights.
 """
 
 from functools import partial

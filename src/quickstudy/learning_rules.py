@@ -1,0 +1,383 @@
+"""RuleLearner: learning an update rule, as a meta-loss that `fit` can train on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+from torch.utils import _pytree as pytree  # pyright: ignore[reportPrivateUsage]
+
+from quickstudy.adapt import Adapted, Loss, Rule, State, Tensors, adapt
+from quickstudy.problems.problem import Family, Optimizees, generator
+
+Estimator = Literal["backprop", "es", "pes"]
+Objective = Literal["train", "held_out"]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Of a meta-step: its number, and the seed of a problem that may begin with it."""
+
+    step: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The meta-batches of a `RuleLearner`: it draws its problems itself, from these seeds.
+
+    Args:
+        tasks: B, optimisees side by side.
+        seed: any non-negative integer.
+    """
+
+    tasks: int
+    seed: int = 0
+
+    def on(self, device: torch.device | str) -> "Draws":
+        """The same: seeds have no device."""
+        return self
+
+    def part(self, i: int, rank: int = 0, world: int = 1) -> Draw:
+        """The draw of meta-step i.
+
+        Raises:
+            ValueError: if there are several processes.
+        """
+        if world > 1:
+            raise ValueError(
+                "a rule is learned by one process, which runs optimisees side by side: devices=1"
+            )
+        return Draw(i, hash((self.seed, i)) % 2**62)
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """For how many steps each batch of problems is followed before new ones take their place.
+
+    Args:
+        low: at least so many.
+        high: at most so many: each batch draws its own, uniformly in the logarithm. As many as `low` by
+            default.
+        rise: over so many meta-steps the most rises from `low` to `high`: a curriculum.
+
+    Raises:
+        ValueError: if these are not 1 ≤ low ≤ high and rise ≥ 0.
+    """
+
+    low: int = 100
+    high: int | None = None
+    rise: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        if not 1 <= self.low <= self.longest or self.rise < 0:
+            raise ValueError(f"{self}: 1 ≤ low ≤ high and rise ≥ 0 are wanted")
+
+    @property
+    def longest(self) -> int:
+        """The longest it can be."""
+        return self.high or self.low
+
+    def draw(self, at: Draw) -> int:
+        """The horizon of problems that begin with this draw."""
+        share = min(1.0, at.step / self.rise) if self.rise else 1.0
+        most = self.low * (self.longest / self.low) ** share
+        place = torch.rand((), generator=generator(at.seed, 5)).item()
+        return round(self.low * (most / self.low) ** place)
+
+
+def gradient_of(loss: Loss, parameters: Tensors, step: int) -> tuple[Tensors, Tensor]:
+    """The gradients of losses [B] at parameters of their own, and the losses; neither with a graph."""
+    with torch.enable_grad():
+        at = {k: p.detach().requires_grad_() for k, p in parameters.items()}
+        value = loss(at, step)
+        gradients = torch.autograd.grad(
+            value.sum(), list(at.values()), allow_unused=True, materialize_grads=True
+        )
+    return dict(zip(at, gradients, strict=True)), value.detach()
+
+
+@dataclass
+class _Carried:
+    """Where the optimisees stand between two unrolls."""
+
+    problems: Optimizees
+    seed: int
+    horizon: int
+    step: int
+    parameters: Tensors
+    state: State
+    perturbed: Tensors
+    """PES: the sum of what the rule of each was perturbed by so far."""
+
+
+class RuleLearner(nn.Module):
+    r"""Learns the parameters φ of an update rule, by how well optimisees fare under it.
+
+    $$\mathcal{L}(\phi) = \mathbb{E}_f \Big[ \frac1K \sum_{t=1}^{K} f(\theta_t) \Big], \qquad
+    \theta_{t+1} = \theta_t + g_t, \qquad (g_t, h_{t+1}) = m(\nabla_t, h_t, \phi)$$
+
+    A meta-step follows B problems over an unroll of K steps and differentiates their mean loss; the next goes
+    on where it stopped, its gradient cut off there, until the horizon is reached and new problems begin.
+
+    How the gradient is estimated:
+
+    - "backprop": back-propagation through the unroll. First order drops $\partial \nabla_t / \partial \phi$,
+      as the paper does. Then the gradient of $\sum f(\theta_t)$ is that of the surrogate
+      $\sum \langle \mathrm{stopgrad} \nabla_t, \theta_t \rangle$, and of the optimisees no graph is kept.
+    - "es": evolution strategies, $\frac{1}{\sigma^2} \mathbb{E}[\epsilon L(\phi + \epsilon)]$ with
+      $\epsilon \sim N(0, \sigma^2)$, in pairs ±ε that share their problem. Nothing is differentiated but f.
+      It smooths the objective, and is as blind as back-propagation to what lies beyond the unroll.
+    - "pes": persistent evolution strategies. Each optimisee keeps its own perturbed course from unroll to
+      unroll, and ε in the estimate is the sum of all of its perturbations since the start, which makes it
+      unbiased for the whole horizon.
+
+    Args:
+        rule: m: a `Rule` that is an `nn.Module`, such as `LSTMRule()`.
+        family: of the problems.
+        problems: B. For the evolution strategies even, half of them with +ε, half with −ε.
+        unroll: K.
+        horizon: steps after which new problems begin.
+        first_order: as above.
+        objective: f above: "train", what the rule itself is given the gradients of, or "held_out".
+        estimator: as above.
+        sigma: σ.
+
+    Raises:
+        ValueError: if a number is out of range or a name unknown.
+
+    Reference: Andrychowicz et al. 2016, equations 2 and 3, with $w_t = 1$; Vicol, Metz, Sohl-Dickstein:
+    "Unbiased Gradient Estimation in Unrolled Computation Graphs with Persistent Evolution Strategies", 2021.
+    Departures: the mean over steps and problems stands for the sum.
+    """
+
+    def __init__(
+        self,
+        rule: nn.Module,
+        family: Family,
+        problems: int = 32,
+        unroll: int = 20,
+        horizon: Horizon | None = None,
+        first_order: bool = True,
+        objective: Objective = "train",
+        estimator: Estimator = "backprop",
+        sigma: float = 0.01,
+    ) -> None:
+        super().__init__()
+        if problems < 1 or unroll < 1 or sigma <= 0:
+            raise ValueError(
+                f"problems is {problems}, unroll {unroll}, sigma {sigma}: at least 1, at least 1, above 0"
+            )
+        if estimator not in ("backprop", "es", "pes") or objective not in ("train", "held_out"):
+            raise ValueError(
+                f"estimator is {estimator!r} and objective {objective!r}: choose 'backprop', 'es' or 'pes', "
+                "and 'train' or 'held_out'"
+            )
+        if estimator != "backprop" and problems % 2:
+            raise ValueError(f"problems is {problems}: evolution strategies take pairs, so an even number")
+        self.rule, self.family, self.problems, self.unroll = rule, family, problems, unroll
+        self.horizon, self.first_order = horizon or Horizon(), first_order
+        self.objective: Objective = objective
+        self.estimator: Estimator = estimator
+        self.sigma = sigma
+        self._carried: _Carried | None = None
+
+    def forward(self, draw: Draw) -> Tensor:
+        """The meta-loss of an unroll, a scalar: the mean of f over its steps and problems.
+
+        Its gradient is the estimator's. The optimisees are kept, to go on with in the next call.
+        """
+        at = self._optimisees(draw)
+        steps = min(self.unroll, at.horizon - at.step)
+        value = self._backprop(at, steps) if self.estimator == "backprop" else self._evolve(at, steps)
+        at.step += steps
+        self._carried = at if at.step < at.horizon else None
+        return value
+
+    def carried(self) -> dict[str, Tensor]:
+        """What goes on from one meta-step to the next, as tensors: for a checkpoint."""
+        at = self._carried
+        if not at:
+            return {}
+        leaves, _ = pytree.tree_flatten(at.state)
+        return (
+            {"at": torch.tensor([at.seed, at.horizon, at.step])}
+            | {f"parameter.{k}": p for k, p in at.parameters.items()}
+            | {f"perturbed.{k}": p for k, p in at.perturbed.items()}
+            | {f"state.{i}": leaf for i, leaf in enumerate(leaves)}
+        )
+
+    def carry_on(self, tensors: Mapping[str, Tensor]) -> None:
+        """The way back from `carried`."""
+        if not tensors:
+            return
+        at = self._begin(*(int(n) for n in tensors["at"].tolist()))
+        _, form = pytree.tree_flatten(at.state)
+        at.parameters = {k: tensors[f"parameter.{k}"] for k in at.parameters}
+        at.perturbed = {k: tensors[f"perturbed.{k}"] for k in at.perturbed}
+        at.state = pytree.tree_unflatten([tensors[f"state.{i}"] for i in range(form.num_leaves)], form)
+        self._carried = at
+
+    def _optimisees(self, draw: Draw) -> _Carried:
+        at = self._carried or self._begin(draw.seed, self.horizon.draw(draw))
+        at.parameters = {k: p.detach() for k, p in at.parameters.items()}
+        at.state = pytree.tree_map(torch.detach, at.state)
+        return at
+
+    def _begin(self, seed: int, horizon: int, step: int = 0) -> _Carried:
+        """New problems, at their start."""
+        device = next(self.rule.parameters()).device
+        problems = self.family.sample(self._sampled, seed)
+        start = {k: p.to(device) for k, p in problems.start.items()}
+        perturbed: Tensors = {}
+        if self.estimator == "pes":
+            start = {k: _twice(p) for k, p in start.items()}
+            perturbed = {k: torch.zeros_like(w) for k, w in self._weights(self.problems).items()}
+        rule = (
+            self._rule
+            if self.estimator == "backprop"
+            else self._each(self._weights(len(next(iter(start.values())))))
+        )
+        with torch.no_grad():
+            state = rule.init(start)
+        return _Carried(problems, seed, horizon, step, start, state, perturbed)
+
+    @property
+    def _sampled(self) -> int:
+        """Different problems: in pairs they are shared."""
+        return self.problems if self.estimator == "backprop" else self.problems // 2
+
+    @property
+    def _rule(self) -> Rule:
+        rule: Any = self.rule
+        return rule
+
+    def _weights(self, count: int) -> Tensors:
+        """[count, ...] φ as so many optimisees have it."""
+        return {k: p.detach().expand(count, *p.shape) for k, p in self.rule.named_parameters()}
+
+    def _backprop(self, at: _Carried, steps: int) -> Tensor:
+        objective = at.problems.loss if self.objective == "train" else at.problems.held_out
+        values: list[Tensor] = []
+        terms: list[Tensor] = []  # the gradient of their sum is that of the sum of all losses
+
+        def judge(k: int, parameters: Tensors, known: tuple[Tensors, Tensor] | None = None) -> None:
+            """Take note of f(θ_k), of which value and gradient may be known."""
+            if not self.first_order:
+                value = objective(parameters, at.step + k) if known is None else known[1]
+                terms.append(value.sum())
+            else:
+                gradients, value = known or gradient_of(objective, parameters, at.step + k)
+                terms.extend((gradients[name].detach() * p).sum() for name, p in parameters.items())
+            values.append(value.detach())
+
+        def watch(k: int, parameters: Tensors, gradients: Tensors, loss: Tensor) -> None:
+            if k:  # where the unroll begins does not depend on φ
+                judge(k, parameters, (gradients, loss) if self.objective == "train" else None)
+
+        adapted = adapt(
+            lambda p, k: at.problems.loss(p, at.step + k),
+            at.parameters,
+            self._rule,
+            steps,
+            self.first_order,
+            at.state,
+            watch,
+        )
+        judge(steps, adapted.parameters)
+        at.parameters, at.state = adapted.parameters, adapted.state
+        surrogate = torch.stack(terms).sum() / (steps * self.problems)
+        return torch.stack(values).mean() + (surrogate - surrogate.detach())
+
+    def _evolve(self, at: _Carried, steps: int) -> Tensor:
+        noise = {
+            k: self.sigma * torch.randn(self.problems // 2, *p.shape).to(p)
+            for k, p in self.rule.named_parameters()
+        }
+        noise = {k: torch.cat([n, -n]) for k, n in noise.items()}
+        rule = self._each({k: w + noise[k] for k, w in self._weights(self.problems).items()})
+        with torch.no_grad():
+            if self.estimator == "pes":
+                losses, adapted = self._follow(at, at.parameters, at.state, rule, steps)
+                at.perturbed = noise = {k: at.perturbed[k] + n for k, n in noise.items()}
+            else:
+                parameters, state = pytree.tree_map(_twice, (at.parameters, at.state))
+                losses, _ = self._follow(at, parameters, state, rule, steps)
+                _, adapted = self._follow(
+                    at, at.parameters, at.state, self._each(self._weights(self._sampled)), steps
+                )
+            at.parameters, at.state = adapted.parameters, adapted.state
+            factors = losses / (self.sigma**2 * self.problems)
+            gradient = {k: torch.tensordot(factors, n, 1) for k, n in noise.items()}
+        surrogate = torch.stack([(gradient[k] * p).sum() for k, p in self.rule.named_parameters()]).sum()
+        return losses.mean() + (surrogate - surrogate.detach())
+
+    def _follow(
+        self, at: _Carried, parameters: Tensors, state: State, rule: Rule, steps: int
+    ) -> tuple[Tensor, Adapted]:
+        """The mean objective of each optimisee over some steps [B], and where they get to."""
+        objective = at.problems.loss if self.objective == "train" else at.problems.held_out
+        values: list[Tensor] = []
+
+        def of_pairs(f: Loss) -> Loss:
+            def both(p: Tensors, step: int) -> Tensor:
+                parts = zip(*(v.split(self._sampled) for v in p.values()), strict=True)
+                return torch.cat([f(dict(zip(p, part, strict=True)), at.step + step) for part in parts])
+
+            return both
+
+        def watch(k: int, p: Tensors, gradients: Tensors, loss: Tensor) -> None:
+            if k:
+                values.append(loss if self.objective == "train" else of_pairs(objective)(p, k))
+
+        adapted = adapt(of_pairs(at.problems.loss), parameters, rule, steps, True, state, watch)
+        values.append(of_pairs(objective)(adapted.parameters, steps))
+        return torch.stack(values).mean(0), adapted
+
+    def _each(self, weights: Tensors) -> Rule:
+        """The rule with weights of its own for each optimisee, [B, ...] by name."""
+        return _OnesOwn(self.rule, weights)
+
+
+def _twice(x: Tensor) -> Tensor:
+    return torch.cat([x, x])
+
+
+class _OnesOwn:
+    """A rule that has other weights for each optimisee."""
+
+    def __init__(self, rule: nn.Module, weights: Tensors) -> None:
+        self.rule, self.weights = rule, weights
+
+    def init(self, parameters: Tensors) -> State:
+        """A state [B, ...] for each optimisee."""
+        return self._call("init", parameters)
+
+    def update(
+        self, gradients: Tensors, state: State, parameters: Tensors, loss: Tensor
+    ) -> tuple[Tensors, State]:
+        """A step of each optimisee by its own weights."""
+        return self._call("update", gradients, state, parameters, loss)
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        caller = _Caller(self.rule, method)
+
+        def one(weights: Tensors, *own: Any) -> Any:
+            return functional_call(caller, {f"rule.{k}": w for k, w in weights.items()}, own)
+
+        return vmap(one)(self.weights, *arguments)
+
+
+class _Caller(nn.Module):
+    """A method of a module as the `forward` of another: the one that torch can call with other weights."""
+
+    def __init__(self, rule: nn.Module, method: str) -> None:
+        super().__init__()
+        self.rule, self.method = rule, method
+
+    def forward(self, *arguments: Any) -> Any:
+        """What the method makes of the arguments."""
+        return getattr(self.rule, self.method)(*arguments)

@@ -1,0 +1,1 @@
+"""Update rules: one paper or family a file."""

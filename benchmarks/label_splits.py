@@ -66,7 +66,7 @@ def rows_of(name: str, draws: list[dict[str, float]]) -> list[Row]:
                 method=name,
                 dataset="omniglot-vinyals",
                 split="test",
-                setting=f"5w1s, a tenth labelled, {len(draws)} draws",
+                setting=f"5w1s, a tenth labelled, {len(draws)} draw{'s' * (len(draws) > 1)}",
                 mode=mode,
                 metric="accuracy %",
                 value=100 * accuracy,

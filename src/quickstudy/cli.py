@@ -124,9 +124,13 @@ def train(
     from quickstudy.display import console, messages
     from quickstudy.memory import keep_freed_memory
     from quickstudy.recipes import RECIPES
+    from quickstudy.recipes.rules import RULE_RECIPES, RuleRecipe
+    from quickstudy.rule_experiment import final_loss, train_rule
 
-    if recipe not in RECIPES:
-        raise ValueError(f"there is no recipe {recipe!r}: choose one of {', '.join(RECIPES)}")
+    if recipe not in (*RECIPES, *RULE_RECIPES):
+        raise ValueError(
+            f"there is no recipe {recipe!r}: choose one of {', '.join((*RECIPES, *RULE_RECIPES))}"
+        )
     own = {
         "images": images and str(images.resolve()),
         "size": size,
@@ -141,29 +145,32 @@ def train(
     _check_arguments(recipe, arguments)
     if keep_memory and accelerator in ("auto", "cpu"):
         keep_freed_memory()
-    stated = RECIPES[recipe](**arguments)
+    stated = RULE_RECIPES[recipe]() if recipe in RULE_RECIPES else RECIPES[recipe](**arguments)
     fabric = experiment.launch(accelerator, devices, precision or stated.precision)
     folder = out or Path("runs") / recipe
     display = _terminal(fabric)
     again = shlex.join(["quickstudy", *(a for a in sys.argv[1:] if a != "--resume"), "--resume"])
     say = messages.print if fabric.global_rank == 0 else _silent
+    asked: Any = {
+        "display": display,
+        "fabric": fabric,
+        "steps": steps,
+        "lr": lr,
+        "seed": seed,
+        "tasks": tasks,
+        "minutes": minutes,
+        "patience": patience,
+        "clip": clip,
+        "resume": resume,
+        "data_root": data_root,
+    }
+    learner: Any
+    scores: list[Any]
     try:
-        learner, progress = experiment.train(
-            recipe,
-            arguments,
-            folder,
-            display=display,
-            fabric=fabric,
-            steps=steps,
-            lr=lr,
-            seed=seed,
-            tasks=tasks,
-            minutes=minutes,
-            patience=patience,
-            clip=clip,
-            resume=resume,
-            data_root=data_root,
-        )
+        if isinstance(stated, RuleRecipe):
+            learner, progress = train_rule(recipe, folder, **asked)
+        else:
+            learner, progress = experiment.train(recipe, arguments, folder, **asked)
     except KeyboardInterrupt:
         say(f"stopped; go on with: {again}", highlight=False, soft_wrap=True)
         raise typer.Exit(130) from None
@@ -180,18 +187,24 @@ def train(
         return
     if test_episodes:
         try:
-            scores = experiment.measure(
-                stated,
-                learner,
-                display=display,
-                episodes=test_episodes,
-                modes=("inductive",) if stated.mode == "inductive" else ("inductive", stated.mode),
-                seed=seed,
-                data_root=data_root,
-                fabric=fabric,
-            )
+            if isinstance(stated, RuleRecipe):
+                scores = [final_loss(stated, learner, test_episodes, data_root)]
+            else:
+                scores = experiment.measure(
+                    stated,
+                    learner,
+                    display=display,
+                    episodes=test_episodes,
+                    modes=("inductive",) if stated.mode == "inductive" else ("inductive", stated.mode),
+                    seed=seed,
+                    data_root=data_root,
+                    fabric=fabric,
+                )
         except KeyboardInterrupt:
-            test = shlex.join(["quickstudy", "evaluate", str(folder), "--mode", "both"])
+            command = (
+                ["optimize", "--rule"] if isinstance(stated, RuleRecipe) else ["evaluate", "--mode", "both"]
+            )
+            test = shlex.join(["quickstudy", *command, str(folder)])
             say(
                 f"stopped in the test; the training is kept. Test with: {test}",
                 highlight=False,
@@ -202,7 +215,10 @@ def train(
             weights, manifest = checkpoint.load(folder / "best.safetensors")
             manifest["figures"] = [s.as_dict() for s in scores]
             checkpoint.save(folder / "best.safetensors", weights, manifest)
-            console.print(_score_table(scores, stated))
+            if isinstance(stated, RuleRecipe):
+                console.print(f"test: {scores[0]}", highlight=False, soft_wrap=True)
+            else:
+                console.print(_score_table(scores, stated))
 
 
 @app.command()
@@ -411,6 +427,65 @@ def plot(
 
 
 @app.command()
+def optimize(
+    family: Annotated[str, typer.Argument(help="Of problems: quadratics, digits, mnist, letters, …")],
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A rule that ships, or a training's folder; repeatable. (default: all that ship)",
+            show_default=False,
+        ),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Of the race.")] = 100,
+    problems: Annotated[int, typer.Option(min=2, help="Test problems, and as many to tune on.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Of the problems.")] = 0,
+    held_out: Annotated[bool, typer.Option("--held-out", help="Judge by data not trained on.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder for the picture.")] = Path("plots"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    data_root: DataRoot = None,
+) -> None:
+    """Race learned update rules against SGD, heavy ball, NAG, RMSprop, Adam and AdamW with cosine.
+
+    The baselines' learning rates are tuned on other problems of the family.
+    """
+    from quickstudy.display import Terminal, console, table
+    from quickstudy.metrics import FinalLoss
+    from quickstudy.optimizer import load_rule, shipped_rules
+    from quickstudy.plots import race_curves
+    from quickstudy.race import race
+    from quickstudy.recipes.rules import FAMILIES
+
+    if family not in FAMILIES:
+        raise ValueError(f"there is no family {family!r}: choose one of {', '.join(FAMILIES)}")
+    learned = {Path(name).name: load_rule(name)[0] for name in rule or shipped_rules()}
+    test = FAMILIES[family]("test", data_root)
+    with Terminal().counting("racing") as report:
+        curves = race(learned, test, steps, problems, seed, held_out=held_out, report=report)
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"race-{family}-{steps}{'-held-out' * held_out}.png"
+    race_curves(curves, f"{family}: {problems} unseen problems", held_out).savefig(path, dpi=150)
+    finals = [FinalLoss.of((c.held_out if held_out else c.losses)[-1], seed, family, steps) for c in curves]
+    if as_json:
+        rows = [
+            {"rule": c.name, "lr": c.lr, "ms": 1e3 * c.own_seconds, **f.as_dict()}
+            for c, f in zip(curves, finals, strict=True)
+        ]
+        print(json.dumps(rows, indent=2))
+        return
+    lines = table("rule", "learning rate", f"loss at step {steps}", "median", "ms a step, its own")
+    for c, f in sorted(zip(curves, finals, strict=True), key=lambda cf: cf[1].mean):
+        lines.add_row(
+            c.name,
+            "learned" if c.lr is None else f"{c.lr:.3g}",
+            f"{f.mean:.4g} ± {f.ci95:.2g}",
+            f"{f.median:.4g}",
+            f"{1e3 * c.own_seconds:.2f}",
+        )
+    console.print(lines)
+    console.print(str(path), highlight=False, soft_wrap=True)
+
+
+@app.command()
 def demo(
     what: Annotated[Demo, typer.Argument(help="What to learn.")] = Demo.letters,
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint and the pictures.")] = Path("demo"),
@@ -448,7 +523,7 @@ def _of_own_pictures(recipe: str) -> bool:
 
     from quickstudy.recipes import RECIPES
 
-    return "images" in inspect.signature(RECIPES[recipe]).parameters
+    return recipe in RECIPES and "images" in inspect.signature(RECIPES[recipe]).parameters
 
 
 def _check_arguments(recipe: str, arguments: dict[str, Any]) -> None:

@@ -79,7 +79,7 @@ class Horizon:
     @property
     def longest(self) -> int:
         """The longest it can be."""
-        return self.high or self.low
+        return self.low if self.high is None else self.high
 
     def draw(self, at: Draw) -> int:
         """The horizon of problems that begin with this draw."""
@@ -190,10 +190,11 @@ class RuleLearner(nn.Module):
 
         Its gradient is the estimator's. The optimisees are kept, to go on with in the next call.
         """
-        at = self._optimisees(draw)
+        at = self._carried or self._begin(draw.seed, self.horizon.draw(draw))
         steps = min(self.unroll, at.horizon - at.step)
         value = self._backprop(at, steps) if self.estimator == "backprop" else self._evolve(at, steps)
         at.step += steps
+        at.parameters, at.state = pytree.tree_map(torch.detach, (at.parameters, at.state))
         self._carried = at if at.step < at.horizon else None
         return value
 
@@ -212,32 +213,29 @@ class RuleLearner(nn.Module):
 
     def carry_on(self, tensors: Mapping[str, Tensor]) -> None:
         """The way back from `carried`."""
+        self._carried = None
         if not tensors:
             return
         at = self._begin(*(int(n) for n in tensors["at"].tolist()))
-        _, form = pytree.tree_flatten(at.state)
-        at.parameters = {k: tensors[f"parameter.{k}"] for k in at.parameters}
-        at.perturbed = {k: tensors[f"perturbed.{k}"] for k in at.perturbed}
-        at.state = pytree.tree_unflatten([tensors[f"state.{i}"] for i in range(form.num_leaves)], form)
+        leaves, form = pytree.tree_flatten(at.state)
+        at.parameters = {k: tensors[f"parameter.{k}"].to(p) for k, p in at.parameters.items()}
+        at.perturbed = {k: tensors[f"perturbed.{k}"].to(p) for k, p in at.perturbed.items()}
+        at.state = pytree.tree_unflatten(
+            [tensors[f"state.{i}"].to(leaf) for i, leaf in enumerate(leaves)], form
+        )
         self._carried = at
-
-    def _optimisees(self, draw: Draw) -> _Carried:
-        at = self._carried or self._begin(draw.seed, self.horizon.draw(draw))
-        at.parameters = {k: p.detach() for k, p in at.parameters.items()}
-        at.state = pytree.tree_map(torch.detach, at.state)
-        return at
 
     def _begin(self, seed: int, horizon: int, step: int = 0) -> _Carried:
         """New problems, at their start."""
         device = next(self.rule.parameters()).device
         problems = self.family.sample(self._sampled, seed)
-        start = {k: p.to(device) for k, p in problems.start.items()}
+        start = {k: p.detach().to(device) for k, p in problems.start.items()}
         perturbed: Tensors = {}
         if self.estimator == "pes":
             start = {k: _twice(p) for k, p in start.items()}
             perturbed = {k: torch.zeros_like(w) for k, w in self._weights(self.problems).items()}
         rule = (
-            self._rule
+            self.as_rule
             if self.estimator == "backprop"
             else self._each(self._weights(len(next(iter(start.values())))))
         )
@@ -251,7 +249,8 @@ class RuleLearner(nn.Module):
         return self.problems if self.estimator == "backprop" else self.problems // 2
 
     @property
-    def _rule(self) -> Rule:
+    def as_rule(self) -> Rule:
+        """The module `rule`, typed as what it is."""
         rule: Any = self.rule
         return rule
 
@@ -281,7 +280,7 @@ class RuleLearner(nn.Module):
         adapted = adapt(
             lambda p, k: at.problems.loss(p, at.step + k),
             at.parameters,
-            self._rule,
+            self.as_rule,
             steps,
             self.first_order,
             at.state,

@@ -54,6 +54,60 @@ class Score:
         return dict(vars(self))
 
 
+@dataclass(frozen=True)
+class FinalLoss:
+    """How far optimisees come under an update rule, with what is needed to repeat it.
+
+    Args:
+        mean: of the losses after the last step.
+        ci95: half-width of its 95 % interval.
+        median: of the same.
+        problems: n.
+        seed: of the problems.
+        family: they are of.
+        steps: taken.
+    """
+
+    mean: float
+    ci95: float
+    median: float
+    problems: int
+    seed: int
+    family: str
+    steps: int
+
+    @classmethod
+    def of(cls, losses: Tensor, seed: int, family: str, steps: int) -> "FinalLoss":
+        """The figures of the losses [n] of some problems."""
+        mean, ci95 = mean_ci95(losses)
+        return cls(mean, ci95, losses.median().item(), len(losses), seed, family, steps)
+
+    def __str__(self) -> str:
+        """`0.0502 ± 0.0031, median 0.0480 (digits, step 100, 64 problems, seed 0)`."""
+        return (
+            f"{self.mean:.4g} ± {self.ci95:.2g}, median {self.median:.4g} "
+            f"({self.family}, step {self.steps}, {self.problems} problems, seed {self.seed})"
+        )
+
+    @property
+    def goodness(self) -> float:
+        """By which weights are selected: the negative mean loss."""
+        return -self.mean
+
+    @property
+    def headline(self) -> str:
+        """`0.0502 at step 100`."""
+        return f"{self.mean:.4g} at step {self.steps}"
+
+    def logged(self) -> dict[str, float]:
+        """For a line of the log."""
+        return {"validation": self.mean, "ci95": self.ci95, "median": self.median}
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a manifest."""
+        return dict(vars(self))
+
+
 def percent(mean: float, ci95: float) -> str:
     """`97.91 ± 0.28` of 0.9791 and 0.0028."""
     return f"{100 * mean:.2f} ± {100 * ci95:.2f}"

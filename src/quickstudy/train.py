@@ -141,7 +141,9 @@ class Progress:
 
     def judge(self, verdict: Verdict) -> bool:
         """Take note of a validation; whether it is the best so far."""
-        if self.best_step and not verdict.goodness > self.best:
+        # a first verdict that is nan, of which nothing is greater, must not stay the best
+        better = verdict.goodness > self.best or (math.isnan(self.best) and not math.isnan(verdict.goodness))
+        if self.best_step and not better:
             self.stale += 1
             return False
         self.best, self.best_step, self.stale = verdict.goodness, self.step, 0

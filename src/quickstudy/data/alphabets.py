@@ -15,6 +15,12 @@ from quickstudy.episode import Episode, Support
 WAYS = 20
 
 
+def alphabet_of(name: str) -> str:
+    """`Greek` of Greek/character07, and `Greek/rot090` of Greek/character07/rot090: a group of classes."""
+    alphabet, _, *turned = name.split("/")
+    return "/".join([alphabet, *turned])
+
+
 class WithinAlphabets:
     """An endless, repeatable sequence of runs of 20 one-shot trials each, for `evaluate`.
 

@@ -1,6 +1,7 @@
 """Drawing episodes from a ClassPool by index arithmetic."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,6 +110,9 @@ class Episodes:
         device: where the tensors are wanted; items travel there as bytes.
         labels: which items bear labels; all by default.
         augment: changes the items of each task at random, such as `Affine()`; nothing does by default.
+        group: from the name of a class to that of its group: then all classes of a task are of one group, so
+            that it is told apart what is alike, such as the letters of one alphabet. The chance of a group
+            is in proportion to its classes; those with fewer than a task takes never come up.
 
     Raises:
         ValueError: if the pool has too few classes for the ways, or a class too few items for the shots
@@ -124,15 +128,17 @@ class Episodes:
         device: torch.device | str = "cpu",
         labels: Labels | None = None,
         augment: Augment | None = None,
+        group: Callable[[str], str] | None = None,
     ) -> None:
         if tasks < 1 or seed < 0:
             raise ValueError(f"tasks is {tasks} and seed {seed}: tasks must be at least 1, seed at least 0")
         self.pool, self.setting, self.tasks, self.seed, self.device = pool, setting, tasks, seed, device
-        self.labels, self.augment = labels, augment
+        self.labels, self.augment, self.group = labels, augment, group
         if labels:
             self._order, self._labelled = labels.order(pool.counts)
             self._firsts = np.cumsum(pool.counts) - pool.counts  # of each class, in that order
         _check(pool, setting, self._labelled if labels else None)
+        self._groups = _groups(pool, group, setting.ways + setting.distractors)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of read-only arrays: we only read
             self._items = torch.from_numpy(pool.items).flatten(1)
@@ -143,7 +149,9 @@ class Episodes:
 
     def on(self, device: torch.device | str) -> "Episodes":
         """The same episodes on another device."""
-        return Episodes(self.pool, self.setting, self.tasks, self.seed, device, self.labels, self.augment)
+        return Episodes(
+            self.pool, self.setting, self.tasks, self.seed, device, self.labels, self.augment, self.group
+        )
 
     def __getitem__(self, i: int) -> Episode:
         """Meta-batch i, of T tasks."""
@@ -185,7 +193,7 @@ class Episodes:
         """The indices, and those of the distractors, [T, distractors, unlabelled]."""
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(i,)))
         s, counts = self.setting, self.pool.counts
-        classes = distinct(rng, np.full(self.tasks, len(self.pool)), s.ways + s.distractors)
+        classes = self._classes(rng)
         of_task, others = np.split(classes, [s.ways], -1)
         if self.labels:
             seen = distinct(rng, self._labelled[of_task], s.shots + s.queries)
@@ -195,6 +203,15 @@ class Episodes:
             drawn = distinct(rng, counts[of_task], s.items)
             away = distinct(rng, counts[others], s.unlabelled)
         return self._items_at(of_task, drawn), self._items_at(others, away)
+
+    def _classes(self, rng: np.random.Generator) -> Index:
+        """[T, N + distractors] classes of each task."""
+        number = self.setting.ways + self.setting.distractors
+        if not self.group:
+            return distinct(rng, np.full(self.tasks, len(self.pool)), number)
+        members, sizes = self._groups
+        which = rng.choice(len(sizes), self.tasks, p=sizes / sizes.sum())
+        return members[which[:, None], distinct(rng, sizes[which], number)]
 
     def _unlabelled(self, rng: np.random.Generator, classes: Index) -> Index:
         """Places [..., unlabelled] among those of the items without labels."""
@@ -244,6 +261,25 @@ def distinct(rng: np.random.Generator, n: npt.NDArray[Any], m: int) -> Index:
     while (again := (np.diff(np.sort(drawn, axis=-1)) == 0).any(-1)).any():
         drawn[again] = rng.integers(0, n[again][:, None], (int(again.sum()), m))
     return drawn
+
+
+def _groups(pool: ClassPool, group: Callable[[str], str] | None, least: int) -> tuple[Index, Index]:
+    """The classes of each group that has enough [G, most], padded with −1, and their numbers [G]."""
+    members: dict[str, list[int]] = {}
+    for i, name in enumerate(pool.classes if group else ()):
+        members.setdefault(group(name) if group else "", []).append(i)
+    kept = [m for m in members.values() if len(m) >= least]
+    if group and not kept:
+        largest = max(members, key=lambda name: len(members[name]))
+        raise ValueError(
+            f"no group of {pool.name} has the {least} classes that a task takes: the largest, {largest!r}, "
+            f"has {len(members[largest])}; ask for fewer ways"
+        )
+    sizes = np.asarray([len(m) for m in kept], np.int64)
+    padded = np.full((len(kept), int(sizes.max(initial=0))), -1, np.int64)
+    for row, m in zip(padded, kept, strict=True):
+        row[: len(m)] = m
+    return padded, sizes
 
 
 def _check(pool: ClassPool, setting: Setting, labelled: Index | None) -> None:

@@ -64,7 +64,7 @@ class MLPRule(nn.Module):
         t, means, v = state[0] + 1, state[1], state[2]
         g = flat(gradients)
         means = torch.lerp(g.unsqueeze(0), means, self.decays)
-        v = torch.lerp(g.square(), v, SQUARE_DECAY)
+        v = torch.addcmul(SQUARE_DECAY * v, g, g, value=1 - SQUARE_DECAY)  # lerp makes nan of an infinite v
         root = (v.clamp_min(1e-38) / (1 - SQUARE_DECAY**t)).sqrt() + self.eps
         size = torch.cat([g.unsqueeze(0), means / (1 - self.decays**t)]) / root
         # the time is the same for all coordinates: a bias, not so many features more

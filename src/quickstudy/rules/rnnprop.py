@@ -63,7 +63,7 @@ class RNNpropRule(nn.Module):
         t, m, v, *lstm = state
         g, t = flat(gradients), t + 1
         m = torch.lerp(g, m, self.beta1)
-        v = torch.lerp(g.square(), v, self.beta2)
+        v = torch.addcmul(self.beta2 * v, g, g, value=1 - self.beta2)  # lerp makes nan of an infinite v
         root = (v.clamp_min(1e-38) / (1 - self.beta2**t)).sqrt() + self.eps
         x = torch.stack([m / (1 - self.beta1**t) / root, g / root])
         h, lstm = self.lstm(F.elu(linear(self.inputs, x)), lstm)

@@ -1,0 +1,93 @@
+"""Learning an update rule by a recipe, from problems to figures."""
+
+import importlib.metadata
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+
+from quickstudy.experiment import Display
+from quickstudy.learning_rules import Draws, RuleLearner
+from quickstudy.metrics import FinalLoss
+from quickstudy.problems.problem import Family
+from quickstudy.race import follow
+from quickstudy.recipes.rules import RULE_RECIPES, RuleRecipe
+from quickstudy.train import Progress, adam, fit
+
+VALIDATION_SEED, TEST_SEED = 1, 2
+"""Of problems, beside the training's own."""
+
+
+def train_rule(
+    name: str,
+    out: str | Path,
+    *,
+    display: Display,
+    fabric: Fabric,
+    steps: int | None = None,
+    lr: float | None = None,
+    seed: int = 0,
+    tasks: int | None = None,
+    minutes: float | None = None,
+    patience: int | None = None,
+    clip: float | None = None,
+    resume: bool = False,
+    data_root: str | Path | None = None,
+) -> tuple[RuleLearner, Progress]:
+    """Learn a rule by a recipe, into a folder; arguments as in `experiment.train`, `tasks` being problems."""
+    recipe = RULE_RECIPES[name]()
+    steps, lr, problems = steps or recipe.steps, lr or recipe.lr, tasks or recipe.problems
+    clip = clip or recipe.clip
+    family, held_out = (recipe.family(split, data_root) for split in ("train", "validation"))
+    torch.manual_seed(seed)
+    learner = RuleLearner(
+        recipe.rule(), family, problems, recipe.unroll, recipe.horizon, objective=recipe.objective
+    )
+    rule = learner.rule
+    manifest = {
+        "kind": "rule",
+        "recipe": name,
+        "rule": type(rule).__name__,
+        "family": recipe.family_name,
+        "seed": seed,
+        "horizon": recipe.horizon.longest,
+        "train": {"problems": problems, "unroll": recipe.unroll, "steps": steps, "lr": lr, "clip": clip}
+        | {"horizon": asdict(recipe.horizon), "objective": recipe.objective},
+        "version": importlib.metadata.version("quickstudy"),
+    }
+    with display.training(steps) as report:
+        progress = fit(
+            learner,
+            Draws(problems, seed),
+            steps,
+            optimizer=adam(lr),
+            schedule=recipe.schedule(steps),
+            validation=lambda: judge(learner, recipe, held_out, recipe.validation_problems, VALIDATION_SEED),
+            every=recipe.every,
+            patience=patience,
+            minutes=minutes,
+            clip=clip,
+            fabric=fabric,
+            out=out,
+            resume=resume,
+            manifest=manifest,
+            report=report,
+        )
+    return learner, progress
+
+
+def final_loss(
+    recipe: RuleRecipe, learner: RuleLearner, problems: int, data_root: str | Path | None = None
+) -> FinalLoss:
+    """The losses of test problems, no more than are used in validation."""
+    family = recipe.family("test", data_root)
+    return judge(learner, recipe, family, min(problems, recipe.validation_problems), TEST_SEED)
+
+
+def judge(learner: RuleLearner, recipe: RuleRecipe, family: Family, problems: int, seed: int) -> FinalLoss:
+    """The losses of problems of a family after the steps of the recipe's race."""
+    sampled = family.sample(problems, seed)
+    objective = "held_out" if recipe.objective == "held_out" else "losses"
+    curve = follow(learner.as_rule, sampled, recipe.race, held_out=objective == "held_out")
+    return FinalLoss.of(getattr(curve, objective)[-1], seed, recipe.family_name, recipe.race)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -362,3 +363,33 @@ def test_labels_out_of_range_are_said(fraction: float, seed: int) -> None:
 def test_distractors_without_unlabelled_items_are_said() -> None:
     with pytest.raises(ValueError, match="2 distractors without unlabelled items"):
         Setting(5, 1, 1, distractors=2)
+
+
+def letter(name: str) -> str:
+    return name[0]
+
+
+def grouped(sizes: dict[str, int]) -> ClassPool:
+    """So many classes of each letter: A0, A1, …, B0, …."""
+    coded = coded_pool([4] * sum(sizes.values()))
+    return replace(coded, classes=tuple(f"{group}{i}" for group, n in sizes.items() for i in range(n)))
+
+
+def test_classes_of_a_task_are_of_one_group_and_large_groups_come_up_more_often() -> None:
+    pool = grouped({"A": 4, "B": 3, "C": 8, "D": 2})
+    episodes = Episodes(pool, Setting(3, 1, 1), tasks=400, seed=1, group=letter).on("cpu")
+    classes = episodes.indices(0)[..., 0] // 4
+    names = [[pool.classes[c] for c in task] for task in classes.tolist()]
+    assert all(len({letter(name) for name in task}) == 1 and len(set(task)) == 3 for task in names)
+    counts = Counter(letter(task[0]) for task in names)
+    assert set(counts) == {"A", "B", "C"}  # D has too few
+    assert counts["C"] / 400 == pytest.approx(8 / 15, abs=0.08)
+    assert {name for task in names for name in task} == set(pool.classes) - {"D0", "D1"}
+    assert np.array_equal(
+        episodes.indices(5), Episodes(pool, Setting(3, 1, 1), 400, 1, group=letter).indices(5)
+    )
+
+
+def test_groups_that_are_all_too_small_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"no group of coded has the 5 classes .* largest, 'B', has 4"):
+        Episodes(grouped({"A": 3, "B": 4}), Setting(3, 1, 1, 1, distractors=2), group=letter)

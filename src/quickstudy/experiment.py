@@ -113,9 +113,12 @@ def train(
     steps, lr, tasks = steps or recipe.steps, lr or recipe.lr, tasks or recipe.tasks
     with fabric.rank_zero_first(), display.counting("decoding") as decoding:
         pool = recipe.pool(root=data_root, progress=decoding)
-    drawn: dict[str, Any] = {"labels": recipe.labels, "group": recipe.group}
-    training = Episodes(pool.split("train"), recipe.train, tasks, seed, augment=recipe.augment, **drawn)
-    validation = Episodes(*fitting(pool, "validation", recipe.validation), TASKS, seed + 1, **drawn)
+    training = Episodes(
+        pool.split("train"), recipe.train, tasks, seed, labels=recipe.labels, augment=recipe.augment
+    )
+    validation = Episodes(
+        *fitting(pool, "validation", recipe.validation), TASKS, seed + 1, labels=recipe.labels
+    )
     fitting(pool, "test", recipe.tests[0])  # what can't be tested should fail now, not in the end
     torch.manual_seed(seed)
     learner = recipe.learner()

@@ -136,6 +136,7 @@ def race(
     seed: int = 0,
     *,
     held_out: bool = False,
+    tuning: int | None = None,
     against: Mapping[str, Callable[[float], Rule]] | None = None,
     rates: Sequence[float] = RATES,
     report: Callable[[int, int], None] | None = None,
@@ -147,8 +148,10 @@ def race(
         family: of the problems.
         steps: how many.
         problems: B.
-        seed: of the problems. The baselines' learning rates are tuned on B others.
+        seed: of the problems.
         held_out: take the held-out losses too.
+        tuning: on how many other problems the baselines' learning rates are tuned, for the loss that falls
+            under their gradients; B by default.
         against: the baselines; those of `baselines` by default.
         rates: that they are tuned over.
         report: told of curves done and of their number.
@@ -162,7 +165,7 @@ def race(
     if steps < 1 or problems < 1:
         raise ValueError(f"steps is {steps} and problems {problems}: both must be at least 1")
     against = baselines(steps) if against is None else against
-    before, ours = family.sample(problems, seed + TUNED_BEFORE), family.sample(problems, seed)
+    before, ours = family.sample(tuning or problems, seed + TUNED_BEFORE), family.sample(problems, seed)
     entries: list[Callable[[], Curve]] = [
         partial(follow, rule, ours, steps, name, held_out) for name, rule in rules.items()
     ]

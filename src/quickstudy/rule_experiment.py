@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor
 
 from quickstudy.experiment import Display
 from quickstudy.learning_rules import Draws, RuleLearner
@@ -87,7 +88,10 @@ def final_loss(
 
 def judge(learner: RuleLearner, recipe: RuleRecipe, family: Family, problems: int, seed: int) -> FinalLoss:
     """The losses of problems of a family after the steps of the recipe's race."""
-    sampled = family.sample(problems, seed)
-    objective = "held_out" if recipe.objective == "held_out" else "losses"
-    curve = follow(learner.as_rule, sampled, recipe.race, held_out=objective == "held_out")
-    return FinalLoss.of(getattr(curve, objective)[-1], seed, recipe.family_name, recipe.race)
+    held_out = recipe.objective == "held_out"
+    losses: list[Tensor] = []
+    for draw in range(recipe.validation_draws):
+        sampled = family.sample(problems, seed + draw * 1000)
+        curve = follow(learner.as_rule, sampled, recipe.race, held_out=held_out)
+        losses.append((curve.held_out if held_out else curve.losses)[-1])
+    return FinalLoss.of(torch.cat(losses), seed, recipe.family_name, recipe.race)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from quickstudy.data.pool import data_root
-from quickstudy.problems.supervised import Labelled, part_of
+from quickstudy.problems.supervised import SPLITS, Labelled, part_of
 
 FILES = (
     ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -40,7 +40,7 @@ def mnist(split: str, root: str | Path | None = None) -> Labelled:
             f"no MNIST in {folder}: put {FILES[1][0]}.gz and {FILES[1][1]}.gz there, or take the digits "
             "of scikit-learn, which need no download"
         )
-    if not train:
+    if not train or split not in SPLITS:
         return part_of(test, split)
     return {
         "train": Labelled(train.x[:50_000], train.y[:50_000]),

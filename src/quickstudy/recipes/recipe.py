@@ -46,7 +46,6 @@ class Recipe:
         published: the paper's accuracy in % for the tests, by name.
         labels: which items bear labels, in all three splits; all by default.
         augment: changes the items that are trained on at random; nothing does by default.
-        group: as in `Episodes`, in training and validation.
     """
 
     summary: str
@@ -69,4 +68,3 @@ class Recipe:
     published: Mapping[str, float] = field(default_factory=dict[str, float])
     labels: Labels | None = None
     augment: Augment | None = None
-    group: Callable[[str], str] | None = None

@@ -6,7 +6,7 @@ the weights.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -51,7 +51,8 @@ class RuleRecipe:
         lr: of Adam.
         clip: largest norm of the meta-gradient.
         schedule: multiplies the learning rate.
-        validation_problems: how many.
+        validation_problems: how many in a draw.
+        validation_draws: how many, where a family is a mixture and a draw is of one part of it.
         every: meta-steps between validations.
         precision: as Lightning Fabric names it.
     """
@@ -70,6 +71,7 @@ class RuleRecipe:
     clip: float = 1.0
     schedule: Callable[[int], Schedule] = _COSINE
     validation_problems: int = 256
+    validation_draws: int = 1
     every: int = 250
     precision: str = "32-true"
 
@@ -154,6 +156,33 @@ def mlp_digits() -> RuleRecipe:
     return _digits_recipe("MLP optimizer", "after Metz et al. 2022", MLPRule)
 
 
+def rnnprop_held_out() -> RuleRecipe:
+    """As `rnnprop_digits`, but judged by digits that the perceptrons are not trained on."""
+    return replace(rnnprop_digits(), summary="RNNprop on digits, by its held-out loss", objective="held_out")
+
+
+def rnnprop_augmented() -> RuleRecipe:
+    """RNNprop on perceptrons of many shapes, in units of many sizes, for 50 to 400 steps."""
+    return _augmented(rnnprop_digits())
+
+
+def mlp_augmented() -> RuleRecipe:
+    """The small network on perceptrons of many shapes, in units of many sizes, for 50 to 400 steps."""
+    return _augmented(mlp_digits())
+
+
+def lstm_mnist() -> RuleRecipe:
+    """The LSTM on perceptrons that learn MNIST, as in the paper."""
+    return replace(
+        lstm_digits(),
+        summary="LSTM optimizer on perceptrons learning MNIST",
+        paper=f"{LSTM_PAPER}, §3.2",
+        family_name="mnist",
+        problems=2,
+        validation_problems=16,
+    )
+
+
 def _digits_recipe(name: str, paper: str, rule: Callable[[], nn.Module]) -> RuleRecipe:
     return RuleRecipe(
         summary=f"{name} on perceptrons learning 8 × 8 digits",
@@ -166,9 +195,27 @@ def _digits_recipe(name: str, paper: str, rule: Callable[[], nn.Module]) -> Rule
     )
 
 
+def _augmented(recipe: RuleRecipe) -> RuleRecipe:
+    return replace(
+        recipe,
+        summary=f"{recipe.summary}, of many shapes and units",
+        family_name="digits-augmented",
+        horizon=Horizon(50, 400),
+        steps=3_000,
+        every=500,
+        race=200,
+        validation_problems=8,
+        validation_draws=12,
+    )
+
+
 RULE_RECIPES: dict[str, Callable[[], RuleRecipe]] = {
     "lstm-optimizer-quadratics": lstm_quadratics,
     "lstm-optimizer-digits": lstm_digits,
     "rnnprop-optimizer-digits": rnnprop_digits,
     "mlp-optimizer-digits": mlp_digits,
+    "rnnprop-optimizer-held-out": rnnprop_held_out,
+    "rnnprop-optimizer-augmented": rnnprop_augmented,
+    "mlp-optimizer-augmented": mlp_augmented,
+    "lstm-optimizer-mnist": lstm_mnist,
 }

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from quickstudy.data.alphabets import WithinAlphabets
+from quickstudy.data.alphabets import WithinAlphabets, alphabet_of
 from quickstudy.data.omniglot import omniglot
 from quickstudy.data.pool import ClassPool
 from quickstudy.learner import Learner
@@ -168,3 +168,8 @@ def _local(pool: ClassPool, indices: np.ndarray) -> list[int]:
     """Indices as if the pool's classes lay one after the other, 20 items each."""
     place = {int(start): 20 * i for i, start in enumerate(pool.starts)}
     return [place[int(i) - int(i) % 20] + int(i) % 20 for i in indices.flatten()]
+
+
+def test_letters_turned_alike_are_a_group() -> None:
+    assert alphabet_of("Greek/character07") == "Greek"
+    assert alphabet_of("Greek/character07/rot090") == "Greek/rot090"

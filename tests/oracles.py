@@ -6,6 +6,7 @@ take minutes so). Whatever is fast in the library must agree with these. They ar
 can go through the loops as well.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -624,3 +625,265 @@ def nichol(
             seconds[name] = seconds[name] + left.v[name] / len(tasks)
             distance = distance + ((w.detach() - after[name]) ** 2).sum() / 2 / len(tasks)
     return Nichol(mean, distance, NicholAdam(t, seconds))
+
+
+# Andrychowicz et al. 2016: "Learning to learn by gradient descent by gradient descent"
+
+
+Numbers = dict[str, list[float]]
+"""The elements of some tensors, by name."""
+
+
+def numbers(tensors: Weights) -> Numbers:
+    """Each tensor's elements in the order of `flatten`."""
+    return {name: t.detach().flatten().tolist() for name, t in tensors.items()}
+
+
+def sigmoid(x: float) -> float:
+    """1 / (1 + e^−x)."""
+    return 1 / (1 + math.exp(-x))
+
+
+def andrychowicz_preprocess(x: float, p: float) -> list[float]:
+    """Appendix A: (log|∇|/p, sgn ∇) if |∇| ≥ e^−p, and (−1, e^p ∇) otherwise."""
+    if abs(x) >= math.exp(-p):
+        return [math.log(abs(x)) / p, 1.0 if x > 0 else -1.0]
+    return [-1.0, math.exp(p) * x]
+
+
+def andrychowicz_layer(weight: Tensor, bias: Tensor, x: list[float]) -> list[float]:
+    """Σ_d w_kd x_d + b_k for each k."""
+    rows, biases, out = weight.tolist(), bias.flatten().tolist(), []
+    for k in range(len(rows)):
+        total = biases[k]
+        for d in range(len(x)):
+            total += rows[k][d] * x[d]
+        out.append(total)
+    return out
+
+
+def andrychowicz_lstm(weights: Weights, x: list[float], hidden: list[list[float]]) -> list[float]:
+    """A stack of LSTM cells (Hochreiter, Schmidhuber 1997, with forget gates) for one coordinate.
+
+    `hidden` has h and c of each layer, and is moved on. Rows of the weights: those of i, of f, of o, of g.
+    """
+    for layer in range(len(hidden) // 2):
+        h, c = hidden[2 * layer], hidden[2 * layer + 1]
+        name, size = f"lstm.cells.{layer}", len(h)
+        of_x = andrychowicz_layer(weights[f"{name}.of_input"], weights[f"{name}.bias"], x)
+        of_h = andrychowicz_layer(weights[f"{name}.of_state"], torch.zeros(4 * size), h)
+        gates = [of_x[k] + of_h[k] for k in range(4 * size)]
+        new_h, new_c = [], []
+        for d in range(size):
+            i, f, o = (sigmoid(gates[n * size + d]) for n in range(3))
+            new_c.append(f * c[d] + i * math.tanh(gates[3 * size + d]))
+            new_h.append(o * math.tanh(new_c[d]))
+        hidden[2 * layer], hidden[2 * layer + 1] = new_h, new_c
+        x = new_h
+    return x
+
+
+def andrychowicz(
+    weights: Weights,
+    start: Weights,
+    gradients: list[Weights],
+    preprocess: bool = True,
+    scale: float = 0.1,
+    units: int = 20,
+    layers: int = 2,
+    p: float = 10.0,
+) -> list[Numbers]:
+    """θ_{t+1} = θ_t + g_t with (g_t, h_{t+1}) = m(∇_t, h_t, φ), after each step, coordinate by coordinate."""
+    after = [numbers(start) for _ in gradients]
+    for name in start:
+        for n in range(start[name].numel()):
+            theta = start[name].flatten()[n].item()
+            hidden = [[0.0] * units for _ in range(2 * layers)]
+            for t in range(len(gradients)):
+                nabla = gradients[t][name].flatten()[n].item()
+                x = andrychowicz_preprocess(nabla, p) if preprocess else [nabla]
+                h = andrychowicz_lstm(weights, x, hidden)
+                theta = theta + scale * andrychowicz_layer(weights["step.weight"], weights["step.bias"], h)[0]
+                after[t][name][n] = theta
+    return after
+
+
+# Lv, Jiang, Li 2017: "Learning Gradient Descent: Better Generalization and Longer Horizons"
+
+
+def lv(
+    weights: Weights,
+    start: Weights,
+    gradients: list[Weights],
+    alpha: float = 0.1,
+    beta1: float = 0.95,
+    beta2: float = 0.95,
+    units: int = 20,
+    layers: int = 2,
+    eps: float = 1e-8,
+) -> list[Numbers]:
+    """RNNprop (section 4.3): m̃_t and g̃_t into a layer with ELU, an LSTM, and θ_{t+1} = θ_t − α tanh(x_out)."""
+    after = [numbers(start) for _ in gradients]
+    for name in start:
+        for n in range(start[name].numel()):
+            theta, m, v = start[name].flatten()[n].item(), 0.0, 0.0
+            hidden = [[0.0] * units for _ in range(2 * layers)]
+            for t in range(1, len(gradients) + 1):
+                g = gradients[t - 1][name].flatten()[n].item()
+                m = beta1 * m + (1 - beta1) * g
+                v = beta2 * v + (1 - beta2) * g**2
+                m_hat, v_hat = m / (1 - beta1**t), v / (1 - beta2**t)
+                m_tilde, g_tilde = m_hat / (math.sqrt(v_hat) + eps), g / (math.sqrt(v_hat) + eps)
+                x = andrychowicz_layer(weights["inputs.weight"], weights["inputs.bias"], [m_tilde, g_tilde])
+                x = [e if e > 0 else math.exp(e) - 1 for e in x]
+                h = andrychowicz_lstm(weights, x, hidden)
+                x_out = andrychowicz_layer(weights["step.weight"], weights["step.bias"], h)[0]
+                theta = theta - alpha * math.tanh(x_out)
+                after[t - 1][name][n] = theta
+    return after
+
+
+# In the manner of Metz, Freeman, Harrison, Maheswaranathan, Sohl-Dickstein 2022: "Practical Tradeoffs Between
+# Memory, Compute, and Performance in Learned Optimizers"; the equation is that of the rule's docstring.
+
+
+def metz(
+    weights: Weights,
+    start: Weights,
+    gradients: list[Weights],
+    alpha: float = 0.01,
+    decays: tuple[float, ...] = (0.5, 0.9, 0.99),
+    square_decay: float = 0.99,
+    horizons: tuple[float, ...] = (3, 10, 30, 100, 300, 1000),
+    eps: float = 1e-8,
+) -> list[Numbers]:
+    """θ_{t+1} = θ_t − α d e^s, (d, s) = MLP(g/r, m̂_β/r for each β, t/(t + τ) for each τ), r = √v̂ + ε."""
+    after = [numbers(start) for _ in gradients]
+    for name in start:
+        for n in range(start[name].numel()):
+            theta, means, v = start[name].flatten()[n].item(), [0.0] * len(decays), 0.0
+            for t in range(1, len(gradients) + 1):
+                g = gradients[t - 1][name].flatten()[n].item()
+                means = [b * m + (1 - b) * g for b, m in zip(decays, means, strict=True)]
+                v = square_decay * v + (1 - square_decay) * g**2
+                r = math.sqrt(v / (1 - square_decay**t)) + eps
+                x = [g / r]
+                x += [m / (1 - b**t) / r for b, m in zip(decays, means, strict=True)]
+                x += [t / (t + tau) for tau in horizons]
+                for layer in ("first", "second"):
+                    x = andrychowicz_layer(weights[f"{layer}.weight"], weights[f"{layer}.bias"], x)
+                    x = [max(0.0, e) for e in x]
+                d, s = andrychowicz_layer(weights["last.weight"], weights["last.bias"], x)
+                theta = theta - alpha * d * math.exp(s)
+                after[t - 1][name][n] = theta
+    return after
+
+
+# Ravi, Larochelle 2017: "Optimization as a Model for Few-Shot Learning"
+# What a gate remembers of itself is its value before σ, as in the authors' code.
+
+
+def ravi_preprocess(x: Tensor, p: float) -> list[Tensor]:
+    """Section 3.2: (log|x| / p, sgn x) where |x| ≥ e^−p, else (−1, e^p x)."""
+    if abs(x.item()) >= math.exp(-p):
+        return [torch.log(torch.abs(x)) / p, torch.sign(x)]
+    return [-torch.ones_like(x), math.exp(p) * x]
+
+
+def ravi_dot(weights: Tensor, values: list[Tensor]) -> Tensor:
+    """Σ_d w_d v_d."""
+    total = torch.zeros((), dtype=weights.dtype)
+    for w, v in zip(weights, values, strict=True):
+        total = total + w * v
+    return total
+
+
+@dataclass
+class Ravi:
+    """What the meta-learner remembers of one coordinate: h and c of the LSTM, and the gates before σ."""
+
+    h: list[Tensor]
+    c: list[Tensor]
+    f: Tensor
+    i: Tensor
+
+
+def ravi_lstm(rule: Weights, x: list[Tensor], state: Ravi) -> tuple[list[Tensor], list[Tensor]]:
+    """The LSTM's next h and c; its weights have the input gate first, then forget, output, candidate."""
+    before, n = [], len(state.h)
+    for k in range(4 * n):
+        of_input = ravi_dot(rule["lstm.of_input"][k], x)
+        of_state = ravi_dot(rule["lstm.of_state"][k], state.h)
+        before.append(of_input + of_state + rule["lstm.bias"][k, 0])
+    h, c = [], []
+    for k in range(n):
+        i, f, o = (torch.sigmoid(before[gate * n + k]) for gate in range(3))
+        c.append(f * state.c[k] + i * torch.tanh(before[3 * n + k]))
+        h.append(o * torch.tanh(c[k]))
+    return h, c
+
+
+def ravi_coordinate(
+    rule: Weights, theta: Tensor, gradient: Tensor, loss: Tensor, state: Ravi, p: float
+) -> tuple[Tensor, Ravi]:
+    """Equation 2: c_t = f_t c_{t−1} + i_t c̃_t with c_{t−1} = θ_{t−1} and c̃_t = −∇L_t."""
+    h, c = ravi_lstm(rule, ravi_preprocess(loss, p) + ravi_preprocess(gradient, p), state)
+    f = ravi_dot(rule["weight"][0], [*h, theta, state.f]) + rule["bias"][0, 0]
+    i = ravi_dot(rule["weight"][1], [*h, theta, state.i]) + rule["bias"][1, 0]
+    return torch.sigmoid(f) * theta + torch.sigmoid(i) * -gradient, Ravi(h, c, f, i)
+
+
+def ravi_adapt(
+    net: Net,
+    item_loss: ItemLoss,
+    rule: Weights,
+    weights: Weights,
+    x: Tensor,
+    y: Tensor,
+    steps: int,
+    first_order: bool,
+    p: float = 10.0,
+) -> Weights:
+    """Algorithm 1, lines 7 to 12: θ_T of one task. First order: gradients and losses are constants."""
+    zero = torch.zeros((), dtype=torch.float64)
+    hidden = [zero] * rule["lstm.of_state"].shape[1]
+    states = {name: [Ravi(hidden, hidden, zero, zero)] * w.numel() for name, w in weights.items()}
+    for _ in range(steps):
+        at = {name: w.detach().requires_grad_() for name, w in weights.items()} if first_order else weights
+        loss = finn_loss(net(at, x), y, item_loss)
+        gradients = finn_gradient(loss, at, at)
+        moved: Weights = {}
+        for name, w in weights.items():
+            numbers, after = [], []
+            for j in range(w.numel()):
+                gradient, now = gradients[name].flatten()[j], loss
+                if first_order:
+                    gradient, now = gradient.detach(), loss.detach()
+                number, state = ravi_coordinate(rule, w.flatten()[j], gradient, now, states[name][j], p)
+                numbers.append(number)
+                after.append(state)
+            moved[name], states[name] = torch.stack(numbers).reshape(w.shape), after
+        weights = moved
+    return weights
+
+
+def ravi(
+    net: Net,
+    item_loss: ItemLoss,
+    rule: Weights,
+    weights: Weights,
+    support: tuple[Tensor, Tensor],
+    query: tuple[Tensor, Tensor],
+    steps: int,
+    first_order: bool,
+) -> Finn:
+    """Adapted weights, outputs [T, Q, N] and the mean over tasks of the loss of the queries at θ_T."""
+    adapted, outputs = [], []
+    loss = torch.zeros((), dtype=query[0].dtype)
+    for t in range(len(query[0])):
+        own = ravi_adapt(net, item_loss, rule, weights, support[0][t], support[1][t], steps, first_order)
+        output = net(own, query[0][t])
+        adapted.append(own)
+        outputs.append(output)
+        loss = loss + finn_loss(output, query[1][t], item_loss) / len(query[0])
+    return Finn(adapted, torch.stack(outputs), loss)

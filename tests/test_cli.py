@@ -540,3 +540,59 @@ def test_help_is_quick(run: Run, heavy: list[str]) -> None:
     for command in ("train", "evaluate", "predict", "recipes", "models", "data", "plot", "demo"):
         assert command in answer.out
         assert run(f"{command} --help").code == 0
+
+
+def test_a_rule_is_learned_stopped_resumed_and_raced(run: Run, tmp_path: Path) -> None:
+    training = "train lstm-optimizer-quadratics --steps 4 --tasks 4 --test-episodes 8 --accelerator cpu"
+    stopped = run(f"{training} --out {tmp_path}/r --minutes 1e-9")
+    assert stopped.code == 0
+    assert "out of time after 1 steps" in stopped.err
+    assert "--resume" in stopped.err
+    done = run(f"{training} --out {tmp_path}/r --resume")
+    assert done.code == 0
+    assert "finished after 4 steps" in done.err
+    assert "at step 100 at step 4" in done.err
+    assert done.out.startswith("test: ")
+    assert "quadratics, step 100, 8 problems, seed 2" in done.out
+    raced = run(
+        f"optimize quadratics --rule {tmp_path}/r --steps 3 --problems 4 --out {tmp_path}/plots --json"
+    )
+    assert raced.code == 0, raced.err
+    rows = json.loads(raced.out)
+    assert [row["rule"] for row in rows] == [
+        "r",
+        "SGD",
+        "heavy ball",
+        "NAG",
+        "RMSprop",
+        "Adam",
+        "AdamW, cosine",
+    ]
+    assert [row["lr"] is None for row in rows] == [True] + 6 * [False]
+    assert all(row["mean"] > 0 and row["steps"] == 3 and row["problems"] == 4 for row in rows)
+    assert (tmp_path / "plots" / "race-quadratics-3.png").stat().st_size > 10_000
+    shown = run(f"optimize quadratics --rule {tmp_path}/r --steps 3 --problems 4 --out {tmp_path}/plots")
+    assert "learned" in shown.out
+    assert "loss at 3" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("line", "parts"),
+    [
+        ("optimize bowls", ("no family 'bowls'", "quadratics", "digits")),
+        ("optimize quadratics --rule nowhere", ("nowhere",)),
+        ("optimize mnist --rule RULE", ("no MNIST in", "scikit-learn")),
+        ("train lstm-optimizer-quadratics --images pics", ("--images", "states its own")),
+        ("train lstm-optimizer-quadratics --devices 2 --accelerator cuda", ("cuda",)),
+        ("train lstm-optimizer", ("no recipe 'lstm-optimizer'", "lstm-optimizer-quadratics")),
+    ],
+)
+def test_what_can_not_be_raced_or_learned(
+    run: Run, line: str, parts: tuple[str, ...], tmp_path: Path
+) -> None:
+    if "RULE" in line:
+        run(
+            "train mlp-optimizer-digits --steps 1 --tasks 1 --test-episodes 0 --accelerator cpu "
+            f"--out {tmp_path}/r"
+        )
+    refused(run(line.replace("RULE", f"{tmp_path}/r")), *parts)

@@ -13,17 +13,26 @@ from quickstudy.episode import Episode, Support
 from quickstudy.learner import batch_statistics
 from quickstudy.learners.anil import ANIL
 from quickstudy.learners.inner import InnerLoop
+from quickstudy.learners.lstm_meta_learner import LSTMMetaLearner
 from quickstudy.learners.maml import FOMAML, MAML
 from quickstudy.learners.meta_sgd import MetaSGD
 from quickstudy.learners.reptile import Reptile
 
 Make = Callable[..., InnerLoop]
 
+
+def lstm(model: nn.Module, **arguments: int) -> LSTMMetaLearner:
+    """Always the same rule, in the model's precision."""
+    torch.manual_seed(1)
+    return LSTMMetaLearner(model, steps=2, **arguments).to(next(model.parameters()).dtype)
+
+
 LEARNERS: dict[str, Make] = {
     "maml": lambda model, **a: MAML(model, lr=0.4, steps=2, **a),
     "fomaml": lambda model, **a: FOMAML(model, lr=0.4, steps=2, **a),
     "anil": lambda model, **a: ANIL(model, lr=0.4, steps=2, **a),
     "meta-sgd": lambda model, **a: MetaSGD(model, init=(0.3, 0.3), steps=2, **a),
+    "lstm": lstm,
     "reptile": lambda model, **a: Reptile(model, lr=0.01, steps=2, batch=100, test_steps=2, **a),
 }
 

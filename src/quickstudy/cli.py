@@ -472,7 +472,7 @@ def optimize(
         ]
         print(json.dumps(rows, indent=2))
         return
-    lines = table("rule", "learning rate", f"loss at step {steps}", "median", "ms a step, its own")
+    lines = table("rule", "rate", f"loss at {steps}", "median", "own ms", wraps=("rule",))
     for c, f in sorted(zip(curves, finals, strict=True), key=lambda cf: cf[1].mean):
         lines.add_row(
             c.name,

@@ -356,7 +356,8 @@ def race_curves(curves: Sequence[Curve], title: str, held_out: bool = False) -> 
             axes.fill_between(x, low, high, color=colour, alpha=0.1, lw=0)
     first = np.concatenate([c.losses[0].numpy() for c in curves])
     panels[0].set(xlabel="steps", ylabel="held-out loss" if held_out else "loss", yscale="log", title=title)
-    panels[0].set_ylim(top=3 * float(first.mean()))  # what diverges leaves the picture
+    last = min(float(c.losses[-1].mean()) for c in curves)
+    panels[0].set_ylim(last / 20, 3 * float(first.mean()))  # what diverges leaves the picture
     panels[1].set(
         xlabel=f"seconds for {curves[0].losses.shape[1]} problems side by side", title="by the clock"
     )

@@ -4,6 +4,8 @@ Marcin Andrychowicz, Misha Denil, Sergio Gómez Colmenarejo, Matthew W. Hoffman,
 Brendan Shillingford, Nando de Freitas: "Learning to learn by gradient descent by gradient descent", 2016.
 """
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from quickstudy.adapt import State, Tensors
@@ -30,6 +32,8 @@ class LSTMRule(nn.Module):
     Departures: none from the paper. The authors' code has p = 5 and a scale of 0.01.
     """
 
+    coordinatewise = True
+
     def __init__(
         self,
         preprocess: bool = True,
@@ -46,6 +50,12 @@ class LSTMRule(nn.Module):
         self.preprocess, self.scale, self.p = preprocess, scale, p
         self.lstm = StackedLSTM(2 if preprocess else 1, hidden, layers)
         self.step = nn.Linear(hidden, 1)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What it was made with."""
+        own = {"preprocess": self.preprocess, "scale": self.scale, "p": self.p}
+        return own | {"hidden": self.lstm.hidden, "layers": len(self.lstm.cells)}
 
     def init(self, parameters: Tensors) -> State:
         """The state before the first step: h and c of each layer, [hidden, C], zeros."""

@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 
 from quickstudy.rules.coordinates import LSTMCell
 
-AT_ONCE = {"cpu": 4096}
+AT_ONCE = {"cpu": 2048}
 """Coordinates that are gone through together, by device: few enough that their gates stay in a CPU's cache
 (measured best); on other devices all."""
 _aten = torch.ops.aten

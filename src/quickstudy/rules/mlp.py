@@ -4,6 +4,8 @@ In the manner of Luke Metz, C. Daniel Freeman, James Harrison, Niru Maheswaranat
 "Practical Tradeoffs Between Memory, Compute, and Performance in Learned Optimizers", CoLLAs 2022.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -39,6 +41,8 @@ class MLPRule(nn.Module):
     is coordinatewise, and no features of a second mean of squares.
     """
 
+    coordinatewise = True
+
     def __init__(self, lr: float = 0.01, hidden: int = 16, eps: float = 1e-8) -> None:
         super().__init__()
         if min(lr, hidden, eps) <= 0:
@@ -51,6 +55,11 @@ class MLPRule(nn.Module):
         self.horizons: Tensor
         self.register_buffer("decays", torch.tensor(DECAYS).unsqueeze(1), persistent=False)
         self.register_buffer("horizons", torch.tensor(HORIZONS), persistent=False)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What it was made with."""
+        return {"lr": self.lr, "hidden": self.second.in_features, "eps": self.eps}
 
     def init(self, parameters: Tensors) -> State:
         """Steps taken, and the means [len(DECAYS), C] and mean squares [C]: zeros."""

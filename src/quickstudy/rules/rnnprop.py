@@ -4,6 +4,8 @@ Kaifeng Lv, Shunhua Jiang, Jian Li: "Learning Gradient Descent: Better Generaliz
 ICML 2017.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,6 +33,8 @@ class RNNpropRule(nn.Module):
         ValueError: if a number is out of range.
     """
 
+    coordinatewise = True
+
     def __init__(
         self,
         lr: float = 0.1,
@@ -50,6 +54,12 @@ class RNNpropRule(nn.Module):
         self.inputs = nn.Linear(2, hidden)
         self.lstm = StackedLSTM(hidden, hidden, layers)
         self.step = nn.Linear(hidden, 1)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What it was made with."""
+        own = {"lr": self.lr, "beta1": self.beta1, "beta2": self.beta2, "eps": self.eps}
+        return own | {"hidden": self.lstm.hidden, "layers": len(self.lstm.cells)}
 
     def init(self, parameters: Tensors) -> State:
         """Steps taken, m and v [C], and h and c of each layer [hidden, C]: zeros."""

@@ -11,12 +11,11 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from quickstudy.optimizer import load_rule, shipped_rules
-
 from benchmarks.rows import Row, read, write
 from quickstudy.adapt import Rule
 from quickstudy.memory import keep_freed_memory
 from quickstudy.metrics import FinalLoss
+from quickstudy.optimizer import load_rule, shipped_rules
 from quickstudy.plots import race_curves
 from quickstudy.race import Curve, race
 from quickstudy.recipes.rules import FAMILIES
@@ -60,7 +59,7 @@ RACES = (
     Race("digits", (*DIGITS, "rnnprop-optimizer-held-out"), held_out=True),
     *(Race("digits", ALL, steps) for steps in (200, 400)),
     *(Race(f"digits-{kind}", ALL) for kind in ("40-units", "2-layers", "tanh", "relu")),
-    Race("mnist", ("lstm-optimizer-mnist", *ALL), problems=32, picture="race-mnist.png"),
+    Race("mnist", ("lstm-optimizer-mnist", *ALL), problems=32, tuning=8, picture="race-mnist.png"),
     Race("letters", ALL, problems=16, tuning=8),
 )
 

@@ -722,7 +722,7 @@ def lv(
     layers: int = 2,
     eps: float = 1e-8,
 ) -> list[Numbers]:
-    """RNNprop (section 4.3): m̃_t and g̃_t into a layer with ELU, an LSTM, and θ_{t+1} = θ_t − α tanh(x_out)."""
+    """RNNprop: m̃_t and g̃_t into a layer with ELU, an LSTM on it, and θ_{t+1} = θ_t − α tanh(x_out)."""
     after = [numbers(start) for _ in gradients]
     for name in start:
         for n in range(start[name].numel()):

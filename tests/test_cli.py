@@ -582,6 +582,7 @@ def test_a_rule_is_learned_stopped_resumed_and_raced(run: Run, tmp_path: Path) -
         ("optimize bowls", ("no family 'bowls'", "quadratics", "digits")),
         ("optimize quadratics --rule nowhere", ("nowhere",)),
         ("optimize mnist --rule RULE", ("no MNIST in", "scikit-learn")),
+        ("evaluate RULE", ("holds an update rule", "quickstudy optimize --rule")),
         ("train lstm-optimizer-quadratics --images pics", ("--images", "states its own")),
         ("train lstm-optimizer-quadratics --devices 2 --accelerator cuda", ("cuda",)),
         ("train lstm-optimizer", ("no recipe 'lstm-optimizer'", "lstm-optimizer-quadratics")),

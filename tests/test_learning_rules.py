@@ -1,4 +1,4 @@
-"""Learning an update rule: its gradients against direct ones, and a training that goes on as if never stopped."""
+"""Learning an update rule: its gradients against direct ones, and a training that goes on as if unbroken."""
 
 import copy
 import gc
@@ -115,7 +115,7 @@ def test_the_meta_gradient_is_the_direct_one(
 @pytest.mark.parametrize("name", RULES)
 def test_the_second_order_meta_gradient_is_that_of_finite_differences(name: str, objective: str) -> None:
     learner = RuleLearner(made(name), Bowls(), 2, 4, Horizon(4), first_order=False, objective=objective)
-    slope, difference = central_difference(learner, Draw(0, 3), 0)  # type: ignore[arg-type]
+    slope, difference = central_difference(learner, Draw(0, 3), 0)
     assert abs(difference) > 1e-2
     assert slope == pytest.approx(difference, rel=1e-6)
 
@@ -124,8 +124,8 @@ def test_the_second_order_meta_gradient_is_that_of_finite_differences(name: str,
 def test_the_first_order_meta_gradient_is_not(name: str) -> None:
     """So the tests above can tell."""
     learner = RuleLearner(made(name), Bowls(), 2, 4, Horizon(4))
-    slope, difference = central_difference(learner, Draw(0, 3), 0)  # type: ignore[arg-type]
-    assert slope != pytest.approx(difference, rel=1e-3)
+    slope, difference = central_difference(learner, Draw(0, 3), 0)
+    assert slope != pytest.approx(difference, rel=1e-4)
 
 
 # Truncation
@@ -154,7 +154,7 @@ def test_unrolls_together_are_one_course(name: str) -> None:
     for i in range(3):
         learner(Draw(i, 5))
     problems = Bowls().sample(3, 5)
-    course = adapt(problems.loss, problems.start, rule, 6, True)  # type: ignore[arg-type]
+    course = adapt(problems.loss, problems.start, rule, 6, True)
     carried = learner.carried()
     for k, p in course.parameters.items():
         assert torch.equal(carried[f"parameter.{k}"], p)
@@ -240,7 +240,7 @@ def test_arguments_out_of_range_are_refused(arguments: dict[str, Any], message: 
 def by_formula(
     rule: nn.Module, sigma: float, unroll: int, unrolls: int, objective: str, persistent: bool
 ) -> Iterator[tuple[float, Weights]]:
-    """Each unroll's mean loss and 1/(σ²B) Σ_b ξ_b L_b, optimisee by optimisee, each by its own copy of the rule.
+    """Each unroll's mean loss and 1/(σ²B) Σ_b ξ_b L_b, each optimisee by its own copy of the rule.
 
     Vicol, Metz, Sohl-Dickstein 2021, Algorithms 1 and 2: optimisees 0 and 2 share a problem and have +ε and
     −ε, as do 1 and 3. ξ is ε, or with persistence the sum of it so far. The noise is as torch draws it after
@@ -268,14 +268,14 @@ def by_formula(
                 at, state = now.parameters, now.state
                 values.append(f(at, t + 1)[b % 2])
             each[b] = at, state
-            losses.append(sum(values) / unroll)  # type: ignore[arg-type]
+            losses.append(sum(values) / unroll)
         unmoved: Any = rule
         now = adapt(
             lambda p, k, u=u: family.loss(p, u * unroll + k), middle[0], unmoved, unroll, True, middle[1]
         )
         middle = now.parameters, now.state
         gradient = {k: sum(xi[b][k] * losses[b] for b in range(4)) / (4 * sigma**2) for k in names}
-        yield sum(losses).item() / 4, gradient  # type: ignore[union-attr]
+        yield sum(losses).item() / 4, gradient
 
 
 @pytest.mark.parametrize("objective", ["train", "held_out"])
@@ -349,10 +349,10 @@ def exact() -> float:
 
 
 def estimates(estimator: str, unroll: int) -> tuple[float, float]:
-    """Mean and standard error of twenty estimates, each of 1,000 pairs."""
+    """Mean and standard error of a dozen estimates, each of 1,000 pairs."""
     torch.manual_seed(0)
-    each = torch.tensor([of_horizon(estimator, unroll, 2000) for _ in range(20)])
-    return each.mean().item(), each.std().item() / 20**0.5
+    each = torch.tensor([of_horizon(estimator, unroll, 2000) for _ in range(12)])
+    return each.mean().item(), each.std().item() / 12**0.5
 
 
 def test_truncation_is_biased_in_the_toy() -> None:
@@ -427,7 +427,7 @@ def small(name: str = "lstm", estimator: str = "backprop", seed: int = 0) -> Rul
         3,
         Horizon(5, 12),
         estimator=estimator,
-        sigma=0.1,  # type: ignore[arg-type]
+        sigma=0.1,
     )
 
 
@@ -451,10 +451,17 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("at", [5, 9, 13])
 @pytest.mark.parametrize(
-    ("name", "estimator"),
-    [("lstm", "backprop"), ("lstm", "pes"), ("rnnprop", "backprop"), ("rnnprop", "pes"), ("mlp", "es")],
+    ("name", "estimator", "at"),
+    [
+        ("lstm", "backprop", 5),
+        ("lstm", "backprop", 9),
+        ("lstm", "pes", 13),
+        ("rnnprop", "backprop", 13),
+        ("rnnprop", "pes", 5),
+        ("rnnprop", "pes", 9),
+        ("mlp", "es", 13),
+    ],
 )
 def test_a_stopped_training_resumes_bit_for_bit(tmp_path: Path, name: str, estimator: str, at: int) -> None:
     small_fit(small(name, estimator), tmp_path / "whole")
@@ -485,7 +492,7 @@ def test_a_stopped_training_resumes_bit_for_bit(tmp_path: Path, name: str, estim
 
 
 def test_what_is_carried_is_not_confused_with_what_was(tmp_path: Path) -> None:
-    """A checkpoint between two horizons carries nothing, and a learner that has gone on forgets what it did."""
+    """A checkpoint between two horizons carries nothing; a learner that has gone on since forgets that."""
     learner = RuleLearner(made("lstm"), Bowls(), 2, 2, Horizon(4))
     for i in range(2):
         learner(Draw(i, 5))
@@ -585,7 +592,7 @@ def test_an_optimisee_that_is_lost_stops_the_training_and_spares_what_was_saved(
         4,
         2,
         Horizon(30),
-        estimator=estimator,  # type: ignore[arg-type]
+        estimator=estimator,
     )
     # the seventh unroll is the first that sees step 14
     with pytest.raises(FloatingPointError, match="at step 7; the last good weights are in"):
@@ -651,7 +658,7 @@ def test_memory_does_not_grow_with_the_meta_steps(estimator: str) -> None:
     """Nor with the steps of an optimisee, whose unroll alone is kept."""
     torch.manual_seed(0)
     how = {"first_order": False} if estimator == "second-order" else {"estimator": estimator}
-    learner = RuleLearner(LSTMRule(hidden=3), Quadratics(3), 4, 2, Horizon(1000), **how)  # type: ignore[arg-type]
+    learner = RuleLearner(LSTMRule(hidden=3), Quadratics(3), 4, 2, Horizon(1000), **how)
     optimizer = torch.optim.Adam(learner.parameters())
     draws = Draws(4)
 
@@ -674,7 +681,7 @@ def test_memory_does_not_grow_with_the_meta_steps(estimator: str) -> None:
 
 @pytest.mark.parametrize("make", [lambda: LSTMRule(hidden=8), lambda: MLPRule(lr=0.1, hidden=8)])
 def test_a_rule_that_was_learned_beats_gradient_descent(make: Callable[[], nn.Module]) -> None:
-    """With the best of its rates, chosen on the very problems they are compared on, which training never saw."""
+    """With the best of its rates, chosen on the very problems of the comparison, which training never saw."""
     torch.manual_seed(0)
     family, steps = Quadratics(3), 20
     learner = RuleLearner(make(), family, 16, 10, Horizon(steps))

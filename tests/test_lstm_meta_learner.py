@@ -1,7 +1,6 @@
 """The LSTM meta-learner against the paper's equations, written out, and against finite differences."""
 
 from functools import cache
-from typing import Literal
 
 import pytest
 import torch
@@ -24,10 +23,9 @@ from quickstudy.episode import Episode, Support
 from quickstudy.learner import batch_statistics
 from quickstudy.learners.lstm_meta_learner import LSTMMetaLearner
 from quickstudy.rules import lstm_step as fast
-from quickstudy.rules.cell_state import CellStateRule
+from quickstudy.rules.cell_state import CellStateRule, Gates
 from quickstudy.rules.coordinates import LSTMCell
 
-Gates = Literal["learned", "scalar", "fixed"]
 HIDDEN = 2
 
 

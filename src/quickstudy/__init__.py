@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from quickstudy.learner import Learner
     from quickstudy.learners.anil import ANIL
     from quickstudy.learners.gaussian import GaussianPrototypical
+    from quickstudy.learners.lstm_meta_learner import LSTMMetaLearner
     from quickstudy.learners.maml import FOMAML, MAML
     from quickstudy.learners.matching import Matching
     from quickstudy.learners.meta_sgd import MetaSGD
@@ -44,6 +45,7 @@ _HOMES = {
     "FOMAML": "learners.maml",
     "GaussianPrototypical": "learners.gaussian",
     "ImageFormat": "data.images",
+    "LSTMMetaLearner": "learners.lstm_meta_learner",
     "Labels": "data.episodes",
     "Learner": "learner",
     "MAML": "learners.maml",
@@ -86,6 +88,7 @@ __all__ = [
     "Episodes",
     "GaussianPrototypical",
     "ImageFormat",
+    "LSTMMetaLearner",
     "Labels",
     "Learner",
     "Matching",

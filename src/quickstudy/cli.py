@@ -342,6 +342,7 @@ def recipes() -> None:
     from quickstudy.display import console, table
     from quickstudy.metrics import percent
     from quickstudy.recipes import RECIPES
+    from quickstudy.recipes.rules import RULE_RECIPES
 
     rows = table("recipe", "what", "setting", "paper %", "ours %", wraps=("what",))
     manifests = {path.stem: checkpoint.load(path)[1] for path in experiment.models().values()}
@@ -359,14 +360,20 @@ def recipes() -> None:
             "\n".join(ours.get(s, "–") for s in settings),
         )
     console.print(rows)
+    rules = table("update rule", "what", "problems", "horizon", wraps=("what",))
+    for name, make in RULE_RECIPES.items():
+        rule = make()
+        rules.add_row(name, f"{rule.summary} ({rule.paper})", rule.family_name, str(rule.horizon.longest))
+    console.print(rules)
 
 
 @app.command()
 def models() -> None:
-    """List the trained models that ship with the library."""
+    """List the trained models and update rules that ship with the library."""
     from quickstudy import checkpoint, experiment
     from quickstudy.display import console, table
     from quickstudy.metrics import percent
+    from quickstudy.optimizer import shipped_rules
 
     rows = table("model", "minutes", "setting", "batch norm", "accuracy %")
     for name, path in experiment.models().items():
@@ -376,6 +383,13 @@ def models() -> None:
             figure = (f["setting"], f["mode"], percent(f["accuracy"], f["ci95"]))
             rows.add_row(*(("", "") if i else (name, minutes)), *figure)
     console.print(rows)
+    rules = table("update rule", "race", "of tuned Adam's loss", "of the best baseline's", wraps=("race",))
+    for name, path in shipped_rules().items():
+        races = checkpoint.load(path)[1]["figures"]
+        for i, (race, f) in enumerate(races.items()):
+            ratios = (f"{f[key]:.2f}" for key in ("of tuned Adam's", "of the best baseline's"))
+            rules.add_row("" if i else name, race, *ratios)
+    console.print(rules)
 
 
 @app.command()

@@ -243,6 +243,11 @@ def load_learner(name_or_path: str | os.PathLike[str]) -> tuple[Learner, checkpo
     """
     path = find(name_or_path)
     weights, manifest = checkpoint.load(path)
+    if manifest.get("kind") == "rule":
+        raise ValueError(
+            f"{path} holds an update rule, not a model: race it with quickstudy optimize --rule, or take its "
+            "steps with quickstudy.LearnedOptimizer"
+        )
     if manifest.get("recipe") not in RECIPES:
         raise ValueError(
             f"{path} was trained by recipe {manifest.get('recipe')!r}, which this version lacks: build "

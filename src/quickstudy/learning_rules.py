@@ -143,6 +143,7 @@ class RuleLearner(nn.Module):
         horizon: steps after which new problems begin.
         first_order: as above.
         objective: f above: "train", what the rule itself is given the gradients of, or "held_out".
+        log: take log f for f, positive then: late steps, whose losses are small, count as much as early ones.
         estimator: as above.
         sigma: σ.
 
@@ -151,7 +152,7 @@ class RuleLearner(nn.Module):
 
     Reference: Andrychowicz et al. 2016, equations 2 and 3, with $w_t = 1$; Vicol, Metz, Sohl-Dickstein:
     "Unbiased Gradient Estimation in Unrolled Computation Graphs with Persistent Evolution Strategies", 2021.
-    Departures: the mean over steps and problems stands for the sum.
+    Departures: the mean over steps and problems stands for the sum; `log` is ours.
     """
 
     def __init__(
@@ -163,6 +164,7 @@ class RuleLearner(nn.Module):
         horizon: Horizon | None = None,
         first_order: bool = True,
         objective: Objective = "train",
+        log: bool = False,
         estimator: Estimator = "backprop",
         sigma: float = 0.01,
     ) -> None:
@@ -182,11 +184,11 @@ class RuleLearner(nn.Module):
         self.horizon, self.first_order = horizon or Horizon(), first_order
         self.objective: Objective = objective
         self.estimator: Estimator = estimator
-        self.sigma = sigma
+        self.log, self.sigma = log, sigma
         self._carried: _Carried | None = None
 
     def forward(self, draw: Draw) -> Tensor:
-        """The meta-loss of an unroll, a scalar: the mean of f over its steps and problems.
+        """The meta-loss of an unroll, a scalar: the mean of f, or log f, over its steps and problems.
 
         Its gradient is the estimator's. The optimisees are kept, to go on with in the next call.
         """
@@ -267,11 +269,14 @@ class RuleLearner(nn.Module):
             """Take note of f(θ_k), of which value and gradient may be known."""
             if not self.first_order:
                 value = objective(parameters, at.step + k) if known is None else known[1]
-                terms.append(value.sum())
+                terms.append(value.log().sum() if self.log else value.sum())
             else:
                 gradients, value = known or gradient_of(objective, parameters, at.step + k)
-                terms.extend((gradients[name].detach() * p).sum() for name, p in parameters.items())
-            values.append(value.detach())
+                slopes = [
+                    (gradients[q].detach() * p).reshape(len(p), -1).sum(1) for q, p in parameters.items()
+                ]
+                terms.extend(((slope / value.detach()) if self.log else slope).sum() for slope in slopes)
+            values.append(value.detach().log() if self.log else value.detach())
 
         def watch(k: int, parameters: Tensors, gradients: Tensors, loss: Tensor) -> None:
             if k:  # where the unroll begins does not depend on φ
@@ -321,6 +326,9 @@ class RuleLearner(nn.Module):
         objective = at.problems.loss if self.objective == "train" else at.problems.held_out
         values: list[Tensor] = []
 
+        def note(value: Tensor) -> None:
+            values.append(value.log() if self.log else value)
+
         def of_pairs(f: Loss) -> Loss:
             def both(p: Tensors, step: int) -> Tensor:
                 parts = zip(*(v.split(self._sampled) for v in p.values()), strict=True)
@@ -330,10 +338,10 @@ class RuleLearner(nn.Module):
 
         def watch(k: int, p: Tensors, gradients: Tensors, loss: Tensor) -> None:
             if k:
-                values.append(loss if self.objective == "train" else of_pairs(objective)(p, k))
+                note(loss if self.objective == "train" else of_pairs(objective)(p, k))
 
         adapted = adapt(of_pairs(at.problems.loss), parameters, rule, steps, True, state, watch)
-        values.append(of_pairs(objective)(adapted.parameters, steps))
+        note(of_pairs(objective)(adapted.parameters, steps))
         return torch.stack(values).mean(0), adapted
 
     def _each(self, weights: Tensors) -> Rule:

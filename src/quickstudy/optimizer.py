@@ -90,7 +90,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
             horizon = card.get("horizon") if horizon is None else horizon
         if horizon is not None and horizon < 1:
             raise ValueError(f"horizon is {horizon}: at least 1, or None where the rule knows no end")
-        frozen: Any = copy.deepcopy(rule).eval().requires_grad_(False) if isinstance(rule, nn.Module) else rule
+        frozen: Any = (
+            copy.deepcopy(rule).eval().requires_grad_(False) if isinstance(rule, nn.Module) else rule
+        )
         self.rule: Rule = frozen
         self.horizon = horizon
         self._warned = False
@@ -99,8 +101,14 @@ class LearnedOptimizer(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
 
     def __getstate__(self) -> dict[str, Any]:
-        """What copies and pickles hold; for a pickle the rule must be a module, not functions in functions."""
-        own = {"rule": self.rule, "horizon": self.horizon, "_warned": self._warned, "_copies": {}, "_forms": {}}
+        """What copies and pickles hold; for a pickle the rule must be a module, not inner functions."""
+        own = {
+            "rule": self.rule,
+            "horizon": self.horizon,
+            "_warned": self._warned,
+            "_copies": {},
+            "_forms": {},
+        }
         return super().__getstate__() | own
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -194,7 +202,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         """Make sure that a gradient can be used and that there is a state; count the step."""
         if p.grad is not None and p.grad.layout != torch.strided:
             raise ValueError(
-                f"the gradient of a parameter {list(p.shape)} is {p.grad.layout}: rules take dense ones only; "
+                f"the gradient of a parameter {list(p.shape)} is {p.grad.layout}: rules take dense ones; "
                 "make the embedding with sparse=False"
             )
         state = self.state[p]
@@ -248,7 +256,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
         gradients = [p.grad.flatten().to(loss.dtype) for p in members if p.grad is not None]
         states = [_leaves(self.state[p]) for p in members]
         leaves: list[Any] = []
-        for part in _parts([len(theta) for theta in thetas], AT_ONCE.get(loss.device.type, AT_ONCE_ELSEWHERE)):
+        for part in _parts(
+            [len(theta) for theta in thetas], AT_ONCE.get(loss.device.type, AT_ONCE_ELSEWHERE)
+        ):
             theta = torch.cat([thetas[i][s] for i, s in part])
             g = torch.cat([gradients[i][s] for i, s in part])
             before = [

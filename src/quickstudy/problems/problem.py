@@ -96,7 +96,7 @@ class Reparametrised:
         }
 
         def inside(loss: Loss) -> Loss:
-            return lambda p, step: loss({k: units[k] * v for k, v in p.items()}, step)
+            return lambda p, step: loss({k: units[k].to(v) * v for k, v in p.items()}, step)
 
         start = {k: p / units[k] for k, p in plain.start.items()}
         return Optimizees(start, inside(plain.loss), inside(plain.held_out))

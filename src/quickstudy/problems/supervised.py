@@ -88,11 +88,12 @@ class Supervised:
         size = min(self.batch, len(data))
 
         def loss(p: Tensors, step: int) -> Tensor:
-            count = len(next(iter(p.values())))
+            one = next(iter(p.values()))
+            count, device = len(one), one.device
             rng = generator(seed, 4, part, step)
             # distinct within a minibatch: the first of shuffled places
             chosen = torch.rand(count, len(data), generator=rng).topk(size, 1).indices
-            x, y = data.x[chosen], data.y[chosen]
+            x, y = data.x[chosen].to(device), data.y[chosen].to(device)
             return each(per_task(model, p, x), y)
 
         return loss

@@ -17,6 +17,12 @@ from quickstudy.recipes.initialisation_omniglot import (
     reptile_omniglot,
     reptile_omniglot_20way,
 )
+from quickstudy.recipes.lstm_meta_learner_omniglot import (
+    fixed_gates_omniglot_1shot,
+    lstm_omniglot_1shot,
+    lstm_omniglot_5shot,
+    scalar_gates_omniglot_1shot,
+)
 from quickstudy.recipes.maml_glyphs import maml_glyphs
 from quickstudy.recipes.metric_omniglot import (
     gaussian_omniglot,
@@ -64,6 +70,10 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "reptile-omniglot-20way": reptile_omniglot_20way,
     "meta-sgd-omniglot": meta_sgd_omniglot,
     "meta-sgd-omniglot-20way": meta_sgd_omniglot_20way,
+    "lstm-meta-learner-omniglot-1shot": lstm_omniglot_1shot,
+    "lstm-meta-learner-omniglot-5shot": lstm_omniglot_5shot,
+    "scalar-gates-omniglot-1shot": scalar_gates_omniglot_1shot,
+    "fixed-gates-omniglot-1shot": fixed_gates_omniglot_1shot,
 }
 
 __all__ = ["RECIPES", "Recipe"]

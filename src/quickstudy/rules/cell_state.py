@@ -12,6 +12,8 @@ from quickstudy.adapt import State, Tensors
 from quickstudy.rules.coordinates import LSTMCell, flat, log_and_sign
 from quickstudy.rules.lstm_step import lstm_step
 
+Gates = Literal["learned", "scalar", "fixed"]
+
 
 class CellStateRule(nn.Module):
     r"""Gradient descent as the cell state of an LSTM: what to forget and how far to go are learned gates.
@@ -50,7 +52,7 @@ class CellStateRule(nn.Module):
 
     def __init__(
         self,
-        gates: Literal["learned", "scalar", "fixed"] = "learned",
+        gates: Gates = "learned",
         forget_bias: tuple[float, float] = (4.0, 5.0),
         input_bias: tuple[float, float] = (-5.0, -4.0),
         divisor: float = 1.0,

@@ -1,0 +1,174 @@
+"""The LSTM meta-learner beside its kin and two baselines, all with the same network, data and budget.
+
+Omniglot, 5-way, Conv4 with 32 filters, so many minutes of training each, one after the other on one core. The
+LSTM meta-learner with its gates learned, with one learned rate and decay for all weights, and with these
+fixed: what the gates are worth. Two baselines, as in the paper: a network that was trained to tell all
+training classes apart, whose embedding is then used for nearest neighbours, or fine-tuned on the support with
+a new last layer; its rate and number of steps are chosen on validation classes.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from benchmarks.rows import Row, write
+from quickstudy.data.episodes import Episodes, Setting, floats
+from quickstudy.data.omniglot import omniglot
+from quickstudy.data.pool import ClassPool
+from quickstudy.encoders import Classifier, Conv4
+from quickstudy.learner import Learner
+from quickstudy.learners.lstm_meta_learner import LSTMMetaLearner
+from quickstudy.learners.maml import FOMAML, MAML
+from quickstudy.learners.meta_sgd import MetaSGD
+from quickstudy.learners.prototypical import Prototypical
+from quickstudy.memory import keep_freed_memory
+from quickstudy.metrics import Score
+from quickstudy.rules.cell_state import CellStateRule
+from quickstudy.train import Mode, adam, cosine, evaluate, fit
+
+MODES: tuple[Mode, Mode] = ("inductive", "transductive")
+CLIP, CHANNELS, BATCH = 1.0, 32, 128
+RATES, STEPS = (0.01, 0.03, 0.1, 0.3, 1.0), (5, 20, 50)
+"""Of fine-tuning."""
+
+
+def classifier() -> Classifier:
+    """The network that all of them adapt."""
+    return Classifier(Conv4(channels=CHANNELS, running_statistics=False), 5, dimensions=CHANNELS)
+
+
+def contestants(shots: int) -> dict[str, tuple[Callable[[], Learner], float]]:
+    """The learners, and Adam's rate for each."""
+    steps = 12 if shots == 1 else 5
+
+    def lstm(gates: str) -> Learner:
+        return LSTMMetaLearner(classifier(), CellStateRule(gates), steps)  # type: ignore[arg-type]
+
+    return {
+        "LSTM meta-learner": (partial(lstm, "learned"), 3e-3),
+        "LSTM meta-learner, scalar gates": (partial(lstm, "scalar"), 3e-3),
+        "LSTM meta-learner, fixed gates": (partial(lstm, "fixed"), 3e-3),
+        "MAML": (lambda: MAML(classifier(), lr=0.4, steps=1, test_steps=3), 5e-3),
+        "FOMAML": (lambda: FOMAML(classifier(), lr=0.1, steps=1, test_steps=3), 5e-3),
+        "Meta-SGD": (lambda: MetaSGD(classifier(), init=(0.1, 0.1)), 5e-3),
+    }
+
+
+def trained(
+    make: Callable[[], Learner], lr: float, pool: ClassPool, setting: Setting, minutes: float
+) -> Learner:
+    """A learner after so many minutes: as many steps as they have room for, by the time of the first."""
+    torch.manual_seed(0)
+    learner, episodes = make(), Episodes(pool.split("train"), setting, tasks=4)
+    fit(make(), episodes, 2)  # what is done once only
+    started = time.monotonic()
+    fit(make(), episodes, 5)
+    steps = max(10, round(60 * minutes / (time.monotonic() - started) * 5))
+    fit(
+        learner,
+        episodes,
+        steps,
+        optimizer=adam(lr),
+        schedule=cosine(steps, warmup=min(100, steps)),
+        clip=CLIP,
+    )
+    print(f"{steps} steps", flush=True)
+    return learner
+
+
+def pretrained(pool: ClassPool, minutes: float) -> Conv4:
+    """An encoder trained to tell all training classes apart, so many minutes long."""
+    torch.manual_seed(0)
+    classes = pool.split("train")
+    encoder, head = Conv4(channels=CHANNELS), nn.Linear(CHANNELS, len(classes))
+    optimizer = torch.optim.Adam([*encoder.parameters(), *head.parameters()], 1e-3)
+    label = torch.repeat_interleave(torch.arange(len(classes)), torch.from_numpy(classes.counts))
+    place = torch.cat(
+        [
+            torch.arange(s, s + n)
+            for s, n in zip(classes.starts.tolist(), classes.counts.tolist(), strict=True)
+        ]
+    )
+    started = time.monotonic()
+    while (share := (time.monotonic() - started) / 60 / minutes) < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = 5e-3 * (1 - share)
+        chosen = torch.randint(len(label), (BATCH,))
+        x = floats(torch.from_numpy(classes.items[place[chosen].numpy()]))
+        optimizer.zero_grad()
+        F.cross_entropy(head(encoder(x)), label[chosen]).backward()
+        optimizer.step()
+    return encoder.eval()
+
+
+def fine_tuned(encoder: Conv4, pool: ClassPool, setting: Setting) -> Learner:
+    """The encoder with a new last layer, trained on the support as long and fast as is best in validation."""
+    validation = Episodes(pool.split("validation"), setting, 10, 1)
+
+    def make(lr: float, steps: int) -> Learner:
+        model = classifier()
+        model.encoder.load_state_dict(dict(encoder.named_parameters()), strict=False)
+        for p in model.head.parameters():
+            nn.init.zeros_(p)
+        return FOMAML(model, lr=lr, steps=steps)
+
+    accuracies = {(lr, n): evaluate(make(lr, n), validation, 100).accuracy for lr in RATES for n in STEPS}
+    best = max(accuracies, key=accuracies.__getitem__)
+    print(f"fine-tuning: rate {best[0]}, {best[1]} steps", flush=True)
+    return make(*best)
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=5, help="of each training")
+    parser.add_argument("--episodes", type=int, default=1000)
+    parser.add_argument("--shots", type=int, nargs="+", default=[1, 5])
+    parser.add_argument("--dry", action="store_true", help="write no results")
+    options = parser.parse_args()
+    keep_freed_memory()
+    pool = omniglot()
+    rows: list[Row] = []
+    encoder = pretrained(pool, options.minutes)
+    for shots in options.shots:
+        setting = Setting(5, shots, 5)
+        made: dict[str, Callable[[], Learner]] = {
+            "nearest neighbour": lambda: Prototypical(encoder),
+            "fine-tuning": partial(fine_tuned, encoder, pool, setting),
+        }
+        for name, (make, lr) in contestants(shots).items():
+            made[name] = partial(trained, make, lr, pool, setting, options.minutes)
+        for name, learned in made.items():
+            learner = learned().eval()
+            for mode in MODES:
+                score: Score = evaluate(
+                    learner, Episodes(pool.split("test"), Setting(5, shots), 10), options.episodes, mode
+                )
+                print(f"{name}: {score}", flush=True)
+                rows.append(
+                    Row(
+                        benchmark="lstm_meta_learner",
+                        method=name,
+                        dataset=pool.name,
+                        split="test",
+                        setting=score.setting,
+                        mode=mode,
+                        metric="accuracy %",
+                        value=100 * score.accuracy,
+                        ci95=100 * score.ci95,
+                        n=options.episodes,
+                        seed=0,
+                        minutes=options.minutes,
+                    )
+                )
+        if not options.dry:
+            write("lstm_meta_learner", rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from quickstudy.learners.semi_supervised import SemiPrototypical
     from quickstudy.learners.siamese import Siamese, draw_pairs
     from quickstudy.metrics import Score
+    from quickstudy.optimizer import LearnedOptimizer, load_rule
     from quickstudy.predict import predict_folders
     from quickstudy.roc import Verification, verification, verify
     from quickstudy.train import cosine, evaluate, fit, halve_every
@@ -47,6 +48,7 @@ _HOMES = {
     "ImageFormat": "data.images",
     "LSTMMetaLearner": "learners.lstm_meta_learner",
     "Labels": "data.episodes",
+    "LearnedOptimizer": "optimizer",
     "Learner": "learner",
     "MAML": "learners.maml",
     "MLP": "encoders",
@@ -70,6 +72,7 @@ _HOMES = {
     "halve_every": "train",
     "image_folders": "data.folders",
     "load_learner": "experiment",
+    "load_rule": "optimizer",
     "omniglot": "data.omniglot",
     "predict_folders": "predict",
     "verification": "roc",
@@ -90,6 +93,7 @@ __all__ = [
     "ImageFormat",
     "LSTMMetaLearner",
     "Labels",
+    "LearnedOptimizer",
     "Learner",
     "Matching",
     "MetaSGD",
@@ -111,6 +115,7 @@ __all__ = [
     "halve_every",
     "image_folders",
     "load_learner",
+    "load_rule",
     "omniglot",
     "predict_folders",
     "verification",

@@ -90,9 +90,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
             horizon = card.get("horizon") if horizon is None else horizon
         if horizon is not None and horizon < 1:
             raise ValueError(f"horizon is {horizon}: at least 1, or None where the rule knows no end")
-        frozen: Any = (
-            copy.deepcopy(rule).eval().requires_grad_(False) if isinstance(rule, nn.Module) else rule
-        )
+        frozen: Any = copy.deepcopy(rule) if isinstance(rule, nn.Module) else rule
+        if isinstance(frozen, nn.Module):
+            frozen.eval().requires_grad_(False)
         self.rule: Rule = frozen
         self.horizon = horizon
         self._warned = False
@@ -102,25 +102,18 @@ class LearnedOptimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         """What copies and pickles hold; for a pickle the rule must be a module, not inner functions."""
-        own = {
-            "rule": self.rule,
-            "horizon": self.horizon,
-            "_warned": self._warned,
-            "_copies": {},
-            "_forms": {},
-        }
-        return super().__getstate__() | own
+        own = {"rule": self.rule, "horizon": self.horizon, "_warned": self._warned}
+        return super().__getstate__() | own | {"_copies": {}, "_forms": {}}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As in torch; with a group's own `lr` and `weight_decay`, if it has some."""
+        lr, decay = (param_group.get(k, self.defaults[k]) for k in ("lr", "weight_decay"))
+        if not (lr >= 0 and decay >= 0):
+            raise ValueError(f"lr is {lr} and weight_decay {decay}: both must be 0 or more")
         super().add_param_group(param_group)
-        group = self.param_groups[-1]
-        if not min(group["lr"], group["weight_decay"]) >= 0:
-            raise ValueError(
-                f"lr is {group['lr']} and weight_decay {group['weight_decay']}: both must be 0 or more"
-            )
-        for p in group["params"]:
+        for p in self.param_groups[-1]["params"]:
             if not p.is_floating_point():
+                self.param_groups.pop()
                 raise ValueError(f"a parameter {list(p.shape)} is of {p.dtype}: rules take real numbers only")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -156,6 +149,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 value = closure()
         loss = self._loss(value)
+        self._check_gradients()
         with torch.no_grad():
             for group in self.param_groups:
                 alike: dict[tuple[torch.device, torch.dtype, int], list[tuple[Tensor, str]]] = {}
@@ -181,6 +175,15 @@ class LearnedOptimizer(torch.optim.Optimizer):
             raise ValueError(f"the closure returned a loss {list(loss.shape)}: it must be a single number")
         return loss.reshape(())
 
+    def _check_gradients(self) -> None:
+        """Before the first parameter moves."""
+        for p in (p for group in self.param_groups for p in group["params"]):
+            if p.grad is not None and p.grad.layout != torch.strided:
+                raise ValueError(
+                    f"the gradient of a parameter {list(p.shape)} is {p.grad.layout}, and rules take dense "
+                    "ones only: make the embedding with sparse=False"
+                )
+
     def _on(self, device: torch.device, dtype: torch.dtype) -> Rule:
         """The rule where the parameters are."""
         if not isinstance(self.rule, nn.Module):
@@ -199,12 +202,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         return [_own(leaf) for leaf in leaves]
 
     def _count(self, p: Tensor, name: str) -> int:
-        """Make sure that a gradient can be used and that there is a state; count the step."""
-        if p.grad is not None and p.grad.layout != torch.strided:
-            raise ValueError(
-                f"the gradient of a parameter {list(p.shape)} is {p.grad.layout}: rules take dense ones; "
-                "make the embedding with sparse=False"
-            )
+        """The number of the step that a parameter is about to take, with a state to take it from."""
         state = self.state[p]
         if not state:
             state.update({"step": 0} | _numbered(self._fresh(p, name)))
@@ -256,13 +254,12 @@ class LearnedOptimizer(torch.optim.Optimizer):
         gradients = [p.grad.flatten().to(loss.dtype) for p in members if p.grad is not None]
         states = [_leaves(self.state[p]) for p in members]
         leaves: list[Any] = []
-        for part in _parts(
-            [len(theta) for theta in thetas], AT_ONCE.get(loss.device.type, AT_ONCE_ELSEWHERE)
-        ):
-            theta = torch.cat([thetas[i][s] for i, s in part])
-            g = torch.cat([gradients[i][s] for i, s in part])
+        at_once = AT_ONCE.get(loss.device.type, AT_ONCE_ELSEWHERE)
+        for part in _parts([len(theta) for theta in thetas], at_once):
+            theta = _joined([thetas[i][s] for i, s in part])
+            g = _joined([gradients[i][s] for i, s in part])
             before = [
-                torch.cat([states[i][k][..., s] for i, s in part], -1) if _has_coordinates(leaf) else leaf
+                _joined([states[i][k][..., s] for i, s in part]) if _has_coordinates(leaf) else leaf
                 for k, leaf in enumerate(states[0])
             ]
             after, state = rule.update(
@@ -316,6 +313,10 @@ def _has_coordinates(leaf: Any) -> bool:
     return isinstance(leaf, Tensor) and leaf.ndim > 0
 
 
+def _joined(pieces: Sequence[Tensor]) -> Tensor:
+    return pieces[0] if len(pieces) == 1 else torch.cat(list(pieces), -1)
+
+
 def _towards(after: Tensor, theta: Tensor, group: dict[str, Any]) -> Tensor:
     lr, decay = float(group["lr"]), float(group["weight_decay"])
     new = torch.lerp(theta, after, lr)  # at a rate of 1 exactly where the rule goes
@@ -352,10 +353,11 @@ def load_rule(name_or_path: str | os.PathLike[str]) -> tuple[LearnedRule, checkp
         FileNotFoundError: if there is no such file or name.
         ValueError: if the file is damaged or holds something else.
     """
-    path = shipped_rules().get(str(name_or_path), Path(name_or_path))
+    shipped = shipped_rules()
+    path = shipped.get(str(name_or_path), Path(name_or_path))
     if not path.suffix and not path.exists():
         raise FileNotFoundError(
-            f"there is no rule {str(name_or_path)!r}: rules that ship are {', '.join(shipped_rules()) or 'none'}"
+            f"there is no rule {str(name_or_path)!r}: rules that ship are {', '.join(shipped) or 'none'}"
         )
     path = path / "best.safetensors" if path.is_dir() else path
     weights, card = checkpoint.load(path)

@@ -43,18 +43,25 @@ def train_rule(
     family, held_out = (recipe.family(split, data_root) for split in ("train", "validation"))
     torch.manual_seed(seed)
     learner = RuleLearner(
-        recipe.rule(), family, problems, recipe.unroll, recipe.horizon, objective=recipe.objective
+        recipe.rule(),
+        family,
+        problems,
+        recipe.unroll,
+        recipe.horizon,
+        objective=recipe.objective,
+        log=recipe.log,
     )
     rule = learner.rule
     manifest = {
         "kind": "rule",
         "recipe": name,
         "rule": type(rule).__name__,
+        "arguments": rule.arguments,
         "family": recipe.family_name,
         "seed": seed,
         "horizon": recipe.horizon.longest,
         "train": {"problems": problems, "unroll": recipe.unroll, "steps": steps, "lr": lr, "clip": clip}
-        | {"horizon": asdict(recipe.horizon), "objective": recipe.objective},
+        | {"horizon": asdict(recipe.horizon), "objective": recipe.objective, "log": recipe.log},
         "version": importlib.metadata.version("quickstudy"),
     }
     with display.training(steps) as report:

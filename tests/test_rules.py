@@ -111,12 +111,14 @@ def walk(
     return after, state
 
 
+@pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("name", PAPERS | OTHERS)
-def test_steps_are_those_of_the_paper(name: str) -> None:
+def test_steps_are_those_of_the_paper(name: str, grad: bool) -> None:
     make, oracle = (PAPERS | OTHERS)[name]
     rule, gradients = made(make), gradients_of_all_sizes(5)
     assert any((g["matrix"] == 0).any() for g in gradients)
-    after, _ = walk(rule, start(), gradients)
+    with torch.set_grad_enabled(grad):
+        after, _ = walk(rule, start(), gradients)
     for t, expected in enumerate(oracle(rule, start(), gradients)):
         assert after[t].keys() == expected.keys()
         for k, shape in SHAPES.items():
@@ -259,15 +261,17 @@ def test_normalised_rules_do_not_see_the_scale_of_the_gradients(name: str, scale
 # Two functions that change nothing
 
 
+@pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("name", SMALL)
-def test_a_step_changes_nothing_that_it_is_given(name: str) -> None:
+def test_a_step_changes_nothing_that_it_is_given(name: str, grad: bool) -> None:
     rule = made(SMALL[name])
     _, state = walk(rule, start(), gradients_of_all_sizes(1))
     given_ = (gradients_of_all_sizes(1)[0], state, start(), torch.ones(()))
     leaves = [*pytree.tree_leaves(given_), *rule.parameters(), *rule.buffers()]
     before = [(t, t._version, t.detach().clone()) for t in leaves]
     names = [list(tree) for tree in (given_[0], given_[2])]
-    first, after = rule.update(*given_)
+    with torch.set_grad_enabled(grad):
+        first, after = rule.update(*given_)
     for t, version, value in before:
         assert t._version == version
         assert torch.equal(t, value)

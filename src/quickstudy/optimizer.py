@@ -21,7 +21,7 @@ from quickstudy.rules.rnnprop import RNNpropRule
 LearnedRule = LSTMRule | RNNpropRule | MLPRule
 """A rule that a file can hold."""
 RULES: dict[str, type[LearnedRule]] = {"LSTMRule": LSTMRule, "RNNpropRule": RNNpropRule, "MLPRule": MLPRule}
-AT_ONCE = {"cpu": 8192}
+AT_ONCE = {"cpu": 4096}
 """Coordinates that a coordinatewise rule is given together, by device: as many as a CPU's cache has room for
 with all that comes up in between (measured best)."""
 AT_ONCE_ELSEWHERE = 2**18
@@ -33,9 +33,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
 
     $$\theta \leftarrow \theta + \eta\,(U(\theta, \nabla L) - \theta) - \eta\,\lambda\,\theta$$
 
-    The rule is frozen: a copy, in evaluation mode. Parameter groups, schedules, closures, `state_dict` and
-    `copy.deepcopy` are as for any optimizer; a parameter without gradient is left alone, and its state too.
-    The arithmetic has the precision of the parameters, but at least float32, and so has the state.
+    A rule that is a module is frozen: copied, in evaluation mode. Parameter groups, schedules, closures,
+    `state_dict` and `copy.deepcopy` are as for any optimizer; a parameter without gradient is left alone, and
+    its state too. Arithmetic and state have the precision of the parameters, but at least float32.
 
     What a rule says of itself counts, where it does:
 
@@ -90,9 +90,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
             horizon = card.get("horizon") if horizon is None else horizon
         if horizon is not None and horizon < 1:
             raise ValueError(f"horizon is {horizon}: at least 1, or None where the rule knows no end")
-        frozen: Any = copy.deepcopy(rule) if isinstance(rule, nn.Module) else rule
-        if isinstance(frozen, nn.Module):
-            frozen.eval().requires_grad_(False)
+        frozen: Any = rule
+        if isinstance(rule, nn.Module):
+            frozen = copy.deepcopy(rule).eval().requires_grad_(False)
         self.rule: Rule = frozen
         self.horizon = horizon
         self._warned = False
@@ -159,7 +159,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
                         alike.setdefault(kind, []).append((p, name))
                 for (device, dtype, _), members in alike.items():
                     with torch.autocast(device.type, enabled=False):
-                        self._advance(self._on(device, dtype), members, group, loss.to(device, dtype))
+                        self._advance(self._on(device, dtype), members, group, loss.to(dtype).to(device))
         return value
 
     def _loss(self, value: Any) -> Tensor:
@@ -170,7 +170,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
                 f"{type(self.rule).__name__} needs the loss: give step a closure that computes the loss and "
                 "its gradients and returns the loss"
             )
-        loss = torch.as_tensor(value).detach()
+        loss = value.detach() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
         if loss.numel() != 1:
             raise ValueError(f"the closure returned a loss {list(loss.shape)}: it must be a single number")
         return loss.reshape(())
@@ -368,14 +368,17 @@ def load_rule(name_or_path: str | os.PathLike[str]) -> tuple[LearnedRule, checkp
         )
     kind, arguments = card.get("rule"), card.get("arguments", {})
     if kind not in RULES:
-        raise ValueError(f"{path} holds a {kind}, which this version lacks: it knows {', '.join(RULES)}")
+        raise ValueError(
+            f"{path} holds the rule {kind}, which this version lacks: it knows {', '.join(RULES)}"
+        )
     try:
         rule = RULES[kind](**arguments)
         # in a training's folder the rule is a part of what was trained
-        checkpoint.load_weights(rule, checkpoint.without_prefix("rule.", weights) or weights, str(path))
+        weights = checkpoint.without_prefix("rule.", weights) or weights
+        checkpoint.load_weights(rule, weights, "what it holds")
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{path} says that it holds a {kind} with arguments {arguments}, which does not fit: {error}"
+            f"{path} is said to hold the rule {kind} with arguments {arguments}, which does not fit: {error}"
         ) from None
     return rule.eval(), card
 

@@ -15,8 +15,8 @@ from quickstudy.problems.problem import Family, Optimizees
 from quickstudy.rules.classic import adam, heavy_ball, nag, rmsprop, sgd
 from quickstudy.train import cosine
 
-RATES = tuple(10 ** (-4 + i / 6) for i in range(34))
-"""What the baselines' learning rates are tuned over: six a decade, from 1e-4 to 32."""
+RATES = tuple(10 ** (-3 + i / 6) for i in range(28))
+"""What the baselines' learning rates are tuned over: six a decade, from 1e-3 to 32."""
 TUNED_BEFORE = 2**30
 """Added to a race's seed: the seed of the problems that baselines are tuned on."""
 

@@ -16,6 +16,7 @@ from quickstudy.adapt import Functions, Rule, Tensors, adapt
 from quickstudy.data.pool import ClassPool
 from quickstudy.display import Terminal
 from quickstudy.metrics import FinalLoss
+from quickstudy.optimizer import load_rule, shipped_rules
 from quickstudy.plots import race_curves
 from quickstudy.problems.letters import SEEN, Letters
 from quickstudy.problems.mnist import mnist
@@ -242,3 +243,25 @@ def test_letters_are_problems_of_a_few_classes_each() -> None:
         Letters(pool, classes=7)
     with pytest.raises(ValueError, match="take more than 15"):
         Letters(coded_pool([15] * 6), classes=2)
+
+
+def test_rules_that_ship_are_small_and_say_where_they_come_from_and_fail() -> None:
+    shipped = shipped_rules()
+    assert {"lstm-optimizer-quadratics", "rnnprop-optimizer-digits", "mlp-optimizer-digits"} <= set(shipped)
+    for name, path in shipped.items():
+        assert path.stat().st_size < 100_000
+        rule, card = load_rule(name)
+        assert set(card["families"]) <= set(FAMILIES)
+        assert type(rule) is type(RULE_RECIPES[card["recipe"]]().rule())
+        assert card["horizon"] >= 100
+        assert card["cpu_seconds"] > 0
+        lost = [race for race, f in card["figures"].items() if f["of tuned Adam's"] > 1]
+        assert card["figures"]
+        assert [failure.split(":")[0] for failure in card["known_failures"]] == lost
+
+
+def test_a_rule_that_ships_beats_adam_where_it_was_trained() -> None:
+    problems = FAMILIES["digits"]("test", None).sample(8, 77)
+    adams = follow(adam(0.1), problems, 100).final.mean()  # the tuned rate
+    for name in ("rnnprop-optimizer-digits", "mlp-optimizer-digits"):
+        assert follow(load_rule(name)[0], problems, 100).final.mean() < 0.9 * adams

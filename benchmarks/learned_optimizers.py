@@ -1,10 +1,9 @@
 """Learned update rules against tuned ones: quadratics, digits, generalisation, held-out loss, MNIST.
 
 Each race takes problems that neither the rules nor the baselines' learning rates have seen. The learning rate
-of each baseline is tuned over 28 values, six a decade, on other problems (16 or 8; of quadratics 1,024): for that
-family and that number of steps. Rules lie in runs/NAME, other trainings of the same recipe in
-runs/NAME-seed1, …; those that
-ship stand in for what isn't there.
+of each baseline is tuned over 28 values, six a decade, on other problems (16 or 8; of quadratics 1,024): for
+that family and that number of steps. Rules lie in runs/NAME, other trainings of the same recipe in
+runs/NAME-seed1, …; those that ship stand in for what isn't there.
 """
 
 import argparse

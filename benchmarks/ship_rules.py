@@ -1,7 +1,7 @@
 """Put learned rules into the package, each with its card: where learned, what it does, where it fails.
 
-The figures are those of `benchmarks.learned_optimizers`, which must have run. A race counts as a failure where
-tuned Adam comes to a lower mean loss.
+The figures are those of `benchmarks.learned_optimizers`, which must have run. A race counts as a failure
+where tuned Adam comes to a lower mean loss.
 """
 
 import argparse

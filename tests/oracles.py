@@ -628,6 +628,7 @@ def nichol(
 
 
 # Andrychowicz et al. 2016: "Learning to learn by gradient descent by gradient descent"
+# This and the next two are in plain numbers, one coordinate after the other, and so not differentiable.
 
 
 Numbers = dict[str, list[float]]

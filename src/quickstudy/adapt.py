@@ -23,7 +23,7 @@ class Rule(Protocol):
     """
 
     def init(self, parameters: Tensors, /) -> State:
-        """The state before the first step: tensors, numbers, and tuples and dictionaries of them."""
+        """The state before the first step: tensors, in tuples and dictionaries; numbers too if not learned."""
         ...
 
     def update(

@@ -201,10 +201,11 @@ def train(
                     fabric=fabric,
                 )
         except KeyboardInterrupt:
-            command = (
-                ["optimize", "--rule"] if isinstance(stated, RuleRecipe) else ["evaluate", "--mode", "both"]
-            )
-            test = shlex.join(["quickstudy", *command, str(folder)])
+            if isinstance(stated, RuleRecipe):
+                command = ["optimize", stated.family_name, "--rule", str(folder)]
+            else:
+                command = ["evaluate", str(folder), "--mode", "both"]
+            test = shlex.join(["quickstudy", *command])
             say(
                 f"stopped in the test; the training is kept. Test with: {test}",
                 highlight=False,

@@ -211,7 +211,6 @@ def _augmented(recipe: RuleRecipe) -> RuleRecipe:
         summary=f"{recipe.summary}, of many shapes and units",
         family_name="digits-augmented",
         horizon=Horizon(50, 400),
-        log=True,
         steps=3_000,
         every=500,
         race=200,

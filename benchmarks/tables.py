@@ -53,6 +53,10 @@ TITLES = {  # in this order
         "Mean loss of unseen problems after the last step ± its 95 % interval, and the median; how the mean "
         "stands to that of Adam and of the best baseline, each with its rate tuned on other problems.",
     ),
+    "optimizer_step": (
+        "A step of a learned optimizer",
+        "The least of some rounds, two threads; compiled, the bare rule on all parameters at once.",
+    ),
     "confidence": (
         "The confidence of Gaussian prototypical networks",
         "Inductive; items of the support damaged, the queries never. Two networks trained on damaged tasks, "

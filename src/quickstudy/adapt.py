@@ -23,7 +23,7 @@ class Rule(Protocol):
     """
 
     def init(self, parameters: Tensors, /) -> State:
-        """The state before the first step: tensors, in tuples and dictionaries; numbers too if not learned."""
+        """The state before the first step: tensors in tuples and dictionaries; no numbers if learned."""
         ...
 
     def update(

@@ -248,6 +248,8 @@ def fit(
     learner.to(fabric.device)  # first, so that a resumed optimizer's state goes there as well
     bare = (optimizer or adam())(learner.parameters())
     rates = [group["lr"] for group in bare.param_groups]
+    if isinstance(learner, Carries):
+        learner.carry_on({})  # nothing of an earlier training
     progress = run.begin(learner, bare, resume, write=rank == 0) if run else Progress()
     fabric.barrier()
     best_weights = run.best_weights() if run and progress.best_step else None

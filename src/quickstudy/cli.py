@@ -384,13 +384,14 @@ def models() -> None:
             figure = (f["setting"], f["mode"], percent(f["accuracy"], f["ci95"]))
             rows.add_row(*(("", "") if i else (name, minutes)), *figure)
     console.print(rows)
-    rules = table("update rule", "race", "of tuned Adam's loss", "of the best baseline's", wraps=("race",))
+    rules = table("update rule", "race", "× Adam", "× best", wraps=("race",))
     for name, path in shipped_rules().items():
         races = checkpoint.load(path)[1]["figures"]
         for i, (race, f) in enumerate(races.items()):
             ratios = (f"{f[key]:.2f}" for key in ("of tuned Adam's", "of the best baseline's"))
             rules.add_row("" if i else name, race, *ratios)
     console.print(rules)
+    console.print("×: the mean loss over that of tuned Adam, and over that of the best tuned baseline")
 
 
 @app.command()

@@ -39,8 +39,7 @@ class RuleRecipe:
         summary: one line.
         paper: where it was published.
         rule: makes a fresh one.
-        family: the problems, those of "test" never seen in training.
-        family_name: as `FAMILIES` and the cards of rules have it.
+        family_name: of the problems, as in `FAMILIES`; those of "test" are never seen in training.
         problems: side by side, in training.
         steps: meta-steps.
         unroll: steps of the optimisees in a meta-step, 20 in the paper. With 5 there are four times as many

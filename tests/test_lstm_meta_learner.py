@@ -17,11 +17,12 @@ from small_models import (
 )
 from torch import Tensor, nn
 
-from quickstudy.adapt import Tensors
+from quickstudy.adapt import Tensors, adapt
 from quickstudy.encoders import MLP
 from quickstudy.episode import Episode, Support
 from quickstudy.learner import batch_statistics
 from quickstudy.learners.lstm_meta_learner import LSTMMetaLearner
+from quickstudy.optimizer import LearnedOptimizer
 from quickstudy.rules import lstm_step as fast
 from quickstudy.rules.cell_state import CellStateRule, Gates
 from quickstudy.rules.coordinates import LSTMCell
@@ -253,3 +254,27 @@ def test_wrong_arguments_are_refused() -> None:
     theta = drawn((2, 3), seed=0)
     with pytest.raises(ValueError, match=r"the losses are \[3\] and the parameter p0 is \[2, 3\]"):
         moved(rule(), theta, theta, torch.ones(3).double())
+
+
+@pytest.mark.parametrize("gates", ["learned", "scalar"])
+def test_as_an_optimizer_of_torch_it_takes_the_steps_of_the_inner_loop(gates: Gates) -> None:
+    torch.manual_seed(0)
+    rule, model = CellStateRule(gates).double(), nn.Linear(4, 3).double()
+    x, y = torch.randn(6, 4).double(), torch.arange(6) % 3
+    start = {k: p.detach().clone() for k, p in model.named_parameters()}
+
+    def loss(p: Tensors, step: int) -> Tensor:
+        return nn.functional.cross_entropy(x @ p["weight"].mT + p["bias"], y)
+
+    optimizer = LearnedOptimizer(model.parameters(), rule)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value = nn.functional.cross_entropy(model(x), y)
+        value.backward()
+        return value
+
+    for _ in range(3):
+        optimizer.step(closure)
+    expected = adapt(loss, start, rule, 3, first_order=True).parameters
+    torch.testing.assert_close(dict(model.named_parameters()), expected, rtol=1e-12, atol=1e-12)

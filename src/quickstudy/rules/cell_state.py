@@ -65,6 +65,7 @@ class CellStateRule(nn.Module):
         if min(divisor, hidden, p) <= 0:
             raise ValueError(f"divisor is {divisor}, hidden {hidden}, p {p}: all must be positive")
         self.gates, self.divisor, self.p = gates, divisor, p
+        self.coordinatewise, self.needs_loss = True, gates == "learned"  # for `LearnedOptimizer`
         if gates == "learned":
             self.lstm = LSTMCell(4, hidden)
             self.weight = nn.Parameter(torch.empty(2, hidden + 2))  # W_F, W_I

@@ -79,10 +79,7 @@ def _is_of(path: Path, name: str) -> bool:
 
 def rows_of(this: Race, curves: list[Curve], seed: int) -> list[Row]:
     """Loss, median, and how they stand to the tuned baselines."""
-    finals = [
-        FinalLoss.of((c.held_out if this.held_out else c.losses)[-1], seed, this.family, this.steps)
-        for c in curves
-    ]
+    finals = [FinalLoss.of(c.judged(this.held_out)[-1], seed, this.family, this.steps) for c in curves]
     tuned = {c.name: f.mean for c, f in zip(curves, finals, strict=True) if c.lr is not None}
     rows: list[Row] = []
     for curve, final in zip(curves, finals, strict=True):

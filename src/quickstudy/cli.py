@@ -151,9 +151,7 @@ def train(
     display = _terminal(fabric)
     again = shlex.join(["quickstudy", *(a for a in sys.argv[1:] if a != "--resume"), "--resume"])
     say = messages.print if fabric.global_rank == 0 else _silent
-    asked: Any = {
-        "display": display,
-        "fabric": fabric,
+    options: experiment.Options = {
         "steps": steps,
         "lr": lr,
         "seed": seed,
@@ -168,9 +166,11 @@ def train(
     scores: list[Any]
     try:
         if isinstance(stated, RuleRecipe):
-            learner, progress = train_rule(recipe, folder, **asked)
+            learner, progress = train_rule(recipe, folder, display=display, fabric=fabric, **options)
         else:
-            learner, progress = experiment.train(recipe, arguments, folder, **asked)
+            learner, progress = experiment.train(
+                recipe, arguments, folder, display=display, fabric=fabric, **options
+            )
     except KeyboardInterrupt:
         say(f"stopped; go on with: {again}", highlight=False, soft_wrap=True)
         raise typer.Exit(130) from None
@@ -480,7 +480,7 @@ def optimize(
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"race-{family}-{steps}{'-held-out' * held_out}.png"
     race_curves(curves, f"{family}: {problems} unseen problems", held_out).savefig(path, dpi=150)
-    finals = [FinalLoss.of((c.held_out if held_out else c.losses)[-1], seed, family, steps) for c in curves]
+    finals = [FinalLoss.of(c.judged(held_out)[-1], seed, family, steps) for c in curves]
     if as_json:
         rows = [
             {"rule": c.name, "lr": c.lr, "ms": 1e3 * c.own_seconds, **f.as_dict()}

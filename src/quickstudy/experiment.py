@@ -5,16 +5,17 @@ import importlib.metadata
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict, Unpack
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from torch import nn
 
 from quickstudy import checkpoint
 from quickstudy.data.episodes import Episodes, Setting
@@ -26,7 +27,7 @@ from quickstudy.learners.siamese import Siamese
 from quickstudy.metrics import Score
 from quickstudy.recipes import RECIPES, Recipe
 from quickstudy.roc import Verification, verify
-from quickstudy.train import Mode, Progress, Reporter, evaluate, fit
+from quickstudy.train import Batches, Mode, Progress, Reporter, Schedule, evaluate, fit
 
 TASKS = 10
 """Tasks in a meta-batch of validation and test."""
@@ -71,6 +72,43 @@ def launch(accelerator: str = "auto", devices: int = 1, precision: str = "32-tru
     return fabric
 
 
+class Options(TypedDict, total=False):
+    """What may be asked of a training, of any kind of recipe."""
+
+    steps: int | None
+    """Instead of the recipe's."""
+    lr: float | None
+    """Instead of the recipe's."""
+    seed: int
+    """Of the weights and of what is drawn; 0 by default."""
+    tasks: int | None
+    """Of a step, instead of the recipe's."""
+    minutes: float | None
+    """As in `fit`."""
+    patience: int | None
+    """As in `fit`."""
+    clip: float | None
+    """As in `fit`."""
+    resume: bool
+    """As in `fit`."""
+    data_root: str | Path | None
+    """Where data sets lie."""
+
+
+class Stated(Protocol):
+    """What `fit` is told by every kind of recipe."""
+
+    @property
+    def schedule(self) -> Callable[[int], Schedule]:
+        """From the number of steps to the multiplier of each."""
+        ...
+
+    @property
+    def every(self) -> int:
+        """Steps between validations."""
+        ...
+
+
 def train(
     name: str,
     arguments: Mapping[str, Any],
@@ -78,15 +116,7 @@ def train(
     *,
     display: Display,
     fabric: Fabric,
-    steps: int | None = None,
-    lr: float | None = None,
-    seed: int = 0,
-    tasks: int | None = None,
-    minutes: float | None = None,
-    patience: int | None = None,
-    clip: float | None = None,
-    resume: bool = False,
-    data_root: str | Path | None = None,
+    **options: Unpack[Options],
 ) -> tuple[Learner, Progress]:
     """Train a recipe into a folder.
 
@@ -96,23 +126,16 @@ def train(
         out: folder of the training.
         display: shows the progress.
         fabric: device, precision and processes, launched.
-        steps: instead of the recipe's.
-        lr: instead of the recipe's.
-        seed: of the weights and episodes.
-        tasks: of a step, instead of the recipe's.
-        minutes: as in `fit`.
-        patience: as in `fit`.
-        clip: as in `fit`.
-        resume: as in `fit`.
-        data_root: where data sets lie.
+        options: as in `Options`.
 
     Returns:
         The learner with its best weights, and how the training went.
     """
-    recipe = RECIPES[name](**arguments)
-    steps, lr, tasks = steps or recipe.steps, lr or recipe.lr, tasks or recipe.tasks
+    recipe, seed = RECIPES[name](**arguments), options.get("seed", 0)
+    steps, lr = options.get("steps") or recipe.steps, options.get("lr") or recipe.lr
+    tasks, clip = options.get("tasks") or recipe.tasks, options.get("clip")
     with fabric.rank_zero_first(), display.counting("decoding") as decoding:
-        pool = recipe.pool(root=data_root, progress=decoding)
+        pool = recipe.pool(root=options.get("data_root"), progress=decoding)
     training = Episodes(
         pool.split("train"), recipe.train, tasks, seed, labels=recipe.labels, augment=recipe.augment
     )
@@ -132,27 +155,48 @@ def train(
         "items": recipe.image_format.as_dict(),
         "version": importlib.metadata.version("quickstudy"),
     }
-    with display.training(steps) as report:
-        progress = fit(
-            learner,
-            training,
-            steps,
-            optimizer=recipe.optimizer(lr),
-            schedule=recipe.schedule(steps),
-            validation=validation,
-            validation_episodes=recipe.validation_episodes,
-            validation_mode=recipe.mode,
-            every=recipe.every,
-            patience=patience,
-            minutes=minutes,
-            clip=clip,
-            fabric=fabric,
-            out=out,
-            resume=resume,
-            manifest=manifest,
-            report=report,
-        )
+    progress = fit_stated(
+        recipe,
+        options,
+        display,
+        learner,
+        training,
+        steps,
+        optimizer=recipe.optimizer(lr),
+        validation=validation,
+        validation_episodes=recipe.validation_episodes,
+        validation_mode=recipe.mode,
+        clip=clip,
+        fabric=fabric,
+        out=out,
+        manifest=manifest,
+    )
     return learner, progress
+
+
+def fit_stated(
+    recipe: Stated,
+    options: Options,
+    display: Display,
+    model: nn.Module,
+    batches: Batches,
+    steps: int,
+    **how: Any,
+) -> Progress:
+    """`fit` as recipe and options have it, with its progress shown; `how` is what differs by the kind."""
+    with display.training(steps) as report:
+        return fit(
+            model,
+            batches,
+            steps,
+            schedule=recipe.schedule(steps),
+            every=recipe.every,
+            patience=options.get("patience"),
+            minutes=options.get("minutes"),
+            resume=options.get("resume", False),
+            report=report,
+            **how,
+        )
 
 
 def measure(

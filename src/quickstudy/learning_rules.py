@@ -236,11 +236,8 @@ class RuleLearner(nn.Module):
         if self.estimator == "pes":
             start = {k: _twice(p) for k, p in start.items()}
             perturbed = {k: torch.zeros_like(w) for k, w in self._weights(self.problems).items()}
-        rule = (
-            self.as_rule
-            if self.estimator == "backprop"
-            else self._each(self._weights(len(next(iter(start.values())))))
-        )
+        count = len(next(iter(start.values())))
+        rule = self.as_rule if self.estimator == "backprop" else _OnesOwn(self.rule, self._weights(count))
         with torch.no_grad():
             state = rule.init(start)
         return _Carried(problems, seed, horizon, step, start, state, perturbed)
@@ -260,8 +257,11 @@ class RuleLearner(nn.Module):
         """[count, ...] φ as so many optimisees have it."""
         return {k: p.detach().expand(count, *p.shape) for k, p in self.rule.named_parameters()}
 
+    def _objective(self, problems: Optimizees) -> Loss:
+        return problems.loss if self.objective == "train" else problems.held_out
+
     def _backprop(self, at: _Carried, steps: int) -> Tensor:
-        objective = at.problems.loss if self.objective == "train" else at.problems.held_out
+        objective = self._objective(at.problems)
         values: list[Tensor] = []
         terms: list[Tensor] = []  # the gradient of their sum is that of the sum of all losses
 
@@ -302,7 +302,7 @@ class RuleLearner(nn.Module):
             for k, p in self.rule.named_parameters()
         }
         noise = {k: torch.cat([n, -n]) for k, n in noise.items()}
-        rule = self._each({k: w + noise[k] for k, w in self._weights(self.problems).items()})
+        rule = _OnesOwn(self.rule, {k: w + noise[k] for k, w in self._weights(self.problems).items()})
         with torch.no_grad():
             if self.estimator == "pes":
                 losses, adapted = self._follow(at, at.parameters, at.state, rule, steps)
@@ -311,7 +311,7 @@ class RuleLearner(nn.Module):
                 parameters, state = pytree.tree_map(_twice, (at.parameters, at.state))
                 losses, _ = self._follow(at, parameters, state, rule, steps)
                 _, adapted = self._follow(
-                    at, at.parameters, at.state, self._each(self._weights(self._sampled)), steps
+                    at, at.parameters, at.state, _OnesOwn(self.rule, self._weights(self._sampled)), steps
                 )
             at.parameters, at.state = adapted.parameters, adapted.state
             factors = losses / (self.sigma**2 * self.problems)
@@ -323,7 +323,7 @@ class RuleLearner(nn.Module):
         self, at: _Carried, parameters: Tensors, state: State, rule: Rule, steps: int
     ) -> tuple[Tensor, Adapted]:
         """The mean objective of each optimisee over some steps [B], and where they get to."""
-        objective = at.problems.loss if self.objective == "train" else at.problems.held_out
+        objective = self._objective(at.problems)
         values: list[Tensor] = []
 
         def note(value: Tensor) -> None:
@@ -344,17 +344,13 @@ class RuleLearner(nn.Module):
         note(of_pairs(objective)(adapted.parameters, steps))
         return torch.stack(values).mean(0), adapted
 
-    def _each(self, weights: Tensors) -> Rule:
-        """The rule with weights of its own for each optimisee, [B, ...] by name."""
-        return _OnesOwn(self.rule, weights)
-
 
 def _twice(x: Tensor) -> Tensor:
     return torch.cat([x, x])
 
 
 class _OnesOwn:
-    """A rule that has other weights for each optimisee."""
+    """A rule that has other weights for each optimisee, [B, ...] by name."""
 
     def __init__(self, rule: nn.Module, weights: Tensors) -> None:
         self.rule, self.weights = rule, weights

@@ -346,7 +346,7 @@ def race_curves(curves: Sequence[Curve], title: str, held_out: bool = False) -> 
     panels = figure.subplots(1, 2, sharey=True)
     colours = mpl.colormaps["tab10"](np.arange(len(curves)) % 10)
     for curve, colour in zip(curves, colours, strict=True):
-        losses = (curve.held_out if held_out else curve.losses).numpy()
+        losses = curve.judged(held_out).numpy()
         mean, (low, high) = losses.mean(1), np.quantile(losses, [0.1, 0.9], axis=1)
         rate = "" if curve.lr is None else f" (α = {curve.lr:.2g})"
         style = {"lw": 2.4, "zorder": 3} if curve.lr is None else {"lw": 1.2}

@@ -63,6 +63,10 @@ class Curve:
         """[B] losses after the last step."""
         return self.losses[-1]
 
+    def judged(self, held_out: bool) -> Tensor:
+        """[steps + 1, B] the losses that count: on the data trained on, or on the others."""
+        return self.held_out if held_out else self.losses
+
 
 def follow(
     rule: Rule,

@@ -3,44 +3,32 @@
 import importlib.metadata
 from dataclasses import asdict
 from pathlib import Path
+from typing import Unpack
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from quickstudy.experiment import Display
+from quickstudy.experiment import Display, Options, fit_stated
 from quickstudy.learning_rules import Draws, RuleLearner
 from quickstudy.metrics import FinalLoss
 from quickstudy.problems.problem import Family
 from quickstudy.race import follow
 from quickstudy.recipes.rules import RULE_RECIPES, RuleRecipe
-from quickstudy.train import Progress, adam, fit
+from quickstudy.train import Progress, adam
 
 VALIDATION_SEED, TEST_SEED = 1, 2
 """Of problems, beside the training's own."""
 
 
 def train_rule(
-    name: str,
-    out: str | Path,
-    *,
-    display: Display,
-    fabric: Fabric,
-    steps: int | None = None,
-    lr: float | None = None,
-    seed: int = 0,
-    tasks: int | None = None,
-    minutes: float | None = None,
-    patience: int | None = None,
-    clip: float | None = None,
-    resume: bool = False,
-    data_root: str | Path | None = None,
+    name: str, out: str | Path, *, display: Display, fabric: Fabric, **options: Unpack[Options]
 ) -> tuple[RuleLearner, Progress]:
     """Learn a rule by a recipe, into a folder; arguments as in `experiment.train`, `tasks` being problems."""
-    recipe = RULE_RECIPES[name]()
-    steps, lr, problems = steps or recipe.steps, lr or recipe.lr, tasks or recipe.problems
-    clip = clip or recipe.clip
-    family, held_out = (recipe.family(split, data_root) for split in ("train", "validation"))
+    recipe, seed = RULE_RECIPES[name](), options.get("seed", 0)
+    steps, lr = options.get("steps") or recipe.steps, options.get("lr") or recipe.lr
+    problems, clip = options.get("tasks") or recipe.problems, options.get("clip") or recipe.clip
+    family, held_out = (recipe.family(split, options.get("data_root")) for split in ("train", "validation"))
     torch.manual_seed(seed)
     learner = RuleLearner(
         recipe.rule(),
@@ -64,24 +52,20 @@ def train_rule(
         | {"horizon": asdict(recipe.horizon), "objective": recipe.objective, "log": recipe.log},
         "version": importlib.metadata.version("quickstudy"),
     }
-    with display.training(steps) as report:
-        progress = fit(
-            learner,
-            Draws(problems, seed),
-            steps,
-            optimizer=adam(lr),
-            schedule=recipe.schedule(steps),
-            validation=lambda: judge(learner, recipe, held_out, recipe.validation_problems, VALIDATION_SEED),
-            every=recipe.every,
-            patience=patience,
-            minutes=minutes,
-            clip=clip,
-            fabric=fabric,
-            out=out,
-            resume=resume,
-            manifest=manifest,
-            report=report,
-        )
+    progress = fit_stated(
+        recipe,
+        options,
+        display,
+        learner,
+        Draws(problems, seed),
+        steps,
+        optimizer=adam(lr),
+        validation=lambda: judge(learner, recipe, held_out, recipe.validation_problems, VALIDATION_SEED),
+        clip=clip,
+        fabric=fabric,
+        out=out,
+        manifest=manifest,
+    )
     return learner, progress
 
 
@@ -100,5 +84,5 @@ def judge(learner: RuleLearner, recipe: RuleRecipe, family: Family, problems: in
     for draw in range(recipe.validation_draws):
         sampled = family.sample(problems, seed + draw * 1000)
         curve = follow(learner.as_rule, sampled, recipe.race, held_out=held_out)
-        losses.append((curve.held_out if held_out else curve.losses)[-1])
+        losses.append(curve.judged(held_out)[-1])
     return FinalLoss.of(torch.cat(losses), seed, recipe.family_name, recipe.race)

@@ -110,9 +110,9 @@ class Episodes:
         device: where the tensors are wanted; items travel there as bytes.
         labels: which items bear labels; all by default.
         augment: changes the items of each task at random, such as `Affine()`; nothing does by default.
-        group: from the name of a class to that of its group: then all classes of a task are of one group, so
-            that it is told apart what is alike, such as the letters of one alphabet. The chance of a group
-            is in proportion to its classes; those with fewer than a task takes never come up.
+        group: from the name of a class to that of its group, such as `alphabet_of`: then all classes of a
+            task are of one group, so that what is alike is told apart. The chance of a group is in proportion
+            to its classes; those with fewer than a task takes never come up.
 
     Raises:
         ValueError: if the pool has too few classes for the ways, or a class too few items for the shots

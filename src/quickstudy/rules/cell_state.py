@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.adapt import State, Tensors
-from quickstudy.rules.coordinates import LSTMCell, flat, log_and_sign
+from quickstudy.rules.coordinates import LSTMCell, flat, log_and_sign, shaped
 from quickstudy.rules.lstm_step import lstm_step
 
 Gates = Literal["learned", "scalar", "fixed"]
@@ -102,8 +102,7 @@ class CellStateRule(nn.Module):
             of_h, of_theta, of_before = self.weight.split([len(h), 1, 1], 1)
             before = of_h @ h + of_theta * theta + of_before * before + self.bias
             f, i = before.sigmoid()
-            parts = (f * theta - i * g).split([p.numel() for p in parameters.values()])
-        after = {k: part.view(p.shape) for (k, p), part in zip(parameters.items(), parts, strict=True)}
+            after = shaped(f * theta - i * g, parameters)
         return after, (h, c, before)
 
     def _losses(self, loss: Tensor, parameters: Tensors) -> Tensor:

@@ -19,8 +19,13 @@ def flat(tensors: Tensors) -> Tensor:
 
 def moved(parameters: Tensors, steps: Tensor) -> Tensors:
     """The parameters, each moved by its part of `steps` [C], which are in the order of `flat`."""
-    parts = steps.split([p.numel() for p in parameters.values()])
-    return {k: p + part.view(p.shape) for (k, p), part in zip(parameters.items(), parts, strict=True)}
+    return {k: parameters[k] + part for k, part in shaped(steps, parameters).items()}
+
+
+def shaped(values: Tensor, like: Tensors) -> Tensors:
+    """The way back from `flat`: the parts of `values` [C], in the shapes of some tensors."""
+    parts = values.split([t.numel() for t in like.values()])
+    return {k: part.view(t.shape) for (k, t), part in zip(like.items(), parts, strict=True)}
 
 
 def log_and_sign(x: Tensor, p: float = 10.0) -> Tensor:

@@ -316,7 +316,7 @@ def train(
         "train": asdict(TRAIN) | {"steps": steps, "lr": LR, "warmup": WARMUP, "damaged": SHARE},
         "damage": ", ".join(kind.name for kind in TRAINED),
         "data": pool.summary(),
-        "items": recipe.image_format.as_dict(),
+        "items": recipe.item_format.as_dict(),
         "version": importlib.metadata.version("quickstudy"),
     }
     with Terminal().training(steps) as report:

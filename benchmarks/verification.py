@@ -74,7 +74,7 @@ def pair_rows(learner: Siamese, minutes: float, seed: int, pictures: Path | None
 
 def trial_rows(learner: Siamese, minutes: float, seed: int) -> list[Row]:
     """Accuracy within alphabets, in %."""
-    size = experiment.RECIPES[LAKE]().image_format.size
+    size = experiment.RECIPES[LAKE]().item_format.size
     pool = omniglot(size=size, split="lake", rotations=False).split("test")
     row = partial(
         Row, benchmark="verification", method=LAKE, dataset="omniglot-lake", split="test", seed=seed

@@ -187,7 +187,7 @@ def tiny() -> Recipe:
         summary="tiny",
         paper="none",
         pool=lambda *, root=None, progress=None: patterns(),
-        image_format=ImageFormat(16),
+        item_format=ImageFormat(16),
         learner=lambda: Prototypical(Conv4(1, 4)),
         train=Setting(5, 1, 3),
         steps=2,

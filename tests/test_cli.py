@@ -436,7 +436,7 @@ def test_two_processes_speak_with_one_voice(home: Path, tmp_path: Path) -> None:
         ("evaluate no/such.safetensors", ["no checkpoint at no/such.safetensors"]),
         ("evaluate pics", ["no checkpoint at pics/best.safetensors: a training writes"]),
         ("predict r --support nowhere --query pics", ["nowhere is not a folder"]),
-        ("predict r --support pics --query nowhere", ["there is no picture or folder nowhere"]),
+        ("predict r --support pics --query nowhere", ["there is no file or folder nowhere"]),
         ("plot r --setting x", ["setting 'x' is not of the form 5w1s"]),
         ("data --data-root nowhere", ["--data-root names nowhere, which is not a folder"]),
     ],

@@ -393,3 +393,114 @@ def test_classes_of_a_task_are_of_one_group_and_large_groups_come_up_more_often(
 def test_groups_that_are_all_too_small_are_refused() -> None:
     with pytest.raises(ValueError, match=r"no group of coded has the 5 classes .* largest, 'B', has 4"):
         Episodes(grouped({"A": 3, "B": 4}), Setting(3, 1, 1, 1, distractors=2), group=letter)
+
+
+# Support and queries from different sources
+
+
+def of_sources(table: list[list[int]], seed: int = 0) -> ClassPool:
+    """So many items of each class (row) from each source (column), in any order."""
+    rng = np.random.default_rng(seed)
+    sources = [rng.permutation(np.repeat(np.arange(len(row)), row)) for row in table]
+    coded = coded_pool([sum(row) for row in table])
+    names = tuple(f"speaker{s}" for s in range(len(table[0])))
+    return replace(coded, sources=np.concatenate(sources), source_names=names)
+
+
+SPOKEN = st.integers(2, 5).flatmap(
+    lambda sources: st.lists(
+        st.lists(st.integers(0, 6), min_size=sources, max_size=sources).filter(sum), min_size=3, max_size=6
+    )
+)
+
+
+@given(SPOKEN, st.integers(2, 3), st.integers(1, 3), st.integers(1, 3), st.integers(0, 2**40))
+def test_queries_are_of_one_source_and_support_of_others(
+    table: list[list[int]], ways: int, shots: int, queries: int, seed: int
+) -> None:
+    pool = of_sources(table, seed % 7)
+    fit = [
+        [c for c, row in enumerate(table) if row[q] >= queries and sum(row) - row[q] >= shots]
+        for q in range(len(table[0]))
+    ]
+    if not any(len(classes) >= ways for classes in fit):
+        with pytest.raises(ValueError, match=r"coded can't be kept apart by its \d sources"):
+            Episodes(pool, Setting(ways, shots, queries), apart=True)
+        return
+    episodes = Episodes(pool, Setting(ways, shots, queries), tasks=5, seed=seed, apart=True)
+    index = episodes.indices(1)
+    assert index.shape == (5, ways, shots + queries)
+    assert pool.sources is not None
+    class_of = np.repeat(np.arange(len(pool)), pool.counts)
+    for task in index:
+        classes = class_of[task]
+        assert (classes == classes[:, :1]).all()
+        assert len({*classes[:, 0].tolist()}) == ways
+        assert len({*task.ravel().tolist()}) == task.size
+        (asked,) = {*pool.sources[task[:, shots:]].ravel().tolist()}
+        assert asked not in pool.sources[task[:, :shots]]
+        assert {*classes[:, 0].tolist()} <= {*fit[asked]}
+    again = Episodes(pool, Setting(ways, shots, queries), 5, seed, apart=True).on("cpu")
+    np.testing.assert_array_equal(again.indices(1), index)
+    assert same(again[1], episodes[1])
+
+
+def test_sources_classes_and_items_are_drawn_evenly() -> None:
+    """Speaker 3 has two classes only and comes up as often as the others; speaker 4 has too few."""
+    table = [[4, 4, 4, 4, 1], [4, 4, 4, 4, 0], [4, 4, 4, 0, 0], [4, 4, 4, 1, 0]]
+    pool = of_sources(table)
+    assert pool.sources is not None
+    index = Episodes(pool, Setting(2, 1, 2), tasks=6000, apart=True).indices(0)
+    asked = pool.sources[index[:, 0, 1]]
+    shares = np.bincount(asked, minlength=5) / 6000
+    assert shares == pytest.approx([0.25, 0.25, 0.25, 0.25, 0], abs=0.03)
+    class_of = np.repeat(np.arange(4), pool.counts)[index[:, :, 0]]
+    for source, classes in ((0, 4), (3, 2)):
+        drawn = np.bincount(class_of[asked == source].ravel(), minlength=4)[:classes]
+        assert drawn / drawn.sum() == pytest.approx([1 / classes] * classes, abs=0.03)
+    of_first = (asked == 0)[:, None] & (class_of == 2)  # twelve items, four of them its own
+    support = Counter(index[..., 0][of_first].tolist())
+    queries = Counter(index[..., 1:][of_first].ravel().tolist())
+    assert len(support) == 8
+    assert len(queries) == 4
+    for drawn in (support, queries):
+        share = np.array([*drawn.values()]) / drawn.total()
+        assert share == pytest.approx(1 / len(drawn), abs=0.05)
+
+
+def test_a_split_keeps_its_sources_apart() -> None:
+    pool = of_sources([[3, 3], [3, 3], [3, 0], [3, 3]])
+    half = replace(pool, splits={"test": np.array([3, 1])}).split("test")
+    index = Episodes(half, Setting(2, 1, 1), 20, apart=True).indices(0)
+    assert {*np.unique(index)} <= {*range(6, 12), *range(15, 21)}
+
+
+SETTING_1 = Setting(2, 1, 1)
+
+
+def test_what_cannot_be_kept_apart_is_said(pool: ClassPool) -> None:
+    with pytest.raises(ValueError, match="coded does not say what its items come from"):
+        Episodes(pool, SETTING_1, apart=True)
+    one = of_sources([[5, 0], [5, 0]])
+    with pytest.raises(ValueError, match=r"by its 1 sources \(speaker0\): none has 1 queries of 2 classes"):
+        Episodes(one, SETTING_1, apart=True)
+    two = of_sources([[5, 5], [5, 5]])
+    for rest in ({"labels": LABELLED}, {"group": letter}, {"setting": Setting(2, 1, 1, 1)}):
+        with pytest.raises(ValueError, match="apart does not go with labels, group or unlabelled"):
+            Episodes(two, **({"setting": SETTING_1, "apart": True} | rest))  # pyright: ignore
+
+
+# Clips
+
+
+def test_samples_become_floats_below_1_and_keep_their_shape() -> None:
+    items = np.random.default_rng(0).integers(-32768, 32768, (8, 30)).astype(np.int16)
+    items[:, 0], items[:, 1] = -32768, 32767
+    pool = ClassPool.from_arrays(items, ["a", "b"], [4, 4])
+    episodes = Episodes(pool, Setting(2, 1, 3), tasks=2)
+    e, index = episodes[0], episodes.indices(0)
+    assert e.support.x.shape == (2, 2, 30)
+    assert e.query_x.dtype == torch.float32
+    expected = torch.from_numpy(items[index[..., 1:].reshape(2, -1)].astype(np.float64) / 32768)
+    assert torch.equal(e.query_x.double(), expected)
+    assert (e.query_x.min(), e.query_x.max()) == (-1, 32767 / 32768)

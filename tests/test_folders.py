@@ -3,23 +3,29 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
 from quickstudy.data import folders, pool
+from quickstudy.data.audio import AudioFormat
 from quickstudy.data.folders import (
     FRACTIONS,
     SPLITS,
+    audio_folders,
+    compiled,
     deal_out,
-    find_images,
+    files_in,
+    find_files,
     folder_pool,
     image_folders,
-    images_in,
     read_split,
     report_bad,
 )
@@ -93,7 +99,7 @@ def test_hidden_files_and_other_than_pictures_are_passed_over(tmp_path: Path) ->
     picture(root / "a" / "nested" / "0.png", 9)
     picture(root / ".hidden" / "0.png", 9)
     picture(root / "loose.png", 9)
-    assert {c: [p.name for p in ps] for c, ps in find_images(root).items()} == {
+    assert {c: [p.name for p in ps] for c, ps in find_files(root, GREY).items()} == {
         "a": ["00.png", "01.png"],
         "b": ["00.png"],
     }
@@ -102,22 +108,22 @@ def test_hidden_files_and_other_than_pictures_are_passed_over(tmp_path: Path) ->
 def test_order_is_by_name(tmp_path: Path) -> None:
     for name in ("10", "9", "B", "a"):
         picture(tmp_path / "r" / "c" / f"{name}.png", 1)
-    assert [p.stem for p in images_in(tmp_path / "r" / "c")] == ["10", "9", "B", "a"]
+    assert [p.stem for p in files_in(tmp_path / "r" / "c", GREY)] == ["10", "9", "B", "a"]
 
 
 def test_no_such_root(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere is not a folder: name one that holds a folder"):
-        find_images(tmp_path / "nowhere")
+        find_files(tmp_path / "nowhere", GREY)
     with pytest.raises(FileNotFoundError, match="is not a folder"):
-        find_images(picture(tmp_path / "a.png", 1))
+        find_files(picture(tmp_path / "a.png", 1), GREY)
 
 
 def test_a_root_without_classes(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds no class folders: expected .*/CLASS/\*\.jpg"):
-        find_images(tmp_path)
+        find_files(tmp_path, GREY)
     picture(tmp_path / "loose.png", 1)
     with pytest.raises(ValueError, match=r"no class folders \(pictures must lie in folders, whose names"):
-        find_images(tmp_path)
+        find_files(tmp_path, GREY)
 
 
 def test_class_folders_without_pictures_are_named(tmp_path: Path) -> None:
@@ -188,7 +194,7 @@ def test_a_class_of_which_nothing_can_be_read(tmp_path: Path, skip: bool) -> Non
     if skip:
         with (
             pytest.warns(UserWarning, match="2 of 4"),
-            pytest.raises(ValueError, match="no picture of class 'bad' can be read: mend or remove"),
+            pytest.raises(ValueError, match="no pictures of class 'bad' can be read: mend or remove"),
         ):
             image_folders(root, GREY, ALL_TEST, skip_corrupt=True)
     else:
@@ -299,13 +305,13 @@ def test_a_second_load_decodes_nothing_and_a_changed_file_does(
     root = folder_of(tmp_path / "r", {"a": 2, "b": 2})
     first = image_folders(root, GREY, ALL_TEST)
     decoded: list[int] = []
-    honest = folders.decode_images
+    honest = folders.decode_items
 
     def counted(sources: list[Path], *rest: object) -> dict[int, str]:
         decoded.append(len(sources))
         return honest(sources, *rest)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(folders, "decode_images", counted)
+    monkeypatch.setattr(folders, "decode_items", counted)
     second = image_folders(root, GREY, ALL_TEST)
     assert not decoded
     np.testing.assert_array_equal(first.items, second.items)
@@ -335,7 +341,7 @@ def test_space_is_taken_before_decoding_begins(tmp_path: Path, monkeypatch: pyte
         blocks.append(Path(str(out.filename)).stat().st_blocks * 512)
         return {}
 
-    monkeypatch.setattr(folders, "decode_images", look)
+    monkeypatch.setattr(folders, "decode_items", look)
     image_folders(root, ImageFormat(512, 3), ALL_TEST)
     assert blocks[0] >= 2 * 3 * 512 * 512
 
@@ -354,3 +360,122 @@ def test_a_full_disk_leaves_nothing_behind(
             image_folders(root, GREY, ALL_TEST)
     assert not list((cache / "pools").iterdir())
     assert len(image_folders(root, GREY, ALL_TEST).items) == 4, "and it works when there is room again"
+
+
+# Sound
+
+
+CLIP = AudioFormat(1000, 0.01)
+
+
+def clip(path: Path, value: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.full(10, value, np.int16), 1000)
+    return path
+
+
+def test_a_folder_of_sound(tmp_path: Path) -> None:
+    root = tmp_path / "my sounds"
+    for c, name in enumerate(("cat", "dog (big)")):
+        for j, ending in enumerate(("wav", "FLAC", "aiff")):
+            clip(root / name / f"{j}.{ending}", 10 * c + j + 1)
+    picture(root / "cat" / "9.png", 1)
+    (root / "cat" / "notes.txt").write_text("no sound")
+    data = audio_folders(root, CLIP, ALL_TEST)
+    assert data.classes == ("cat", "dog (big)")
+    assert data.items.dtype == np.int16
+    assert data.items[:, 0].tolist() == [1, 2, 3, 11, 12, 13]
+    assert data.sources is None
+    (root / "cat" / "0.wav").write_bytes(b"")
+    with pytest.raises(OSError, match=r"1 of 6 clips can't be read: .*0\.wav: the file is empty; mend"):
+        audio_folders(root, CLIP, ALL_TEST)
+    with pytest.warns(UserWarning, match="1 of 6 clips"):
+        assert len(audio_folders(root, CLIP, ALL_TEST, skip_corrupt=True).items) == 5
+
+
+def test_messages_about_sound_speak_of_clips(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds no class folders: expected .*/CLASS/\*\.wav"):
+        audio_folders(tmp_path, CLIP)
+    clip(tmp_path / "loose.wav", 1)
+    with pytest.raises(ValueError, match=r"\(clips must lie in folders"):
+        audio_folders(tmp_path, CLIP)
+    picture(tmp_path / "a" / "1.png", 1)
+    with pytest.raises(ValueError, match=r"1 class folders of .* hold no clips: a; fill"):
+        audio_folders(tmp_path, CLIP)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [
+        ("{class}_{source}_{take}", "{}_{}_{}.wav"),
+        ("{source}/{class}_{take}", "{1}/{0}_{2}.wav"),
+        ("{class}/{source}-no{take}", "{0}/{1}-no{2}.wav"),
+        ("{class}/{session}/{source} ({take})", "{0}/monday/{1} ({2}).wav"),
+    ],
+)
+def test_class_and_source_by_the_names(tmp_path: Path, pattern: str, name: str) -> None:
+    root = tmp_path / "r"
+    for c, word in enumerate(("no", "yes")):
+        for s, speaker in enumerate(("ann", "zoë")):
+            for take in (1, 2):
+                clip(root / name.format(word, speaker, take), 100 * c + 10 * s + take)
+    clip(root / "a" / "b" / "c" / "too deep.wav", 1)
+    for _ in range(2):  # from the cache, too
+        data = audio_folders(root, CLIP, ALL_TEST, pattern=pattern)
+        assert data.classes == ("no", "yes")
+        assert data.source_names == ("ann", "zoë")
+        assert data.sources is not None
+        assert sorted(data.items[:, 0].tolist()) == [1, 2, 11, 12, 101, 102, 111, 112]
+        assert (data.items[:, 0] // 10 % 10 == data.sources).all()
+        assert (data.items[:4, 0] < 100).all()
+
+
+def test_sources_of_what_is_skipped_are_skipped(tmp_path: Path) -> None:
+    for i, name in enumerate(("a_x", "a_y", "a_z", "b_x", "b_z")):
+        clip(tmp_path / "r" / f"{name}.wav", i)
+    (tmp_path / "r" / "a_y.wav").write_bytes(b"")
+    with pytest.warns(UserWarning, match="1 of 5"):
+        data = audio_folders(tmp_path / "r", CLIP, ALL_TEST, skip_corrupt=True, pattern="{class}_{source}")
+    assert data.sources is not None
+    assert [data.source_names[s] for s in data.sources] == ["x", "z", "x", "z"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("{source}_{take}", "lacks {class}"),
+        ("{class}{take}", "is none: name parts such as {class} and {source}"),
+        ("{class}_{class}", "each once, with something between them"),
+        ("{class}_{Take}", "in lower case"),
+        ("{class", "lacks {class}"),
+        ("{class}_{take", "is none"),
+        ("{class}_{take}", r"zoom_in_1\.wav is not called as the pattern '{class}_{take}' says: rename"),
+        ("{class}/{take}", "no clips in .* lie where the pattern '{class}/{take}' says"),
+    ],
+)
+def test_patterns_that_do_not_fit(tmp_path: Path, pattern: str, message: str) -> None:
+    clip(tmp_path / "r" / "zoom_in_1.wav", 1)
+    with pytest.raises(ValueError, match=message):
+        audio_folders(tmp_path / "r", CLIP, ALL_TEST, pattern=pattern)
+
+
+@given(st.lists(st.text(st.characters(categories=["L", "N", "Zs"]), min_size=1, max_size=6), min_size=3))
+def test_a_name_is_read_in_one_way_only(parts: list[str]) -> None:
+    expression = compiled("{class}_{source}_{take}")
+    match = expression.fullmatch("_".join(parts))
+    assert bool(match) == (len(parts) == 3)
+    assert not match or [*match.groups()] == parts
+
+
+def test_a_split_by_names(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "r", dict.fromkeys("abcd", 1))
+    data = image_folders(root, GREY, {"test": ["d"], "train": ["c", "a"]})
+    assert (data.split("train").classes, data.split("test").classes) == (("c", "a"), ("d",))
+    with pytest.raises(ValueError, match=r"the split names 1 classes that have no folder, e\.g\. 'nobody'"):
+        image_folders(root, GREY, {"test": ["nobody"]})
+
+
+def test_endings_are_known_before_any_picture_was_opened() -> None:
+    code = "from quickstudy.data.images import ImageFormat; print('.png' in ImageFormat.endings())"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out == "True\n"

@@ -167,7 +167,7 @@ def test_ink_is_255_on_0_and_every_item_is_under_its_character(root: Path) -> No
 
 def test_a_second_load_decodes_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = omniglot(root)
-    monkeypatch.setattr(source, "decode_images", None)
+    monkeypatch.setattr(source, "decode_items", None)
     np.testing.assert_array_equal(omniglot(root).items, first.items)
 
 
@@ -372,7 +372,7 @@ def test_omniglot_as_vinyals_divides_it(real: Path) -> None:
 
 
 def test_omniglot_as_lake_divides_it(real: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "decode_images", lambda *_: {})  # the test before has decoded them all
+    monkeypatch.setattr(source, "decode_items", lambda *_: {})  # the test before has decoded them all
     pool = omniglot(real, split="lake", rotations=False)
     assert len(pool) == 1623
     assert len(pool.items) == 32_460

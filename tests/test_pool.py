@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from quickstudy.data.images import Bytes, ImageFormat, decode_images
+from quickstudy.data.audio import AudioFormat
+from quickstudy.data.formats import decode_items
+from quickstudy.data.images import Bytes, ImageFormat
 from quickstudy.data.pool import ClassPool, cached_pool, data_root, with_rotations
 
 FORMAT = ImageFormat(size=2)
@@ -98,6 +100,47 @@ def test_rotations_are_new_classes() -> None:
     assert items.flags.c_contiguous
 
 
+def sourced_pool(**rest: Any) -> ClassPool:
+    return small_pool(**({"sources": np.array([0, 0, 1, 1, 0, 1]), "source_names": ("left", "right")} | rest))
+
+
+def test_sources_stay_with_their_items() -> None:
+    pool = sourced_pool(splits={"test": np.array([2, 0])})
+    part = pool.split("test")
+    assert part.sources is not None
+    assert part.sources[part.starts].tolist() == [0, 0]
+    assert part.sources[part.starts[0] : part.starts[0] + 2].tolist() == [0, 1]
+    assert part.source_names == ("left", "right")
+
+
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        ([0, 1], r"sources have shape \[2\]: there must be one of each of 6 items"),
+        ([0, 1, 2, 0, 1, 0], "sources go from 0 to 2: they count the 2 names from 0"),
+        ([0, 1, -1, 0, 1, 0], "sources go from -1 to 1"),
+    ],
+)
+def test_sources_that_do_not_fit(sources: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sourced_pool(sources=np.array(sources))
+
+
+def test_classes_of_at_least_so_many_items() -> None:
+    pool = small_pool(splits={"train": np.array([2, 0]), "test": np.array([1])}).at_least(2)
+    assert pool.classes == ("b", "c")
+    assert pool.split("train").classes == ("c",)
+    assert pool.split("test").classes == ("b",)
+    assert pool.of_class("c").ravel().tolist() == list(range(16, 24))
+    assert small_pool(splits={"train": np.array([0, 1])}).split("train").at_least(2).classes == ("b",)
+    assert len(pool.at_least(4)) == len(pool.at_least(4).split("test")) == 0
+
+
+def test_items_of_another_type() -> None:
+    with pytest.raises(ValueError, match=r"items are float32: they must be uint8 \(pictures\) or int16"):
+        ClassPool.from_arrays(np.zeros((2, 3), np.float32), ["a"], [2])  # pyright: ignore
+
+
 # The cache
 
 
@@ -164,6 +207,21 @@ def test_fewer_items_than_allocated(cache: Path) -> None:
         return {"classes": ["a"], "counts": [3], "splits": {}}
 
     assert (cached_pool("few", 0, build, FORMAT).items == np.full((3, 1, 2, 2), 5)).all()
+
+
+def test_clips_and_their_sources_are_cached(cache: Path) -> None:
+    def build(allocate: Callable[[int], Any]) -> dict[str, Any]:
+        allocate(3)[:] = [[-32768] * 10, [7] * 10, [32767] * 10]
+        parts = {"sources": [1, 0, 1], "source_names": ["x", "y"]}
+        return {"classes": ["a", "b"], "counts": [2, 1], "splits": {}} | parts
+
+    for _ in range(2):
+        pool = cached_pool("few", 0, build, AudioFormat(1000, 0.01))
+        assert pool.items.dtype == np.int16
+        assert pool.items[:, 3].tolist() == [-32768, 7, 32767]
+        assert pool.sources is not None
+        assert pool.sources.tolist() == [1, 0, 1]
+        assert pool.source_names == ("x", "y")
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
@@ -503,7 +561,7 @@ def test_many_pictures_are_decoded_in_order_and_bad_ones_named(tmp_path: Path) -
     sources[149] = tmp_path / "gone.png"
     out = np.full((150, 1, 2, 2), 255, np.uint8)
     calls: list[tuple[int, int]] = []
-    bad = decode_images(sources, FORMAT, out, lambda done, total: calls.append((done, total)))
+    bad = decode_items(sources, FORMAT, out, lambda done, total: calls.append((done, total)))
     assert bad == {70: "not a picture in any format Pillow reads", 149: "No such file or directory"}
     good = [i for i in range(150) if i not in bad]
     assert out[good].tolist() == [plain(1, i) for i in good]

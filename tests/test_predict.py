@@ -10,7 +10,8 @@ from torch import nn
 
 from quickstudy import checkpoint
 from quickstudy.data.episodes import floats
-from quickstudy.data.images import ImageFormat, decode_images
+from quickstudy.data.formats import decode_items
+from quickstudy.data.images import ImageFormat
 from quickstudy.encoders import Classifier, Conv4
 from quickstudy.learners.maml import MAML
 from quickstudy.learners.prototypical import Prototypical
@@ -117,7 +118,7 @@ def test_nothing_to_learn_from(learner: Prototypical, tmp_path: Path, query: Pat
 
 
 def test_nothing_to_tell(learner: Prototypical, tmp_path: Path, support: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"there is no picture or folder .*nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"there is no file or folder .*nowhere"):
         predict_folders(learner, COLOUR, support, tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty holds no pictures"):
@@ -149,7 +150,7 @@ def test_a_class_that_skipping_leaves_empty(learner: Prototypical, support: Path
     (support / "blue" / "0.png").write_bytes(b"")
     with (
         pytest.warns(UserWarning, match="1 of 14"),
-        pytest.raises(ValueError, match="no picture of class 'blue' can be read: mend or remove its folder"),
+        pytest.raises(ValueError, match="no pictures of class 'blue' can be read: mend or remove them"),
     ):
         predict_folders(learner, COLOUR, support, query, skip_corrupt=True)
 
@@ -158,7 +159,7 @@ def test_no_query_is_left(learner: Prototypical, support: Path, tmp_path: Path) 
     (tmp_path / "q.png").write_bytes(b"")
     with (
         pytest.warns(UserWarning, match="1 of 9"),
-        pytest.raises(ValueError, match=r"no picture of .*q\.png can be read"),
+        pytest.raises(ValueError, match=r"no pictures of .*q\.png can be read"),
     ):
         predict_folders(learner, COLOUR, support, tmp_path / "q.png", skip_corrupt=True)
 
@@ -180,7 +181,7 @@ def test_adapted_weights_are_saved_and_are_an_ordinary_state_dict(
     model = Classifier(Conv4(3, 8), 5, 8)  # with running statistics, as everybody's are
     model.load_state_dict(weights)
     items = np.empty((len(found), *COLOUR.shape), np.uint8)
-    decode_images([p.file for p in found], ImageFormat(**manifest["items"]), items)
+    decode_items([p.file for p in found], ImageFormat(**manifest["items"]), items)
     with torch.no_grad():
         scores = model.eval()(floats(torch.from_numpy(items)))[:, :3]
     expected = torch.tensor([list(p.probabilities.values()) for p in found])

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from quickstudy.recognition import commands
+
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
@@ -40,8 +42,10 @@ Checkpoint = Annotated[
 
 
 _training = partial(typer.Option, rich_help_panel="Training")
-_pictures = partial(
-    typer.Option, rich_help_panel="Your own pictures (recipes prototypical-images, maml-images)"
+_own = partial(
+    typer.Option,
+    rich_help_panel="Your own data (recipes siamese, prototypical-images, maml-images)",
+    show_default=False,
 )
 _machine = partial(typer.Option, rich_help_panel="Machine")
 
@@ -67,6 +71,9 @@ class Format(StrEnum):
     table = "table"
     json = "json"
     csv = "csv"
+
+
+commands.add_to(app)
 
 
 @app.callback()
@@ -95,18 +102,32 @@ def train(
         int | None, _training(min=1, help="Stop after so many validations without a better one.")
     ] = None,
     test_episodes: Annotated[int, _training(min=0, help="Test tasks in the end; 0 leaves it out.")] = 1000,
-    images: Annotated[Path | None, _pictures(help="Folder of class folders.")] = None,
-    size: Annotated[int | None, _pictures(min=16, help="Pixels of height and width. (default: 84)")] = None,
-    grey: Annotated[bool, _pictures("--grey", help="Without colour.")] = False,
+    images: Annotated[Path | None, _own(help="Folder of class folders.")] = None,
+    size: Annotated[int | None, _own(min=16, help="Pixels of height and width. (default: 84)")] = None,
+    grey: Annotated[bool, _own("--grey", help="Without colour.")] = False,
     split: Annotated[
-        Path | None, _pictures(help="JSON file of the classes of train, validation and test.")
+        Path | None, _own(help="JSON file of the classes of train, validation and test.")
     ] = None,
-    ways: Annotated[int | None, _pictures(min=2, help="Classes of a task. (default: 5)")] = None,
-    shots: Annotated[int | None, _pictures(min=1, help="Support pictures a class. (default: 1)")] = None,
-    queries: Annotated[int | None, _pictures(min=1, help="Query pictures a class. (default: 5)")] = None,
-    skip_corrupt: Annotated[
-        bool, _pictures("--skip-corrupt", help="Leave out pictures that can't be read.")
-    ] = False,
+    ways: Annotated[int | None, _own(min=2, help="Classes of a task. (default: 5)")] = None,
+    shots: Annotated[int | None, _own(min=1, help="Support pictures a class. (default: 1)")] = None,
+    queries: Annotated[int | None, _own(min=1, help="Query pictures a class. (default: 5)")] = None,
+    skip_corrupt: Annotated[bool, _own("--skip-corrupt", help="Leave out files that can't be read.")] = False,
+    audio: Annotated[Path | None, _own(help="Folder of class folders of clips (recipe siamese).")] = None,
+    seconds: Annotated[float | None, _own(min=0.05, help="Length of the clips. (default: 1)")] = None,
+    rate: Annotated[
+        int | None, _own(min=1000, help="Samples a second of the clips. (default: 16000)")
+    ] = None,
+    pattern: Annotated[
+        str | None, _own(help="How the clips are called, such as '{class}/{source}_{take}'.")
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel="Recognition",
+            help="siamese, euclidean, prototypical or supervised-contrastive (recipes of recognition).",
+            show_default=False,
+        ),
+    ] = None,
     accelerator: Annotated[str, _machine(help="auto, cpu, cuda, mps.")] = "auto",
     devices: Annotated[int, _machine(min=1, help="Processes or cards that share the tasks of a step.")] = 1,
     precision: Annotated[str | None, _machine(help="32-true or bf16-mixed, instead of the recipe's.")] = None,
@@ -140,6 +161,11 @@ def train(
         "shots": shots,
         "queries": queries,
         "skip_corrupt": skip_corrupt or None,
+        "audio": audio and str(audio.resolve()),
+        "seconds": seconds,
+        "rate": rate,
+        "pattern": pattern,
+        "method": method,
     }
     arguments = {k: v for k, v in own.items() if v is not None}
     _check_arguments(recipe, arguments)
@@ -257,7 +283,7 @@ def evaluate(
     recipe = experiment.recipe_of(manifest)
     if images:
         fractions = (0.0, 0.0, 1.0)  # every class is a test class
-        pool = folder_pool(images, experiment.image_format_of(manifest), fractions, skip_corrupt)
+        pool = folder_pool(images, experiment.item_format_of(manifest), fractions, skip_corrupt)
         recipe = replace(recipe, pool=pool, published={})
     if accelerator in ("auto", "cpu"):
         keep_freed_memory()
@@ -309,7 +335,7 @@ def predict(
     with Terminal().counting("decoding") as progress:
         predictions = predict_folders(
             learner,
-            experiment.image_format_of(manifest),
+            experiment.item_format_of(manifest),
             support,
             query,
             skip_corrupt=skip_corrupt,
@@ -347,8 +373,8 @@ def recipes() -> None:
 
     rows = table("recipe", "what", "setting", "paper %", "ours %", wraps=("what",))
     manifests = {path.stem: checkpoint.load(path)[1] for path in experiment.models().values()}
-    for name, make in RECIPES.items():
-        recipe = make("DIR") if _of_own_pictures(name) else make()
+    for name in RECIPES:
+        recipe = _example(name)
         figures = manifests.get(name, {}).get("figures", [])
         ours = {f["setting"]: percent(f["accuracy"], f["ci95"]) for f in figures if f["mode"] == recipe.mode}
         paper = {setting: f"{value:.1f}" for setting, value in recipe.published.items()}
@@ -437,7 +463,7 @@ def plot(
     wanted = _setting(setting, 1)
     spare = int(pool.split("test").counts.min(initial=wanted.items)) - wanted.shots
     classes, size = experiment.fitting(pool, "test", _setting(setting, max(1, min(5, spare))))
-    inverted = experiment.image_format_of(manifest).invert
+    inverted = getattr(experiment.item_format_of(manifest), "invert", False)
     for path in plots.draw_all(learner, classes, size, log, out, seed, inverted):
         console.print(str(path), highlight=False, soft_wrap=True)
 
@@ -534,25 +560,30 @@ def _terminal(fabric: "Fabric") -> Any:
     return Terminal(quiet=fabric.global_rank > 0)
 
 
-def _of_own_pictures(recipe: str) -> bool:
+def _example(recipe: str) -> "Recipe":
+    """A recipe to look at: of one's own data, with a folder that needn't be there."""
+    from quickstudy.recipes import RECIPES
+
+    return RECIPES[recipe](**({"images": "DIR"} if "images" in _arguments_of(recipe) else {}))
+
+
+def _arguments_of(recipe: str) -> list[str]:
     import inspect
 
     from quickstudy.recipes import RECIPES
 
-    return recipe in RECIPES and "images" in inspect.signature(RECIPES[recipe]).parameters
+    return list(inspect.signature(RECIPES[recipe]).parameters) if recipe in RECIPES else []
 
 
 def _check_arguments(recipe: str, arguments: dict[str, Any]) -> None:
-    takes = _of_own_pictures(recipe)
-    if takes and "images" not in arguments:
-        raise ValueError(
-            f"{recipe} needs --images DIR, a folder that holds a folder of pictures for each class"
-        )
-    if arguments and not takes:
-        flags = ", ".join(f"--{k.replace('_', '-')}" for k in arguments)
-        raise ValueError(
-            f"{recipe} states its own data and tasks: {flags} is for prototypical-images and maml-images"
-        )
+    takes = _arguments_of(recipe)
+    if "images" in takes and not {"images", "audio"} & set(arguments) & set(takes):
+        kinds = "--images DIR or --audio DIR" if "audio" in takes else "--images DIR"
+        raise ValueError(f"{recipe} needs {kinds}, a folder that holds a folder for each class")
+    other = ", ".join(f"--{k.replace('_', '-')}" for k in arguments if k not in takes)
+    if other:
+        why = "leave it out" if "images" in takes else "it states its own data and tasks"
+        raise ValueError(f"{recipe} takes no {other}: {why}")
 
 
 def _setting(text: str, queries: int) -> "Setting":

@@ -18,7 +18,9 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from quickstudy import checkpoint
+from quickstudy.data.audio import AudioFormat
 from quickstudy.data.episodes import Episodes, Setting
+from quickstudy.data.formats import item_format
 from quickstudy.data.images import ImageFormat
 from quickstudy.data.images import Progress as Decoding
 from quickstudy.data.pool import ClassPool
@@ -137,10 +139,14 @@ def train(
     with fabric.rank_zero_first(), display.counting("decoding") as decoding:
         pool = recipe.pool(root=options.get("data_root"), progress=decoding)
     training = Episodes(
-        pool.split("train"), recipe.train, tasks, seed, labels=recipe.labels, augment=recipe.augment
+        *fitting(pool, "train", recipe.train), tasks, seed, labels=recipe.labels, augment=recipe.augment
     )
     validation = Episodes(
-        *fitting(pool, "validation", recipe.validation), TASKS, seed + 1, labels=recipe.labels
+        *fitting(pool, "validation", recipe.validation),
+        TASKS,
+        seed + 1,
+        labels=recipe.labels,
+        apart=recipe.apart,
     )
     fitting(pool, "test", recipe.tests[0])  # what can't be tested should fail now, not in the end
     torch.manual_seed(seed)
@@ -152,7 +158,7 @@ def train(
         "train": asdict(recipe.train) | {"tasks": tasks, "steps": steps, "lr": lr, "clip": clip},
         "precision": fabric.strategy.precision.precision,
         "data": pool.split("train").summary(),
-        "items": recipe.image_format.as_dict(),
+        "items": recipe.item_format.as_dict(),
         "version": importlib.metadata.version("quickstudy"),
     }
     progress = fit_stated(
@@ -255,7 +261,7 @@ def tasks_of_test(
     with display.counting("decoding") as decoding:
         pool = recipe.pool(root=data_root, progress=decoding)
     for setting in settings or recipe.tests:
-        yield Episodes(*fitting(pool, "test", setting), tasks, seed, labels=recipe.labels)
+        yield Episodes(*fitting(pool, "test", setting), tasks, seed, labels=recipe.labels, apart=recipe.apart)
 
 
 def fitting(pool: ClassPool, split: str, setting: Setting) -> tuple[ClassPool, Setting]:
@@ -307,9 +313,9 @@ def recipe_of(manifest: checkpoint.Manifest) -> Recipe:
     return RECIPES[manifest["recipe"]](**manifest["arguments"])
 
 
-def image_format_of(manifest: checkpoint.Manifest) -> ImageFormat:
-    """What pictures must become for the encoder of a checkpoint."""
-    return ImageFormat(**manifest["items"])
+def item_format_of(manifest: checkpoint.Manifest) -> ImageFormat | AudioFormat:
+    """What pictures or clips must become for the encoder of a checkpoint."""
+    return item_format(manifest["items"])
 
 
 def find(name_or_path: str | os.PathLike[str]) -> Path:

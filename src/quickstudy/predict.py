@@ -1,4 +1,4 @@
-"""Telling a user's own pictures apart: support folders name the classes."""
+"""Telling a user's own pictures or clips apart: support folders name the classes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +8,9 @@ import torch
 
 from quickstudy import checkpoint
 from quickstudy.data.episodes import floats
-from quickstudy.data.folders import find_images, images_in, report_bad
-from quickstudy.data.images import ImageFormat, Progress, decode_images
+from quickstudy.data.folders import files_in, find_files, report_bad
+from quickstudy.data.formats import ItemFormat, decode_items
+from quickstudy.data.images import Progress
 from quickstudy.episode import Support
 from quickstudy.learner import Learner
 from quickstudy.learners.inner import InnerLoop
@@ -17,10 +18,10 @@ from quickstudy.learners.inner import InnerLoop
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a picture was taken for.
+    """What a picture or clip was taken for.
 
     Args:
-        file: the picture.
+        file: of the picture or clip.
         label: the likeliest class.
         probabilities: of every class, by name; they sum to 1.
     """
@@ -33,7 +34,7 @@ class Prediction:
 @torch.no_grad()
 def predict_folders(
     learner: Learner,
-    image_format: ImageFormat,
+    item_format: ItemFormat,
     support: str | Path,
     query: str | Path,
     *,
@@ -41,65 +42,66 @@ def predict_folders(
     save: str | Path | None = None,
     progress: Progress | None = None,
 ) -> list[Prediction]:
-    """Classify pictures by a handful of labelled ones.
+    """Classify pictures or clips by a handful of labelled ones.
 
     Args:
         learner: trained.
-        image_format: what its encoder takes.
-        support: `support/CLASS/*.jpg`, the labelled pictures; two classes at least, any number in each.
-        query: a picture, or a folder of pictures.
-        skip_corrupt: leave out pictures that can't be read, with a warning, instead of an error.
+        item_format: what its encoder takes.
+        support: `support/CLASS/*.jpg`, the labelled items; two classes at least, any number in each.
+        query: a file, or a folder of files.
+        skip_corrupt: leave out what can't be read, with a warning, instead of an error.
         save: write the model as adapted to the support here, for learners of an initialisation: an ordinary
             `state_dict` as safetensors, with the names of the classes in its manifest (`checkpoint.load`).
         progress: called with (done, total) while decoding.
 
     Returns:
-        One prediction a query picture, in the order of their names.
+        One prediction a query, in the order of their names.
 
     Raises:
-        FileNotFoundError, ValueError, OSError: if folders are absent or empty, or pictures can't be read, or
+        FileNotFoundError, ValueError, OSError: if folders are absent or empty, or files can't be read, or
             there are no adapted weights to save.
     """
     if save and not isinstance(learner, InnerLoop):
         raise ValueError(
             f"{type(learner).__name__} learners adapt no weights, so there are none to save: leave out --save"
         )
-    files = find_images(Path(support))
+    files = find_files(Path(support), item_format)
     if len(files) < 2:
         raise ValueError(f"{support} holds one class folder: telling classes apart takes two at least")
-    queries = _queries(Path(query))
+    queries = _queries(Path(query), item_format)
     labelled = [(i, p) for i, found in enumerate(files.values()) for p in found]
     paths = [p for _, p in labelled] + queries
-    items = np.empty((len(paths), *image_format.shape), np.uint8)
-    bad = decode_images(paths, image_format, items, progress)
+    items = np.empty((len(paths), *item_format.shape), item_format.dtype)
+    bad = decode_items(paths, item_format, items, progress)
     if bad:
-        report_bad({paths[i]: reason for i, reason in sorted(bad.items())}, len(paths), skip_corrupt)
+        reasons = {paths[i]: reason for i, reason in sorted(bad.items())}
+        report_bad(reasons, len(paths), skip_corrupt, item_format.noun)
     good = [i for i in range(len(labelled)) if i not in bad]
     y = torch.tensor([[labelled[i][0] for i in good]])
     for i, name in enumerate(files):
         if i not in y:
-            raise ValueError(f"no picture of class {name!r} can be read: mend or remove its folder")
+            raise ValueError(f"no {item_format.noun} of class {name!r} can be read: mend or remove them")
     asked = [i for i in range(len(labelled), len(paths)) if i not in bad]
     if not asked:
-        raise ValueError(f"no picture of {query} can be read")
+        raise ValueError(f"no {item_format.noun} of {query} can be read")
     x = floats(torch.from_numpy(items).to(learner.device)).unsqueeze(0)  # one task
     labelled_items = Support(x[:, good], y.to(learner.device), len(files))
     scores = learner.eval().predict(labelled_items, x[:, asked])[0]
     names = list(files)
     if save and isinstance(learner, InnerLoop):
         weights = learner.adapted(labelled_items).state_dict()
-        checkpoint.save(Path(save), weights, {"classes": names, "items": image_format.as_dict()})
+        checkpoint.save(Path(save), weights, {"classes": names, "items": item_format.as_dict()})
     return [
         Prediction(paths[i], names[int(np.argmax(p))], dict(zip(names, p, strict=True)))
         for i, p in zip(asked, scores.softmax(-1).tolist(), strict=True)
     ]
 
 
-def _queries(query: Path) -> list[Path]:
+def _queries(query: Path, item_format: ItemFormat) -> list[Path]:
     if query.is_file():
         return [query]
     if not query.is_dir():
-        raise FileNotFoundError(f"there is no picture or folder {query}")
-    if not (found := images_in(query)):
-        raise ValueError(f"{query} holds no pictures")
+        raise FileNotFoundError(f"there is no file or folder {query}")
+    if not (found := files_in(query, item_format)):
+        raise ValueError(f"{query} holds no {item_format.noun}")
     return found

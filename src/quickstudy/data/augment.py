@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ Augment = Callable[[Tensor, np.random.Generator], Tensor]
 
 @dataclass(frozen=True)
 class Affine:
-    """Each picture turned, sheared, scaled and shifted at random, about its middle; what comes in is 0.
+    """Each picture turned, sheared, scaled and shifted at random, about its middle.
 
     Args:
         degrees: rotation, uniform in ± so many.
@@ -22,6 +23,7 @@ class Affine:
         scale: of either axis, uniform between these two.
         shift: of either axis in pixels, uniform in ± so many.
         probability: of each of these, for each picture and axis.
+        padding: what comes in at the edges: "zeros", as around ink, or "border", the nearest pixel.
 
     Raises:
         ValueError: if a range is negative, a scale not positive, or the probability outside 0 … 1.
@@ -34,6 +36,7 @@ class Affine:
     scale: tuple[float, float] = (0.8, 1.2)
     shift: float = 2.0
     probability: float = 0.5
+    padding: Literal["zeros", "border"] = "zeros"
 
     def __post_init__(self) -> None:
         """Check the arguments."""
@@ -66,4 +69,91 @@ class Affine:
         places = torch.stack([across, down, torch.ones_like(down)], 2)
         # one product for all: F.affine_grid's batched one takes a hundred times as long on a CPU
         grid = torch.einsum("hwk,bjk->bhwj", places, matrix)
-        return F.grid_sample(x, grid, align_corners=False)
+        return F.grid_sample(x, grid, padding_mode=self.padding, align_corners=False)
+
+
+@dataclass(frozen=True)
+class Flip:
+    """Each picture mirrored left to right at random, as faces may be and letters may not.
+
+    Args:
+        probability: for each picture.
+    """
+
+    probability: float = 0.5
+
+    def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
+        """Change pictures [B, C, H, W]."""
+        mirrored = torch.from_numpy(rng.random(len(x)) < self.probability).to(x.device)
+        return torch.where(mirrored[:, None, None, None], x.flip(3), x)
+
+
+@dataclass(frozen=True)
+class Light:
+    """The brightness and contrast of each picture changed at random: x ← (x − m) c + m + b, m its mean.
+
+    Args:
+        brightness: b, uniform in ± so much, where black is 0 and white 1.
+        contrast: c, uniform in 1 ± so much.
+    """
+
+    brightness: float = 0.2
+    contrast: float = 0.4
+
+    def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
+        """Change pictures [B, C, H, W]; they stay in [0, 1]."""
+        b, c = (
+            torch.from_numpy(rng.uniform(low, high, (len(x), 1, 1, 1))).to(x)
+            for low, high in ((-self.brightness, self.brightness), (1 - self.contrast, 1 + self.contrast))
+        )
+        mean = x.mean((1, 2, 3), keepdim=True)
+        return ((x - mean) * c + mean + b).clamp_(0, 1)
+
+
+@dataclass(frozen=True)
+class Erase:
+    """A rectangle of each picture made grey at random, so that no one feature is relied upon.
+
+    Args:
+        probability: for each picture.
+        sides: the least and the greatest length of a side, as a share of the picture's.
+
+    Reference: Zhong et al. 2020, "Random Erasing Data Augmentation".
+    """
+
+    probability: float = 0.5
+    sides: tuple[float, float] = (0.15, 0.45)
+
+    def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
+        """Change pictures [B, C, H, W]."""
+        hidden: Tensor | None = None
+        for length in x.shape[2:]:  # an interval of rows, and one of columns
+            side = rng.uniform(*self.sides, len(x)) * length
+            start = rng.uniform(0, length - side)
+            place = np.arange(length)
+            within = torch.from_numpy((place >= start[:, None]) & (place < (start + side)[:, None]))
+            hidden = within if hidden is None else hidden[:, :, None] & within[:, None, :]
+        assert hidden is not None
+        erased = hidden & torch.from_numpy(rng.random(len(x)) < self.probability)[:, None, None]
+        return torch.where(erased[:, None].to(x.device), 0.5, x)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Several changes, one after the other.
+
+    Args:
+        changes: in their order.
+    """
+
+    changes: tuple[Augment, ...]
+
+    def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
+        """Change items [B, ...]."""
+        for change in self.changes:
+            x = change(x, rng)
+        return x
+
+
+FACES = Chain((Affine(8.0, 0.05, (0.85, 1.15), 4.0, 0.9, "border"), Flip(), Light(), Erase()))
+"""What may happen to the picture of a face without its becoming somebody else's."""

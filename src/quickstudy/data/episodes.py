@@ -98,9 +98,9 @@ class Labels:
 class Episodes:
     """An endless, repeatable sequence of meta-batches.
 
-    `episodes[i]` is a pure function of the pool, the setting, `tasks`, `seed` and i. Its items are float32
-    in [0, 1]. Within a task all classes and all items are distinct, so support, query and unlabelled
-    items never overlap. All T tasks are drawn by array arithmetic and one gather.
+    `episodes[i]` is a pure function of the pool, the setting, `tasks`, `seed` and i. Its items are float32:
+    pictures in [0, 1], clips in [−1, 1). Within a task all classes and all items are distinct, so support,
+    query and unlabelled items never overlap. All T tasks are drawn by array arithmetic and one gather.
 
     Args:
         pool: where classes and items come from.
@@ -113,10 +113,15 @@ class Episodes:
         group: from the name of a class to that of its group, such as `alphabet_of`: then all classes of a
             task are of one group, so that what is alike is told apart. The chance of a group is in proportion
             to its classes; those with fewer than a task takes never come up.
+        apart: support and queries of a task come from different sources, such as speakers: all queries from
+            one that is drawn for the task, all support items from others. Every source with enough classes is
+            as likely, and then every class with enough items both of it and of others. Other classes
+            never come up.
 
     Raises:
         ValueError: if the pool has too few classes for the ways, or a class too few items for the shots
-            and queries; names them.
+            and queries; names them. If `apart` meets a pool without sources, or one of `labels`, `group` and
+            unlabelled items.
     """
 
     def __init__(
@@ -129,16 +134,23 @@ class Episodes:
         labels: Labels | None = None,
         augment: Augment | None = None,
         group: Callable[[str], str] | None = None,
+        apart: bool = False,
     ) -> None:
         if tasks < 1 or seed < 0:
             raise ValueError(f"tasks is {tasks} and seed {seed}: tasks must be at least 1, seed at least 0")
         self.pool, self.setting, self.tasks, self.seed, self.device = pool, setting, tasks, seed, device
-        self.labels, self.augment, self.group = labels, augment, group
+        self.labels, self.augment, self.group, self.apart = labels, augment, group, apart
+        if apart and (labels or group or setting.unlabelled):
+            raise ValueError(
+                "apart does not go with labels, group or unlabelled items: leave out one of them"
+            )
         if labels:
             self._order, self._labelled = labels.order(pool.counts)
             self._firsts = np.cumsum(pool.counts) - pool.counts  # of each class, in that order
-        _check(pool, setting, self._labelled if labels else None)
+        if not apart:
+            _check(pool, setting, self._labelled if labels else None)
         self._groups = _groups(pool, group, setting.ways + setting.distractors)
+        self._sources = _Sources(pool, setting) if apart else None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of read-only arrays: we only read
             self._items = torch.from_numpy(pool.items).flatten(1)
@@ -150,7 +162,15 @@ class Episodes:
     def on(self, device: torch.device | str) -> "Episodes":
         """The same episodes on another device."""
         return Episodes(
-            self.pool, self.setting, self.tasks, self.seed, device, self.labels, self.augment, self.group
+            self.pool,
+            self.setting,
+            self.tasks,
+            self.seed,
+            device,
+            self.labels,
+            self.augment,
+            self.group,
+            self.apart,
         )
 
     def __getitem__(self, i: int) -> Episode:
@@ -193,6 +213,8 @@ class Episodes:
         """The indices, and those of the distractors, [T, distractors, unlabelled]."""
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(i,)))
         s, counts = self.setting, self.pool.counts
+        if self._sources:
+            return self._sources.draw(rng, self.tasks), np.empty((self.tasks, 0, 0), np.int64)
         classes = self._classes(rng)
         of_task, others = np.split(classes, [s.ways], -1)
         if self.labels:
@@ -226,14 +248,61 @@ class Episodes:
         return self.pool.starts[classes][..., None] + places
 
     def _gather(self, index: Tensor) -> Tensor:
-        """[B] indices to [B, C, H, W] floats in [0, 1]; they travel to the device as bytes."""
+        """[B] indices to [B, ...] floats; they travel to the device as they are in the pool."""
         flat = self._items.index_select(0, index).to(self.device, non_blocking=True)
         return floats(flat).view(-1, *self.pool.items.shape[1:])
 
 
+class _Sources:
+    """Tasks whose queries all come from one source, and their support items from others.
+
+    The items of each class are put in order of their source, so that those of one source are a block.
+    """
+
+    def __init__(self, pool: ClassPool, setting: Setting) -> None:
+        if pool.sources is None:
+            raise ValueError(
+                f"{pool.name} does not say what its items come from, so they can't be kept apart by it: "
+                "bring a pool with sources"
+            )
+        self._pool, self._setting = pool, setting
+        of_class = np.repeat(np.arange(len(pool)), pool.counts)
+        within = np.arange(len(of_class)) - np.repeat(np.cumsum(pool.counts) - pool.counts, pool.counts)
+        items = pool.starts[of_class] + within
+        source = pool.sources[items]
+        self._order = items[np.lexsort((source, of_class))]
+        self._firsts = np.cumsum(pool.counts) - pool.counts  # of each class, in that order
+        self._counts = np.zeros((len(pool), len(pool.source_names)), np.int64)
+        np.add.at(self._counts, (of_class, source), 1)
+        enough = self._counts >= setting.queries
+        enough &= pool.counts[:, None] - self._counts >= setting.shots
+        self._usable = np.flatnonzero(enough.sum(0) >= setting.ways)
+        if not len(self._usable):
+            heard = [pool.source_names[q] for q in np.flatnonzero(self._counts.sum(0)).tolist()]
+            raise ValueError(
+                f"{pool.name} can't be kept apart by its {len(heard)} sources ({', '.join(heard[:5])}): "
+                f"none has {setting.queries} queries of {setting.ways} classes each, of which others have "
+                f"{setting.shots} shots; lower ways, queries or shots, or bring more sources"
+            )
+        self._members = _padded([np.flatnonzero(enough[:, q]).tolist() for q in self._usable])
+
+    def draw(self, rng: np.random.Generator, tasks: int) -> Index:
+        """[T, N, shots + queries] indices into the pool's items."""
+        s, (members, sizes) = self._setting, self._members
+        which = rng.integers(0, len(sizes), tasks)
+        classes = members[which[:, None], distinct(rng, sizes[which], s.ways)]
+        source = self._usable[which][:, None]
+        theirs = self._counts[classes, source]  # [T, N] items of the source, after `before` of other ones
+        before = (np.cumsum(self._counts, 1) - self._counts)[classes, source]
+        queries = before[..., None] + distinct(rng, theirs, s.queries)
+        support = distinct(rng, self._pool.counts[classes] - theirs, s.shots)
+        support += np.where(support >= before[..., None], theirs[..., None], 0)  # step over the block
+        return self._order[self._firsts[classes][..., None] + np.concatenate([support, queries], -1)]
+
+
 def floats(items: Tensor) -> Tensor:
-    """Bytes 0 … 255 as float32 in [0, 1]: what encoders take."""
-    return items.to(torch.float32).mul_(1 / 255)
+    """Bytes 0 … 255 as float32 in [0, 1], 16-bit samples in [−1, 1): what encoders take."""
+    return items.to(torch.float32).mul_(1 / 32768 if items.dtype == torch.int16 else 1 / 255)
 
 
 def distinct(rng: np.random.Generator, n: npt.NDArray[Any], m: int) -> Index:
@@ -275,9 +344,14 @@ def _groups(pool: ClassPool, group: Callable[[str], str] | None, least: int) -> 
             f"no group of {pool.name} has the {least} classes that a task takes: the largest, {largest!r}, "
             f"has {len(members[largest])}; ask for fewer ways"
         )
-    sizes = np.asarray([len(m) for m in kept], np.int64)
-    padded = np.full((len(kept), int(sizes.max(initial=0))), -1, np.int64)
-    for row, m in zip(padded, kept, strict=True):
+    return _padded(kept)
+
+
+def _padded(members: list[list[int]]) -> tuple[Index, Index]:
+    """Lists as rows [G, most], padded with −1, and their lengths [G]."""
+    sizes = np.asarray([len(m) for m in members], np.int64)
+    padded = np.full((len(members), int(sizes.max(initial=0))), -1, np.int64)
+    for row, m in zip(padded, members, strict=True):
         row[: len(m)] = m
     return padded, sizes
 

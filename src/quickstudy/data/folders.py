@@ -1,30 +1,34 @@
-"""Image folders: `root/class/*.jpg`, any format Pillow reads, any sizes."""
+"""Folders of items, `root/class/*.jpg` or `*.wav`: any format that Pillow or soundfile reads, any sizes."""
 
 import json
+import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from quickstudy.data.images import Bytes, ImageFormat, Progress, decode_images
+from quickstudy.data.audio import AudioFormat
+from quickstudy.data.formats import ItemFormat, Items, decode_items
+from quickstudy.data.images import ImageFormat, Progress
 from quickstudy.data.pool import ClassPool, cached_pool
 
 FRACTIONS = (0.64, 0.16, 0.20)
 """Of the classes, for training, validation and test: miniImageNet's proportions."""
-NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-"""Formats that Pillow knows by name only, or draws with other programs."""
 COLOUR_84 = ImageFormat(84, 3)
+SECOND = AudioFormat()
 SPLITS = ("train", "validation", "test")
+
+Split = str | Path | Sequence[float] | Mapping[str, Sequence[str]]
+"""A JSON file of class names by split, fractions of the classes, or the names themselves."""
 
 
 def image_folders(
     root: str | Path,
     image_format: ImageFormat = COLOUR_84,
-    split: str | Path | Sequence[float] = FRACTIONS,
+    split: Split = FRACTIONS,
     seed: int = 0,
     skip_corrupt: bool = False,
     progress: Progress | None = None,
@@ -35,7 +39,7 @@ def image_folders(
         root: folder of folders; hidden files and other than picture files are passed over.
         image_format: what each picture becomes.
         split: fractions of the classes for train, validation and test, dealt out at random by `seed`;
-            or a JSON file {"train": [class, ...], "validation": [...], "test": [...]}.
+            or {"train": [class, ...], "validation": [...], "test": [...]}, or a JSON file that holds this.
         seed: of the random split.
         skip_corrupt: leave out pictures that can't be read, with a warning, instead of an error.
         progress: called with (done, total) while decoding.
@@ -45,66 +49,213 @@ def image_folders(
         ValueError: if there are no classes or pictures, or the split names a class that isn't there.
         OSError: if pictures can't be read, with their names and the reasons.
     """
-    files = find_images(Path(root))
-    split_lists = read_split(split, list(files)) if isinstance(split, str | Path) else None
-    fractions = None if isinstance(split, str | Path) else tuple(split)
+    return class_folders(root, image_format, split, seed, skip_corrupt, progress)
+
+
+def audio_folders(
+    root: str | Path,
+    audio_format: AudioFormat = SECOND,
+    split: Split = FRACTIONS,
+    seed: int = 0,
+    skip_corrupt: bool = False,
+    progress: Progress | None = None,
+    pattern: str | None = None,
+) -> ClassPool:
+    """A pool of the clips in `root/class/*.wav`, one class a folder, or as the names of the files say.
+
+    Args:
+        root: folder of folders, or with a pattern of files; other than sound files are passed over.
+        audio_format: what each clip becomes.
+        split: as in `image_folders`, and so the other arguments.
+        seed: of the random split.
+        skip_corrupt: leave out clips that can't be read, with a warning, instead of an error.
+        progress: called with (done, total) while decoding.
+        pattern: how files are called below `root`, without their ending: "{class}_{source}_{take}" in
+            `root` itself, "{class}/{source}_{take}" in folders. {class} must be there; {source}, who or what
+            a clip comes from, goes into the pool's `sources`; other names are yours. A part can't hold
+            what stands between parts, here "_".
+
+    Raises:
+        FileNotFoundError: if `root` or the split file is absent.
+        ValueError: if there are no classes or clips, the split names a class that isn't there, or a file is
+            not called as the pattern says.
+        OSError: if clips can't be read, with their names and the reasons.
+    """
+    return class_folders(root, audio_format, split, seed, skip_corrupt, progress, pattern)
+
+
+def class_folders(
+    root: str | Path,
+    item_format: ItemFormat,
+    split: Split = FRACTIONS,
+    seed: int = 0,
+    skip_corrupt: bool = False,
+    progress: Progress | None = None,
+    pattern: str | None = None,
+) -> ClassPool:
+    """A pool of the items in folders, whatever they are; see `image_folders` and `audio_folders`."""
+    root, sources = Path(root), dict[Path, str]()
+    if pattern is None:
+        files = find_files(root, item_format)
+    elif "{class}" not in pattern:
+        raise ValueError(f"pattern {pattern!r} lacks {{class}}: say which part of a name is the class")
+    else:
+        files = dict[str, list[Path]]()
+        for path, parts in matching_files(root, item_format, pattern):
+            files.setdefault(parts["class"], []).append(path)
+            sources |= {path: parts["source"]} if "source" in parts else {}
+        files = dict(sorted(files.items()))
+    lists = read_split(split, list(files)) if isinstance(split, str | Path | Mapping) else None
+    fractions = None if isinstance(split, str | Path | Mapping) else tuple(split)
+    return pool_of_files(
+        root,
+        files,
+        item_format,
+        lists or deal_out(len(files), fractions or FRACTIONS, seed),
+        [lists, fractions, seed, skip_corrupt],
+        sources,
+        skip_corrupt,
+        progress,
+    )
+
+
+def pool_of_files(
+    root: Path,
+    files: Mapping[str, Sequence[Path]],
+    item_format: ItemFormat,
+    splits: Mapping[str, Sequence[int]],
+    options: Sequence[Any] = (),
+    sources: Mapping[Path, str] | None = None,
+    skip_corrupt: bool = False,
+    progress: Progress | None = None,
+) -> ClassPool:
+    """A pool of files, decoded once: what all data sets of files come down to.
+
+    Args:
+        root: the data set, which gives the pool its name.
+        files: of each class.
+        item_format: what each becomes.
+        splits: indices of the classes by split.
+        options: JSON-able; of what the splits or anything else depends on beside the files.
+        sources: who or what each file comes from.
+        skip_corrupt: leave out what can't be read, with a warning.
+        progress: called with (done, total) while decoding.
+
+    Raises:
+        OSError: if files can't be read, with their names and the reasons.
+        ValueError: if nothing of a class can be read.
+    """
+    of = sources or {}
     # contents are recognised as make and git do it, by name, size and time: reading them all would take
     # as long as decoding some
-    account = [[c, p.name, p.stat().st_size, p.stat().st_mtime_ns] for c, ps in files.items() for p in ps]
-    build = partial(_build, files, image_format, split_lists, fractions, seed, skip_corrupt, progress)
-    key = [str(Path(root).resolve()), account, split_lists, fractions, seed, skip_corrupt]
-    return cached_pool(Path(root).resolve().name, key, build, image_format)
+    account = [
+        [c, p.name, p.stat().st_size, p.stat().st_mtime_ns, *([of[p]] if of else [])]
+        for c, ps in files.items()
+        for p in ps
+    ]
+    build = partial(_build, files, item_format, splits, of, skip_corrupt, progress)
+    key = [str(root.resolve()), account, *options]
+    return cached_pool(root.resolve().name, key, build, item_format)
 
 
 def folder_pool(
     root: str | Path,
-    image_format: ImageFormat,
-    split: str | Path | Sequence[float] = FRACTIONS,
+    item_format: ItemFormat,
+    split: Split = FRACTIONS,
     skip_corrupt: bool = False,
+    pattern: str | None = None,
 ) -> Callable[..., ClassPool]:
-    """`image_folders` as a recipe wants it: a function of data root (not needed here) and progress."""
+    """`class_folders` as a recipe wants it: a function of data root (not needed here) and progress."""
     folder = root
 
     def pool(*, root: object = None, progress: Progress | None = None) -> ClassPool:
-        return image_folders(folder, image_format, split, skip_corrupt=skip_corrupt, progress=progress)
+        return class_folders(
+            folder, item_format, split, skip_corrupt=skip_corrupt, progress=progress, pattern=pattern
+        )
 
     return pool
 
 
-def find_images(root: Path) -> dict[str, list[Path]]:
-    """The picture files of each class folder, both sorted by name.
+def find_files(root: Path, item_format: ItemFormat) -> dict[str, list[Path]]:
+    """The files of each class folder that are called like items, both sorted by name.
 
     Raises:
         FileNotFoundError: if `root` is no folder.
-        ValueError: if there are no class folders, or one of them holds no picture.
+        ValueError: if there are no class folders, or one of them holds no such file.
     """
-    if not root.is_dir():
-        raise FileNotFoundError(
-            f"{root} is not a folder: name one that holds a folder of pictures for each class"
-        )
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    noun, folders = item_format.noun, [p for p in _inside(root, item_format) if p.is_dir()]
     if not folders:
-        loose = " (pictures must lie in folders, whose names are the classes)" if images_in(root) else ""
-        raise ValueError(f"{root} holds no class folders{loose}: expected {root.name}/CLASS/*.jpg")
-    files = {folder.name: images_in(folder) for folder in folders}
+        loose = files_in(root, item_format)
+        hint = f" ({noun} must lie in folders, whose names are the classes)" if loose else ""
+        raise ValueError(f"{root} holds no class folders{hint}: expected {_layout(root, item_format)}")
+    files = {folder.name: files_in(folder, item_format) for folder in folders}
     empty = [c for c, found in files.items() if not found]
     if empty:
         raise ValueError(
-            f"{len(empty)} class folders of {root} hold no pictures: {', '.join(empty[:5])}; "
+            f"{len(empty)} class folders of {root} hold no {noun}: {', '.join(empty[:5])}; "
             "fill or remove them"
         )
     return files
 
 
-def images_in(folder: Path) -> list[Path]:
-    """Picture files in a folder, by their endings, sorted by name."""
-    kinds = Image.OPEN.keys() - NO_PICTURES
-    endings = {end for end, kind in Image.registered_extensions().items() if kind in kinds}
-    return sorted(
-        p
-        for p in folder.iterdir()
-        if p.suffix.lower() in endings and not p.name.startswith(".") and p.is_file()
-    )
+def files_in(folder: Path, item_format: ItemFormat) -> list[Path]:
+    """The files in a folder that are called like items, sorted by name."""
+    endings = item_format.endings()
+    return [p for p in _inside(folder, item_format) if p.suffix.lower() in endings and p.is_file()]
+
+
+def matching_files(root: Path, item_format: ItemFormat, pattern: str) -> list[tuple[Path, dict[str, str]]]:
+    """The files below `root` and the parts of their names, by a pattern such as "{class}/{source}_{take}".
+
+    Files are those that lie as deep as the pattern has slashes. What stands between two parts is in none of
+    them, so that a name can be read in one way only.
+
+    Raises:
+        FileNotFoundError: if `root` is no folder.
+        ValueError: if the pattern is none, there are no files, or one is called otherwise.
+    """
+    expression = compiled(pattern)
+    folders = [root]
+    for _ in range(pattern.count("/")):
+        folders = [p for folder in folders for p in _inside(folder, item_format) if p.is_dir()]
+    found: list[tuple[Path, dict[str, str]]] = []
+    for path in [p for folder in folders for p in files_in(folder, item_format)]:
+        name = path.relative_to(root).with_suffix("").as_posix()
+        if not (match := expression.fullmatch(name)):
+            raise ValueError(f"{path} is not called as the pattern {pattern!r} says: rename or remove it")
+        found.append((path, match.groupdict()))
+    if not found:
+        raise ValueError(f"no {item_format.noun} in {root} lie where the pattern {pattern!r} says")
+    return found
+
+
+def compiled(pattern: str) -> re.Pattern[str]:
+    """What names must match, with a group for each part."""
+    between = re.split(r"\{[a-z]+\}", pattern)
+    names = re.findall(r"\{([a-z]+)\}", pattern)
+    literal = "".join(between)
+    if not names or len({*names}) < len(names) or "" in between[1:-1] or re.search("[{}]", literal):
+        raise ValueError(
+            f"pattern {pattern!r} is none: name parts such as {{class}} and {{source}} in lower case, "
+            "each once, with something between them"
+        )
+    apart = "".join({c for c in "/" + literal if not c.isalnum()})
+    part = rf"[^{re.escape(apart)}]+"
+    parts = [f"(?P<{name}>{part}){re.escape(then)}" for name, then in zip(names, between[1:], strict=True)]
+    return re.compile(re.escape(between[0]) + "".join(parts))
+
+
+def _inside(folder: Path, item_format: ItemFormat) -> list[Path]:
+    """What a folder holds, sorted by name, hidden files left out."""
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder} is not a folder: name one that holds a folder of {item_format.noun} for each class"
+        )
+    return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+
+
+def _layout(root: Path, item_format: ItemFormat) -> str:
+    return f"{root.name}/CLASS/*.{'jpg' if '.jpg' in item_format.endings() else 'wav'}"
 
 
 def deal_out(classes: int, fractions: Sequence[float], seed: int) -> dict[str, list[int]]:
@@ -126,59 +277,74 @@ def deal_out(classes: int, fractions: Sequence[float], seed: int) -> dict[str, l
     return {s: sorted(order[a:b]) for s, a, b in zip(SPLITS, bounds[:-1], bounds[1:], strict=True)}
 
 
-def read_split(path: str | Path, classes: list[str]) -> dict[str, list[int]]:
-    """Class indices of each split from a JSON file of names."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no split file at {path}")
+def read_split(split: str | Path | Mapping[str, Sequence[str]], classes: list[str]) -> dict[str, list[int]]:
+    """Class indices of each split from names, or a JSON file of names."""
+    lists, origin = (
+        (split, "the split") if isinstance(split, Mapping) else (_read_lists(Path(split)), str(split))
+    )
     try:
-        lists: dict[str, list[str]] = json.loads(path.read_text(encoding="utf-8"))
         unknown = sorted({c for names in lists.values() for c in names} - set(classes))
-    except (ValueError, AttributeError, TypeError):
-        raise ValueError(
-            f'{path} is no split file: expected {{"train": ["class", ...], "validation": ..., "test": ...}}'
-        ) from None
+    except (AttributeError, TypeError):
+        raise ValueError(_no_split(origin)) from None
     if set(lists) - set(SPLITS):
-        raise ValueError(f"{path} names splits {sorted(lists)}: they must be among {', '.join(SPLITS)}")
+        raise ValueError(f"{origin} names splits {sorted(lists)}: they must be among {', '.join(SPLITS)}")
     if unknown:
-        raise ValueError(f"{path} names {len(unknown)} classes that have no folder, e.g. {unknown[0]!r}")
+        raise ValueError(f"{origin} names {len(unknown)} classes that have no folder, e.g. {unknown[0]!r}")
     return {s: [classes.index(c) for c in lists.get(s, [])] for s in SPLITS}
 
 
+def _read_lists(path: Path) -> dict[str, list[str]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no split file at {path}")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ValueError(_no_split(str(path))) from None
+
+
+def _no_split(origin: str) -> str:
+    return f'{origin} is no split file: expected {{"train": ["class", ...], "validation": ..., "test": ...}}'
+
+
 def _build(
-    files: dict[str, list[Path]],
-    image_format: ImageFormat,
-    split: dict[str, list[int]] | None,
-    fractions: Sequence[float] | None,
-    seed: int,
+    files: Mapping[str, Sequence[Path]],
+    item_format: ItemFormat,
+    splits: Mapping[str, Sequence[int]],
+    sources: Mapping[Path, str],
     skip_corrupt: bool,
     progress: Progress | None,
-    allocate: Callable[[int], Bytes],
+    allocate: Callable[[int], Items],
 ) -> dict[str, Any]:
-    splits = split or deal_out(len(files), fractions or FRACTIONS, seed)
     paths = [p for found in files.values() for p in found]
     items = allocate(len(paths))
-    bad = decode_images(paths, image_format, items, progress)
+    bad = decode_items(paths, item_format, items, progress)
     names = list(files)
     if bad:
-        report_bad({paths[i]: reason for i, reason in sorted(bad.items())}, len(paths), skip_corrupt)
+        reasons = {paths[i]: reason for i, reason in sorted(bad.items())}
+        report_bad(reasons, len(paths), skip_corrupt, item_format.noun)
     labels = np.repeat(np.arange(len(names)), [len(found) for found in files.values()])
     good = np.ones(len(paths), dtype=bool)
     good[list(bad)] = False
     counts = np.bincount(labels[good], minlength=len(names))
     if not counts.all():
         raise ValueError(
-            f"no picture of class {names[int(np.argmin(counts))]!r} can be read: mend or remove its folder"
+            f"no {item_format.noun} of class {names[int(np.argmin(counts))]!r} can be read: "
+            "mend or remove them"
         )
     for to, i in enumerate(np.flatnonzero(good).tolist()) if bad else ():
         items[to] = items[i]
-    return {"classes": names, "counts": counts.tolist(), "splits": splits}
+    parts = {"classes": names, "counts": counts.tolist(), "splits": splits}
+    if sources:
+        of_item = [sources[paths[i]] for i in np.flatnonzero(good).tolist()]
+        who, which = np.unique(of_item, return_inverse=True)
+        parts |= {"sources": which.tolist(), "source_names": who.tolist()}
+    return parts
 
 
-def report_bad(bad: dict[Path, str], of: int, skip: bool) -> None:
-    """Raise, or where skipping was asked for warn, about pictures that can't be read."""
+def report_bad(bad: dict[Path, str], of: int, skip: bool, noun: str = "pictures") -> None:
+    """Raise, or where skipping was asked for warn, about files that can't be read."""
     named = "; ".join(f"{p}: {reason}" for p, reason in list(bad.items())[:5])
-    text = f"{len(bad)} of {of} pictures can't be read: {named}" + ("; …" if len(bad) > 5 else "")
+    text = f"{len(bad)} of {of} {noun} can't be read: {named}" + ("; …" if len(bad) > 5 else "")
     if not skip:
         raise OSError(f"{text}; mend or remove them, or skip them with --skip-corrupt")
     warnings.warn(f"{text}; skipped", stacklevel=2)

@@ -2,13 +2,10 @@
 
 import io
 import math
-import warnings
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from os import cpu_count
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +15,8 @@ Bytes = npt.NDArray[np.uint8]
 Source = Path | Callable[[], bytes]
 Progress = Callable[[int, int], None]
 
-DECODED_AT_ONCE = 64
-"""Pictures a thread decodes before it reports: handing over single ones costs more than decoding."""
+NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+"""Formats that Pillow knows by name only, or draws with other programs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +28,9 @@ class ImageFormat:
         channels: 1 for grey, 3 for colour.
         invert: store 255 − value, so that dark ink on white paper becomes ink = 255 on 0.
     """
+
+    dtype: ClassVar[type[np.uint8 | np.int16]] = np.uint8
+    noun: ClassVar[str] = "pictures"
 
     size: int = 28
     channels: int = 1
@@ -51,6 +51,13 @@ class ImageFormat:
     def as_dict(self) -> dict[str, Any]:
         """For a manifest; `ImageFormat(**d)` is the way back."""
         return asdict(self)
+
+    @staticmethod
+    def endings() -> frozenset[str]:
+        """Of the names of its files, in lower case."""
+        extensions = Image.registered_extensions()  # first, for it makes Pillow load its formats
+        kinds = Image.OPEN.keys() - NO_PICTURES
+        return frozenset(end for end, kind in extensions.items() if kind in kinds)
 
     def decode(self, source: Source) -> Bytes:
         """One picture.
@@ -88,52 +95,3 @@ class ImageFormat:
         image = ImageOps.fit(image, (self.size, self.size), Image.Resampling.LANCZOS)
         values = np.asarray(image).reshape(self.size, self.size, self.channels).transpose(2, 0, 1)
         return 255 - values if self.invert else values
-
-
-def decode_images(
-    sources: Sequence[Source], image_format: ImageFormat, out: Bytes, progress: Progress | None = None
-) -> dict[int, str]:
-    """Decode pictures in parallel into `out`.
-
-    Threads, not processes: Pillow lets go of the interpreter while it decodes and resizes, and
-    processes would run the caller's script again.
-
-    Args:
-        sources: a path, or a function that returns the file's bytes, each.
-        image_format: what they become.
-        out: [I, C, H, W] array to fill.
-        progress: called with (done, total) now and then.
-
-    Returns:
-        The reason why each picture that can't be read can't, by its index.
-    """
-    bad: dict[int, str] = {}
-
-    def work(indices: range) -> int:
-        for i in indices:
-            try:
-                out[i] = image_format.decode(sources[i])
-            except OSError as error:
-                bad[i] = error.strerror or str(error)
-        return len(indices)
-
-    parts = [
-        range(i, min(i + DECODED_AT_ONCE, len(sources))) for i in range(0, len(sources), DECODED_AT_ONCE)
-    ]
-    with warnings.catch_warnings(), ThreadPoolExecutor(cpu_count()) as threads:
-        warnings.simplefilter("ignore")  # of Pillow's about odd files: what can't be read is reported anyway
-        done = 0
-        for n in _orderly(threads, work, parts):
-            done += n
-            if progress:
-                progress(done, len(sources))
-    return bad
-
-
-def _orderly(threads: ThreadPoolExecutor, work: Callable[[range], int], parts: list[range]) -> Iterable[int]:
-    """`threads.map`, but what has not begun is dropped when the caller is interrupted."""
-    try:
-        yield from threads.map(work, parts)
-    except BaseException:
-        threads.shutdown(cancel_futures=True)
-        raise

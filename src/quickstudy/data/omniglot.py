@@ -16,7 +16,8 @@ from typing import Any, Literal
 import numpy as np
 
 from quickstudy.data.download import download
-from quickstudy.data.images import Bytes, ImageFormat, Progress, decode_images
+from quickstudy.data.formats import decode_items
+from quickstudy.data.images import Bytes, ImageFormat, Progress
 from quickstudy.data.pool import ClassPool, cached_pool, data_root, with_rotations
 
 LICENCE = "MIT, Lake et al. 2015"
@@ -94,7 +95,7 @@ def _build(
     sources = [partial(_read, z, m) for z, part in zip(opened, members, strict=True) for m in part]
     names = [m.filename.split("/", 1)[1].rsplit("/", 1)[0] for part in members for m in part]
     upright = np.empty((len(sources), *image_format.shape), np.uint8)
-    bad = decode_images(sources, image_format, upright, progress)
+    bad = decode_items(sources, image_format, upright, progress)
     for z in opened:
         z.close()
     if bad:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import os
 import shutil
 import uuid
@@ -16,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import platformdirs
 
-from quickstudy.data.images import Bytes, ImageFormat
+from quickstudy.data.formats import ItemFormat, Items
+from quickstudy.data.images import Bytes
 
 Index = npt.NDArray[np.int64]
 CACHE_VERSION = 1
@@ -28,25 +28,30 @@ class ClassPool:
     """Labelled items, decoded once into one contiguous array and grouped by class.
 
     Args:
-        items: uint8 [I, C, H, W] (in memory or memory-mapped), the items of a class adjacent.
+        items: uint8 pictures [I, C, H, W] or int16 clips [I, samples] (in memory or memory-mapped), the items
+            of a class adjacent.
         classes: the names of the K classes.
         starts: [K] index of the first item of each class.
         counts: [K] number of items of each class.
         splits: class indices by the name of the split; class-disjoint.
         name: of the data set and, after a dot, the split.
         digest: identifies the items by the content they were made from.
+        sources: [I] who or what each item comes from, such as the speaker of a clip, counted from 0; or None.
+        source_names: their names.
 
     Raises:
-        ValueError: if two splits share a class, or counts and items disagree.
+        ValueError: if two splits share a class, or counts, sources and items disagree.
     """
 
-    items: Bytes
+    items: Items
     classes: tuple[str, ...]
     starts: Index
     counts: Index
     splits: Mapping[str, Index] = field(default_factory=dict[str, Index])
     name: str = "pool"
     digest: str = ""
+    sources: Index | None = None
+    source_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the parts against each other."""
@@ -55,13 +60,15 @@ class ClassPool:
                 f"{len(self.classes)} class names, {len(self.starts)} starts, {len(self.counts)} counts: "
                 "there must be one of each a class"
             )
-        if self.items.dtype != np.uint8:
-            raise ValueError(f"items are {self.items.dtype}: they must be uint8, 0 … 255")
+        if self.items.dtype.name not in ("uint8", "int16"):
+            raise ValueError(f"items are {self.items.dtype}: they must be uint8 (pictures) or int16 (clips)")
         if len(set(self.classes)) < len(self.classes):
             twice = next(c for i, c in enumerate(self.classes) if c in self.classes[:i])
             raise ValueError(f"two classes are named {twice!r}: names must differ")
         if len(self.starts) and int((self.starts + self.counts).max()) > len(self.items):
             raise ValueError(f"the classes reach beyond the {len(self.items)} items")
+        if self.sources is not None:
+            _check_sources(self.sources, len(self.items), self.source_names)
         seen: dict[int, str] = {}
         for split, indices in self.splits.items():
             for c in indices.tolist():
@@ -73,7 +80,7 @@ class ClassPool:
 
     @classmethod
     def from_arrays(
-        cls, items: Bytes, classes: Sequence[str], counts: Sequence[int] | Index, **rest: Any
+        cls, items: Items, classes: Sequence[str], counts: Sequence[int] | Index, **rest: Any
     ) -> "ClassPool":
         """A pool of items that lie one class after the other; `rest` as in the class."""
         sizes = np.asarray(counts, dtype=np.int64)
@@ -102,8 +109,16 @@ class ClassPool:
         names = tuple(self.classes[i] for i in chosen.tolist())
         return replace(self, classes=names, starts=self.starts[chosen], counts=self.counts[chosen], splits={})
 
-    def of_class(self, name: str) -> Bytes:
-        """uint8 [count, C, H, W], the items of one class."""
+    def at_least(self, items: int) -> "ClassPool":
+        """The classes that have so many items or more, over the same items; splits lose the others."""
+        kept = np.flatnonzero(self.counts >= items)
+        place = np.full(len(self), -1)
+        place[kept] = np.arange(len(kept))
+        splits = {name: place[of][place[of] >= 0] for name, of in self.splits.items()}
+        return replace(self.subset(kept), splits=splits)
+
+    def of_class(self, name: str) -> Items:
+        """[count, ...], the items of one class."""
         if name not in self.classes:
             raise ValueError(f"{self.name} has no class {name!r}")
         i = self.classes.index(name)
@@ -117,6 +132,17 @@ class ClassPool:
             "items": int(self.counts.sum()),
             "digest": self.digest,
         }
+
+
+def _check_sources(sources: Index, items: int, names: tuple[str, ...]) -> None:
+    if sources.shape != (items,):
+        raise ValueError(
+            f"sources have shape {list(sources.shape)}: there must be one of each of {items} items"
+        )
+    if len(sources) and not 0 <= sources.min() <= sources.max() < len(names):
+        raise ValueError(
+            f"sources go from {sources.min()} to {sources.max()}: they count the {len(names)} names from 0"
+        )
 
 
 def with_rotations(items: Bytes, classes: Sequence[str], counts: Index) -> tuple[Bytes, list[str], Index]:
@@ -148,9 +174,11 @@ def cache_root() -> Path:
     return Path(os.environ.get("QUICKSTUDY_CACHE") or platformdirs.user_cache_dir("quickstudy"))
 
 
-def cached_pool(
-    name: str, key: Any, build: Callable[[Callable[[int], Bytes]], dict[str, Any]], image_format: ImageFormat
-) -> ClassPool:
+Build = Callable[[Callable[[int], Any]], dict[str, Any]]
+"""From a function that gives the array for so many items, to fill, to what `pool.json` shall hold."""
+
+
+def cached_pool(name: str, key: Any, build: Build, item_format: ItemFormat) -> ClassPool:
     """A pool from its cache, made first if need be.
 
     The cache is a folder `NAME-DIGEST` with `items.npy` and `pool.json`, written under a temporary name
@@ -160,24 +188,25 @@ def cached_pool(
         name: of the data set.
         key: JSON-able account of the content: sources, their checksums, options.
         build: makes the data set: is given a function from a number of items to the array to fill, and
-            returns what `pool.json` shall hold: classes, counts and splits.
-        image_format: what the items are.
+            returns what `pool.json` shall hold: classes, counts and splits, and sources and their names
+            where they are known.
+        item_format: what the items are.
 
     Raises:
         OSError: if the cache folder can't be written.
     """
-    account = json.dumps([CACHE_VERSION, name, image_format.as_dict(), key], sort_keys=True)
+    account = json.dumps([CACHE_VERSION, name, item_format.as_dict(), key], sort_keys=True)
     digest = hashlib.blake2b(account.encode(), digest_size=8).hexdigest()
     folder = cache_root() / "pools" / f"{name}-{digest}"
     if not (folder / "pool.json").exists():
         with _made_whole(folder) as temporary:
 
-            def allocate(n: int) -> Bytes:
-                shape = (n, *image_format.shape)
-                items = np.lib.format.open_memmap(temporary / "items.npy", "w+", np.uint8, shape)
+            def allocate(n: int) -> Items:
+                shape = (n, *item_format.shape)
+                items = np.lib.format.open_memmap(temporary / "items.npy", "w+", item_format.dtype, shape)
                 if hasattr(os, "posix_fallocate"):  # a full disk now is an error, later a crash
                     with (temporary / "items.npy").open("r+b") as f:
-                        os.posix_fallocate(f.fileno(), 0, items.offset + math.prod(shape))
+                        os.posix_fallocate(f.fileno(), 0, items.offset + items.nbytes)
                 return items
 
             parts = build(allocate)
@@ -192,6 +221,8 @@ def cached_pool(
         splits={k: np.asarray(v, dtype=np.int64) for k, v in parts["splits"].items()},
         name=name,
         digest=digest,
+        sources=np.asarray(parts["sources"], dtype=np.int64) if "sources" in parts else None,
+        source_names=tuple(parts.get("source_names", ())),
     )
 
 
@@ -210,7 +241,7 @@ def _made_whole(folder: Path) -> Generator[Path]:
                 if not folder.exists():  # else another process was first, with the same content
                     raise
     except OSError as error:
-        if error.filename is None and error.errno is None:  # not of writing: a picture that can't be read
+        if error.filename is None and error.errno is None:  # not of writing: an item that can't be read
             raise
         raise OSError(
             f"can't write decoded data to {folder.parent} ({error.strerror}): "

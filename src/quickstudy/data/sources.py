@@ -33,6 +33,11 @@ def _omniglot_where(root: Path) -> str:
     return "yes" if present else "no, fetched when first used"
 
 
+def _here(*parts: str) -> Callable[[Path], str]:
+    """For what is not ours to fetch."""
+    return lambda root: "yes" if root.joinpath(*parts).is_dir() else f"no, put it in {'/'.join(parts)}"
+
+
 SOURCES = (
     DataSource(
         "glyphs",
@@ -50,5 +55,22 @@ SOURCES = (
         1623,
         32_460,
     ),
+    DataSource(
+        "fsdd",
+        "English digits by six speakers; splits by speaker",
+        "CC BY-SA 4.0, Jackson et al.",
+        _here("fsdd", "recordings"),
+        10,
+        3000,
+    ),
+    DataSource(
+        "arabic_commands",
+        "Arabic words by 30 speakers; by word and speaker, or by speaker",
+        "CC BY 4.0, Ghandoura et al. 2021",
+        _here("arabic_commands"),
+        30,
+        4500,
+    ),
     DataSource("images", "your own pictures, DIR/CLASS/*.jpg", "yours", lambda root: "--images DIR"),
+    DataSource("audio", "your own sound, DIR/CLASS/*.wav", "yours", lambda root: "--audio DIR"),
 )

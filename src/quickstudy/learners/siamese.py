@@ -113,7 +113,7 @@ def draw_pairs(episode: Episode, count: int, seed: int = 0) -> tuple[Tensor, Ten
         raise ValueError(
             f"count is {count}: it must be even and at least 2, half genuine and half impostor pairs"
         )
-    x, y = _items(episode)
+    x, y = labelled_items(episode)
     first, second = _different(x.shape[1])
     labels = y.cpu()
     genuine, rng = labels[:, first] == labels[:, second], np.random.default_rng(seed)
@@ -149,7 +149,7 @@ def draw_balanced(genuine: Tensor, each: int, rng: np.random.Generator) -> Tenso
     return torch.from_numpy(rng.permutation(drawn))
 
 
-def _items(episode: Episode) -> tuple[Tensor, Tensor]:
+def labelled_items(episode: Episode) -> tuple[Tensor, Tensor]:
     """All labelled items of each task, [T, B, ...], and their labels, [T, B]."""
     support = episode.support
     return torch.cat([support.x, episode.query_x], 1), torch.cat([support.y, episode.query_y], 1)
@@ -210,7 +210,7 @@ class Siamese(Learner):
         Returns:
             [T, B] their energies, and [T, B] whether they are genuine: of one class.
         """
-        x, y = _items(episode)
+        x, y = labelled_items(episode)
         first, second = _different(x.shape[1], y.device)
         z = embed(self.encoder, x)
         return self.energy(z, z)[:, first, second], y[:, first] == y[:, second]

@@ -35,6 +35,14 @@ from quickstudy.recipes.metric_omniglot import (
 from quickstudy.recipes.prototypical_glyphs import prototypical_glyphs
 from quickstudy.recipes.prototypical_omniglot import prototypical_omniglot_1shot, prototypical_omniglot_5shot
 from quickstudy.recipes.recipe import Recipe
+from quickstudy.recipes.recognition import (
+    digits_fsdd,
+    faces_lfw,
+    faces_orl,
+    siamese,
+    speakers_arabic,
+    words_arabic,
+)
 from quickstudy.recipes.semi_supervised_omniglot import (
     cluster_omniglot_distractors,
     masked_omniglot_distractors,
@@ -74,6 +82,12 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "lstm-meta-learner-omniglot-5shot": lstm_omniglot_5shot,
     "scalar-gates-omniglot-1shot": scalar_gates_omniglot_1shot,
     "fixed-gates-omniglot-1shot": fixed_gates_omniglot_1shot,
+    "faces-orl": faces_orl,
+    "faces-lfw": faces_lfw,
+    "words-arabic": words_arabic,
+    "speakers-arabic": speakers_arabic,
+    "digits-fsdd": digits_fsdd,
+    "siamese": siamese,
 }
 
 __all__ = ["RECIPES", "Recipe"]

@@ -73,7 +73,7 @@ def _images(pool: MakePool, form: ImageFormat, learner: Callable[[], Learner], s
         summary="your own folders of pictures, --images DIR",
         paper="your data",
         pool=pool,
-        image_format=form,
+        item_format=form,
         learner=learner,
         train=setting,
         tasks=4,

@@ -143,7 +143,7 @@ def _recipe(
         summary=f"{name} on Omniglot, {ways}-way 1-shot, Vinyals split",
         paper=paper,
         pool=partial(omniglot, split="vinyals", rotations=True),
-        image_format=ImageFormat(28, 1, invert=True),
+        item_format=ImageFormat(28, 1, invert=True),
         learner=learner,
         train=Setting(ways, 1, 5 if ways == 5 else 2),
         tasks=8 if ways == 5 else 4,
@@ -173,7 +173,7 @@ def _reptile(
         summary=f"Reptile on Omniglot, {ways}-way 1-shot, Vinyals split",
         paper="Nichol et al. 2018, Table 2",
         pool=partial(omniglot, split="vinyals", rotations=True),
-        image_format=ImageFormat(28, 1, invert=True),
+        item_format=ImageFormat(28, 1, invert=True),
         learner=lambda: Reptile(_classifier(ways), lr, inner, batch, test_steps=50),
         train=Setting(ways, 5, 5),  # ten items a class to train on
         tasks=5,

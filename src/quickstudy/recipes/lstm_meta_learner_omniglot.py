@@ -45,7 +45,7 @@ def _recipe(shots: int, inner: int, gates: Gates = "learned") -> Recipe:
         summary=f"LSTM meta-learner{kind} on Omniglot, 5-way {shots}-shot, Vinyals split",
         paper="Ravi & Larochelle 2017 (no Omniglot figure)",
         pool=partial(omniglot, split="vinyals", rotations=True),
-        image_format=ImageFormat(28, 1, invert=True),
+        item_format=ImageFormat(28, 1, invert=True),
         learner=lambda: LSTMMetaLearner(_classifier(), CellStateRule(gates), inner),
         train=Setting(5, shots, 5),
         tasks=4,

@@ -19,7 +19,7 @@ def maml_glyphs() -> Recipe:
         summary="MAML on letters of many scripts; needs no download",
         paper="our own data",
         pool=_pool,
-        image_format=ImageFormat(28, 1, invert=True),
+        item_format=ImageFormat(28, 1, invert=True),
         learner=lambda: MAML(Classifier(Conv4(running_statistics=False), 5), lr=0.1, steps=1, test_steps=3),
         train=Setting(5, 1, 5),
         tasks=8,

@@ -121,7 +121,7 @@ def _recipe(
         summary=f"{name} on Omniglot, Vinyals split",
         paper=paper,
         pool=partial(omniglot, split="vinyals", rotations=True),
-        image_format=ImageFormat(28, 1, invert=True),
+        item_format=ImageFormat(28, 1, invert=True),
         learner=learner,
         train=train,
         steps=steps,

@@ -19,7 +19,7 @@ def prototypical_glyphs() -> Recipe:
         summary="letters of many scripts; needs no download",
         paper="our own data",
         pool=_pool,
-        image_format=ImageFormat(28, 1, invert=True),
+        item_format=ImageFormat(28, 1, invert=True),
         learner=lambda: Prototypical(Conv4(in_channels=1, channels=64)),
         train=Setting(60, 1, 5),
         steps=1000,

@@ -38,7 +38,7 @@ def _prototypical_omniglot(
         summary=f"Omniglot, 60-way {shots}-shot training, Vinyals split",
         paper="Snell et al. 2017, Table 1",
         pool=partial(omniglot, split="vinyals", rotations=True),
-        image_format=ImageFormat(28, 1, invert=True),
+        item_format=ImageFormat(28, 1, invert=True),
         learner=lambda: Prototypical(Conv4(in_channels=1, channels=64)),
         train=Setting(60, shots, 5),
         steps=steps,

@@ -7,7 +7,8 @@ from typing import Protocol
 
 from quickstudy.data.augment import Augment
 from quickstudy.data.episodes import Labels, Setting
-from quickstudy.data.images import ImageFormat, Progress
+from quickstudy.data.formats import ItemFormat
+from quickstudy.data.images import Progress
 from quickstudy.data.pool import ClassPool
 from quickstudy.learner import Learner
 from quickstudy.train import MakeOptimizer, Mode, Schedule, adam
@@ -29,7 +30,7 @@ class Recipe:
         summary: one line.
         paper: where it was published.
         pool: loads the data.
-        image_format: what the encoder takes.
+        item_format: what the encoder takes.
         learner: makes a fresh learner.
         train: the tasks trained on.
         tasks: how many of them a step takes.
@@ -46,12 +47,13 @@ class Recipe:
         published: the paper's accuracy in % for the tests, by name.
         labels: which items bear labels, in all three splits; all by default.
         augment: changes the items that are trained on at random; nothing does by default.
+        apart: support and queries of validation and test come from different sources, such as speakers.
     """
 
     summary: str
     paper: str
     pool: MakePool
-    image_format: ImageFormat
+    item_format: ItemFormat
     learner: Callable[[], Learner]
     train: Setting
     steps: int
@@ -68,3 +70,4 @@ class Recipe:
     published: Mapping[str, float] = field(default_factory=dict[str, float])
     labels: Labels | None = None
     augment: Augment | None = None
+    apart: bool = False

@@ -56,7 +56,7 @@ def _recipe(
         summary=f"{kind} on Omniglot, a tenth labelled{', with distractors' * distractors}, Vinyals split",
         paper="Ren et al. 2018, Table 1",
         pool=partial(omniglot, split="vinyals", rotations=True),
-        image_format=ImageFormat(28, 1, invert=True),
+        item_format=ImageFormat(28, 1, invert=True),
         learner=lambda: SemiPrototypical(Conv4(), refinement),
         train=setting(10),
         steps=4_000,

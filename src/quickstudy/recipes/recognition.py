@@ -1,0 +1,231 @@
+"""Recognition: encoders of faces, words and voices, for the gallery; and of your own folders.
+
+No paper's recipe. A step is one task of many classes; Adam's learning rate rises over a short warm-up and
+falls along a cosine to 0. Any method can be trained on the same encoder:
+
+- "siamese": contrastive loss, cosine energy, margin 0.7 (half of its scale), all pairs of a task;
+- "euclidean": contrastive loss, Euclidean energy, margin 10 for 64 or 128 dimensions of unit variance;
+- "prototypical": squared Euclidean distances to prototypes;
+- "supervised-contrastive": cosine energy, temperature 0.1.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal, get_args
+
+from torch import nn
+
+from quickstudy.audio import LogMel, SpecAugment
+from quickstudy.data.audio import AudioFormat
+from quickstudy.data.augment import FACES, Augment, Chain
+from quickstudy.data.augment_audio import Gain, Noise, Shift, Speed
+from quickstudy.data.episodes import Setting
+from quickstudy.data.faces import lfw, orl
+from quickstudy.data.folders import FRACTIONS, folder_pool
+from quickstudy.data.formats import ItemFormat
+from quickstudy.data.images import ImageFormat
+from quickstudy.data.speech import arabic_speakers, arabic_words, fsdd
+from quickstudy.encoders import Mirrored, ResNet
+from quickstudy.learner import Learner
+from quickstudy.learners.prototypical import Prototypical
+from quickstudy.learners.siamese import Siamese, contrastive_loss
+from quickstudy.learners.siamese import cosine as cosine_energy
+from quickstudy.learners.supervised_contrastive import SupervisedContrastive
+from quickstudy.recipes.recipe import MakePool, Recipe
+from quickstudy.train import cosine
+
+Method = Literal["siamese", "euclidean", "prototypical", "supervised-contrastive"]
+
+SPEECH = Chain((Speed(0.87, 1.15), Shift(0.1), Gain(10.0), Noise(5.0, 30.0)))
+"""What may happen to a clip without its becoming another word."""
+
+
+def faces_orl(method: Method = "siamese") -> Recipe:
+    """The 40 people of ORL: s1 … s25 to train on, s26 … s30 for validation, s31 … s40 for the test."""
+    return _recipe(
+        "faces of ORL, unseen people",
+        orl,
+        ImageFormat(64, 1),
+        method,
+        lambda: Mirrored(ResNet(1, (16, 32, 64, 128), 64, (4, 4), dropout=0.2)),
+        FACES,
+        train=Setting(25, 1, 3),
+        steps=800,
+        validation=Setting(5, 1, 5),
+        tests=(Setting(10, 1, 5), Setting(10, 5, 5)),
+    )
+
+
+def faces_lfw(method: Method = "supervised-contrastive") -> Recipe:
+    """Labeled Faces in the Wild: the people of folds 9 and 10 of View 2 for the test, of 8 for validation."""
+    return _recipe(
+        "Labeled Faces in the Wild, unseen people",
+        partial(lfw, least=2),
+        ImageFormat(64, 1),
+        method,
+        lambda: Mirrored(ResNet(1, (24, 48, 96, 192), 128, (4, 4), dropout=0.2)),
+        FACES,
+        train=Setting(64, 1, 1),
+        steps=4_000,
+        validation=Setting(20, 1, 1),
+        tests=(Setting(20, 1, 1),),
+    )
+
+
+def words_arabic(method: Method = "supervised-contrastive") -> Recipe:
+    """Arabic words: 8 unseen words by 6 unseen speakers, enrolled from some speakers and said by another."""
+    return _recipe(
+        "Arabic words, unseen words and speakers",
+        arabic_words,
+        AudioFormat(16_000, 1.0),
+        method,
+        partial(_speech_encoder, 16_000, grid=(1, 6)),
+        SPEECH,
+        train=Setting(18, 1, 7),
+        steps=1_500,
+        validation=Setting(4, 1, 5),
+        tests=(Setting(8, 1, 5), Setting(8, 5, 5)),
+        apart=True,
+    )
+
+
+def speakers_arabic(method: Method = "supervised-contrastive") -> Recipe:
+    """Speakers of Arabic words: 6 unseen ones, enrolled from some words and heard saying another."""
+    return _recipe(
+        "speakers of Arabic words, unseen speakers",
+        arabic_speakers,
+        AudioFormat(16_000, 1.0),
+        method,
+        partial(_speech_encoder, 16_000, grid=(2, 1)),
+        Chain((Shift(0.1), Gain(10.0), Noise(5.0, 30.0))),
+        train=Setting(18, 1, 7),
+        steps=1_500,
+        validation=Setting(6, 1, 5),
+        tests=(Setting(6, 1, 5), Setting(6, 5, 5)),
+        apart=True,
+    )
+
+
+def digits_fsdd(method: Method = "supervised-contrastive") -> Recipe:
+    """Spoken English digits by unseen speakers: enrolled from one, said by another."""
+    return _recipe(
+        "spoken digits, unseen speakers",
+        fsdd,
+        AudioFormat(8_000, 1.0),
+        method,
+        partial(_speech_encoder, 8_000, grid=(1, 6)),
+        SPEECH,
+        train=Setting(10, 1, 11),
+        steps=800,
+        validation=Setting(10, 1, 5),
+        tests=(Setting(10, 1, 5), Setting(10, 5, 5)),
+        apart=True,
+    )
+
+
+def siamese(
+    images: str | None = None,
+    audio: str | None = None,
+    method: Method = "siamese",
+    size: int = 64,
+    grey: bool = False,
+    seconds: float = 1.0,
+    rate: int = 16_000,
+    pattern: str | None = None,
+    ways: int = 16,
+    shots: int = 1,
+    queries: int = 3,
+    split: str | Sequence[float] = FRACTIONS,
+    skip_corrupt: bool = False,
+) -> Recipe:
+    """A recogniser of your own pictures or clips: faces, things, voices, words, sounds.
+
+    Args:
+        images: folder of pictures, `images/NAME/*.jpg`; faces must be cropped, all alike.
+        audio: folder of clips, `audio/NAME/*.wav`, or as `pattern` says.
+        method: see above.
+        size: pixels of height and width.
+        grey: without colour.
+        seconds: length of the clips, of which the strongest window is taken.
+        rate: samples a second.
+        pattern: how the clips are called (see `audio_folders`).
+        ways: classes of a task in training; fewer if there are fewer.
+        shots: items a class in training, with `queries` together.
+        queries: see `shots`.
+        split: fractions of the classes, or a JSON file.
+        skip_corrupt: leave out what can't be read.
+
+    Raises:
+        ValueError: if not just one of `images` and `audio` is given.
+    """
+    if (images is None) == (audio is None):
+        raise ValueError(
+            "siamese needs --images DIR or --audio DIR, a folder that holds a folder for each name"
+        )
+    form: ItemFormat
+    if images is not None:
+        form = ImageFormat(size, 1 if grey else 3)
+        encoder: Callable[[], nn.Module] = partial(
+            ResNet, 1 if grey else 3, (16, 32, 64, 128), 128, (4, 4), 0.2
+        )
+        augment: Augment = FACES
+    else:
+        form = AudioFormat(rate, seconds)
+        encoder, augment = partial(_speech_encoder, rate, grid=(2, 4)), SPEECH
+    return _recipe(
+        "your own folders, --images DIR or --audio DIR",
+        folder_pool(images or audio or "", form, split, skip_corrupt, pattern),
+        form,
+        method,
+        encoder,
+        augment,
+        train=Setting(ways, shots, queries),
+        steps=1_500,
+        validation=Setting(5, 1, shots + queries - 1),
+        tests=(Setting(5, 1, shots + queries - 1),),
+    )
+
+
+def _speech_encoder(rate: int, grid: tuple[int, int]) -> nn.Module:
+    return nn.Sequential(LogMel(rate), SpecAugment(), ResNet(1, (16, 32, 64, 128), 128, grid, dropout=0.2))
+
+
+def _learner(method: Method, encoder: nn.Module) -> Learner:
+    if method == "siamese":
+        return Siamese(encoder, cosine_energy, partial(contrastive_loss, margin=0.7))
+    if method == "euclidean":
+        return Siamese(encoder, loss=partial(contrastive_loss, margin=10.0))
+    return Prototypical(encoder) if method == "prototypical" else SupervisedContrastive(encoder)
+
+
+def _recipe(
+    what: str,
+    pool: MakePool,
+    form: ItemFormat,
+    method: Method,
+    encoder: Callable[[], nn.Module],
+    augment: Augment,
+    train: Setting,
+    steps: int,
+    validation: Setting,
+    tests: tuple[Setting, ...],
+    **rest: Any,
+) -> Recipe:
+    if method not in get_args(Method):
+        raise ValueError(f"method is {method!r}: it must be one of {', '.join(get_args(Method))}")
+    return Recipe(
+        summary=f"{method} on {what}",
+        paper="no paper's recipe",
+        pool=pool,
+        item_format=form,
+        learner=lambda: _learner(method, encoder()),
+        train=train,
+        steps=steps,
+        lr=2e-3,
+        schedule=partial(cosine, warmup=100),
+        validation=validation,
+        every=250,
+        tests=tests,
+        augment=augment,
+        **rest,
+    )

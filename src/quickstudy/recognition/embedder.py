@@ -1,0 +1,192 @@
+"""From files to embeddings: decoding, what is refused and why, and the encoder's fingerprint."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from quickstudy import experiment
+from quickstudy.data.audio import AudioFormat, is_silent
+from quickstudy.data.episodes import floats
+from quickstudy.data.formats import ItemFormat, Items, decode_items
+from quickstudy.learner import Learner, embed
+from quickstudy.learners.prototypical import Prototypical
+from quickstudy.learners.siamese import Siamese, cosine, euclidean
+from quickstudy.recognition.calibration import Energy
+
+Progress = Callable[[int, int], None]
+Vectors = npt.NDArray[np.float32]
+
+LARGEST = 256 * 2**20
+"""Bytes of the largest file that is read."""
+AT_ONCE = 512
+"""Files decoded, then encoded, at once: the memory they take, and how often an enrolment is written."""
+BLANK = 2.0
+"""Standard deviation of the pixels, of 0 … 255, below which a picture shows nothing."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A file that can't be used, and the reason in a few words."""
+
+    file: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What became of some files.
+
+    Args:
+        files: [B] those that could be used, in their order.
+        embeddings: [B, D] float32, unit vectors where the energy is the cosine's.
+        digests: [B] of the files' contents.
+        refused: the others.
+    """
+
+    files: list[Path]
+    embeddings: Vectors
+    digests: list[str]
+    refused: list[Refusal]
+
+
+class Embedder:
+    """A trained encoder, ready for files.
+
+    Args:
+        model: a name that `quickstudy models` lists, a checkpoint file, or a training's folder.
+
+    Raises:
+        FileNotFoundError: if there is no such checkpoint.
+        ValueError: if it isn't whole, or what it learned isn't an embedding with a distance.
+    """
+
+    def __init__(self, model: str | Path) -> None:
+        learner, self.manifest = experiment.load_learner(model)
+        self.path = experiment.find(model)
+        self.name = str(model) if str(model) in experiment.models() else str(self.path.resolve())
+        self.encoder, self.energy = encoder_of(learner)
+        self.format: ItemFormat = experiment.item_format_of(self.manifest)
+        self.fingerprint = _fingerprint(self.encoder, self.manifest, self.energy)
+
+    @torch.no_grad()
+    def embed(self, items: Items) -> Vectors:
+        """[B, D] embeddings of items as the pool has them, [B, ...] of the encoder's own format."""
+        x = floats(torch.from_numpy(items)).unsqueeze(0)
+        z = embed(self.encoder.eval(), x)[0]
+        if self.energy == "cosine":
+            z = F.normalize(z, dim=1)
+        if not torch.isfinite(z).all():
+            raise ValueError(f"{self.path} makes embeddings that aren't finite: train it anew")
+        return z.numpy()
+
+    def embed_files(self, files: Sequence[Path], progress: Progress | None = None) -> Embedded:
+        """Embed files, in their order; what can't be used is refused with the reason."""
+        batches = list(self.batches([list(files)], progress))
+        if not batches:
+            return Embedded([], np.empty((0, 0), np.float32), [], [])
+        return Embedded(
+            [f for b in batches for f in b.files],
+            np.concatenate([b.embeddings for b in batches]),
+            [d for b in batches for d in b.digests],
+            [r for b in batches for r in b.refused],
+        )
+
+    def batches(
+        self, groups: Sequence[Sequence[Path]], progress: Progress | None = None
+    ) -> Iterator[Embedded]:
+        """Embed groups of files, so that no batch parts a group of fewer than 512.
+
+        While one batch is encoded the next is decoded.
+        """
+        parts = _cut(groups)
+        total, done = sum(len(part) for part in parts), 0
+        with ThreadPoolExecutor(1) as ahead:
+            coming = ahead.submit(self._decode, parts[0]) if parts else None
+            for i in range(len(parts)):
+                assert coming is not None
+                files, digests, items, refused = coming.result()
+                coming = ahead.submit(self._decode, parts[i + 1]) if i + 1 < len(parts) else None
+                yield Embedded(files, self.embed(items), digests, refused)
+                done += len(parts[i])
+                if progress:
+                    progress(done, total)
+
+    def _decode(self, files: Sequence[Path]) -> tuple[list[Path], list[str], Items, list[Refusal]]:
+        items: Any = np.empty((len(files), *self.format.shape), self.format.dtype)
+        digests = [""] * len(files)
+
+        def source(i: int) -> Callable[[], bytes]:
+            def read() -> bytes:
+                content = _read(files[i])
+                digests[i] = hashlib.blake2b(content, digest_size=16).hexdigest()
+                return content
+
+            return read
+
+        bad = decode_items([source(i) for i in range(len(files))], self.format, items)
+        for i in range(len(files)):
+            if i not in bad and (reason := _empty(items[i], self.format)):
+                bad[i] = reason
+        good = [i for i in range(len(files)) if i not in bad]
+        refused = [Refusal(files[i], reason) for i, reason in sorted(bad.items())]
+        return [files[i] for i in good], [digests[i] for i in good], items[good], refused
+
+
+def encoder_of(learner: Learner) -> tuple[nn.Module, Energy]:
+    """The encoder of a learner, and the distance that it compares embeddings by.
+
+    Raises:
+        ValueError: if it has none, or another distance than the cosine and the Euclidean.
+    """
+    if isinstance(learner, Prototypical):
+        return learner.encoder, "euclidean"
+    if isinstance(learner, Siamese) and learner.energy in (cosine, euclidean):
+        return learner.encoder, "cosine" if learner.energy is cosine else "euclidean"
+    raise ValueError(
+        "recognition takes prototypical networks, and Siamese ones with a Euclidean or cosine energy, not "
+        f"{type(learner).__name__}: train one, such as with quickstudy train siamese --images DIR"
+    )
+
+
+def _fingerprint(encoder: nn.Module, manifest: dict[str, Any], energy: Energy) -> str:
+    """What says whether two embeddings can be compared: the recipe's name for people, and a digest."""
+    digest = hashlib.blake2b(f"{sorted(manifest['items'].items())} {energy}".encode(), digest_size=8)
+    for name, tensor in sorted(encoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return f"{manifest['recipe']}-{digest.hexdigest()}"
+
+
+def _read(file: Path) -> bytes:
+    size = file.stat().st_size
+    if size > LARGEST:
+        raise OSError(f"{size >> 20} MiB are more than the {LARGEST >> 20} MiB that are read of a file")
+    return file.read_bytes()
+
+
+def _empty(item: npt.NDArray[Any], item_format: ItemFormat) -> str | None:
+    if isinstance(item_format, AudioFormat):
+        return "silent: there is no sound in it" if is_silent(item) else None
+    return "blank: the picture shows nothing" if item.std() < BLANK else None
+
+
+def _cut(groups: Sequence[Sequence[Path]]) -> list[list[Path]]:
+    """Batches of whole groups, of 512 files or a few more; a larger group is cut."""
+    parts: list[list[Path]] = []
+    for group in groups:
+        for i in range(0, len(group), AT_ONCE):
+            piece = list(group[i : i + AT_ONCE])
+            if parts and len(parts[-1]) + len(piece) <= AT_ONCE:
+                parts[-1] += piece
+            else:
+                parts.append(piece)
+    return parts

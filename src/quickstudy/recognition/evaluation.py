@@ -1,0 +1,150 @@
+"""From a model and its data to thresholds and to a report: the classes of a pool, embedded once."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from quickstudy import checkpoint, experiment
+from quickstudy.data.folders import class_folders
+from quickstudy.data.pool import ClassPool, Index
+from quickstudy.experiment import Display
+from quickstudy.recognition.calibration import Calibration, Cost, Pooling, calibrate, pooled_scores
+from quickstudy.recognition.embedder import AT_ONCE, Embedder, Vectors
+from quickstudy.recognition.recogniser import CALIBRATION
+from quickstudy.recognition.report import RecognitionReport, recognition_report
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The embedded items of some classes.
+
+    Args:
+        embeddings: [I, D].
+        labels: [I] names of the classes.
+        sources: [I] who or what each item comes from, where the pool says it.
+        pool: that they are of.
+    """
+
+    embeddings: Vectors
+    labels: np.ndarray
+    sources: Index | None
+    pool: ClassPool
+
+
+def embed_pool(
+    embedder: Embedder, pool: ClassPool, progress: Callable[[int, int], None] | None = None
+) -> Labelled:
+    """Embed all items of a pool's classes."""
+    items = [np.arange(s, s + n) for s, n in zip(pool.starts.tolist(), pool.counts.tolist(), strict=True)]
+    index = np.concatenate([*items, np.empty(0, np.int64)])
+    parts: list[Vectors] = []
+    for i in range(0, len(index), AT_ONCE):
+        parts.append(embedder.embed(pool.items[index[i : i + AT_ONCE]]))
+        if progress:
+            progress(min(i + AT_ONCE, len(index)), len(index))
+    labels = np.repeat(np.asarray(pool.classes), pool.counts)
+    sources = None if pool.sources is None else pool.sources[index]
+    return Labelled(np.concatenate(parts), labels, sources, pool)
+
+
+def calibrate_model(
+    model: str | Path,
+    *,
+    far: float = 0.01,
+    cost: Cost | None = None,
+    pooling: Pooling = "centroid",
+    folder: Path | None = None,
+    data_root: str | Path | None = None,
+    seed: int = 0,
+    display: Display,
+) -> Calibration:
+    """Choose the thresholds of a model, and write them into the manifest of its checkpoint.
+
+    Args:
+        model: a checkpoint or a training's folder.
+        far: as in `calibrate`, and so `cost` and `seed`.
+        cost: instead of `far`.
+        pooling: "centroid", "nearest" or "top": how the samples of a name will be taken together.
+        folder: development items, `folder/NAME/*`, that the model wasn't trained on; without it, the
+            validation classes of its own data.
+        data_root: where data sets lie.
+        seed: of the draws of enrolled samples.
+        display: shows the progress.
+
+    Raises:
+        ValueError: if the model ships with the library, or as in `calibrate`.
+    """
+    if str(model) in experiment.models():
+        raise ValueError(
+            f"{model} ships with the library and can't be written to: copy {experiment.find(model)} and "
+            "calibrate the copy"
+        )
+    embedder = Embedder(model)
+    labelled = _unseen(embedder, "validation", folder, data_root, display)
+    made = calibrate(
+        labelled.embeddings, labelled.labels, pooled_scores(embedder.energy, pooling), far, cost, seed=seed
+    )
+    weights, manifest = checkpoint.load(embedder.path)
+    manifest[CALIBRATION] = made.as_dict() | {"pooling": pooling, "data": labelled.pool.summary()}
+    checkpoint.save(embedder.path, weights, manifest)
+    return made
+
+
+def report_on(
+    model: str | Path,
+    *,
+    folder: Path | None = None,
+    data_root: str | Path | None = None,
+    seed: int = 0,
+    display: Display,
+) -> RecognitionReport:
+    """Measure a calibrated model on identities it has never seen.
+
+    Args:
+        model: a checkpoint, a training's folder, or a model's name.
+        folder: test items, `folder/NAME/*`; without it, the test classes of the model's own data.
+        data_root: where data sets lie.
+        seed: of all draws.
+        display: shows the progress.
+
+    Raises:
+        ValueError: if it isn't calibrated, or there are too few items.
+    """
+    embedder = Embedder(model)
+    stated = embedder.manifest.get(CALIBRATION)
+    if not stated:
+        raise ValueError(f"{model} has no thresholds yet: run quickstudy calibrate {model} first")
+    labelled = _unseen(embedder, "test", folder, data_root, display)
+    facts = {
+        "model": embedder.fingerprint,
+        "test data": f"{labelled.pool.name}: {len(labelled.pool)} identities, {len(labelled.labels)} items",
+        "development data": f"{stated['data']['name']}: {stated['data']['classes']} identities",
+        "energy": embedder.energy,
+        "samples of a name": stated["pooling"],
+        "seed": str(seed),
+    }
+    return recognition_report(
+        f"Recognition: {embedder.manifest['recipe']}",
+        labelled.embeddings,
+        labelled.labels,
+        pooled_scores(embedder.energy, stated["pooling"]),
+        Calibration.from_dict(stated),
+        facts=facts,
+        sources=labelled.sources,
+        seed=seed,
+    )
+
+
+def _unseen(
+    embedder: Embedder, split: str, folder: Path | None, data_root: str | Path | None, display: Display
+) -> Labelled:
+    with display.counting("decoding") as progress:
+        if folder:
+            pool = class_folders(folder, embedder.format, (0.0, 0.0, 1.0), progress=progress)
+        else:
+            recipe = experiment.recipe_of(embedder.manifest)
+            pool = recipe.pool(root=data_root, progress=progress).split(split)
+    with display.counting("embedding") as progress:
+        return embed_pool(embedder, pool, progress)

@@ -1,0 +1,303 @@
+"""Recogniser: enroll, verify and identify, with a calibrated threshold and "unknown" as an answer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quickstudy.data.folders import find_files
+from quickstudy.recognition.calibration import Calibration, Energy, Pooling, calibrate, pooled_scores
+from quickstudy.recognition.embedder import Embedder, Progress, Refusal, Vectors
+from quickstudy.recognition.gallery import Gallery
+
+Files = str | Path | Sequence[str | Path]
+MODEL, CALIBRATION = "model", "calibration"
+"""Settings of a gallery: the model it is used with, and its own calibration."""
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """What became of an enrolment.
+
+    Args:
+        added: new samples by name.
+        known: files whose content was enrolled under that name already.
+        refused: files that can't be used.
+        doubtful: files that resemble another name more than their own, which may be mistakes.
+    """
+
+    added: dict[str, int]
+    known: int
+    refused: list[Refusal]
+    doubtful: list[Refusal]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a sample is of the name it claims.
+
+    Args:
+        name: claimed.
+        accepted: whether the score reaches the threshold.
+        score: the negative energy, higher is likelier.
+        threshold: for a name with so many samples.
+        probability: that it is, where both are equally likely beforehand.
+    """
+
+    name: str
+    accepted: bool
+    score: float
+    threshold: float
+    probability: float
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Whose a sample is.
+
+    Args:
+        file: the sample; of several taken together, the first.
+        name: the best candidate, or None for "unknown": no candidate reaches its threshold.
+        candidates: the best, likeliest first.
+    """
+
+    file: Path
+    name: str | None
+    candidates: list[Decision]
+
+
+class Recogniser:
+    """A trained encoder, a gallery of enrolled samples, and thresholds that mean what they say.
+
+    Args:
+        model: a checkpoint, a training's folder or a model's name; without it, the one that the gallery was
+            begun with.
+        gallery: path of a SQLite file, made when first enrolled to, or a PostgreSQL URL.
+        far: false accepts to allow, instead of the share that was calibrated for: to verify, of strangers who
+            claim one name; to identify, of strangers whom the gallery knows nothing of.
+
+    Raises:
+        FileNotFoundError: if there is no such checkpoint, or no gallery to take the model from.
+        ValueError: if the gallery is of another encoder, or `far` out of range.
+
+    Example:
+        Five lines from folders to names (needs a trained model, hence no doctest)::
+
+            recogniser = Recogniser("runs/faces", "people.db")
+            recogniser.enroll_folder("people")  # people/NAME/*.jpg
+            print(recogniser.verify("Ada", "door.jpg").accepted)
+            for identity in recogniser.identify(["a.jpg", "b.jpg"]):
+                print(identity.file, identity.name or "unknown")
+    """
+
+    def __init__(
+        self, model: str | Path | None = None, gallery: str | Path = "gallery.db", far: float | None = None
+    ) -> None:
+        if far is not None and not 0 < far <= 0.5:
+            raise ValueError(f"far is {far}: it must be above 0 and at most 0.5; it is a share, 0.01 is 1 %")
+        if model is None:
+            model = _model_of(gallery)
+        self.embedder, self.far = Embedder(model), far
+        self.gallery = Gallery(
+            gallery, encoder=self.embedder.fingerprint, cosine=self.embedder.energy == "cosine"
+        )
+
+    @property
+    def pooling(self) -> Pooling:
+        """How the samples of a name are taken together: what the thresholds are for."""
+        return self._calibrated()["pooling"]
+
+    @property
+    def calibration(self) -> Calibration:
+        """The gallery's own, else the model's.
+
+        Raises:
+            ValueError: if there is neither.
+        """
+        return Calibration.from_dict(self._calibrated())
+
+    def _calibrated(self) -> dict[str, Any]:
+        own = self.gallery.get_setting(CALIBRATION) if self.gallery.exists() else None
+        found = own or self.embedder.manifest.get(CALIBRATION)
+        if not found:
+            raise ValueError(
+                f"{self.embedder.name} has no thresholds yet: measure them on people, words or sounds that it "
+                f"wasn't trained on, by quickstudy calibrate {self.embedder.path}"
+            )
+        return found
+
+    def enroll(self, name: str, files: Files, progress: Progress | None = None) -> Enrolment:
+        """Add samples of one name.
+
+        Args:
+            name: up to 200 characters.
+            files: one or more; what can't be used is refused, and the rest enrolled.
+            progress: called with (done, total).
+
+        Returns:
+            What became of each.
+        """
+        return self._enroll({name: _paths(files)}, progress)
+
+    def enroll_folder(self, root: str | Path, progress: Progress | None = None) -> Enrolment:
+        """Add the samples in `root/NAME/*.jpg`, or whatever the encoder takes.
+
+        Each name's are written together, or not at all should the program end; names are written in turn, and
+        enrolling the folder anew goes on where it was left.
+
+        Raises:
+            FileNotFoundError, ValueError: if there are no such folders, or one is empty.
+        """
+        return self._enroll(find_files(Path(root), self.embedder.format), progress)
+
+    def _enroll(self, files: dict[str, list[Path]], progress: Progress | None) -> Enrolment:
+        known = set[str]()
+        if self.gallery.exists():
+            known = {entry.name for entry in self.gallery.names()}
+        name_of = {path: name for name, paths in files.items() for path in paths}
+        before = {name: len(self.gallery.samples(name)) if name in known else 0 for name in files}
+        refused: list[Refusal] = []
+        used: list[tuple[str, Path, Vectors]] = []
+        for batch in self.embedder.batches(list(files.values()), progress):
+            refused += batch.refused
+            if not batch.files:
+                continue
+            rows = zip(batch.files, batch.embeddings, batch.digests, strict=True)
+            samples = [(name_of[file], z, digest) for file, z, digest in rows]
+            self.gallery.enrol_many(samples)
+            used += [(name, file, z) for (name, z, _), file in zip(samples, batch.files, strict=True)]
+        if not used:
+            reasons = "; ".join(f"{r.file}: {r.reason}" for r in refused[:3])
+            raise ValueError(f"none of {len(refused)} files can be enrolled: {reasons}")
+        if not self.gallery.get_setting(MODEL):
+            self.gallery.put_setting(MODEL, self.embedder.name)
+        counts = {entry.name: entry.samples for entry in self.gallery.names()}
+        added = {n: counts[n] - before[n] for n in files if counts.get(n, 0) > before[n]}
+        return Enrolment(added, len(used) - sum(added.values()), refused, self._doubtful(used))
+
+    def _doubtful(self, used: list[tuple[str, Path, Vectors]]) -> list[Refusal]:
+        """Samples nearer to another name's centroid than to that of the others of their own."""
+        z, labels, names = self.gallery.embeddings()
+        if len(names) < 2 or len(z) > 50_000:  # a check for people's own folders, not for a million
+            return []
+        counts = np.bincount(labels, minlength=len(names)).astype(np.float64)
+        sums = np.zeros((len(names), z.shape[1]))
+        np.add.at(sums, labels, z)
+        at = {name: i for i, name in enumerate(names)}
+        doubtful: list[Refusal] = []
+        for name, file, x in used:
+            own = at[name]
+            if counts[own] < 3:
+                continue
+            centroids = sums / counts[:, None]
+            centroids[own] = (sums[own] - x) / (counts[own] - 1)
+            score = pooled_scores(self.embedder.energy)(centroids[:, None], x[None])[0]
+            if int(score.argmax()) != own:
+                doubtful.append(Refusal(file, f"resembles {names[int(score.argmax())]!r} more than {name!r}"))
+        return doubtful
+
+    def verify(self, name: str, files: Files) -> Decision:
+        """Whether samples, which are taken together, are of the name they claim.
+
+        Args:
+            name: enrolled.
+            files: one, or several of the same person, word or sound: their mean is asked.
+
+        Raises:
+            ValueError: if the name isn't enrolled, or a file can't be used.
+        """
+        probe = self._probes(_paths(files), together=True)[1]
+        entry = self.gallery.samples(name)
+        distance = float(self.gallery.distances(probe, name, self.pooling)[0])
+        return self._decide(name, distance, len(entry), names=1)
+
+    def identify(self, files: Files, top: int = 5, together: bool = False) -> list[Identity]:
+        """Whose samples are, among all that is enrolled, or "unknown".
+
+        The threshold rises with the number of names, so that a stranger is as seldom taken for any of them as
+        was calibrated for.
+
+        Args:
+            files: one or more.
+            top: candidates to name of each.
+            together: all files are of the same person, word or sound: their mean is asked, and one identity
+                returned.
+
+        Raises:
+            ValueError: if a file can't be used, or nothing is enrolled.
+        """
+        paths, probes = self._probes(_paths(files), together)
+        names, pooling = self.gallery.stats().names, self.pooling
+        found: list[Identity] = []
+        for path, matches in zip(paths, self.gallery.search(probes, top, pooling), strict=False):
+            candidates = [self._decide(m.name, m.distance, m.samples, names) for m in matches]
+            best = candidates[0]
+            found.append(Identity(path, best.name if best.accepted else None, candidates))
+        return found
+
+    def recalibrate(self, far: float | None = None) -> Calibration:
+        """Measure the thresholds anew, on the enrolled samples themselves, and keep them with the gallery.
+
+        It takes several samples of each of a good many names. They stay as they are until measured anew.
+
+        Args:
+            far: aimed at; as before without.
+
+        Raises:
+            ValueError: if there are too few samples.
+        """
+        pooling = self.pooling
+        z, labels, _ = self.gallery.embeddings()
+        scorer = pooled_scores(self.embedder.energy, pooling)
+        own = calibrate(z, labels, scorer, far or self.far or self.calibration.far)
+        self.gallery.put_setting(CALIBRATION, own.as_dict() | {"pooling": pooling})
+        return own
+
+    def _probes(self, files: list[Path], together: bool) -> tuple[list[Path], Vectors]:
+        embedded = self.embedder.embed_files(files)
+        if embedded.refused:
+            first = embedded.refused[0]
+            raise ValueError(f"{first.file} can't be used: {first.reason}")
+        z = embedded.embeddings
+        if together:
+            z = z.mean(0, keepdims=True)
+            if self.embedder.energy == "cosine":
+                z /= np.maximum(np.linalg.norm(z), 1e-12)
+        return files, z
+
+    def _decide(self, name: str, distance: float, samples: int, names: int) -> Decision:
+        calibration = self.calibration
+        score = score_of(distance, self.embedder.energy)
+        threshold = calibration.threshold(samples, names, self.far)
+        probability = float(calibration.probability(score, samples))
+        return Decision(name, score >= threshold, score, threshold, probability)
+
+
+def score_of(distance: float, energy: Energy) -> float:
+    """The negative energy of a Euclidean distance; of unit vectors 1 − cos is half its square."""
+    return -(distance**2) / 2 if energy == "cosine" else -distance
+
+
+def _paths(files: Files) -> list[Path]:
+    paths = [Path(files)] if isinstance(files, str | Path) else [Path(f) for f in files]
+    if not paths:
+        raise ValueError("no files are given: name one at least")
+    missing = [p for p in paths if not p.is_file()]
+    if missing:
+        raise FileNotFoundError(f"there is no file {missing[0]}")
+    return paths
+
+
+def _model_of(gallery: str | Path) -> str:
+    there = Gallery(gallery)
+    try:
+        model = there.get_setting(MODEL) if there.exists() else None
+    finally:
+        there.close()
+    if not model:
+        raise FileNotFoundError(
+            f"the gallery {there} is not there yet: name the model to enroll with by --model"
+        )
+    return model

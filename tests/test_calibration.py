@@ -1,0 +1,601 @@
+"""Thresholds against literal loops, intervals against what they must cover, and what calibrations refuse."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from quickstudy.recognition import calibration as module
+from quickstudy.recognition.calibration import (
+    Calibration,
+    Table,
+    calibrate,
+    draw_enrolment,
+    least_threshold,
+    pooled_scores,
+    score_pairs,
+    share_interval,
+)
+from quickstudy.recognition.identification import achieved
+
+
+def cloud(identities: int, items: int, seed: int = 0, noise: float = 0.6, dimensions: int = 8):
+    """Items scattered around a point of each identity: [I, D] and [I]."""
+    rng = np.random.default_rng(seed)
+    who = np.repeat(np.arange(identities), items)
+    centres = rng.normal(size=(identities, dimensions))
+    return centres[who] + noise * rng.normal(size=(len(who), dimensions)), who
+
+
+def energy_of(energy: str, a, b) -> float:
+    if energy == "euclidean":
+        return math.sqrt(sum((x - y) ** 2 for x, y in zip(a, b, strict=True)))
+    norms = [math.sqrt(sum(x * x for x in v)) for v in (a, b)]
+    return 1 - sum(x * y for x, y in zip(a, b, strict=True)) / norms[0] / norms[1]
+
+
+def literal_score(energy: str, pooling: str, samples, probe) -> float:
+    """The score of one probe against the samples of one name, as the docstring says."""
+    if pooling == "centroid":
+        if energy == "cosine":
+            samples = [s / math.sqrt(sum(x * x for x in s)) for s in samples]
+        return -energy_of(energy, sum(samples) / len(samples), probe)
+    energies = sorted(energy_of(energy, s, probe) for s in samples)
+    return -energies[0] if pooling == "nearest" else -sum(energies[:3]) / len(energies[:3])
+
+
+def literal_threshold_is_least(impostor, far: float, threshold: float) -> bool:
+    """The share accepted is at most FAR, and it would not be at the next lower score."""
+    accepted = sum(s >= threshold for s in impostor) / len(impostor)
+    lower = max((s for s in impostor if s < threshold), default=None)
+    return accepted <= far and (lower is None or sum(s >= lower for s in impostor) / len(impostor) > far)
+
+
+# Scores
+
+
+@pytest.mark.parametrize("energy", ["cosine", "euclidean"])
+@pytest.mark.parametrize("pooling", ["centroid", "nearest", "top"])
+@pytest.mark.parametrize("samples", [1, 2, 5])
+def test_scores_are_the_literal_ones(energy, pooling, samples: int) -> None:
+    rng = np.random.default_rng(1)
+    gallery, probes = rng.normal(size=(4, samples, 3)), rng.normal(size=(6, 3))
+    expected = [[literal_score(energy, pooling, name, probe) for name in gallery] for probe in probes]
+    np.testing.assert_allclose(pooled_scores(energy, pooling)(gallery, probes), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("energy", ["cosine", "euclidean"])
+def test_with_one_sample_all_poolings_are_the_same(energy) -> None:
+    rng = np.random.default_rng(2)
+    gallery, probes = rng.normal(size=(5, 1, 4)), rng.normal(size=(3, 4))
+    centroid, nearest, top = (
+        pooled_scores(energy, p)(gallery, probes) for p in ("centroid", "nearest", "top")
+    )
+    np.testing.assert_allclose(nearest, centroid, atol=1e-12)
+    np.testing.assert_allclose(top, centroid, atol=1e-12)
+
+
+def test_probes_in_blocks_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    gallery = np.broadcast_to(rng.normal(size=(2000, 1, 2)), (2000, 4, 2))
+    probes = rng.normal(size=(1300, 2))  # more than go into ten million energies
+    whole = pooled_scores("euclidean", "nearest")(gallery, probes)
+    some = pooled_scores("euclidean", "nearest")(gallery, probes[1240:1260])
+    np.testing.assert_allclose(whole[1240:1260], some, atol=1e-9)
+
+
+def test_an_embedding_of_nothing_has_a_cosine_of_nought() -> None:
+    assert pooled_scores("cosine")(np.zeros((1, 2, 3)), np.ones((1, 3))).tolist() == [[-1.0]]
+
+
+@pytest.mark.parametrize(("energy", "pooling"), [("manhattan", "top"), ("cosine", "median")])
+def test_unknown_energies_and_poolings(energy, pooling) -> None:
+    with pytest.raises(ValueError, match=f"energy is '{energy}' and pooling '{pooling}'"):
+        pooled_scores(energy, pooling)
+
+
+# Pairs
+
+
+def test_with_one_sample_the_pairs_are_all_pairs_of_different_items() -> None:
+    z, who = cloud(3, 4)
+    who = np.array(["b", "a", "c"])[who]
+    pairs = score_pairs(z, who, pooled_scores())
+    expected = [
+        (-energy_of("euclidean", z[i], z[j]), "abc".index(who[i]), "abc".index(who[j]))
+        for i in range(12)
+        for j in range(i + 1, 12)
+    ]
+    assert (pairs.genuine, pairs.impostor) == (3 * 6, 66 - 18)
+    np.testing.assert_allclose(pairs.scores, [e[0] for e in expected], atol=1e-9)
+    assert pairs.identities.tolist() == [list(e[1:]) for e in expected]
+    assert pairs.same.sum() == 18
+
+
+def test_probes_are_never_enrolled_and_single_items_are_impostors_only() -> None:
+    counts = [5, 3, 2, 1]
+    who = np.repeat(np.arange(4), counts)
+    seen: list[tuple[set[int], set[int]]] = []
+
+    def spy(gallery, probes):
+        seen.append((set(gallery[..., 0].ravel().tolist()), set(probes[:, 0].tolist())))
+        assert gallery.shape == (2, 2, 1), "of the two identities with more than two items, two items each"
+        return np.zeros((len(probes), len(gallery)))
+
+    pairs = score_pairs(np.arange(11.0)[:, None], who, spy, samples=2)
+    assert len(seen) == module.MOST_DRAWS
+    assert len({frozenset(enrolled) for enrolled, _ in seen}) > 10
+    for enrolled, probes in seen:
+        assert len(enrolled) == 4
+        assert not enrolled & probes
+        assert enrolled | probes == set(range(11))
+    # 8 items are of the two names, and each of the 11 items may be tried against both
+    assert (pairs.genuine, pairs.impostor) == (8, 2 * 11 - 8)
+    assert set(pairs.identities[:, 1].tolist()) == {0, 1}
+    assert set(pairs.identities[:, 0].tolist()) == {0, 1, 2, 3}
+    assert pairs.same.sum() == module.MOST_DRAWS * 4
+
+
+def test_draws_are_repeatable_and_differ_by_the_seed() -> None:
+    z, who = cloud(4, 6)
+    one, same, other = (score_pairs(z, who, pooled_scores(), 3, seed).scores for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, same)
+    assert not np.array_equal(one, other)
+
+
+def test_every_item_is_as_likely_to_be_enrolled() -> None:
+    labels, rng = np.array([0, 1, 0, 1, 0, 1, 0, 1]), np.random.default_rng(0)
+    times = np.zeros(8)
+    for _ in range(2000):
+        enrolled, left = draw_enrolment(labels, np.array([0, 1]), 2, rng)
+        assert (labels[enrolled] == [[0, 0], [1, 1]]).all()
+        assert sorted([*enrolled.ravel(), *left]) == list(range(8))
+        times[enrolled.ravel()] += 1
+    assert np.abs(times - 1000).max() < 5 * math.sqrt(2000 / 4)
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_many_items_are_thinned_but_identities_stay_whole(
+    monkeypatch: pytest.MonkeyPatch, samples: int
+) -> None:
+    monkeypatch.setattr(module, "MOST_ITEMS", 40)
+    who = np.repeat(np.arange(32), [30, 20] + [3] * 10 + [1] * 20)
+    pairs = score_pairs(np.arange(len(who))[:, None], who, pooled_scores(), samples)
+    items = np.bincount(pairs.identities[pairs.same][:, 0], minlength=32)[:12]
+    assert (items > 0).all(), "every identity that can have genuine pairs has some"
+    assert pairs.genuine < 60
+    if samples == 1:
+        assert len(pairs.scores) == 40 * 39 // 2
+
+
+# Thresholds
+
+
+@given(
+    st.lists(st.one_of(st.integers(-3, 3).map(float), st.floats(-10, 10)), min_size=1, max_size=60),
+    st.floats(0.001, 0.5),
+)
+def test_the_threshold_is_the_least(scores: list[float], far: float) -> None:
+    impostor = np.sort(scores)[::-1]
+    assert literal_threshold_is_least(scores, far, least_threshold(impostor, far))
+
+
+@pytest.mark.parametrize("k", range(1, 51))
+def test_a_share_that_is_exactly_allowed_is_used_up(k: int) -> None:
+    """0.29 · 100 is 28.999999999999996 in floating point."""
+    impostor = np.arange(100.0)[::-1]
+    assert (impostor >= least_threshold(impostor, k / 100)).sum() == k
+
+
+def test_ties_are_accepted_or_rejected_as_one() -> None:
+    impostor = np.array([5.0] * 3 + [1.0] * 7)
+    assert (impostor >= least_threshold(impostor, 0.2)).sum() == 0
+    assert (impostor >= least_threshold(impostor, 0.3)).sum() == 3
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_a_table_says_what_its_thresholds_do_to_the_pairs(samples: int) -> None:
+    z, who = cloud(12, 6)
+    table = calibrate(z, who, pooled_scores(), 0.03, samples=[samples]).tables[0]
+    pairs = score_pairs(z, who, pooled_scores(), samples)
+    impostor, genuine = pairs.scores[~pairs.same].tolist(), pairs.scores[pairs.same].tolist()
+    assert (table.far, table.samples, table.identities) == (0.03, samples, 12)
+    assert 0.03 in {p.far for p in table.points}
+    assert [p.far for p in table.points] == sorted((p.far for p in table.points), reverse=True)
+    for point in table.points:
+        assert point.far == 0 or point.far * table.impostor >= 3, "three accepted pairs are behind each"
+        assert literal_threshold_is_least(impostor, point.far, point.threshold)
+        assert point.frr == sum(s < point.threshold for s in genuine) / len(genuine)
+        a = achieved(pairs.scores, pairs.identities, point.threshold)
+        assert point.far95 == a.far95
+    assert table.points[-1].far == 0
+    assert table.points[-1].threshold > max(impostor)
+
+
+@pytest.fixture(scope="module")
+def made() -> Calibration:
+    return calibrate(*cloud(30, 8), pooled_scores(), 0.01, samples=(1, 3, 5))
+
+
+@given(
+    st.floats(1e-6, 0.5),
+    st.floats(1e-6, 0.5),
+    st.integers(1, 12),
+    st.integers(1, 10**6),
+    st.integers(1, 10**6),
+)
+def test_less_far_or_more_names_is_a_higher_threshold(made, f, g, samples, m, n) -> None:
+    strict, lax = sorted((f, g))
+    assert made.threshold(samples, m, strict) >= made.threshold(samples, m, lax)
+    assert made.threshold(samples, max(m, n), f) >= made.threshold(samples, min(m, n), f)
+    assert made.support(samples, min(m, n), lax) >= made.support(samples, max(m, n), strict)
+
+
+def test_between_points_thresholds_are_straight_over_the_logarithm(made: Calibration) -> None:
+    table = made.tables[0]
+    points = {p.far: p.threshold for p in table.points}
+    assert made.threshold(far=0.02) == pytest.approx(points[0.02])
+    half = made.threshold(far=math.sqrt(0.02 * 0.05))
+    assert half == pytest.approx((points[0.02] + points[0.05]) / 2)
+
+
+def test_a_name_among_many_gets_its_share_of_the_rate(made: Calibration) -> None:
+    share = 1 - (1 - 0.2) ** (1 / 7)
+    assert made.threshold(names=7, far=0.2) == pytest.approx(made.threshold(far=share))
+    assert made.threshold(names=1) == made.threshold(far=0.01) == made.tables[0].point.threshold
+
+
+def test_between_tables_the_stricter_counts_and_beyond_the_last(made: Calibration) -> None:
+    of = {t.samples: t.threshold(0.01) for t in made.tables}
+    assert list(of) == [1, 3, 5]
+    assert made.threshold(2) == max(of[1], of[3])
+    assert made.threshold(4) == max(of[3], of[5])
+    assert made.threshold(9) == of[5]
+    assert made.probability(-2.0, 4) == min(made.probability(-2.0, n) for n in (3, 5))
+
+
+def test_names_that_are_independent_are_taken_for_as_often_as_asked() -> None:
+    """Of independent scores, the best of ten exceeds the threshold for ten names as often as was asked."""
+    z, who = cloud(60, 10, noise=0.5, dimensions=16)
+    made = calibrate(z, who, lambda g, p: _random_scores(len(g), len(p)), 0.1, samples=[2])
+    strangers = np.random.default_rng(9).normal(size=(20_000, 10)).max(1)
+    assert (strangers >= made.threshold(2, 10)).mean() == pytest.approx(0.1, abs=0.01)
+
+
+def _random_scores(names: int, probes: int):
+    """Normal, but far higher in one of sixty columns."""
+    rng = np.random.default_rng(names * probes)
+    scores = rng.normal(size=(probes, names))
+    own = np.repeat(np.arange(names), probes // names)
+    scores[np.arange(probes), own] += 5
+    return scores
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_the_rate_holds_for_other_identities(samples: int) -> None:
+    """The end of it all: calibrated on some, tried on others that are like them, it is right on average.
+
+    By its own 95 % interval it is right less often than in 95 of 100 cases, as the threshold has its chance too.
+    """
+    rates, within = [], 0
+    for seed in range(16):
+        z, who = cloud(100, 6, seed)
+        made = calibrate(z[who < 60], who[who < 60], pooled_scores(), 0.01, samples=[samples])
+        pairs = score_pairs(z[who >= 60], who[who >= 60], pooled_scores(), samples)
+        a = achieved(pairs.scores, pairs.identities, made.threshold(samples))
+        rates.append(a.far)
+        within += a.far95[0] <= 0.01 <= a.far95[1]
+    assert np.mean(rates) == pytest.approx(0.01, abs=0.002)
+    assert within >= 11
+
+
+# Costs
+
+
+@pytest.mark.parametrize("cost", [(1.0, 1.0, 0.5), (10.0, 1.0, 0.5), (1.0, 10.0, 0.1)])
+def test_the_cost_is_least(cost) -> None:
+    z, who = cloud(12, 5)
+    made = calibrate(z, who, pooled_scores(), cost=cost, samples=[1])
+    pairs = score_pairs(z, who, pooled_scores())
+    same, other = pairs.scores[pairs.same], pairs.scores[~pairs.same]
+
+    def expected(t: float) -> float:
+        return cost[1] * cost[2] * (same < t).mean() + cost[0] * (1 - cost[2]) * (other >= t).mean()
+
+    least = min(expected(t) for t in [*pairs.scores, math.inf])
+    assert made.cost == cost
+    assert made.tables[0].supports(made.far)
+    assert expected(made.threshold()) == pytest.approx(least)
+
+
+def test_dearer_strangers_are_kept_out() -> None:
+    z, who = cloud(20, 5)
+    cheap, dear = (
+        calibrate(z, who, pooled_scores(), cost=(c, 1.0, 0.5), samples=[1, 2]) for c in (1.0, 20.0)
+    )
+    for samples in (1, 2):
+        assert dear.threshold(samples) > cheap.threshold(samples)
+
+
+# Probabilities
+
+
+def test_probabilities_are_right_as_often_as_they_say() -> None:
+    """Normal scores of equal spread have a logistic posterior, of slope 2 and intercept 0."""
+
+    def scorer(gallery, probes):
+        rng = np.random.default_rng(5)
+        mine = gallery[:, 0] == probes.T
+        return (rng.normal(size=mine.shape) + np.where(mine, 1, -1)).T
+
+    who = np.repeat(np.arange(40), 40)
+    made = calibrate(who[:, None].astype(float), who, scorer, samples=[1])
+    (table,) = made.tables
+    assert table.slope == pytest.approx(2, rel=0.05)
+    assert table.intercept == pytest.approx(0, abs=0.1)
+    expected = 1 / (1 + math.exp(-table.slope * 0.7 - table.intercept))
+    assert made.probability(0.7) == pytest.approx(expected)
+    assert made.probability([[0.0, 1e6], [-1e6, 3.0]]).shape == (2, 2)
+
+
+@given(st.lists(st.floats(-50, 50), min_size=2, max_size=20), st.integers(1, 12))
+def test_probabilities_rise_with_the_score(made, scores, samples) -> None:
+    p = made.probability(sorted(scores), samples)
+    assert (np.diff(p) >= 0).all()
+    assert ((p >= 0) & (p <= 1)).all()
+
+
+def test_scores_the_wrong_way_round_are_refused() -> None:
+    z, who = cloud(10, 4, noise=0.1)
+    with pytest.raises(ValueError, match="scores don't separate"):
+        calibrate(z, who, lambda g, p: -pooled_scores()(g, p))
+
+
+def test_constant_scores_are_refused() -> None:
+    z, who = cloud(10, 4)
+    with pytest.raises(ValueError, match="scores don't separate"):
+        calibrate(z, who, lambda g, p: np.zeros((len(p), len(g))))
+
+
+# Intervals
+
+
+def literal_shares(hits, pairs, drawn) -> list[float]:
+    """Of each resample, pair by pair."""
+    shares = []
+    for c in drawn:
+        hit = total = 0.0
+        for h, (i, j) in zip(hits, pairs, strict=True):
+            weight = c[i] if i == j else c[i] * c[j]
+            hit, total = hit + weight * h, total + weight
+        if total:
+            shares.append(hit / total)
+    return shares
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_interval_is_the_literal_one(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    pairs = rng.integers(0, 5, (30, 2))
+    hits = rng.random(30) < 0.4
+    k = len(np.unique(pairs))
+    drawn = np.random.default_rng(seed).multinomial(k, np.full(k, 1 / k), module.RESAMPLES)
+    compact = np.unique(pairs, return_inverse=True)[1].reshape(-1, 2)
+    expected = np.quantile(literal_shares(hits, compact, drawn), [0.025, 0.975])
+    np.testing.assert_allclose(share_interval(hits, pairs, seed), expected, atol=1e-6)
+
+
+def test_the_interval_covers_the_truth_though_pairs_depend_on_each_other() -> None:
+    """Of twenty identities' pairs as if they were independent, the interval would be far too short."""
+    rng = np.random.default_rng(0)
+    first, second = np.triu_indices(20, 1)
+    pairs = np.stack([first, second], 1)
+    covered = short = 0
+    for i in range(100):
+        alike = rng.normal(size=20)
+        hits = alike[first] + alike[second] > 0  # true in half of all cases
+        low, high = share_interval(hits, pairs, i)
+        covered += low <= 0.5 <= high
+        half = 1.96 * math.sqrt(0.25 / len(pairs))
+        short += abs(hits.mean() - 0.5) <= half
+    assert covered >= 88
+    assert short < 60
+
+
+def test_nothing_and_everything_have_an_interval_too() -> None:
+    pairs = [[0, 1], [1, 0], [0, 2], [2, 1], [1, 2], [3, 0]]
+    assert share_interval([False] * 6, pairs) == (0.0, 3 / 4)
+    assert share_interval([True] * 6, pairs) == (1 - 3 / 4, 1.0)
+    assert share_interval([False] * 2, [[0, 0], [1, 1]]) == (0.0, 1.0)
+
+
+def test_many_identities_are_drawn_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    z, who = cloud(80, 4)
+    pairs = score_pairs(z, who, pooled_scores())
+    hits = pairs.scores[~pairs.same] > np.quantile(pairs.scores[~pairs.same], 0.95)
+    whole = share_interval(hits, pairs.identities[~pairs.same])
+    monkeypatch.setattr(module, "BLOCKS", 40)
+    blocks = share_interval(hits, pairs.identities[~pairs.same])
+    assert blocks != whole
+    np.testing.assert_allclose(blocks, whole, atol=0.01)
+
+
+# Warnings
+
+
+def test_a_rate_that_the_pairs_cannot_support() -> None:
+    z, who = cloud(6, 5)
+    made = calibrate(z, who, pooled_scores(), 0.001, samples=[1, 2])
+    assert [w.split(":")[0] for w in made.warnings] == [
+        "375 impostor pairs of 6 identities (1 sample) can't support a FAR of 0.1 %",
+        "150 impostor pairs of 6 identities (2 samples) can't support a FAR of 0.1 %",
+    ]
+    pairs = score_pairs(z, who, pooled_scores())
+    assert made.threshold() > pairs.scores[~pairs.same].max()
+    assert not made.support()
+    assert made.support(far=0.1)
+    assert not made.support(names=10_000, far=0.1)
+
+
+def test_an_uncertain_rate() -> None:
+    made = calibrate(*cloud(6, 10), pooled_scores(), 0.02, samples=[1])
+    low, high = made.tables[0].point.far95
+    assert made.warnings == (
+        "1500 impostor pairs of 6 identities (1 sample) leave the FAR uncertain: 2 % is aimed at, the 95 % "
+        f"interval is {100 * low:.2g} … {100 * high:.2g} %; bring more identities",
+    )
+
+
+def test_enough_identities_need_no_warning() -> None:
+    assert calibrate(*cloud(80, 3), pooled_scores(), 0.02, samples=[1]).warnings == ()
+
+
+def test_tables_go_as_far_as_the_data() -> None:
+    z, who = cloud(6, 6)
+    assert [t.samples for t in calibrate(z, who, pooled_scores()).tables] == [1, 2, 3, 5]
+    assert [t.samples for t in calibrate(z[:-1], who[:-1], pooled_scores()).tables] == [1, 2, 3, 5]
+    kept = np.concatenate([np.arange(8), [12, 18]])  # of 6, 2, 1 and 1 items
+    assert [t.samples for t in calibrate(z[kept], who[kept], pooled_scores()).tables] == [1]
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("z", "who", "options", "message"),
+    [
+        (np.ones((4, 2)), [0, 0, 0, 0], {}, "4 items of 1 identities"),
+        (np.ones((4, 2)), [0, 1, 2, 3], {}, "4 items of 4 identities"),
+        (np.ones((4, 2)), [0, 0, 1], {}, r"shape \[4, 2\], labels \[3\]"),
+        (np.ones(4), [0, 0, 1, 1], {}, r"shape \[4\]"),
+        ([[0.0], [1.0], [math.nan], [2.0]], [0, 0, 1, 1], {}, "embedding 2 isn't finite"),
+        (np.ones((4, 2)), [0, 0, 1, 1], {"far": 0.0}, "far is 0.0"),
+        (np.ones((4, 2)), [0, 0, 1, 1], {"far": 0.51}, "far is 0.51"),
+        (np.ones((4, 2)), [0, 0, 1, 1], {"far": math.nan}, "far is nan"),
+        (np.ones((4, 2)), [0, 0, 1, 1], {"cost": (1.0, 0.0, 0.5)}, "cost is"),
+        (np.ones((4, 2)), [0, 0, 1, 1], {"cost": (1.0, 1.0, 1.0)}, "cost is"),
+        (np.ones((4, 2)), [0, 0, 1, 1], {"samples": [2, 5]}, r"samples \[2, 5\]: the largest have 2 and 2"),
+    ],
+)
+def test_what_cannot_be_calibrated(z, who, options, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        calibrate(z, who, pooled_scores(), **options)
+
+
+def test_a_scorer_of_the_wrong_shape() -> None:
+    with pytest.raises(ValueError, match=r"the scorer gave \[6, 5\] .* it must give \[6, 6\]"):
+        calibrate(*cloud(3, 2), lambda g, p: np.zeros((len(p), len(g) - 1)))
+
+
+def test_asking_for_what_is_out_of_range(made: Calibration) -> None:
+    for arguments, message in (
+        ({"samples": 0}, "samples is 0"),
+        ({"names": 0}, "names is 0"),
+        ({"far": 0.0}, "far is 0"),
+        ({"far": 0.7}, "far is 0.7"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            made.threshold(**arguments)
+
+
+def test_too_few_items_for_so_many_samples() -> None:
+    with pytest.raises(ValueError, match="0 identities have more than 4 items"):
+        score_pairs(*cloud(3, 4), pooled_scores(), 4)
+
+
+# In a manifest
+
+
+@pytest.mark.parametrize("cost", [None, (1.0, 2.0, 0.1)])
+def test_there_and_back(cost) -> None:
+    made = calibrate(*cloud(8, 4), pooled_scores(), cost=cost, seed=3)
+    text = json.dumps(made.as_dict(), indent=2, allow_nan=False)
+    back = Calibration.from_dict(json.loads(text))
+    assert back == made
+    assert back.threshold(2, 5) == made.threshold(2, 5)
+
+
+@pytest.mark.parametrize("missing", ["far", "cost", "tables", "warnings", "seed"])
+def test_what_is_no_calibration(made: Calibration, missing: str) -> None:
+    parts = made.as_dict()
+    del parts[missing]
+    with pytest.raises(ValueError, match="no calibration"):
+        Calibration.from_dict(parts)
+
+
+def test_a_damaged_table(made: Calibration) -> None:
+    parts = json.loads(json.dumps(made.as_dict()))
+    del parts["tables"][1]["points"][0]["frr"]
+    with pytest.raises(ValueError, match="no calibration"):
+        Calibration.from_dict(parts)
+
+
+def test_it_reads_as_a_sentence(made: Calibration) -> None:
+    first, *rest = str(made).split("\n")
+    assert len(rest) == 2
+    assert first.startswith(f"threshold {made.threshold():.4g} for FAR 1 % (95 %: ")
+    assert first.endswith("(1 sample, 840 genuine + 27840 impostor pairs of 30 identities)")
+
+
+def test_a_gallery_of_unequal_numbers_is_calibrated_likewise() -> None:
+    z, who = cloud(20, 8)
+    kept = np.flatnonzero(np.arange(160) % 8 <= who % 8)
+    made = calibrate(z[kept], who[kept], pooled_scores("cosine", "top"), 0.05)
+    assert [t.samples for t in made.tables] == [1, 2, 3, 5]
+    pairs = score_pairs(z[kept], who[kept], pooled_scores("cosine", "top"), 5)
+    assert (pairs.scores[~pairs.same] >= made.threshold(5)).mean() <= 0.05
+
+
+@given(st.integers(0, 10**6), st.floats(0.1, 10), st.floats(-5, 5))
+@settings(max_examples=8, deadline=None)
+def test_another_unit_of_the_scores_is_another_unit_of_the_thresholds(seed, scale, shift) -> None:
+    z, who = cloud(8, 3, seed)
+    scorer = pooled_scores()
+    one = calibrate(z, who, scorer, 0.05, samples=[1])
+    other = calibrate(z, who, lambda g, p: scale * scorer(g, p) + shift, 0.05, samples=[1])
+    assert other.threshold() == pytest.approx(scale * one.threshold() + shift, rel=1e-6, abs=1e-6)
+    assert other.probability(scale * -2 + shift) == pytest.approx(one.probability(-2.0), abs=1e-3)
+
+
+# Real faces
+
+
+def test_orl_by_its_pixels() -> None:
+    """Twenty people calibrate, ten others try, over and over with others: on average the rate holds.
+
+    The intervals of both must meet; of any ten people the rate may be far off, by their own interval too.
+    """
+    root = Path(os.environ.get("QUICKSTUDY_DATA", "")) / "orl_faces"
+    if not os.environ.get("QUICKSTUDY_DATA") or not root.is_dir():
+        pytest.skip("QUICKSTUDY_DATA names no folder with orl_faces")
+    faces = []
+    for person in range(1, 41):
+        for k in range(1, 11):
+            with Image.open(root / f"s{person}" / f"{k}.pgm") as image:
+                faces.append(np.asarray(image.resize((23, 28)), np.float64).ravel() / 255)
+    x, who, scorer = np.stack(faces), np.repeat(np.arange(40), 10), pooled_scores("cosine")
+    x -= x.mean(1, keepdims=True)
+    rng, rates = np.random.default_rng(0), []
+    for _ in range(20):
+        people = rng.permutation(40)
+        development, test = np.isin(who, people[:20]), np.isin(who, people[20:30])
+        made = calibrate(x[development], who[development], scorer, 0.01, samples=[1])
+        pairs = score_pairs(x[test], who[test], scorer)
+        assert (pairs.genuine, pairs.impostor) == (450, 4500)
+        a = achieved(pairs.scores, pairs.identities, made.threshold())
+        low, high = made.tables[0].point.far95
+        assert low <= a.far95[1]
+        assert a.far95[0] <= high
+        rates.append(a.far)
+    assert np.mean(rates) == pytest.approx(0.01, abs=0.007)
+
+
+def test_a_table_is_what_from_dict_makes(made: Calibration) -> None:
+    table = made.as_dict()["tables"][1]
+    assert Table.from_dict(table) == made.tables[1]

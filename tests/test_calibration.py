@@ -281,7 +281,7 @@ def _random_scores(names: int, probes: int):
 def test_the_rate_holds_for_other_identities(samples: int) -> None:
     """The end of it all: calibrated on some, tried on others that are like them, it is right on average.
 
-    By its own 95 % interval it is right less often than in 95 of 100 cases, as the threshold has its chance too.
+    By its own 95 % interval it is right in fewer than 95 of 100 cases, as the threshold has its chance too.
     """
     rates, within = [], 0
     for seed in range(16):

@@ -172,6 +172,13 @@ def linear(steps: int) -> Schedule:
     return lambda step: 1 - step / steps
 
 
+def restarted(steps: int) -> Schedule:
+    """A cosine over two thirds of the steps, then another from half the height; both warmed up."""
+    first = steps * 2 // 3
+    one, two = cosine(first, warmup=100), cosine(steps - first, warmup=100)
+    return lambda step: one(step) if step < first else 0.5 * two(step - first)
+
+
 def adam(lr: float = 1e-3) -> MakeOptimizer:
     """Adam with the given learning rate."""
     return lambda parameters: torch.optim.Adam(parameters, lr)

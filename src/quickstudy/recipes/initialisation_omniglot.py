@@ -23,7 +23,7 @@ from quickstudy.learners.maml import FOMAML, MAML
 from quickstudy.learners.meta_sgd import MetaSGD
 from quickstudy.learners.reptile import Reptile
 from quickstudy.recipes.recipe import Recipe
-from quickstudy.train import Schedule, cosine, linear, sgd
+from quickstudy.train import Schedule, cosine, linear, restarted, sgd
 
 _ONE_COSINE = partial(cosine, warmup=100)
 
@@ -36,7 +36,7 @@ def maml_omniglot() -> Recipe:
         5,
         lambda: MAML(_classifier(5), lr=0.4, steps=1, test_steps=3),
         steps=10_500,
-        schedule=_restarted,
+        schedule=restarted,
         published={"5w1s": 98.7},
     )
 
@@ -62,7 +62,7 @@ def fomaml_omniglot() -> Recipe:
         5,
         lambda: FOMAML(_classifier(5), lr=0.1, steps=1, test_steps=3),
         steps=10_500,
-        schedule=_restarted,
+        schedule=restarted,
         published={"5w1s": 98.3},
     )
 
@@ -157,13 +157,6 @@ def _recipe(
         mode="transductive",
         published=published,
     )
-
-
-def _restarted(steps: int) -> Schedule:
-    """A cosine over two thirds of the steps, then another from half the height."""
-    first = steps * 2 // 3
-    one, two = cosine(first, warmup=100), cosine(steps - first, warmup=100)
-    return lambda step: one(step) if step < first else 0.5 * two(step - first)
 
 
 def _reptile(

@@ -32,7 +32,7 @@ from quickstudy.learners.siamese import Siamese, contrastive_loss
 from quickstudy.learners.siamese import cosine as cosine_energy
 from quickstudy.learners.supervised_contrastive import SupervisedContrastive
 from quickstudy.recipes.recipe import MakePool, Recipe
-from quickstudy.train import cosine
+from quickstudy.train import Schedule, cosine, restarted
 
 Method = Literal["siamese", "euclidean", "prototypical", "supervised-contrastive"]
 
@@ -66,7 +66,8 @@ def faces_lfw(method: Method = "supervised-contrastive") -> Recipe:
         lambda: Mirrored(ResNet(1, (24, 48, 96, 192), 128, (4, 4), dropout=0.2)),
         FACES,
         train=Setting(64, 1, 1),
-        steps=4_000,
+        steps=6_000,
+        schedule=restarted,
         validation=Setting(20, 1, 1),
         tests=(Setting(20, 1, 1),),
     )
@@ -209,6 +210,7 @@ def _recipe(
     steps: int,
     validation: Setting,
     tests: tuple[Setting, ...],
+    schedule: Callable[[int], Schedule] = partial(cosine, warmup=100),  # noqa: B008
     **rest: Any,
 ) -> Recipe:
     if method not in get_args(Method):
@@ -222,7 +224,7 @@ def _recipe(
         train=train,
         steps=steps,
         lr=2e-3,
-        schedule=partial(cosine, warmup=100),
+        schedule=schedule,
         validation=validation,
         every=250,
         tests=tests,

@@ -166,7 +166,7 @@ def calibrate(
     cost: Annotated[
         str | None,
         typer.Option(
-            help="Instead of --far: cost of a false accept, of a false reject, prior of a genuine pair; 10,1,0.01.",
+            help="Instead of --far: cost of a false accept, of a false reject, and the prior: 10,1,0.01.",
             show_default=False,
         ),
     ] = None,

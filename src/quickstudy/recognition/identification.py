@@ -26,7 +26,9 @@ FPIRS = (0.01, 0.1)
 
 
 def shown(share: float, interval: Interval) -> str:
-    """`1.20 % (0.60 … 2.10)` of shares."""
+    """`1.20 % (0.60 … 2.10)` of shares, a dash of what there was nothing to count for."""
+    if np.isnan(share):
+        return "–"
     return f"{100 * share:.2f} % ({100 * interval[0]:.2f} … {100 * interval[1]:.2f})"
 
 
@@ -271,8 +273,8 @@ class Achieved:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """For a manifest or a log."""
-        return dict(vars(self))
+        """For a manifest or a log; rates of no pairs are left out."""
+        return {name: value for name, value in vars(self).items() if not np.isnan(value).any()}
 
 
 def achieved(scores: npt.ArrayLike, identities: npt.ArrayLike, threshold: float, seed: int = 0) -> Achieved:
@@ -452,6 +454,26 @@ class Draws:
         return dict(vars(self))
 
 
+def enrollable(
+    labels: npt.ArrayLike, shots: int, sources: npt.ArrayLike | None = None
+) -> npt.NDArray[np.bool_]:
+    """Which names have items enough for so many shots and a probe.
+
+    Args:
+        labels: [I] whose each item is.
+        shots: samples of each name.
+        sources: [I] if the probes shall be of one source, and what is enrolled of others.
+
+    Returns:
+        [K, sources] for each name, in order, and each source that the probes may be of; one column without.
+    """
+    names, y = np.unique(labels, return_inverse=True)
+    found, of = np.unique(np.zeros_like(y) if sources is None else sources, return_inverse=True)
+    items = np.bincount(y * len(found) + of, minlength=len(names) * len(found)).reshape(len(names), -1)
+    total = items.sum(1, keepdims=True)
+    return total > shots if sources is None else (items > 0) & (total - items >= shots)
+
+
 def enrolment_draws(
     embeddings: npt.ArrayLike,
     labels: npt.ArrayLike,
@@ -497,16 +519,12 @@ def enrolment_draws(
     if shots < 1 or draws < 2:
         raise ValueError(f"shots is {shots} and draws {draws}: they must be at least 1 and 2")
     y = np.unique(names, return_inverse=True)[1]
-    k, least = int(y.max()) + 1, 2 if ways is None else ways
-    # for each source that may be asked for: the names that have items of it, and enough of others
-    items = np.bincount(y * (of.max() + 1) + of, minlength=k * (of.max() + 1)).reshape(k, -1)
-    total = items.sum(1, keepdims=True)
-    fit = total > shots if sources is None else (items > 0) & (total - items >= shots)
-    asked = np.flatnonzero(fit.sum(0) >= max(least, 2))
+    fit, least = enrollable(names, shots, sources), max(ways or 2, 2)
+    asked = np.flatnonzero(fit.sum(0) >= least)
     if not len(asked):
         raise ValueError(
-            f"{int(fit.sum(0).max())} of {k} names have items enough for {shots} shots and a probe: "
-            f"{max(least, 2)} must; ask for fewer shots or ways"
+            f"{int(fit.sum(0).max())} of {len(fit)} names have items enough for {shots} shots and a probe: "
+            f"{least} must; ask for fewer shots or ways"
         )
     rng = np.random.default_rng(seed)
     right = np.empty(draws)

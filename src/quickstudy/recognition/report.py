@@ -34,6 +34,7 @@ from quickstudy.recognition.identification import (
     OpenSet,
     achieved,
     closed_set,
+    enrollable,
     enrolment_draws,
     min_dcf,
     open_set,
@@ -324,7 +325,7 @@ def recognition_report(
         open_ = open_set(*_identified(x, y, scorer, samples, large, len(large) // 2, rng, unknown=True))
     averaged: list[Draws] = []
     for n in shots:
-        if sources is not None or (np.bincount(y) > n).sum() >= (ways or 2):
+        if enrollable(names, n, sources).sum(0).max() >= max(ways or 2, 2):
             averaged.append(enrolment_draws(x, names, scorer, n, draws, seed, ways, sources))
     by_group = per_group(
         pairs.scores, pairs.identities, at.threshold, [groups.get(n, "") for n in found.tolist()]

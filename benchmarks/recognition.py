@@ -1,0 +1,191 @@
+"""Recognition of people, words and voices that neither training nor calibration has met.
+
+For each recipe of recognition: verification by all pairs of different test items, identification averaged
+over random enrolments, and what the threshold that was calibrated for a FAR of 1 % on the validation
+identities does to the test identities. Trainings are taken from runs/NAME, and runs/NAME-seedS for further
+seeds, whichever are there:
+
+    quickstudy train faces-orl --seed 1 --out runs/faces-orl-seed1
+"""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.rows import Row, read, write
+from quickstudy import experiment
+from quickstudy.data.faces import LFW_TEST, LFW_VALIDATION, lfw, pair_items, view2
+from quickstudy.memory import keep_freed_memory
+from quickstudy.metrics import mean_ci95
+from quickstudy.recognition.calibration import calibrate, pooled_scores, score_pairs
+from quickstudy.recognition.embedder import Embedder
+from quickstudy.recognition.evaluation import Labelled, embed_pool
+from quickstudy.recognition.identification import achieved, enrolment_draws, lfw_view2, min_dcf
+from quickstudy.roc import verification
+
+SETTINGS = {  # ways, shots, draws
+    "faces-orl": ((10, 1, 500), (10, 5, 500)),
+    "faces-lfw": ((20, 1, 500),),
+    "words-arabic": ((8, 1, 500), (8, 5, 500)),
+    "speakers-arabic": ((6, 1, 500), (6, 5, 500)),
+    "digits-fsdd": ((10, 1, 500), (10, 5, 500)),
+}
+JOINED = 3
+"""Clips of a speaker taken together."""
+FAR = 0.01
+
+
+def rows_of(name: str, run: Path) -> Iterator[Row]:
+    """Figures of one training."""
+    embedder = Embedder(run)
+    manifest = embedder.manifest
+    pool = experiment.recipe_of(manifest).pool()
+    development, test = (embed_pool(embedder, pool.split(s)) for s in ("validation", "test"))
+    scorer = pooled_scores(embedder.energy)
+    method = f"{name}, {experiment.recipe_of(manifest).summary.split(' on ')[0]}"
+    row = partial(
+        Row,
+        benchmark="recognition",
+        method=method,
+        dataset=name,
+        split="test",
+        seed=manifest["seed"],
+        minutes=manifest["training"]["minutes"],
+    )
+    pairs = score_pairs(test.embeddings, test.labels, scorer)
+    found = verification(pairs.scores, pairs.same)
+    of = partial(row, setting=f"{found.genuine:,} genuine + {found.impostor:,} impostor pairs")
+    yield of(metric="EER %", value=100 * found.eer)
+    yield of(metric="AUC", value=found.auc)
+    for far, tar in found.tar.items():
+        yield of(metric=f"TAR % at FAR {100 * far:g} %", value=100 * tar)
+    yield of(metric="minDCF", value=min_dcf(pairs.scores, pairs.same))
+    for ways, shots, draws in SETTINGS[name]:
+        sources = test.sources
+        got = enrolment_draws(test.embeddings, test.labels, scorer, shots, draws, 0, ways, sources)
+        yield row(
+            setting=f"{ways}w{shots}s" + ", sources apart" * (sources is not None),
+            metric="accuracy %",
+            value=100 * got.accuracy,
+            ci95=100 * got.ci95,
+            n=draws,
+        )
+    yield from _calibrated(development, test, scorer, row)
+    if name == "speakers-arabic":
+        yield from _joined(test, scorer, row)
+    if name == "faces-lfw":
+        yield from _view2(embedder, row)
+
+
+def _calibrated(development: Labelled, test: Labelled, scorer, row) -> Iterator[Row]:
+    made = calibrate(development.embeddings, development.labels, scorer, FAR, samples=(1, 3, 5))
+    for table in made.tables:
+        pairs = score_pairs(test.embeddings, test.labels, scorer, table.samples)
+        got = achieved(pairs.scores, pairs.identities, table.threshold(FAR))
+        setting = (
+            f"threshold for FAR 1 % by {table.identities} other identities, {table.samples} samples of a name"
+        )
+        for what, value, (low, high) in (("FAR", got.far, got.far95), ("FRR", got.frr, got.frr95)):
+            yield row(
+                setting=setting,
+                metric=f"achieved {what} % (95 %: {100 * low:.2f} … {100 * high:.2f})",
+                value=100 * value,
+                n=got.identities,
+            )
+
+
+def _joined(test: Labelled, scorer, row) -> Iterator[Row]:
+    """Three clips of a speaker, of different words, as one: the mean of their embeddings."""
+    rng = np.random.default_rng(0)
+    z: list[np.ndarray] = []
+    y: list[str] = []
+    for name in np.unique(test.labels):
+        order = rng.permutation(np.flatnonzero(test.labels == name))
+        for i in range(0, len(order) - JOINED + 1, JOINED):
+            z.append(test.embeddings[order[i : i + JOINED]].mean(0))
+            y.append(name)
+    pairs = score_pairs(np.stack(z), y, scorer)
+    found = verification(pairs.scores, pairs.same)
+    yield row(
+        setting=f"{JOINED} clips joined, {found.genuine:,} genuine + {found.impostor:,} impostor pairs",
+        metric="EER %",
+        value=100 * found.eer,
+    )
+    got = enrolment_draws(np.stack(z), y, scorer, 1, 500)
+    yield row(
+        setting=f"{JOINED} clips joined, 6w1s",
+        metric="accuracy %",
+        value=100 * got.accuracy,
+        ci95=100 * got.ci95,
+        n=500,
+    )
+
+
+def _view2(embedder: Embedder, row) -> Iterator[Row]:
+    """Pairs of the folds that were not trained on; the threshold from that of validation."""
+    pool, folds = lfw(size=embedder.format.shape[-1]), view2()
+    held = [f - 1 for f in (*LFW_VALIDATION, *LFW_TEST)]
+    scores: list[np.ndarray] = []
+    for f in held:
+        first, second = pair_items(pool, folds[f])
+        a, b = (embedder.embed(pool.items[side]) for side in (first, second))
+        scores.append((a * b).sum(1) if embedder.energy == "cosine" else -np.linalg.norm(a - b, axis=1))
+    same = np.asarray([[p.genuine for p in folds[f]] for f in held])
+    tuned = list(range(len(LFW_VALIDATION)))
+    got = lfw_view2(scores, same, tuned_on=tuned)
+    yield row(
+        setting="View 2, folds 9 and 10, threshold from fold 8",
+        metric="accuracy %",
+        value=100 * got.mean,
+        ci95=196 * float(np.sqrt(got.mean * (1 - got.mean) / (600 * len(LFW_TEST)))),
+        n=600 * len(LFW_TEST),
+    )
+    test = slice(len(tuned), None)
+    found = verification(np.concatenate(scores[test]), same[test].ravel())
+    yield row(setting="View 2, folds 9 and 10", metric="EER %", value=100 * found.eer, n=600 * len(LFW_TEST))
+
+
+def over_seeds(rows: list[Row]) -> list[Row]:
+    """Of figures with several seeds, the mean and its 95 % interval over them; the others as they are."""
+    grouped: dict[tuple[str, str | None, str], list[Row]] = {}
+    for r in rows:
+        grouped.setdefault((r.method, r.setting, r.metric.split(" (95")[0]), []).append(r)
+    merged: list[Row] = []
+    for (_, _, metric), same in grouped.items():
+        if len(same) == 1:
+            merged += same
+            continue
+        mean, ci95 = mean_ci95(torch.tensor([r.value for r in same], dtype=torch.float64))
+        setting = f"{same[0].setting}; {len(same)} seeds"
+        merged.append(
+            replace(same[0], metric=metric, setting=setting, value=mean, ci95=ci95, n=len(same), seed=0)
+        )
+    return merged
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--names", nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    options = parser.parse_args()
+    keep_freed_memory()
+    rows = [r for r in read("recognition") if r.dataset not in options.names]
+    for name in options.names:
+        runs = sorted(options.runs.glob(f"{name}*/best.safetensors"))
+        each = [r for run in runs for r in rows_of(name, run.parent)]
+        rows += over_seeds(each)
+        for r in over_seeds(each):
+            print(f"{r.method} {r.setting}: {r.metric} {r.value:.4g} ± {r.ci95 or 0:.2g}")
+    write("recognition", rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -35,6 +35,14 @@ TITLES = {  # in this order
         "Pairs, and trials within alphabets",
         "Siamese networks; intervals over parts of the tasks.",
     ),
+    "recognition": (
+        "Recognition",
+        "People, words and speakers that neither training nor calibration has met; pairs are all pairs of "
+        "different test items. Intervals of accuracies are over random enrolments or pairs, those of FAR and "
+        "FRR over identities; of several seeds, the mean and its interval over them.",
+    ),
+    "gallery": ("The gallery", "Exact search of 128 numbers a sample in SQLite; the least of some rounds."),
+    "enrolment": ("Enrolling", "All of LFW from files into a SQLite gallery, with the network of faces-lfw."),
     "training_step": ("A training step", "Median step of the prototypical network, saving by saving."),
     "sampling": ("Sampling tasks", "Meta-batches of 32 tasks; median."),
     "metric_speed": (
@@ -175,6 +183,8 @@ def section(name: str, rows: Sequence[Row]) -> list[str]:
         for dataset in dict.fromkeys(family(row) for row in rows):
             of = [row for row in rows if family(row) == dataset]
             lines += [f"**{dataset}**", "", *accuracy_table(of), ""]
+    elif name == "recognition":
+        lines += [*pivot(rows, ("method", "setting", "metric"), "split", figure), ""]
     else:
         kinds = ("dataset", "split", "setting")
         told = [k for k in (*kinds, "mode") if len({getattr(row, k) for row in rows}) > 1]

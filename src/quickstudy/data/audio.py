@@ -14,7 +14,7 @@ import soxr
 from quickstudy.data.images import Source
 
 Clip = npt.NDArray[np.int16]
-Place = Literal["strongest", "middle", "start"]
+Place = Literal["strongest", "centred", "middle", "start"]
 
 LONGEST = 600.0
 """Seconds of sound that we dare to decode."""
@@ -39,7 +39,8 @@ class AudioFormat:
         rate: samples a second.
         seconds: length of a clip.
         place: which window of a longer sound: the "strongest", that of the greatest energy, the "middle" or
-            the "start".
+            the "start"; or "centred", the one in whose middle the sound has its own, as fits words: silence
+            is added where it reaches beyond the recording.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -93,6 +94,10 @@ class AudioFormat:
 
     def _fit(self, whole: Clip) -> Clip:
         (length,) = self.shape
+        if self.place == "centred":
+            around = np.pad(whole, length)
+            start = middle_of(around) - length // 2
+            return around[start : start + length]
         spare = len(whole) - length
         if spare <= 0:
             return np.pad(whole, (-spare // 2, -spare - -spare // 2))
@@ -103,6 +108,13 @@ class AudioFormat:
             windows[1:] -= energy[:-length]
             start = int(windows.argmax())
         return whole[start : start + length]
+
+
+def middle_of(whole: Clip) -> int:
+    """The sample halfway between where a sound begins and ends: has had 5 % and 95 % of its energy."""
+    energy = np.cumsum(whole.astype(np.int64) ** 2)
+    begins, ends = np.searchsorted(energy, [0.05 * energy[-1], 0.95 * energy[-1]])
+    return int(begins + ends) // 2 if energy[-1] else len(whole) // 2
 
 
 def is_silent(clip: Clip) -> bool:

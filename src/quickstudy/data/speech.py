@@ -14,6 +14,7 @@ from quickstudy.data.audio import AudioFormat
 from quickstudy.data.folders import SPLITS, matching_files, pool_of_files
 from quickstudy.data.images import Progress
 from quickstudy.data.pool import ClassPool, data_root
+from quickstudy.data.invented import with_new_words
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DIGIT_SPEAKERS = {
@@ -24,8 +25,9 @@ DIGIT_SPEAKERS = {
     "theo": "test",
     "yweweler": "test",
 }
-DIGITS_8K = AudioFormat(rate=8000, seconds=1.0)
-COMMANDS_16K = AudioFormat(rate=16_000, seconds=1.0)
+DIGITS_8K = AudioFormat(8000, 1.0, "centred")
+WORDS_16K = AudioFormat(16_000, 1.0, "centred")
+VOICES_16K = AudioFormat(16_000, 1.0)
 
 # the first eight and the next four of the words in the order of random.Random(0).shuffle
 TEST_WORDS = ("digit", "eight", "forward", "left", "no", "right", "send", "yes")
@@ -62,7 +64,9 @@ def fsdd(root: str | Path | None = None, progress: Progress | None = None) -> Cl
     return _pool("fsdd", folder, "{word}_{speaker}_{take}", DIGITS_8K, class_of, "speaker", progress)
 
 
-def arabic_words(root: str | Path | None = None, progress: Progress | None = None) -> ClassPool:
+def arabic_words(
+    root: str | Path | None = None, spliced: int = 0, progress: Progress | None = None
+) -> ClassPool:
     """Thirty Arabic words, of which eight are for the test and four for validation; sources are the speakers.
 
     Neither the words nor the speakers of the test are heard in training: each split has its own words by its
@@ -70,6 +74,7 @@ def arabic_words(root: str | Path | None = None, progress: Progress | None = Non
 
     Args:
         root: data root, which holds `arabic_commands/WORD/SPEAKER_TAKE.flac` and `speakers.csv`.
+        spliced: so many new words to train on, and all words backwards, as in `with_new_words`.
         progress: called with (done, total) while decoding.
 
     Raises:
@@ -84,7 +89,8 @@ def arabic_words(root: str | Path | None = None, progress: Progress | None = Non
         return (word, own) if split == own else None
 
     pattern = "{word}/{speaker}_{take}"
-    return _pool("arabic-words", folder, pattern, COMMANDS_16K, class_of, "speaker", progress)
+    pool = _pool("arabic-words", folder, pattern, WORDS_16K, class_of, "speaker", progress)
+    return with_new_words(pool, spliced) if spliced else pool
 
 
 def arabic_speakers(root: str | Path | None = None, progress: Progress | None = None) -> ClassPool:
@@ -104,7 +110,7 @@ def arabic_speakers(root: str | Path | None = None, progress: Progress | None = 
         return speaker, _split_of(speaker, splits)
 
     pattern = "{word}/{speaker}_{take}"
-    return _pool("arabic-speakers", folder, pattern, COMMANDS_16K, class_of, "word", progress)
+    return _pool("arabic-speakers", folder, pattern, VOICES_16K, class_of, "word", progress)
 
 
 def _pool(

@@ -120,6 +120,15 @@ class RecognitionReport:
         parts["groups"] = {group: a.as_dict() for group, a in self.groups.items()}
         return parts
 
+    def __str__(self) -> str:
+        """The figures, a line each."""
+        lines = [f"pairs: {self.verification}, minDCF {self.min_dcf:.3f}", f"calibrated: {self.achieved}"]
+        lines += [f"closed set: {self.closed}"] if self.closed else []
+        lines += [f"open set: {self.open}"] if self.open else []
+        lines += [f"identified: {draws}" for draws in self.draws]
+        lines += [f"{group}: {achieved}" for group, achieved in self.groups.items()]
+        return "\n".join(lines)
+
     def figures(self) -> dict[str, Figure]:
         """The pictures, by what they show."""
         threshold = self.achieved.threshold

@@ -107,7 +107,7 @@ def literal(
             mean /= np.linalg.norm(mean)
         found[name] = {
             "nearest": each[0],
-            "top": float(np.mean(each[:3])),
+            "top": float(np.mean(np.square(each[:3])) ** 0.5),
             "centroid": float(np.linalg.norm(probe - mean)),
         }[pooling]
     return found

@@ -104,6 +104,10 @@ def train(
     patience: Annotated[
         int | None, _training(min=1, help="Stop after so many validations without a better one.")
     ] = None,
+    start: Annotated[
+        str | None,
+        _training(help="A checkpoint or model whose encoder to begin with (learners of a metric)."),
+    ] = None,
     test_episodes: Annotated[int, _training(min=0, help="Test tasks in the end; 0 leaves it out.")] = 1000,
     images: Annotated[Path | None, _own(help="Folder of class folders.")] = None,
     size: Annotated[int | None, _own(min=16, help="Pixels of height and width. (default: 84)")] = None,
@@ -172,6 +176,8 @@ def train(
     }
     arguments = {k: v for k, v in own.items() if v is not None}
     _check_arguments(recipe, arguments)
+    if start and recipe in RULE_RECIPES:
+        raise ValueError(f"{recipe} learns an update rule, which starts from none: leave out --start")
     if keep_memory and accelerator in ("auto", "cpu"):
         keep_freed_memory()
     stated = RULE_RECIPES[recipe]() if recipe in RULE_RECIPES else RECIPES[recipe](**arguments)
@@ -189,6 +195,7 @@ def train(
         "patience": patience,
         "clip": clip,
         "resume": resume,
+        "start": start,
         "data_root": data_root,
     }
     learner: Any

@@ -93,6 +93,8 @@ class Options(TypedDict, total=False):
     """As in `fit`."""
     resume: bool
     """As in `fit`."""
+    start: str | Path | None
+    """A checkpoint or a model's name, whose encoder a learner of a metric begins with."""
     data_root: str | Path | None
     """Where data sets lie."""
 
@@ -151,10 +153,12 @@ def train(
     fitting(pool, "test", recipe.tests[0])  # what can't be tested should fail now, not in the end
     torch.manual_seed(seed)
     learner = recipe.learner()
+    started = start_from(learner, options["start"]) if options.get("start") else None
     manifest = {
         "recipe": name,
         "arguments": dict(arguments),
         "seed": seed,
+        "start": started,
         "train": asdict(recipe.train) | {"tasks": tasks, "steps": steps, "lr": lr, "clip": clip},
         "precision": fabric.strategy.precision.precision,
         "data": pool.split("train").summary(),
@@ -178,6 +182,27 @@ def train(
         manifest=manifest,
     )
     return learner, progress
+
+
+def start_from(learner: nn.Module, name_or_path: str | os.PathLike[str] | None) -> str:
+    """Give a learner the encoder of a trained one, which must be made alike.
+
+    Returns:
+        What a manifest says of it: the recipe, and how it was seeded and trained.
+
+    Raises:
+        ValueError: if one of them has no encoder, or they differ.
+    """
+    assert name_or_path is not None
+    trained, manifest = load_learner(name_or_path)
+    mine, other = (getattr(part, "encoder", None) for part in (learner, trained))
+    if not isinstance(mine, nn.Module) or not isinstance(other, nn.Module):
+        raise ValueError(
+            f"{type(learner).__name__} can't start from {name_or_path}, a {type(trained).__name__}: "
+            "both must be learners of a metric; leave out --start"
+        )
+    checkpoint.load_weights(mine, other.state_dict(), str(name_or_path))
+    return f"{manifest['recipe']}, seed {manifest['seed']}, {manifest['training']['steps']} steps"
 
 
 def fit_stated(

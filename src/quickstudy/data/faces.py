@@ -13,7 +13,6 @@ import numpy as np
 
 from quickstudy.data.folders import class_folders
 from quickstudy.data.images import ImageFormat, Progress
-from quickstudy.data.invented import with_new_faces
 from quickstudy.data.pool import ClassPool, data_root
 
 ORL_VALIDATION, ORL_TEST = range(26, 31), range(31, 41)
@@ -22,15 +21,12 @@ LFW_VALIDATION, LFW_TEST = (8,), (9, 10)
 """Folds of View 2, counted from 1, whose people select weights and set thresholds, or are tested."""
 
 
-def orl(
-    root: str | Path | None = None, size: int = 64, copies: int = 0, progress: Progress | None = None
-) -> ClassPool:
+def orl(root: str | Path | None = None, size: int = 64, progress: Progress | None = None) -> ClassPool:
     """40 people with ten grey pictures each: 25 to train on, 5 for validation, 10 for the test.
 
     Args:
         root: data root, which holds `orl_faces/sN/M.pgm`.
         size: pixels of height and width, of the middle square of 92 × 92.
-        copies: so many people to train on for each, who don't exist, as in `with_new_faces`.
         progress: called with (done, total) while decoding.
 
     Raises:
@@ -43,8 +39,7 @@ def orl(
         "validation": [people[i - 1] for i in ORL_VALIDATION],
         "test": [people[i - 1] for i in ORL_TEST],
     }
-    pool = class_folders(folder, ImageFormat(size, 1), split, progress=progress)
-    return with_new_faces(pool, copies) if copies else pool
+    return class_folders(folder, ImageFormat(size, 1), split, progress=progress)
 
 
 def lfw(

@@ -1,11 +1,9 @@
-"""New words and new faces made from old ones, to train on: more classes than were recorded."""
+"""New words and voices made from old ones, to train on: more classes than were recorded."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from quickstudy.data.formats import Items
 from quickstudy.data.pool import ClassPool
@@ -17,8 +15,9 @@ FADE = 0.05
 def with_new_words(pool: ClassPool, spliced: int, each: int = 2, seed: int = 0) -> ClassPool:
     """The classes of a split named "train" joined by words that nobody says.
 
-    Spliced: the first half of one word and the second half of another, spoken by the same source. Reversed: every
-    word, the spliced ones included, played backwards. What tells words apart is learned from many more of them.
+    Spliced: the first half of one word and the second half of another, spoken by the same source. Reversed:
+    every word, the spliced ones included, played backwards. So what tells words apart is learned from many
+    more of them.
 
     Args:
         pool: of centred clips, with sources.
@@ -58,38 +57,34 @@ def with_new_words(pool: ClassPool, spliced: int, each: int = 2, seed: int = 0) 
     return _joined(pool, extra, new, counts * 2)
 
 
-def with_new_faces(pool: ClassPool, copies: int, amount: float = 0.035, seed: int = 0) -> ClassPool:
-    """The people of a split named "train" joined by people who don't exist.
-
-    Each copy of a person has all pictures bent by one and the same smooth field, so that eyes, nose and mouth lie
-    elsewhere, and every second copy is mirrored: somebody else with the same ways of looking.
+def with_new_voices(pool: ClassPool, speeds: Sequence[float] = (0.85, 1.18)) -> ClassPool:
+    """The speakers of a split named "train" joined by copies who speak faster or slower, higher or lower.
 
     Args:
-        pool: of pictures.
-        copies: of each person.
-        amount: how far a place moves, as a standard deviation, in sides of the picture.
-        seed: of the fields.
+        pool: of clips.
+        speeds: of the copies; what is too long is cut at both ends, what is too short padded.
 
     Returns:
-        The pool with K (1 + `copies`) people in its training split; other splits and their items are the same.
+        The pool with K (1 + number of speeds) speakers in its training split; other splits and their
+        items are the same.
 
-    Departures from what is published: the idea is that of Omniglot's quarter turns (Santoro et al. 2016); these
-    fields are ours.
+    Reference: Yamamoto et al. 2019, "Speaker augmentation and bandwidth extension for deep speaker embedding".
     """
     train = pool.split("train")
-    rng = np.random.default_rng(seed)
+    length = train.items.shape[1]
     items: list[Items] = [train.of_class(c) for c in train.classes]
-    names, sides = list(train.classes), train.items.shape[2:]
-    for copy in range(copies):
+    names = list(train.classes)
+    for speed in speeds:
+        # where in the clip each sample of the copy lies, about its middle
+        place = (np.arange(length) - length / 2) * speed + length / 2
+        before = np.floor(place).astype(np.int64)
+        share, inside = place - before, (before >= 0) & (before < length - 1)
+        at = before.clip(0, length - 2)
         for name in train.classes:
-            field = torch.from_numpy(rng.normal(0, 2 * amount, (1, 2, 4, 4)))
-            field = F.interpolate(field, sides, mode="bicubic", align_corners=True)
-            straight = F.affine_grid(torch.eye(2, 3).double()[None], [1, 1, *sides], align_corners=False)
-            pictures = torch.from_numpy(train.of_class(name)).double()
-            grid = (straight + field.permute(0, 2, 3, 1)).expand(len(pictures), -1, -1, -1)
-            bent = F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
-            items.append((bent.flip(3) if copy % 2 else bent).round().byte().numpy())
-            names.append(f"{name}/copy {copy + 1}")
+            clips = train.of_class(name)
+            copy = clips[:, at] * (1 - share) + clips[:, at + 1] * share
+            items.append((copy * inside).round().astype(np.int16))
+            names.append(f"{name}/speed {speed:g}")
     return _joined(pool, np.concatenate(items), names, [len(x) for x in items])
 
 

@@ -47,7 +47,8 @@ def pooled_scores(energy: Energy = "euclidean", pooling: Pooling = "centroid") -
     Args:
         energy: "euclidean", ‖p − g‖, or "cosine", 1 − cos(p, g).
         pooling: "centroid", the energy to the mean of the samples (of unit vectors under the cosine);
-            "nearest", the least of the energies; "top", the mean of the three least, or of all if fewer.
+            "nearest", the least of the energies; "top", the mean of the three least, or of all if fewer (of
+            Euclidean ones the root mean square: squares of distances are what the gallery adds up).
 
     Raises:
         ValueError: if either is none of these.
@@ -75,7 +76,11 @@ def pooled_scores(energy: Energy = "euclidean", pooling: Pooling = "centroid") -
         for i in range(0, len(asked), step):
             each = _energies(enrolled.reshape(-1, dimensions), asked[i : i + step], energy)
             each = np.sort(each.reshape(-1, names, n), 2)
-            made[i : i + step] = each[:, :, -1] if pooling == "nearest" else each[:, :, -TOP:].mean(2)
+            best = each[:, :, -TOP:]
+            if pooling == "nearest":
+                made[i : i + step] = each[:, :, -1]
+            else:
+                made[i : i + step] = best.mean(2) if energy == "cosine" else -np.sqrt((best**2).mean(2))
         return made
 
     return scores

@@ -440,7 +440,7 @@ class Gallery:
             probes: [B, D] embeddings.
             k: how many names; fewer if there are no more.
             pooling: "centroid", the distance ‖p − g‖ to the mean of a name's samples; "nearest", the least
-                distance to one of them; "top", the mean of the three least.
+                distance to one of them; "top", the root mean square of the three least.
 
         Raises:
             ValueError: if the probes, k or the pooling don't fit.

@@ -1,5 +1,6 @@
 """Recogniser: enroll, verify and identify, with a calibrated threshold and "unknown" as an answer."""
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 from quickstudy.data.folders import find_files
 from quickstudy.recognition.calibration import Calibration, Energy, Pooling, calibrate, pooled_scores
 from quickstudy.recognition.embedder import Embedder, Progress, Refusal, Vectors
-from quickstudy.recognition.gallery import Gallery
+from quickstudy.recognition.gallery import Gallery, Match
 
 Files = str | Path | Sequence[str | Path]
 MODEL, CALIBRATION = "model", "calibration"
@@ -153,11 +154,10 @@ class Recogniser:
         return self._enroll(find_files(Path(root), self.embedder.format), progress)
 
     def _enroll(self, files: dict[str, list[Path]], progress: Progress | None) -> Enrolment:
-        known = set[str]()
-        if self.gallery.exists():
-            known = {entry.name for entry in self.gallery.names()}
+        # as the gallery has names: folders of some systems come in another form of Unicode
+        files = {unicodedata.normalize("NFC", name): paths for name, paths in files.items()}
+        before = self._counts() if self.gallery.exists() else {}
         name_of = {path: name for name, paths in files.items() for path in paths}
-        before = {name: len(self.gallery.samples(name)) if name in known else 0 for name in files}
         refused: list[Refusal] = []
         used: list[tuple[str, Path, Vectors]] = []
         for batch in self.embedder.batches(list(files.values()), progress):
@@ -173,9 +173,13 @@ class Recogniser:
             raise ValueError(f"none of {len(refused)} files can be enrolled: {reasons}")
         if not self.gallery.get_setting(MODEL):
             self.gallery.put_setting(MODEL, self.embedder.name)
-        counts = {entry.name: entry.samples for entry in self.gallery.names()}
-        added = {n: counts[n] - before[n] for n in files if counts.get(n, 0) > before[n]}
+        after = self._counts()
+        new = {name: after.get(name, 0) - before.get(name, 0) for name in files}
+        added = {name: n for name, n in new.items() if n}
         return Enrolment(added, len(used) - sum(added.values()), refused, self._doubtful(used))
+
+    def _counts(self) -> dict[str, int]:
+        return {entry.name: entry.samples for entry in self.gallery.names()}
 
     def _doubtful(self, used: list[tuple[str, Path, Vectors]]) -> list[Refusal]:
         """Samples nearer to another name's centroid than to that of the others of their own."""
@@ -209,9 +213,9 @@ class Recogniser:
             ValueError: if the name isn't enrolled, or a file can't be used.
         """
         probe = self._probes(_paths(files), together=True)[1]
-        entry = self.gallery.samples(name)
+        samples = len(self.gallery.samples(name))
         distance = float(self.gallery.distances(probe, name, self.pooling)[0])
-        return self._decide(name, distance, len(entry), names=1)
+        return self._decide(self.calibration, Match(name, distance, samples), names=1)
 
     def identify(self, files: Files, top: int = 5, together: bool = False) -> list[Identity]:
         """Whose samples are, among all that is enrolled, or "unknown".
@@ -229,10 +233,10 @@ class Recogniser:
             ValueError: if a file can't be used, or nothing is enrolled.
         """
         paths, probes = self._probes(_paths(files), together)
-        names, pooling = self.gallery.stats().names, self.pooling
+        names, calibration = self.gallery.stats().names, self.calibration
         found: list[Identity] = []
-        for path, matches in zip(paths, self.gallery.search(probes, top, pooling), strict=False):
-            candidates = [self._decide(m.name, m.distance, m.samples, names) for m in matches]
+        for path, matches in zip(paths, self.gallery.search(probes, top, self.pooling), strict=False):
+            candidates = [self._decide(calibration, match, names) for match in matches]
             best = candidates[0]
             found.append(Identity(path, best.name if best.accepted else None, candidates))
         return found
@@ -267,12 +271,11 @@ class Recogniser:
                 z /= np.maximum(np.linalg.norm(z), 1e-12)
         return files, z
 
-    def _decide(self, name: str, distance: float, samples: int, names: int) -> Decision:
-        calibration = self.calibration
-        score = score_of(distance, self.embedder.energy)
-        threshold = calibration.threshold(samples, names, self.far)
-        probability = float(calibration.probability(score, samples))
-        return Decision(name, score >= threshold, score, threshold, probability)
+    def _decide(self, calibration: Calibration, match: Match, names: int) -> Decision:
+        score = score_of(match.distance, self.embedder.energy)
+        threshold = calibration.threshold(match.samples, names, self.far)
+        probability = float(calibration.probability(score, match.samples))
+        return Decision(match.name, score >= threshold, score, threshold, probability)
 
 
 def score_of(distance: float, energy: Energy) -> float:

@@ -17,7 +17,8 @@ from torch import Tensor
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Pooling = Literal["centroid", "nearest", "top"]
-"""Distance of a probe to a name: to the mean of its samples, the least, or the mean of the `TOP` least."""
+"""Distance of a probe to a name: to the mean of its samples, the least, or the root of the mean square of the `TOP`
+least, which under the cosine is the mean of their energies."""
 TOP = 3
 BLOCK = 2**21
 """Distances that are held at once."""
@@ -33,7 +34,7 @@ def euclidean(probes: Tensor, rows: Tensor) -> Tensor:
 def pooled(distances: Tensor, pooling: Pooling) -> Tensor:
     """Distances to names [...] from those to all rows of each, [..., c]."""
     if pooling == "top":
-        return distances.topk(min(TOP, distances.shape[-1]), largest=False).values.mean(-1)
+        return distances.topk(min(TOP, distances.shape[-1]), largest=False).values.square().mean(-1).sqrt()
     return distances.amin(-1)
 
 
@@ -120,17 +121,14 @@ class Group:
         return exact, torch.from_numpy(self.names)[places]
 
     def _quick(self, probes: Tensor, part: slice, pooling: Pooling) -> Tensor:
-        """[B, n] what rises with the distance to each name: ‖g‖² − 2 p·g, or the distance itself."""
+        """[B, n] what rises with the distance to each name: ‖g‖² − 2 p·g, pooled."""
         rows, norms = torch.from_numpy(self.rows[part]), torch.from_numpy(self.norms[part])
         n, c, _ = rows.shape
         if c == 1:
             return torch.addmm(norms[:, 0], probes, rows[:, 0].T, alpha=-2)
         # probes last, so that pooling runs along them
         squares = torch.addmm(norms.view(-1, 1), rows.view(n * c, -1), probes.T, alpha=-2).view(n, c, -1)
-        if pooling != "top":
-            return squares.amin(1).T
-        least = _least(squares).add_(probes.square().sum(1))
-        return least.clamp_min_(0).sqrt_().mean(0).T
+        return _least(squares).mean(0).T if pooling == "top" else squares.amin(1).T
 
 
 def _moved(array: npt.NDArray[Any], capacity: int) -> npt.NDArray[Any]:

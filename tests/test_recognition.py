@@ -1,0 +1,321 @@
+"""From files to names: embedder, recogniser, thresholds and their commands."""
+
+import json
+import sys
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from quickstudy import checkpoint, experiment
+from quickstudy.__main__ import main
+from quickstudy.recognition.calibration import Calibration, pooled_scores
+from quickstudy.recognition.embedder import Embedder
+from quickstudy.recognition.recogniser import Recogniser, score_of
+
+SIDE, PEOPLE, PICTURES = 64, 9, 6
+
+
+def untrained(folder: Path, seed: int = 0, **arguments: object) -> Path:
+    """A checkpoint of the recipe `siamese` that has learned nothing: patterns are told apart all the same."""
+    recipe = experiment.RECIPES["siamese"](**arguments)
+    torch.manual_seed(seed)
+    manifest = {"recipe": "siamese", "arguments": arguments, "items": recipe.item_format.as_dict()}
+    manifest |= {"train": asdict(recipe.train), "training": {"minutes": 0.0}, "seed": seed}
+    checkpoint.save(folder / "best.safetensors", recipe.learner().state_dict(), manifest)
+    return folder
+
+
+def draw(folder: Path, people: int, seed: int, pictures: int = PICTURES) -> Path:
+    """A pattern for each name, seen through noise."""
+    rng = np.random.default_rng(seed)
+    for i in range(people):
+        pattern = np.kron(rng.integers(0, 256, (8, 8)), np.ones((8, 8)))
+        (folder / f"p{i}").mkdir(parents=True)
+        for j in range(pictures):
+            page = (pattern + rng.normal(0, 20, pattern.shape)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(page).save(folder / f"p{i}" / f"{j}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Calibrated on other patterns."""
+    home = tmp_path_factory.mktemp("model")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QUICKSTUDY_CACHE", str(home / "cache"))
+        folder = untrained(home / "run", images="DIR", grey=True)
+        calibrated(folder, draw(home / "others", 12, seed=1))
+    return folder
+
+
+def calibrated(folder: Path, others: Path, **options: object) -> Calibration:
+    from quickstudy.display import Terminal
+    from quickstudy.recognition.evaluation import calibrate_model
+
+    return calibrate_model(folder, folder=others, display=Terminal(quiet=True), **options)
+
+
+@pytest.fixture
+def people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("QUICKSTUDY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return draw(tmp_path / "people", PEOPLE, seed=2)
+
+
+def enrolled(model: Path, people: Path, names: int = 5, samples: int = 4) -> Recogniser:
+    recogniser = Recogniser(model, people.parent / "people.db")
+    for i in range(names):
+        recogniser.enroll(f"p{i}", [people / f"p{i}" / f"{j}.png" for j in range(samples)])
+    return recogniser
+
+
+def test_samples_of_the_enrolled_are_named_and_those_of_strangers_are_unknown(
+    model: Path, people: Path
+) -> None:
+    recogniser = enrolled(model, people)
+    known = recogniser.identify([people / f"p{i}" / "5.png" for i in range(5)])
+    assert [i.name for i in known] == [f"p{i}" for i in range(5)]
+    strangers = recogniser.identify([people / f"p{i}" / "5.png" for i in range(5, PEOPLE)])
+    assert [i.name for i in strangers] == [None] * (PEOPLE - 5)
+    assert strangers[0].candidates[0].score < strangers[0].candidates[0].threshold
+    assert recogniser.verify("p1", people / "p1" / "4.png").accepted
+    assert not recogniser.verify("p1", people / "p2" / "4.png").accepted
+
+
+def test_the_threshold_is_that_of_the_calibration_for_samples_and_names(model: Path, people: Path) -> None:
+    recogniser = enrolled(model, people, samples=3)
+    calibration = Calibration.from_dict(Embedder(model).manifest["calibration"])
+    decision = recogniser.verify("p0", people / "p0" / "5.png")
+    assert decision.threshold == calibration.threshold(3, 1)
+    assert decision.probability == pytest.approx(float(calibration.probability(decision.score, 3)))
+    candidate = recogniser.identify(people / "p0" / "5.png")[0].candidates[0]
+    assert candidate.threshold == calibration.threshold(3, 5) >= decision.threshold
+    strict = Recogniser(model, people.parent / "people.db", far=0.1)
+    assert strict.verify("p0", people / "p0" / "5.png").threshold == calibration.threshold(3, 1, 0.1)
+
+
+@pytest.mark.parametrize("method", ["siamese", "euclidean"])
+@pytest.mark.parametrize("pooling", ["centroid", "nearest", "top"])
+def test_the_gallery_scores_as_was_calibrated(
+    people: Path, method: str, pooling: str, tmp_path: Path
+) -> None:
+    folder = untrained(tmp_path / "run", images="DIR", grey=True, method=method)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        calibrated(folder, draw(tmp_path / "others", 6, seed=3), pooling=pooling)
+    recogniser = enrolled(folder, people, names=3)
+    assert recogniser.pooling == pooling
+    embedder = recogniser.embedder
+    gallery = [
+        embedder.embed_files([people / f"p{i}" / f"{j}.png" for j in range(4)]).embeddings for i in range(3)
+    ]
+    probe = embedder.embed_files([people / "p1" / "5.png"]).embeddings
+    scores = pooled_scores(embedder.energy, pooling)(np.stack(gallery), probe)[0]
+    found = recogniser.identify(people / "p1" / "5.png", top=3)[0].candidates
+    assert [c.score for c in found] == pytest.approx(sorted(scores, reverse=True), abs=1e-5)
+
+
+def test_the_score_is_the_negative_energy() -> None:
+    a, b = np.asarray([0.6, 0.8]), np.asarray([1.0, 0.0])
+    assert score_of(float(np.linalg.norm(a - b)), "cosine") == pytest.approx(a @ b - 1)
+    assert score_of(2.5, "euclidean") == -2.5
+
+
+def test_several_samples_together_are_one_probe(model: Path, people: Path) -> None:
+    recogniser = enrolled(model, people)
+    files = [people / "p2" / "4.png", people / "p2" / "5.png"]
+    (identity,) = recogniser.identify(files, together=True)
+    assert identity.name == "p2"
+    z = recogniser.embedder.embed_files(files).embeddings.mean(0)
+    own = recogniser.embedder.embed_files([people / "p2" / f"{j}.png" for j in range(4)]).embeddings.mean(0)
+    cosine = z @ own / np.linalg.norm(z) / np.linalg.norm(own)
+    assert identity.candidates[0].score == pytest.approx(cosine - 1, abs=1e-5)
+
+
+def test_a_folder_is_enrolled_and_what_is_known_is_passed_over(model: Path, people: Path) -> None:
+    recogniser = Recogniser(model, people.parent / "people.db")
+    seen: list[tuple[int, int]] = []
+    done = recogniser.enroll_folder(people, lambda i, n: seen.append((i, n)))
+    assert done.added == {f"p{i}": PICTURES for i in range(PEOPLE)} and not done.refused and not done.known
+    assert seen[-1] == (PEOPLE * PICTURES, PEOPLE * PICTURES)
+    again = recogniser.enroll_folder(people)
+    assert not again.added and again.known == PEOPLE * PICTURES
+    assert (
+        Recogniser(gallery=people.parent / "people.db").embedder.fingerprint
+        == recogniser.embedder.fingerprint
+    )
+
+
+def test_what_cannot_be_used_is_refused_with_the_reason_and_the_rest_enrolled(
+    model: Path, people: Path
+) -> None:
+    folder = people / "p0"
+    whole = (folder / "0.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "empty.jpg").touch()
+    (folder / "text.jpg").write_text("no picture")
+    Image.new("L", (SIDE, SIDE), 90).save(folder / "blank.png")
+    Image.new("1", (10_000, 10_000)).save(folder / "huge.png")
+    done = Recogniser(model, people.parent / "people.db").enroll("p0", sorted(folder.iterdir()))
+    reasons = {r.file.name: r.reason for r in done.refused}
+    assert done.added == {"p0": PICTURES}
+    assert sorted(reasons) == ["blank.png", "cut.png", "empty.jpg", "huge.png", "text.jpg"]
+    assert (
+        "empty" in reasons["empty.jpg"]
+        and "blank" in reasons["blank.png"]
+        and "pixels" in reasons["huge.png"]
+    )
+    assert not any("\n" in reason for reason in reasons.values())
+
+
+def test_a_mislabelled_sample_is_pointed_out(model: Path, people: Path) -> None:
+    (people / "p3" / "0.png").rename(people / "p4" / "wrong.png")
+    done = Recogniser(model, people.parent / "people.db").enroll_folder(people)
+    assert [(r.file.name, r.reason) for r in done.doubtful] == [
+        ("wrong.png", "resembles 'p3' more than 'p4'")
+    ]
+
+
+def test_clips_of_any_kind_are_enrolled_and_silence_is_not(people: Path, tmp_path: Path) -> None:
+    folder = untrained(tmp_path / "run", audio="DIR", rate=8000)
+    recogniser = Recogniser(folder, tmp_path / "sounds.db")
+    rng, clips = np.random.default_rng(0), tmp_path / "clips"
+    clips.mkdir()
+    for name, rate, channels, kind in (
+        ("eight-bit", 8000, 1, "PCM_U8"),
+        ("stereo", 8000, 2, "PCM_16"),
+        ("fast", 96_000, 1, "PCM_24"),
+    ):
+        soundfile.write(clips / f"{name}.wav", rng.normal(0, 0.2, (rate, channels)), rate, subtype=kind)
+    soundfile.write(clips / "silent.wav", np.zeros(8000), 8000)
+    soundfile.write(clips / "nothing.wav", np.zeros(0), 8000)
+    done = recogniser.enroll("noise", sorted(clips.iterdir()))
+    assert done.added == {"noise": 3}
+    assert {r.file.name: r.reason.split(":")[0] for r in done.refused}.keys() == {"silent.wav", "nothing.wav"}
+
+
+def test_a_gallery_of_another_model_is_refused(model: Path, people: Path, tmp_path: Path) -> None:
+    enrolled(model, people, names=2)
+    other = untrained(tmp_path / "other", seed=1, images="DIR", grey=True)
+    with pytest.raises(ValueError, match=r"siamese-[0-9a-f]{16}.*siamese-[0-9a-f]{16}"):
+        Recogniser(other, people.parent / "people.db").enroll("p2", people / "p2" / "0.png")
+
+
+def test_errors_name_what_and_the_fix(model: Path, people: Path, tmp_path: Path) -> None:
+    bare = untrained(tmp_path / "bare", images="DIR", grey=True)
+    recogniser = Recogniser(bare, tmp_path / "bare.db")
+    with pytest.raises(FileNotFoundError, match=r"no file .*nobody\.png"):
+        recogniser.enroll("x", people / "nobody.png")
+    recogniser.enroll("p0", people / "p0" / "0.png")
+    with pytest.raises(ValueError, match="quickstudy calibrate"):
+        recogniser.verify("p0", people / "p0" / "1.png")
+    with pytest.raises(ValueError, match="far is 2"):
+        Recogniser(model, tmp_path / "x.db", far=2)
+    with pytest.raises(ValueError, match="nobody"):
+        enrolled(model, people, names=1).verify("nobody", people / "p0" / "0.png")
+    with pytest.raises(ValueError, match="Matching"):
+        Embedder("matching-omniglot")
+    with pytest.raises(ValueError, match="none of 1 files"):
+        (people / "p0" / "0.png").write_bytes(b"")
+        recogniser.enroll("p9", people / "p0" / "0.png")
+
+
+def test_a_gallery_is_calibrated_by_its_own_samples(model: Path, people: Path) -> None:
+    recogniser = Recogniser(model, people.parent / "people.db")
+    recogniser.enroll_folder(people)
+    own = recogniser.recalibrate(0.05)
+    assert own.far == 0.05
+    assert Recogniser(gallery=people.parent / "people.db").calibration == own
+
+
+def run(line: list[object], capsys: pytest.CaptureFixture[str]) -> tuple[object, str, str]:
+    code: object = 0
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        patch.setattr(sys, "argv", ["quickstudy", *map(str, line)])
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_the_commands(model: Path, people: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    db = ["--gallery", people.parent / "people.db"]
+    code, out, _ = run(["enroll", people, "--model", model, *db, "--json"], capsys)
+    assert code == 0 and json.loads(out)["added"]["p0"] == PICTURES
+    code, out, _ = run(["enroll", people / "p0" / "0.png", "--name", "p0", *db], capsys)
+    assert code == 0 and "1 known already" in out
+    code, out, _ = run(["verify", "p0", people / "p0" / "1.png", *db, "--json"], capsys)
+    assert code == 0 and json.loads(out)["accepted"]
+    code, out, _ = run(["verify", "p1", people / "p0" / "1.png", *db], capsys)
+    assert code == 1 and out.startswith("rejected: p1")
+    code, out, _ = run(["identify", people / "p1", *db, "--json", "--top", 2], capsys)
+    found = json.loads(out)
+    assert code == 0 and {f["name"] for f in found} == {"p1"} and len(found[0]["candidates"]) == 2
+    run(["gallery", "remove", "p1", "--yes", *db], capsys)
+    code, out, _ = run(["identify", people / "p1" / "0.png", *db], capsys)
+    assert code == 0 and "unknown" in out
+    code, out, _ = run(["identify", people / "p1" / "0.png", *db, "--no-unknown", "--json"], capsys)
+    assert json.loads(out)[0]["name"] is not None
+    assert "renamed" not in run(["gallery", "rename", "p2", "Zoë", *db], capsys)[1]
+    names = [e["name"] for e in json.loads(run(["gallery", "list", "--json", *db], capsys)[1])]
+    assert names == ["p0", "Zoë"] or set(names) == {f"p{i}" for i in (0, 3, 4, 5, 6, 7, 8)} | {"Zoë"}
+    assert len(json.loads(run(["gallery", "show", "Zoë", "--json", *db], capsys)[1])) == PICTURES
+    kept = people.parent / "kept.safetensors"
+    assert run(["gallery", "export", kept, *db], capsys)[0] == 0
+    again = ["--gallery", people.parent / "again.db"]
+    assert run(["gallery", "import", kept, *again], capsys)[0] == 0
+    stats = json.loads(run(["gallery", "stats", "--json", *again], capsys)[1])
+    assert stats["names"] == PEOPLE - 1 and stats["samples"] == (PEOPLE - 1) * PICTURES
+    for command in (["gallery", "list"], ["gallery", "stats"], ["gallery", "show", "p0"]):
+        assert run([*command, *db], capsys)[0] == 0
+    assert run(["gallery", "calibrate", "--far", 0.05, *db], capsys)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (["identify", "x.png", "--gallery", "none.db"], "no gallery at none.db"),
+        (["gallery", "list", "--gallery", "none.db"], "no gallery at none.db"),
+        (["enroll", "a.png", "b.png"], "--name"),
+        (["enroll", "a.png", "--name", "a", "--model", "no-such-model"], "no checkpoint"),
+        (["calibrate", "prototypical-glyphs"], "ships with the library"),
+        (["calibrate", "x", "--cost", "1,2"], "10,1,0.01"),
+        (["report", "prototypical-glyphs"], "quickstudy calibrate"),
+        (["train", "siamese"], "--images DIR or --audio DIR"),
+        (["train", "faces-orl", "--method", "magic"], "magic"),
+        (["train", "prototypical-glyphs", "--method", "siamese"], "takes no --method"),
+    ],
+)
+def test_a_wrong_call_is_one_line(
+    line: list[object], says: str, people: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(line, capsys)
+    assert isinstance(code, str) and code.startswith("error: ") and says in code and "\n" not in code
+    assert not out
+
+
+def test_calibrating_and_reporting_from_the_command_line(
+    model: Path, people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = untrained(tmp_path / "run", images="DIR", grey=True)
+    others = draw(tmp_path / "others", 4, seed=7)
+    code, out, err = run(["calibrate", folder, "--images", others, "--far", 0.05], capsys)
+    assert code == 0 and out.startswith("threshold") and "bring more identities" in err
+    manifest = json.loads((folder / "best.json").read_text())
+    assert manifest["calibration"]["far"] == 0.05 and manifest["calibration"]["pooling"] == "centroid"
+    code, out, _ = run(["report", folder, "--images", people, "--out", tmp_path / "r.html"], capsys)
+    assert code == 0 and "EER" in out and "<html" in (tmp_path / "r.html").read_text()
+
+
+def test_the_demonstration_runs_on_embedded_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(["demo", "recognition", "--out", tmp_path / "demo"], capsys)
+    assert code == 0 and "were named rightly" in out and "unknown" in out
+    assert (tmp_path / "demo" / "report.html").is_file()

@@ -60,7 +60,7 @@ def enrol(path: Path, names: int, each: int) -> dict[str, float]:
 
     with Gallery(path, encoder="benchmark", dimensions=DIMENSIONS) as gallery:
         rows = list(samples(names, each))
-        took = seconds(lambda: gallery.enrol_many(rows))
+        took = seconds(lambda: gallery.enroll_many(rows))
     return {"samples enrolled a s": names * each / took, "MB on the disk": path.stat().st_size / 1e6}
 
 
@@ -85,7 +85,7 @@ def search(path: Path, rounds: int) -> dict[str, dict[str, float]]:
                 f"s a batch of {BATCH} probes": statistics.median(many),
                 "MiB held for this and those above": resident() - before,
             }
-        changes = {"s to enrol one sample": seconds(lambda: gallery.enrol("name 7", probes[:1], ["new"]))}
+        changes = {"s to enrol one sample": seconds(lambda: gallery.enroll("name 7", probes[:1], ["new"]))}
         changes["s of a search after that"] = seconds(lambda: gallery.search(probes[:1], 5))
         changes["s to remove a name for good"] = seconds(lambda: gallery.remove("name 7"))
     return found | {"changes": changes}
@@ -97,7 +97,7 @@ def be_killed(path: Path, first: int) -> None:
 
     with Gallery(path, encoder="benchmark") as gallery:
         for i in range(first, 10**9):
-            gallery.enrol(f"{i}", np.full((EACH, 256), i, np.float32), [f"{j}" for j in range(EACH)])
+            gallery.enroll(f"{i}", np.full((EACH, 256), i, np.float32), [f"{j}" for j in range(EACH)])
             print("+", i, flush=True)
             if i % 3 == 2:
                 gallery.remove(f"{i - 1}")

@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.rows import Row, read, write
 from quickstudy import experiment
-from quickstudy.data.faces import LFW_TEST, LFW_VALIDATION, lfw, pair_items, view2
+from quickstudy.data.faces import LFW_TEST, LFW_VALIDATION, lfw, orl, pair_items, view2
 from quickstudy.memory import keep_freed_memory
 from quickstudy.metrics import mean_ci95
 from quickstudy.recognition.calibration import calibrate, pooled_scores, score_pairs
@@ -80,6 +80,7 @@ def rows_of(name: str, run: Path) -> Iterator[Row]:
         yield from _joined(test, scorer, row)
     if name == "faces-lfw":
         yield from _view2(embedder, row)
+        yield from _elsewhere(embedder, scorer, row)
 
 
 def _calibrated(development: Labelled, test: Labelled, scorer, row) -> Iterator[Row]:
@@ -148,6 +149,24 @@ def _view2(embedder: Embedder, row) -> Iterator[Row]:
     test = slice(len(tuned), None)
     found = verification(np.concatenate(scores[test]), same[test].ravel())
     yield row(setting="View 2, folds 9 and 10", metric="EER %", value=100 * found.eer, n=600 * len(LFW_TEST))
+
+
+def _elsewhere(embedder: Embedder, scorer, row) -> Iterator[Row]:
+    """The test people of ORL, of which nothing was trained on."""
+    test = embed_pool(embedder, orl(size=embedder.format.shape[-1]).split("test"))
+    pairs = score_pairs(test.embeddings, test.labels, scorer)
+    found = verification(pairs.scores, pairs.same)
+    setting = f"people of ORL, {found.genuine:,} genuine + {found.impostor:,} impostor pairs"
+    yield row(setting=setting, metric="EER %", value=100 * found.eer)
+    for ways, shots, draws in SETTINGS["faces-orl"]:
+        got = enrolment_draws(test.embeddings, test.labels, scorer, shots, draws, 0, ways)
+        yield row(
+            setting=f"people of ORL, {ways}w{shots}s",
+            metric="accuracy %",
+            value=100 * got.accuracy,
+            ci95=100 * got.ci95,
+            n=draws,
+        )
 
 
 def over_seeds(rows: list[Row]) -> list[Row]:

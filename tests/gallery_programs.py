@@ -19,15 +19,15 @@ def write(where: str, me: int, count: int) -> None:
     with Gallery(where, encoder="e") as gallery:
         for i in range(count):
             rows = np.full((3, 6), me + i / 100, np.float32)
-            gallery.enrol(f"w{me} {i}", rows, list("abc"))
-            gallery.enrol("all", rows[:1], [f"w{me} {i}"])
+            gallery.enroll(f"w{me} {i}", rows, list("abc"))
+            gallery.enroll("all", rows[:1], [f"w{me} {i}"])
 
 
 def enrol_and_remove(where: str, first: int, log: Path) -> None:
     """Enrol number after number with 40 samples and remove every third; say what is done, until killed."""
     with Gallery(where, encoder="e") as gallery, log.open("a", buffering=1) as told:
         for i in range(first, 10**6):
-            gallery.enrol(f"n{i}", np.full((40, 256), i, np.float32), [str(j) for j in range(40)])
+            gallery.enroll(f"n{i}", np.full((40, 256), i, np.float32), [str(j) for j in range(40)])
             told.write(f"+ {i}\n")
             if i % 3 == 2:
                 gallery.remove(f"n{i - 1}")

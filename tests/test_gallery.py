@@ -91,7 +91,7 @@ def filled(gallery: Gallery, counts: tuple[int, ...] = (1, 2, 5, 2)) -> dict[str
     """Names n0, n1 … with so many samples; what was enrolled."""
     content = {f"n{i}": some(n, i) for i, n in enumerate(counts)}
     for name, embeddings in content.items():
-        gallery.enrol(name, embeddings, [f"{name}-{j}" for j in range(len(embeddings))])
+        gallery.enroll(name, embeddings, [f"{name}-{j}" for j in range(len(embeddings))])
     return content
 
 
@@ -131,11 +131,11 @@ def agrees(gallery: Gallery, content: dict[str, np.ndarray], probes: np.ndarray,
 
 def test_samples_are_kept_and_counted(gallery: Gallery) -> None:
     before = datetime.now(UTC)
-    assert gallery.enrol("Zoë", some(2), ["a", "b"]) == 2
-    assert gallery.enrol("Ada", some(1), ["a"]) == 1
-    assert gallery.enrol("Zoë", some(2, 1), ["b", "c"]) == 1, "b is there already"
-    assert gallery.enrol("Ada", some(2), ["d", "d"]) == 1, "the same twice"
-    assert gallery.enrol("Ada", np.empty((0, D)), []) == 0
+    assert gallery.enroll("Zoë", some(2), ["a", "b"]) == 2
+    assert gallery.enroll("Ada", some(1), ["a"]) == 1
+    assert gallery.enroll("Zoë", some(2, 1), ["b", "c"]) == 1, "b is there already"
+    assert gallery.enroll("Ada", some(2), ["d", "d"]) == 1, "the same twice"
+    assert gallery.enroll("Ada", np.empty((0, D)), []) == 0
     entries = gallery.names()
     assert [(e.name, e.samples) for e in entries] == [("Ada", 2), ("Zoë", 3)]
     assert [s.source for s in gallery.samples("Zoë")] == ["a", "b", "c"]
@@ -149,8 +149,8 @@ def test_samples_are_kept_and_counted(gallery: Gallery) -> None:
 
 
 def test_what_is_passed_over_stays_as_it_was(gallery: Gallery) -> None:
-    gallery.enrol("Ada", some(1, 0), ["a"])
-    gallery.enrol("Ada", some(1, 1), ["a"])
+    gallery.enroll("Ada", some(1, 0), ["a"])
+    gallery.enroll("Ada", some(1, 1), ["a"])
     assert gallery.distances(some(1, 0), "Ada")[0] == 0
 
 
@@ -168,28 +168,28 @@ def test_many_of_any_names(gallery: Gallery) -> None:
     content = {f"n{i}": some(i % 4 + 1, i) for i in range(30)}
     samples = [(n, e, f"{n}-{j}") for n, rows in content.items() for j, e in enumerate(rows)]
     random.Random(0).shuffle(samples)
-    assert gallery.enrol_many(iter(samples)) == len(samples)
-    assert gallery.enrol_many(iter(samples)) == 0
-    assert gallery.enrol_many([]) == 0
+    assert gallery.enroll_many(iter(samples)) == len(samples)
+    assert gallery.enroll_many(iter(samples)) == 0
+    assert gallery.enroll_many([]) == 0
     for pooling in POOLINGS:
         agrees(gallery, content, some(4, 99), 7, pooling)
 
 
 @pytest.mark.parametrize("name", ["O'Brien", "名前", 'a/b%c_d"e', "🙂", "x" * 200, "DROP TABLE gallery; --"])
 def test_any_name(gallery: Gallery, name: str) -> None:
-    gallery.enrol(name, some(1), ["a"])
+    gallery.enroll(name, some(1), ["a"])
     assert [e.name for e in gallery.names()] == [name]
     assert gallery.search(some(1), 1)[0][0].name == name
     assert gallery.remove(name) == 1
 
 
 def test_two_spellings_of_a_letter_are_one_name(gallery: Gallery) -> None:
-    gallery.enrol("Zoe\u0308", some(1), ["a"])
+    gallery.enroll("Zoe\u0308", some(1), ["a"])
     assert [s.source for s in gallery.samples("Zo\u00eb")] == ["a"]
 
 
 def test_settings(gallery: Gallery, where: str) -> None:
-    gallery.enrol("Ada", some(1), ["a"])
+    gallery.enroll("Ada", some(1), ["a"])
     assert gallery.get_setting("calibration") is None
     gallery.put_setting("calibration", {"far": 0.01, "table": [1, 2.5, "é"]})
     gallery.put_setting("other", False)
@@ -220,35 +220,35 @@ def test_unit_vectors_have_unit_centroids(where: str, pooling) -> None:
     content = {f"n{i}": some(i + 1, i) for i in range(5)}
     content = {n: e / np.linalg.norm(e, axis=1, keepdims=True) for n, e in content.items()}
     with Gallery(where, encoder="e", cosine=True) as gallery:
-        gallery.enrol_many((n, e, f"{n}{j}") for n, rows in content.items() for j, e in enumerate(rows))
+        gallery.enroll_many((n, e, f"{n}{j}") for n, rows in content.items() for j, e in enumerate(rows))
         probes = content["n4"] * np.float32(1.0001)
         agrees(gallery, content, probes, 3, pooling)
         with pytest.raises(ValueError, match=r"number 1 of the embeddings has length 2: .* takes length 1"):
-            gallery.enrol("x", np.eye(2, D) * [[1], [2]], ["a", "b"])
+            gallery.enroll("x", np.eye(2, D) * [[1], [2]], ["a", "b"])
         with pytest.raises(ValueError, match=r"number 0 of the probes has length 0: "):
             gallery.search(np.zeros((1, D)))
         opposite = np.eye(2, D) * [[1], [-1]] @ np.ones((D, D)) / np.sqrt(D)
         with pytest.raises(ValueError, match="length"):
-            gallery.enrol("x", opposite * 0.5, ["a", "b"])
-        gallery.enrol("nobody", np.array([[1, *[0] * (D - 1)], [-1, *[0] * (D - 1)]]), ["a", "b"])
+            gallery.enroll("x", opposite * 0.5, ["a", "b"])
+        gallery.enroll("nobody", np.array([[1, *[0] * (D - 1)], [-1, *[0] * (D - 1)]]), ["a", "b"])
         assert gallery.distances(content["n0"], "nobody").tolist() == pytest.approx([1])
 
 
 def test_an_enrolled_sample_is_at_distance_zero(gallery: Gallery) -> None:
     """Not at 1e-3, which the square root of a difference of large squares would give."""
     rows = 100 + some(300, 3)
-    gallery.enrol_many((f"n{i}", e, "a") for i, e in enumerate(rows))
+    gallery.enroll_many((f"n{i}", e, "a") for i, e in enumerate(rows))
     for i, matches in enumerate(gallery.search(rows, 1)):
         assert (matches[0].name, matches[0].distance) == (f"n{i}", 0)
 
 
 def test_equal_distances_go_by_age(gallery: Gallery) -> None:
-    gallery.enrol_many((f"n{i}", np.ones(D), "a") for i in (3, 1, 2))
+    gallery.enroll_many((f"n{i}", np.ones(D), "a") for i in (3, 1, 2))
     assert [m.name for m in gallery.search(np.ones((1, D)), 3)[0]] == ["n3", "n1", "n2"]
 
 
 def test_nothing_to_find(gallery: Gallery) -> None:
-    gallery.enrol("Ada", some(1), ["a"])
+    gallery.enroll("Ada", some(1), ["a"])
     assert gallery.search(np.empty((0, D))) == []
     gallery.remove("Ada")
     assert gallery.search(some(2)) == [[], []]
@@ -261,8 +261,8 @@ def test_what_others_write_is_seen(where: str, pooling) -> None:
     with Gallery(where, encoder="e") as one, Gallery(where, encoder="e") as other:
         content = filled(one, (1, 1, 2, 3))
         agrees(one, content, some(2, 50), 3, pooling)
-        other.enrol("n1", some(3, 60), list("abc"))
-        other.enrol("new", some(2, 61), list("ab"))
+        other.enroll("n1", some(3, 60), list("abc"))
+        other.enroll("new", some(2, 61), list("ab"))
         content |= {"n1": np.concatenate([content["n1"], some(3, 60)]), "new": some(2, 61)}
         agrees(one, content, some(2, 50), 9, pooling)
         other.rename("n2", "renamed")
@@ -272,7 +272,7 @@ def test_what_others_write_is_seen(where: str, pooling) -> None:
         other.remove("n3", "n3-1")
         del content["n1"]
         content["n3"] = content["n3"][[0, 2]]
-        other.enrol("n1", some(1, 62), ["a"])
+        other.enroll("n1", some(1, 62), ["a"])
         content["n1"] = some(1, 62)
         agrees(one, content, some(2, 50), 9, pooling)
 
@@ -290,8 +290,8 @@ def test_after_additions_only_their_names_are_read(gallery: Gallery, monkeypatch
     monkeypatch.setattr(Index, "put", counting)
     gallery.search(some(1), 1, "nearest")
     assert not read
-    gallery.enrol("n1", some(1, 8), ["another"])
-    gallery.enrol("n9", some(2, 9), ["a", "b"])
+    gallery.enroll("n1", some(1, 8), ["another"])
+    gallery.enroll("n9", some(2, 9), ["a", "b"])
     gallery.put_setting("a", 1)
     content |= {"n1": np.concatenate([content["n1"], some(1, 8)]), "n9": some(2, 9)}
     agrees(gallery, content, some(2), 4, "nearest")
@@ -411,16 +411,16 @@ def test_remove(gallery: Gallery) -> None:
             gallery.remove(wrong)
     with pytest.raises(ValueError, match="'n1' has no sample 'x'"):
         gallery.remove("n1", "x")
-    gallery.enrol("n2", some(1, 5), ["n2-3"])
+    gallery.enroll("n2", some(1, 5), ["n2-3"])
     assert gallery.search(some(1, 5), 1)[0][0] == Match("n2", 0.0, 1)
 
 
 def test_an_error_in_the_middle_changes_nothing(gallery: Gallery) -> None:
-    gallery.enrol("Ada", some(1), ["a"])
+    gallery.enroll("Ada", some(1), ["a"])
     before = gallery.stats()
     bad = [("Bob", some(1)[0], "b"), ("Bob", np.full(D, np.nan), "c")]
     with pytest.raises(ValueError, match="number 1 of the embeddings is not finite"):
-        gallery.enrol_many(bad)
+        gallery.enroll_many(bad)
 
     class UnluckyError(Exception):
         pass
@@ -437,7 +437,7 @@ def test_an_error_in_the_middle_changes_nothing(gallery: Gallery) -> None:
 
 def test_export_and_import(gallery: Gallery, where: str, tmp_path: Path) -> None:
     content = filled(gallery, (1, 3, 2))
-    gallery.enrol("名前", some(1, 9), ["x"])
+    gallery.enroll("名前", some(1, 9), ["x"])
     assert gallery.export(tmp_path / "all.safetensors") == 7
     with Gallery(tmp_path / "other.db") as other:
         assert other.import_(tmp_path / "all.safetensors") == 7
@@ -466,7 +466,7 @@ def test_an_export_is_whole_or_absent(gallery: Gallery, tmp_path: Path, monkeypa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    gallery.enrol("more", some(1), ["a"])
+    gallery.enroll("more", some(1), ["a"])
     with pytest.raises(OSError, match="No space left"):
         gallery.export(tmp_path / "all.safetensors")
     assert (tmp_path / "all.safetensors").read_bytes() == before
@@ -524,7 +524,7 @@ def test_nothing_there_yet(where: str) -> None:
         with pytest.raises(FileNotFoundError, match=r"no gallery at .*: enrol somebody first"):
             read()
     with pytest.raises(ValueError, match=r"there is no gallery at .* yet: give the encoder"):
-        gallery.enrol("Ada", some(1), ["a"])
+        gallery.enroll("Ada", some(1), ["a"])
     gallery.close()
 
 
@@ -550,7 +550,7 @@ def test_nothing_there_yet(where: str) -> None:
 def test_what_does_not_fit_is_said(tmp_path: Path, name, embeddings, sources, message) -> None:
     gallery = Gallery(tmp_path / "gallery.db", encoder="e", dimensions=D)
     with pytest.raises(ValueError, match=message):
-        gallery.enrol(name, embeddings, sources)
+        gallery.enroll(name, embeddings, sources)
     assert not gallery.exists()
 
 
@@ -565,7 +565,7 @@ def test_searches_that_do_not_fit(gallery: Gallery) -> None:
     with pytest.raises(ValueError, match="nothing is enrolled as 'x'"):
         gallery.distances(some(1), "x")
     with pytest.raises(ValueError, match="embeddings have shapes"):
-        gallery.enrol_many([("a", some(1)[0], "a"), ("b", some(1, 0, 5)[0], "b")])
+        gallery.enroll_many([("a", some(1)[0], "a"), ("b", some(1, 0, 5)[0], "b")])
 
 
 @pytest.mark.parametrize("url", ["mysql://u:secret@h/d", "sqlite://", "http//x://y"])
@@ -627,7 +627,7 @@ def test_a_newer_gallery(gallery: Gallery, where: str) -> None:
 def test_a_damaged_file(tmp_path: Path, how: str) -> None:
     path = tmp_path / "gallery.db"
     with Gallery(path, encoder="e", dimensions=256) as gallery:
-        gallery.enrol("Ada", some(400, 0, 256), [str(i) for i in range(400)])
+        gallery.enroll("Ada", some(400, 0, 256), [str(i) for i in range(400)])
     content = bytearray(path.read_bytes())
     if how == "cut":
         del content[len(content) // 2 :]
@@ -657,13 +657,13 @@ def test_an_embedding_of_another_length(tmp_path: Path) -> None:
 def test_a_log_without_its_file(tmp_path: Path) -> None:
     (tmp_path / "g.db-wal").write_bytes(b"x")
     with pytest.raises(ValueError, match=r"g.db is gone but g.db-wal is there: restore the one or delete"):
-        Gallery(tmp_path / "g.db", encoder="e").enrol("Ada", some(1), ["a"])
+        Gallery(tmp_path / "g.db", encoder="e").enroll("Ada", some(1), ["a"])
 
 
 def test_a_folder_that_can_not_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"can't write .*g.db \(.*\): free some space or name another folder"):
-        Gallery(tmp_path / "file" / "g.db", encoder="e").enrol("Ada", some(1), ["a"])
+        Gallery(tmp_path / "file" / "g.db", encoder="e").enroll("Ada", some(1), ["a"])
     with pytest.raises(OSError, match="can't be read or written"):
         Gallery(tmp_path)
 
@@ -698,7 +698,7 @@ def traces(folder: Path, *what: bytes) -> list[str]:
 def test_what_is_removed_is_nowhere_in_the_files(tmp_path: Path) -> None:
     with Gallery(tmp_path / "g.db", encoder="e", dimensions=64) as gallery:
         rows = some(200, 0, 64)
-        gallery.enrol_many((f"person number {i}", e, f"digest of {i}") for i, e in enumerate(rows))
+        gallery.enroll_many((f"person number {i}", e, f"digest of {i}") for i, e in enumerate(rows))
         unwanted = (rows[77].tobytes(), b"person number 77", b"digest of 77")
         assert traces(tmp_path, *unwanted)
         gallery.remove("person number 77")
@@ -714,13 +714,13 @@ def test_what_is_removed_is_nowhere_in_the_files(tmp_path: Path) -> None:
 def test_traces_left_by_a_killed_removal_go_with_the_next_change(tmp_path: Path, monkeypatch) -> None:
     with Gallery(tmp_path / "g.db", encoder="e", dimensions=64) as gallery:
         rows = some(200, 0, 64)
-        gallery.enrol_many((f"person number {i}", e, f"digest of {i}") for i, e in enumerate(rows))
+        gallery.enroll_many((f"person number {i}", e, f"digest of {i}") for i, e in enumerate(rows))
         with monkeypatch.context() as m:
             m.setattr(gallery._database, "wipe", lambda: signal.raise_signal(signal.SIGINT))
             with pytest.raises(KeyboardInterrupt):
                 gallery.remove("person number 77")
         assert traces(tmp_path, rows[77].tobytes())
-        gallery.enrol("one more", some(1, 9, 64), ["a"])
+        gallery.enroll("one more", some(1, 9, 64), ["a"])
         assert traces(tmp_path, rows[77].tobytes(), b"person number 77") == []
 
 
@@ -734,7 +734,7 @@ def test_traces_that_a_reader_keeps_are_told(tmp_path: Path, monkeypatch) -> Non
                 gallery.remove("n2")
             assert c.scalar(text("SELECT count(*) FROM gallery_sample")) == before, "a reader sees one state"
         assert [e.name for e in gallery.names()] == ["n0", "n1", "n3"]
-        gallery.enrol("n9", some(1, 9), ["a"])
+        gallery.enroll("n9", some(1, 9), ["a"])
         assert traces(tmp_path, content["n2"][0].tobytes()) == []
 
 
@@ -747,7 +747,7 @@ def test_a_writer_that_waits_too_long_is_told(tmp_path: Path, monkeypatch) -> No
             with pytest.raises(
                 OSError, match=r"g.db has been in use by another program for 0.2 s: try again"
             ):
-                gallery.enrol("x", some(1), ["a"])
+                gallery.enroll("x", some(1), ["a"])
 
 
 def test_postgresql_is_vacuumed(server: str) -> None:
@@ -784,7 +784,7 @@ def test_threads_share_a_gallery(gallery: Gallery) -> None:
     def work(me: int) -> None:
         try:
             for i in range(5):
-                gallery.enrol(f"t{me}", some(1, 100 + me * 10 + i) + 50, [str(i)])
+                gallery.enroll(f"t{me}", some(1, 100 + me * 10 + i) + 50, [str(i)])
                 agrees_with = gallery.search(content["n2"], 1, "nearest")
                 assert all(m[0].name == "n2" for m in agrees_with)
         except BaseException as error:

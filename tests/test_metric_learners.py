@@ -17,6 +17,7 @@ from quickstudy.learners.matching import FullContext, Matching
 from quickstudy.learners.prototypical import Prototypical
 from quickstudy.learners.relation import Comparison, Relation
 from quickstudy.learners.siamese import Siamese, WeightedL1, cosine, cross_entropy
+from quickstudy.learners.supervised_contrastive import SupervisedContrastive
 
 
 def linear(outputs: int) -> nn.Module:
@@ -38,6 +39,7 @@ LEARNERS: dict[str, Callable[[], Learner]] = {
     "siamese": lambda: Siamese(linear(4)),
     "siamese-cosine": lambda: Siamese(linear(4), cosine, pooling="mean"),
     "siamese-nearest": lambda: Siamese(linear(4), pooling="nearest"),
+    "supervised-contrastive": lambda: SupervisedContrastive(linear(4)),
     "siamese-koch": lambda: Siamese(linear(4), WeightedL1(4), cross_entropy),
 }
 of_all = pytest.mark.parametrize("name", LEARNERS)

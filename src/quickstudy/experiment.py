@@ -153,7 +153,8 @@ def train(
     fitting(pool, "test", recipe.tests[0])  # what can't be tested should fail now, not in the end
     torch.manual_seed(seed)
     learner = recipe.learner()
-    started = start_from(learner, options["start"]) if options.get("start") else None
+    start = options.get("start")
+    started = start_from(learner, start) if start else None
     manifest = {
         "recipe": name,
         "arguments": dict(arguments),
@@ -184,7 +185,7 @@ def train(
     return learner, progress
 
 
-def start_from(learner: nn.Module, name_or_path: str | os.PathLike[str] | None) -> str:
+def start_from(learner: nn.Module, name_or_path: str | os.PathLike[str]) -> str:
     """Give a learner the encoder of a trained one, which must be made alike.
 
     Returns:
@@ -193,7 +194,6 @@ def start_from(learner: nn.Module, name_or_path: str | os.PathLike[str] | None) 
     Raises:
         ValueError: if one of them has no encoder, or they differ.
     """
-    assert name_or_path is not None
     trained, manifest = load_learner(name_or_path)
     mine, other = (getattr(part, "encoder", None) for part in (learner, trained))
     if not isinstance(mine, nn.Module) or not isinstance(other, nn.Module):

@@ -68,7 +68,8 @@ def with_new_voices(pool: ClassPool, speeds: Sequence[float] = (0.85, 1.18)) -> 
         The pool with K (1 + number of speeds) speakers in its training split; other splits and their
         items are the same.
 
-    Reference: Yamamoto et al. 2019, "Speaker augmentation and bandwidth extension for deep speaker embedding".
+    Reference: Yamamoto et al. 2019, "Speaker augmentation and bandwidth extension for deep
+    speaker embedding".
     """
     train = pool.split("train")
     length = train.items.shape[1]
@@ -95,7 +96,7 @@ def _spliced(pool: ClassPool, first: int, second: int, each: int, rng: np.random
     indices = [np.arange(pool.starts[c], pool.starts[c] + pool.counts[c]) for c in (first, second)]
     of = [pool.sources[i] for i in indices]
     parts: list[Items] = []
-    for source in np.intersect1d(*of):
+    for source in np.intersect1d(of[0], of[1]):
         a, b = (rng.permutation(i[o == source])[:each] for i, o in zip(indices, of, strict=True))
         n = min(len(a), len(b))
         parts.append((pool.items[a[:n]] * (1 - fade) + pool.items[b[:n]] * fade).astype(np.int16))

@@ -41,8 +41,8 @@ def run(what: What, out: Path, steps: int | None = None, data_root: Path | None 
     console.print(
         Panel(
             Text(
-                f"A network is shown {SAMPLES} samples each of {WHO[what]}. Then it says whose further samples "
-                "are, or that they are nobody's it knows. Its threshold was set on yet others, so that 1 % "
+                f"A network is shown {SAMPLES} samples each of {WHO[what]}. Then it says whose further "
+                "samples are, or that they are nobody's it knows. Its threshold was set on yet others, so that 1 % "
                 "of strangers are taken for a name."
             ),
             title=f"quickstudy: recognising {'letters' if what == 'recognition' else what}",
@@ -79,8 +79,8 @@ def run(what: What, out: Path, steps: int | None = None, data_root: Path | None 
     console.print(rows)
     console.print(
         f"Of {right + missed + wrong} samples of the {len(known)} enrolled names {right} were named rightly, "
-        f"{missed} called unknown and {wrong} named wrongly; of {strangers} of strangers {taken} were taken for "
-        "a name.",
+        f"{missed} called unknown and {wrong} named wrongly; of {strangers} of strangers {taken} were taken "
+        "for a name.",
         highlight=False,
     )
     report_on(folder, data_root=data_root, display=display).save(out / "report.html")

@@ -73,6 +73,8 @@ class Embedder:
         learner, self.manifest = experiment.load_learner(model)
         self.path = experiment.find(model)
         self.name = str(model) if str(model) in experiment.models() else str(self.path.resolve())
+        self.encoder: nn.Module
+        self.energy: Energy
         self.encoder, self.energy = encoder_of(learner)
         self.format: ItemFormat = experiment.item_format_of(self.manifest)
         self.fingerprint = _fingerprint(self.encoder, self.manifest, self.energy)

@@ -116,8 +116,8 @@ class Gallery:
     Example:
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder, Gallery(f"{folder}/people.db", encoder="a1b2") as gallery:
-        ...     gallery.enrol("Ada", np.eye(2, 4, dtype=np.float32), ["digest 1", "digest 2"])
-        ...     gallery.enrol("Bob", np.zeros((1, 4), np.float32), ["digest 3"])
+        ...     gallery.enroll("Ada", np.eye(2, 4, dtype=np.float32), ["digest 1", "digest 2"])
+        ...     gallery.enroll("Bob", np.zeros((1, 4), np.float32), ["digest 3"])
         ...     gallery.search(np.eye(1, 4, dtype=np.float32), k=1, pooling="nearest")
         2
         1
@@ -170,7 +170,7 @@ class Gallery:
 
     # Enrolment
 
-    def enrol(self, name: str, embeddings: npt.ArrayLike, sources: Sequence[str]) -> int:
+    def enroll(self, name: str, embeddings: npt.ArrayLike, sources: Sequence[str]) -> int:
         """Add samples of one name, in one transaction.
 
         Args:
@@ -192,11 +192,11 @@ class Gallery:
             )
         return self._add([Samples([name] * len(rows), sources, rows, [_now()] * len(rows))])
 
-    def enrol_many(self, samples: Iterable[tuple[str, npt.ArrayLike, str]]) -> int:
+    def enroll_many(self, samples: Iterable[tuple[str, npt.ArrayLike, str]]) -> int:
         """Add samples of any names, in one transaction.
 
         Args:
-            samples: name, embedding [D], source; as in `enrol`. They are taken into memory first, so that
+            samples: name, embedding [D], source; as in `enroll`. They are taken into memory first, so that
                 others can write while they are made.
 
         Returns:

@@ -124,8 +124,8 @@ class Recogniser:
         found = own or self.embedder.manifest.get(CALIBRATION)
         if not found:
             raise ValueError(
-                f"{self.embedder.name} has no thresholds yet: measure them on people, words or sounds that it "
-                f"wasn't trained on, by quickstudy calibrate {self.embedder.path}"
+                f"{self.embedder.name} has no thresholds yet: measure them on people, words or sounds that "
+                f"it wasn't trained on, by quickstudy calibrate {self.embedder.path}"
             )
         return found
 
@@ -166,7 +166,7 @@ class Recogniser:
                 continue
             rows = zip(batch.files, batch.embeddings, batch.digests, strict=True)
             samples = [(name_of[file], z, digest) for file, z, digest in rows]
-            self.gallery.enrol_many(samples)
+            self.gallery.enroll_many(samples)
             used += [(name, file, z) for (name, z, _), file in zip(samples, batch.files, strict=True)]
         if not used:
             reasons = "; ".join(f"{r.file}: {r.reason}" for r in refused[:3])

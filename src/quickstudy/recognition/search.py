@@ -17,7 +17,7 @@ from torch import Tensor
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Pooling = Literal["centroid", "nearest", "top"]
-"""Distance of a probe to a name: to the mean of its samples, the least, or the root of the mean square of the `TOP`
+"""Distance of a probe to a name: to the mean of its samples, the least, or the root mean square of the `TOP`
 least, which under the cosine is the mean of their energies."""
 TOP = 3
 BLOCK = 2**21

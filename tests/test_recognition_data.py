@@ -10,7 +10,7 @@ from PIL import Image
 
 from quickstudy.data.augment import FACES, Affine, Chain, Erase, Flip, Light
 from quickstudy.data.faces import FacePair, lfw, orl, pair_items, view2
-from quickstudy.data.invented import with_new_voices, with_new_words
+from quickstudy.data.invented import with_new_words
 from quickstudy.data.pool import ClassPool
 from quickstudy.encoders import Mirrored, ResNet
 
@@ -120,21 +120,6 @@ def test_new_words_are_halves_of_two_by_one_speaker_and_words_backwards() -> Non
     assert np.array_equal(made.sources[start : start + 12], pool.sources[36:])
     with pytest.raises(ValueError, match="at most 6 pairs"):
         with_new_words(pool, 7)
-
-
-def test_new_voices_are_slower_and_faster() -> None:
-    t = np.arange(4000)
-    tone = (1000 * np.sin(2 * np.pi * 20 * t / 4000)).astype(np.int16)
-    pool = ClassPool.from_arrays(
-        np.stack([tone] * 3), ["a", "b"], [2, 1], splits={"train": np.asarray([0]), "test": np.asarray([1])}
-    )
-    made = with_new_voices(pool, (0.5, 2.0))
-    train = made.split("train")
-    assert train.classes == ("a", "a/speed 0.5", "a/speed 2")
-    assert made.split("test").classes == ("b",)
-    peaks = [np.abs(np.fft.rfft(train.of_class(c)[0])).argmax() for c in train.classes]
-    assert peaks == [20, 10, 40]
-    assert not train.of_class("a/speed 2")[0, :900].any()
 
 
 @pytest.mark.parametrize("change", [*FACES.changes, FACES, Affine(padding="border")])

@@ -237,7 +237,9 @@ def plot_roc(verification: Verification, path: Path, title: str = "pairs of unse
     far, tar = verification.curve
     least = min(0.01, 0.5 / verification.impostor)
     even = np.geomspace(least, 1, 500)  # what is straight between two points isn't so on this axis
-    x, y = np.concatenate([far, even]), np.concatenate([tar, np.interp(even, far, tar)])
+    x, y = even, np.interp(even, far, tar)
+    if len(far) < 1000:  # its corners too, unless they are more than can be seen
+        x, y = np.concatenate([far, x]), np.concatenate([tar, y])
     order = np.lexsort((y, x))
     shown = order[x[order] >= least]
     figure = Figure(figsize=(5.5, 4), layout="constrained")

@@ -118,17 +118,28 @@ def view2(root: str | Path | None = None) -> list[list[FacePair]]:
 
 
 def _people(pairs: Sequence[Sequence[FacePair]], folds: Sequence[int]) -> set[str]:
+    if beyond := [fold for fold in folds if not 1 <= fold <= len(pairs)]:
+        raise ValueError(f"there is no fold {beyond[0]}: the list of pairs has folds 1 … {len(pairs)}")
     return {name for fold in folds for p in pairs[fold - 1] for name in (p.first[0], p.second[0])}
 
 
 def pair_items(pool: ClassPool, pairs: Sequence[FacePair]) -> tuple[np.ndarray, np.ndarray]:
-    """Indices [P] of the first and of the second pictures of pairs among the pool's items."""
-    start = dict(zip(pool.classes, pool.starts.tolist(), strict=True))
-    first, second = (
-        np.asarray([start[name] + number - 1 for name, number in side], np.int64)
-        for side in ([p.first for p in pairs], [p.second for p in pairs])
-    )
-    return first, second
+    """Indices [P] of the first and of the second pictures of pairs among the pool's items.
+
+    Raises:
+        ValueError: if a picture is not among them.
+    """
+    starts, counts = pool.starts.tolist(), pool.counts.tolist()
+    there = dict(zip(pool.classes, zip(starts, counts, strict=True), strict=True))
+
+    def item(name: str, number: int) -> int:
+        start, count = there.get(name, (0, 0))
+        if not 1 <= number <= count:
+            raise ValueError(f"picture {number} of {name} is not among the pool's: restore its file")
+        return start + number - 1
+
+    first = np.asarray([item(*p.first) for p in pairs], np.int64)
+    return first, np.asarray([item(*p.second) for p in pairs], np.int64)
 
 
 def _present(folder: Path, what: str, layout: str) -> Path:

@@ -1,4 +1,4 @@
-"""New words and voices made from old ones, to train on: more classes than were recorded."""
+"""New words made from old ones, to train on: more classes than were recorded."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -55,38 +55,6 @@ def with_new_words(pool: ClassPool, spliced: int, each: int = 2, seed: int = 0) 
     extra = np.concatenate([forth, forth[:, ::-1]])
     new = [*names, *(f"{name}/reversed" for name in names)]
     return _joined(pool, extra, new, counts * 2)
-
-
-def with_new_voices(pool: ClassPool, speeds: Sequence[float] = (0.85, 1.18)) -> ClassPool:
-    """The speakers of a split named "train" joined by copies who speak faster or slower, higher or lower.
-
-    Args:
-        pool: of clips.
-        speeds: of the copies; what is too long is cut at both ends, what is too short padded.
-
-    Returns:
-        The pool with K (1 + number of speeds) speakers in its training split; other splits and their
-        items are the same.
-
-    Reference: Yamamoto et al. 2019, "Speaker augmentation and bandwidth extension for deep
-    speaker embedding".
-    """
-    train = pool.split("train")
-    length = train.items.shape[1]
-    items: list[Items] = [train.of_class(c) for c in train.classes]
-    names = list(train.classes)
-    for speed in speeds:
-        # where in the clip each sample of the copy lies, about its middle
-        place = (np.arange(length) - length / 2) * speed + length / 2
-        before = np.floor(place).astype(np.int64)
-        share, inside = place - before, (before >= 0) & (before < length - 1)
-        at = before.clip(0, length - 2)
-        for name in train.classes:
-            clips = train.of_class(name)
-            copy = clips[:, at] * (1 - share) + clips[:, at + 1] * share
-            items.append((copy * inside).round().astype(np.int16))
-            names.append(f"{name}/speed {speed:g}")
-    return _joined(pool, np.concatenate(items), names, [len(x) for x in items])
 
 
 def _spliced(pool: ClassPool, first: int, second: int, each: int, rng: np.random.Generator) -> Items:

@@ -6,14 +6,14 @@ spotting", Engineering Applications of Artificial Intelligence 2021, CC BY 4.0.
 """
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from quickstudy.data.audio import AudioFormat
 from quickstudy.data.folders import SPLITS, matching_files, pool_of_files
 from quickstudy.data.images import Progress
-from quickstudy.data.invented import with_new_voices, with_new_words
+from quickstudy.data.invented import with_new_words
 from quickstudy.data.pool import ClassPool, data_root
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -93,14 +93,11 @@ def arabic_words(
     return with_new_words(pool, spliced) if spliced else pool
 
 
-def arabic_speakers(
-    root: str | Path | None = None, speeds: Sequence[float] = (), progress: Progress | None = None
-) -> ClassPool:
+def arabic_speakers(root: str | Path | None = None, progress: Progress | None = None) -> ClassPool:
     """Thirty speakers of 150 Arabic words each: 18 train, 6 validate and 6 test; sources are the words.
 
     Args:
         root: data root, as of `arabic_words`.
-        speeds: so many copies of each speaker to train on, as in `with_new_voices`.
         progress: called with (done, total) while decoding.
 
     Raises:
@@ -113,8 +110,7 @@ def arabic_speakers(
         return speaker, _split_of(speaker, splits)
 
     pattern = "{word}/{speaker}_{take}"
-    pool = _pool("arabic-speakers", folder, pattern, VOICES_16K, class_of, "word", progress)
-    return with_new_voices(pool, speeds) if speeds else pool
+    return _pool("arabic-speakers", folder, pattern, VOICES_16K, class_of, "word", progress)
 
 
 def _pool(

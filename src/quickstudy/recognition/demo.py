@@ -42,8 +42,8 @@ def run(what: What, out: Path, steps: int | None = None, data_root: Path | None 
         Panel(
             Text(
                 f"A network is shown {SAMPLES} samples each of {WHO[what]}. Then it says whose further "
-                "samples are, or that they are nobody's it knows. Its threshold was set on yet others, so that 1 % "
-                "of strangers are taken for a name."
+                "samples are, or that they are nobody's it knows. Its threshold was set on yet others, so "
+                "that 1 % of strangers are taken for a name."
             ),
             title=f"quickstudy: recognising {'letters' if what == 'recognition' else what}",
         )

@@ -10,7 +10,7 @@ import numpy as np
 
 from quickstudy.data.folders import find_files
 from quickstudy.recognition.calibration import Calibration, Energy, Pooling, calibrate, pooled_scores
-from quickstudy.recognition.embedder import Embedder, Progress, Refusal, Vectors
+from quickstudy.recognition.embedder import AT_ONCE, Embedder, Progress, Refusal, Vectors
 from quickstudy.recognition.gallery import Gallery, Match
 
 Files = str | Path | Sequence[str | Path]
@@ -167,12 +167,12 @@ class Recogniser:
             rows = zip(batch.files, batch.embeddings, batch.digests, strict=True)
             samples = [(name_of[file], z, digest) for file, z, digest in rows]
             self.gallery.enroll_many(samples)
+            if not self.gallery.get_setting(MODEL):
+                self.gallery.put_setting(MODEL, self.embedder.name)
             used += [(name, file, z) for (name, z, _), file in zip(samples, batch.files, strict=True)]
         if not used:
             reasons = "; ".join(f"{r.file}: {r.reason}" for r in refused[:3])
             raise ValueError(f"none of {len(refused)} files can be enrolled: {reasons}")
-        if not self.gallery.get_setting(MODEL):
-            self.gallery.put_setting(MODEL, self.embedder.name)
         after = self._counts()
         new = {name: after.get(name, 0) - before.get(name, 0) for name in files}
         added = {name: n for name, n in new.items() if n}
@@ -189,17 +189,18 @@ class Recogniser:
         counts = np.bincount(labels, minlength=len(names)).astype(np.float64)
         sums = np.zeros((len(names), z.shape[1]))
         np.add.at(sums, labels, z)
-        at = {name: i for i, name in enumerate(names)}
+        at, scorer = {name: i for i, name in enumerate(names)}, pooled_scores(self.embedder.energy)
+        asked = [sample for sample in used if counts[at[sample[0]]] > 2]
         doubtful: list[Refusal] = []
-        for name, file, x in used:
-            own = at[name]
-            if counts[own] < 3:
-                continue
-            centroids = sums / counts[:, None]
-            centroids[own] = (sums[own] - x) / (counts[own] - 1)
-            score = pooled_scores(self.embedder.energy)(centroids[:, None], x[None])[0]
-            if int(score.argmax()) != own:
-                doubtful.append(Refusal(file, f"resembles {names[int(score.argmax())]!r} more than {name!r}"))
+        for i in range(0, len(asked), AT_ONCE):
+            part = asked[i : i + AT_ONCE]
+            own, x = np.asarray([at[name] for name, _, _ in part]), np.stack([z for _, _, z in part])
+            scores = scorer((sums / counts[:, None])[:, None], x)
+            others = (sums[own] - x) / (counts[own, None] - 1)
+            scores[np.arange(len(part)), own] = scorer(others[:, None], x).diagonal()
+            for (name, file, _), nearest in zip(part, scores.argmax(1).tolist(), strict=True):
+                if names[nearest] != name:
+                    doubtful.append(Refusal(file, f"resembles {names[nearest]!r} more than {name!r}"))
         return doubtful
 
     def verify(self, name: str, files: Files) -> Decision:
@@ -234,6 +235,8 @@ class Recogniser:
         """
         paths, probes = self._probes(_paths(files), together)
         names, calibration = self.gallery.stats().names, self.calibration
+        if not names:
+            raise ValueError(f"nothing is enrolled in {self.gallery}: enroll somebody first")
         found: list[Identity] = []
         for path, matches in zip(paths, self.gallery.search(probes, top, self.pooling), strict=False):
             candidates = [self._decide(calibration, match, names) for match in matches]
@@ -294,13 +297,10 @@ def _paths(files: Files) -> list[Path]:
 
 
 def _model_of(gallery: str | Path) -> str:
-    there = Gallery(gallery)
-    try:
-        model = there.get_setting(MODEL) if there.exists() else None
-    finally:
-        there.close()
-    if not model:
-        raise FileNotFoundError(
-            f"the gallery {there} is not there yet: name the model to enroll with by --model"
-        )
+    with Gallery(gallery) as there:
+        if not there.exists():
+            raise FileNotFoundError(f"there is no gallery at {there} yet: name the model by --model")
+        model = there.get_setting(MODEL)
+    if not model:  # imported
+        raise ValueError(f"{there} doesn't say which model it was enrolled with: name it by --model")
     return model

@@ -227,6 +227,17 @@ def test_roc(tmp_path: Path, scores: list[float], eer: float) -> None:
         f"AUC {v.auc:.4f}", "chance", f"EER {100 * eer:.2f} %"]  # fmt: skip
 
 
+def test_a_roc_of_many_pairs_has_no_more_points_than_can_be_seen(tmp_path: Path) -> None:
+    genuine = np.arange(40_000) % 2 == 0
+    v = verification(np.random.default_rng(0).normal(genuine, 1), genuine)
+    assert len(v.curve[0]) > 5000
+    (axes,) = plots.plot_roc(v, tmp_path / "roc.png").axes
+    curve = np.asarray(axes.lines[0].get_xydata())
+    assert len(curve) < 1000, "else matplotlib looks for a place for the legend by the second, and says so"
+    at = np.searchsorted(v.curve[0], curve[:, 0] / 100, side="right") - 1
+    assert (np.abs(curve[:, 1] / 100 - v.curve[1][at]) < 0.002).all()
+
+
 # All of them
 
 

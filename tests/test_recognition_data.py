@@ -58,6 +58,21 @@ def test_a_damaged_list_of_pairs_is_named(root: Path, text: str) -> None:
         view2(root)
 
 
+def test_pictures_and_folds_that_are_not_there_are_named(root: Path) -> None:
+    pool = lfw(root, 16, [1], [2])
+    for pair in (FacePair(("Ann", 1), ("Ann", 3)), FacePair(("Ann", 0), ("Gus", 1))):
+        with pytest.raises(ValueError, match=r"picture [03] of Ann"):
+            pair_items(pool, [pair])
+    with pytest.raises(ValueError, match="picture 1 of Zoe"):
+        pair_items(pool, [FacePair(("Ann", 1), ("Zoe", 1))])
+    for fold in (0, 3):
+        with pytest.raises(ValueError, match=f"no fold {fold}"):
+            lfw(root, 16, test=[fold], validation=[1])
+    (root / "lfw" / "pairs.txt").write_text("1\t1\nAnn\t1\t2\nBea\t1\tZoe\t1\n")
+    with pytest.raises(ValueError, match="'Zoe'"):
+        lfw(root, 16, validation=[], test=[1])
+
+
 def test_absent_data_say_where_to_put_them(tmp_path: Path) -> None:
     for pool, where in ((orl, "orl_faces"), (lfw, "lfw")):
         with pytest.raises(FileNotFoundError, match=where):

@@ -41,7 +41,8 @@ class Speed:
     """Each clip played faster or slower at random about its middle, which changes its pitch as well.
 
     Args:
-        low, high: factors, uniform between these; above 1 is faster and higher.
+        low: the least factor; above 1 is faster and higher.
+        high: the greatest; factors are uniform between the two.
 
     Raises:
         ValueError: if these are not two rising positive numbers.
@@ -96,7 +97,8 @@ class Noise:
     """White noise added to each clip, in proportion to its own power; silence stays silent.
 
     Args:
-        low, high: signal-to-noise ratio in decibels, uniform between these.
+        low: the least signal-to-noise ratio in decibels.
+        high: the greatest; ratios are uniform between the two.
 
     Raises:
         ValueError: if these don't rise.

@@ -20,15 +20,12 @@ DECODED_AT_ONCE = 64
 
 
 class ItemFormat(Protocol):
-    """What every item of a pool is made into: `ImageFormat` or `AudioFormat`.
-
-    Args:
-        dtype: of the items.
-        noun: what many of them are called.
-    """
+    """What every item of a pool is made into: `ImageFormat` or `AudioFormat`."""
 
     dtype: ClassVar[type[np.uint8 | np.int16]]
+    """Of the items."""
     noun: ClassVar[str]
+    """What many of them are called."""
 
     @property
     def shape(self) -> tuple[int, ...]:

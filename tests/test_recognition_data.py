@@ -73,6 +73,21 @@ def test_pictures_and_folds_that_are_not_there_are_named(root: Path) -> None:
         lfw(root, 16, validation=[], test=[1])
 
 
+def test_people_of_orl_are_split_by_number(root: Path) -> None:
+    for i in range(1, 41):
+        (root / "orl_faces" / f"s{i}").mkdir(parents=True)
+        Image.fromarray(np.full((112, 92), i, np.uint8)).save(root / "orl_faces" / f"s{i}" / "1.pgm")
+    pool = orl(root, 32)
+    people = {s: {int(c[1:]) for c in pool.split(s).classes} for s in ("train", "validation", "test")}
+    assert people["test"] == {*range(31, 41)}
+    assert people["validation"] == {*range(26, 31)}
+    assert people["train"] == {*range(1, 26)}
+    assert [int(pool.of_class(f"s{i}").max()) for i in (1, 10, 40)] == [1, 10, 40]
+    (root / "orl_faces" / "s7" / "1.pgm").unlink()
+    with pytest.raises(ValueError, match="s7"):
+        orl(root, 32)
+
+
 def test_absent_data_say_where_to_put_them(tmp_path: Path) -> None:
     for pool, where in ((orl, "orl_faces"), (lfw, "lfw")):
         with pytest.raises(FileNotFoundError, match=where):

@@ -47,7 +47,12 @@ def literal_score(energy: str, pooling: str, samples, probe) -> float:
             samples = [s / math.sqrt(sum(x * x for x in s)) for s in samples]
         return -energy_of(energy, sum(samples) / len(samples), probe)
     energies = sorted(energy_of(energy, s, probe) for s in samples)
-    return -energies[0] if pooling == "nearest" else -sum(energies[:3]) / len(energies[:3])
+    if pooling == "nearest":
+        return -energies[0]
+    best = energies[:3]
+    if energy == "euclidean":
+        return -math.sqrt(sum(e * e for e in best) / len(best))
+    return -sum(best) / len(best)
 
 
 def literal_threshold_is_least(impostor, far: float, threshold: float) -> bool:

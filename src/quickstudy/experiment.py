@@ -141,7 +141,7 @@ def train(
     with fabric.rank_zero_first(), display.counting("decoding") as decoding:
         pool = recipe.pool(root=options.get("data_root"), progress=decoding)
     training = Episodes(
-        *fitting(pool, "train", recipe.train), tasks, seed, labels=recipe.labels, augment=recipe.augment
+        pool.split("train"), recipe.train, tasks, seed, labels=recipe.labels, augment=recipe.augment
     )
     validation = Episodes(
         *fitting(pool, "validation", recipe.validation),

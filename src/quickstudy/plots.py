@@ -227,11 +227,23 @@ def bars(title: str, rows: list[tuple[str, list[tuple[float, float]]]], settings
 
 
 def plot_roc(verification: Verification, path: Path, title: str = "pairs of unseen classes") -> Figure:
-    """TAR over FAR, on a logarithmic axis down to half of one impostor pair, with the EER marked.
+    """`roc`, written to a file.
 
     Args:
         verification: the figures and their curve.
         path: of the picture, written.
+        title: of the picture.
+    """
+    figure = roc(verification, title)
+    figure.savefig(path, dpi=150)
+    return figure
+
+
+def roc(verification: Verification, title: str = "pairs of unseen classes") -> Figure:
+    """TAR over FAR, on a logarithmic axis down to half of one impostor pair, with the EER marked.
+
+    Args:
+        verification: the figures and their curve.
         title: of the picture.
     """
     far, tar = verification.curve
@@ -260,7 +272,6 @@ def plot_roc(verification: Verification, path: Path, title: str = "pairs of unse
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
     return figure
 
 

@@ -6,14 +6,14 @@ Berg, Erik Learned-Miller: "Labeled Faces in the Wild", 2007; news photographs, 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from quickstudy.data.folders import class_folders
 from quickstudy.data.images import ImageFormat, Progress
-from quickstudy.data.pool import ClassPool, data_root
+from quickstudy.data.pool import ClassPool, data_root, present
 
 ORL_VALIDATION, ORL_TEST = range(26, 31), range(31, 41)
 """People s26 … s30 select weights and set thresholds, s31 … s40 are tested."""
@@ -32,7 +32,7 @@ def orl(root: str | Path | None = None, size: int = 64, progress: Progress | Non
     Raises:
         FileNotFoundError: if the pictures are not there.
     """
-    folder = _present(data_root(root) / "orl_faces", "ORL (AT&T) faces", "sN/M.pgm")
+    folder = present(data_root(root) / "orl_faces", "ORL (AT&T) faces", "sN/M.pgm")
     people = [f"s{i}" for i in range(1, 41)]
     split = {
         "train": [p for i, p in enumerate(people, 1) if i not in (*ORL_VALIDATION, *ORL_TEST)],
@@ -60,22 +60,21 @@ def lfw(
         size: pixels of height and width.
         validation: folds, 1 … 10.
         test: folds, 1 … 10.
-        least: people with fewer pictures are in no split, for it takes two to make a genuine pair.
+        least: people with fewer pictures are left out, for it takes two to make a genuine pair.
         progress: called with (done, total) while decoding.
 
     Raises:
         FileNotFoundError: if pictures or pairs are not there.
         ValueError: if the list of pairs is damaged or names somebody without pictures.
     """
-    folder = _present(data_root(root) / "lfw", "LFW faces", "Name/Name_NNNN.jpg")
+    folder = present(data_root(root) / "lfw", "LFW faces", "Name/Name_NNNN.jpg")
     pairs = view2(root)
     split = {"validation": _people(pairs, validation), "test": _people(pairs, test)}
     split["train"] = {p.name for p in folder.iterdir() if p.is_dir()} - split["validation"] - split["test"]
     pool = class_folders(
         folder, ImageFormat(size, 1), {part: sorted(who) for part, who in split.items()}, progress=progress
     )
-    many = {part: of[pool.counts[of] >= least] for part, of in pool.splits.items()}
-    return replace(pool, splits=many)
+    return pool.at_least(least)
 
 
 @dataclass(frozen=True)
@@ -140,11 +139,3 @@ def pair_items(pool: ClassPool, pairs: Sequence[FacePair]) -> tuple[np.ndarray, 
 
     first = np.asarray([item(*p.first) for p in pairs], np.int64)
     return first, np.asarray([item(*p.second) for p in pairs], np.int64)
-
-
-def _present(folder: Path, what: str, layout: str) -> Path:
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"no {what} at {folder}: put them there as {layout}, or name another root with --data-root"
-        )
-    return folder

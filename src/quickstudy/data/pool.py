@@ -169,6 +169,19 @@ def data_root(given: str | os.PathLike[str] | None = None) -> Path:
     return cache_root() / "data"
 
 
+def present(folder: Path, what: str, content: str) -> Path:
+    """A folder of the data root, for data that are not fetched.
+
+    Raises:
+        FileNotFoundError: if it is not there, with what to put there.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"no {what} at {folder}: put {content} there, or name another data root with --data-root"
+        )
+    return folder
+
+
 def cache_root() -> Path:
     """Where decoded pools are kept: QUICKSTUDY_CACHE, else the user's cache folder."""
     return Path(os.environ.get("QUICKSTUDY_CACHE") or platformdirs.user_cache_dir("quickstudy"))

@@ -14,7 +14,7 @@ from quickstudy.data.audio import AudioFormat
 from quickstudy.data.folders import SPLITS, matching_files, pool_of_files
 from quickstudy.data.images import Progress
 from quickstudy.data.invented import with_new_words
-from quickstudy.data.pool import ClassPool, data_root
+from quickstudy.data.pool import ClassPool, data_root, present
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DIGIT_SPEAKERS = {
@@ -48,7 +48,7 @@ def fsdd(root: str | Path | None = None, progress: Progress | None = None) -> Cl
         FileNotFoundError: if the recordings are not there.
         ValueError: if a recording is of another digit or speaker.
     """
-    folder = _present(
+    folder = present(
         data_root(root) / "fsdd" / "recordings",
         "Free Spoken Digit Dataset",
         "the recordings of github.com/Jakobovski/free-spoken-digit-dataset",
@@ -136,7 +136,7 @@ def _pool(
 
 def _arabic(root: str | Path | None) -> tuple[Path, dict[str, str]]:
     """The folder, and the split of each speaker."""
-    folder = _present(
+    folder = present(
         data_root(root) / "arabic_commands",
         "Arabic Speech Commands",
         "WORD/SPEAKER_TAKE.flac of zenodo.org/records/4662481 with speakers.csv",
@@ -161,11 +161,3 @@ def _split_of(speaker: str, splits: dict[str, str]) -> str:
     if speaker not in splits:
         raise ValueError(f"speakers.csv lacks speaker {speaker!r}: add a line that says train, val or test")
     return splits[speaker]
-
-
-def _present(folder: Path, what: str, content: str) -> Path:
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"no {what} at {folder}: put {content} there, or name another data root with --data-root"
-        )
-    return folder

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
 
+from quickstudy.recognition.search import TOP, Pooling
 from quickstudy.roc import verification
 
 Floats = npt.NDArray[np.float64]
@@ -22,15 +23,12 @@ Index = npt.NDArray[np.int64]
 Scorer = Callable[[npt.NDArray[Any], npt.NDArray[Any]], npt.NDArray[Any]]
 """From enrolled embeddings [M, n, D] and probes [B, D] to scores [B, M], higher where likelier the same."""
 Energy = Literal["cosine", "euclidean"]
-Pooling = Literal["centroid", "nearest", "top"]
 Interval = tuple[float, float]
 Cost = tuple[float, float, float]
 """Cost of a false accept, cost of a false reject, prior of a genuine pair."""
 
 FARS = tuple(float(f"{m}e-{e}") for e in range(1, 7) for m in (5, 2, 1))
 """The thresholds that a table has, as far as there are pairs enough."""
-TOP = 3
-"""Samples that pooling by "top" takes the mean of."""
 EXPECTED = 3
 """Accepted impostor pairs, at least, behind a threshold: with fewer it would be luck."""
 FEW = 10

@@ -48,7 +48,7 @@ class Finder:
     def search(self, c: Connection, row: Row[Any], probes: Floats, k: int, pooling: Pooling) -> Found:
         """The k names nearest to each probe [B, D]."""
         _check(pooling)
-        names, samples = self._counted(c, row)
+        names, samples = self.size(c, row)
         if not self._database.path and samples > self.exact:
             return [self._indexed(c, row, probe, k, pooling) for probe in probes]
         # of one sample, all poolings are the same
@@ -131,7 +131,7 @@ class Finder:
         ids, counts = np.unique(np.array([i for i, _ in rows], np.int64), return_counts=True)
         return ids, counts, np.frombuffer(content, WIRE).reshape(-1, dimensions)
 
-    def _counted(self, c: Connection, row: Row[Any]) -> tuple[int, int]:
+    def size(self, c: Connection, row: Row[Any]) -> tuple[int, int]:
         """Names and samples; counting takes a while, so only after a change."""
         if self._sizes[0] != row.revision:
             tables = (self._tables.name, self._tables.sample)

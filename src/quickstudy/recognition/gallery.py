@@ -306,6 +306,11 @@ class Gallery:
         labels = np.repeat(np.arange(len(names)), np.concatenate([np.empty(0, np.int64), *counts]))
         return np.concatenate([np.empty((0, row.dimensions), np.float32), *parts]), labels, tuple(names)
 
+    def size(self) -> tuple[int, int]:
+        """Names and samples, counted anew only after a change."""
+        with self._finder.lock, self._reading() as (c, row):
+            return self._finder.size(c, row)
+
     def stats(self) -> Stats:
         """Figures of the gallery."""
         each = self._finder.counts()

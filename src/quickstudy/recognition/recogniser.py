@@ -4,18 +4,20 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from quickstudy.data.folders import find_files
-from quickstudy.recognition.calibration import Calibration, Energy, Pooling, calibrate, pooled_scores
+from quickstudy.recognition.calibration import Calibration, Energy, calibrate, pooled_scores
 from quickstudy.recognition.embedder import AT_ONCE, Embedder, Progress, Refusal, Vectors
 from quickstudy.recognition.gallery import Gallery, Match
+from quickstudy.recognition.search import Pooling
 
 Files = str | Path | Sequence[str | Path]
 MODEL, CALIBRATION = "model", "calibration"
 """Settings of a gallery: the model it is used with, and its own calibration."""
+CHECKED = 50_000
+"""Samples up to which a gallery is searched for mislabelled ones: people's own folders, not a million."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class Recogniser:
     @property
     def pooling(self) -> Pooling:
         """How the samples of a name are taken together: what the thresholds are for."""
-        return self._calibrated()["pooling"]
+        return self._thresholds()[1]
 
     @property
     def calibration(self) -> Calibration:
@@ -117,9 +119,10 @@ class Recogniser:
         Raises:
             ValueError: if there is neither.
         """
-        return Calibration.from_dict(self._calibrated())
+        return self._thresholds()[0]
 
-    def _calibrated(self) -> dict[str, Any]:
+    def _thresholds(self) -> tuple[Calibration, Pooling]:
+        """The thresholds, and the pooling they are for."""
         own = self.gallery.get_setting(CALIBRATION) if self.gallery.exists() else None
         found = own or self.embedder.manifest.get(CALIBRATION)
         if not found:
@@ -127,7 +130,7 @@ class Recogniser:
                 f"{self.embedder.name} has no thresholds yet: measure them on people, words or sounds that "
                 f"it wasn't trained on, by quickstudy calibrate {self.embedder.path}"
             )
-        return found
+        return Calibration.from_dict(found), found["pooling"]
 
     def enroll(self, name: str, files: Files, progress: Progress | None = None) -> Enrolment:
         """Add samples of one name.
@@ -183,9 +186,10 @@ class Recogniser:
 
     def _doubtful(self, used: list[tuple[str, Path, Vectors]]) -> list[Refusal]:
         """Samples nearer to another name's centroid than to that of the others of their own."""
-        z, labels, names = self.gallery.embeddings()
-        if len(names) < 2 or len(z) > 50_000:  # a check for people's own folders, not for a million
+        names_enrolled, samples = self.gallery.size()
+        if names_enrolled < 2 or samples > CHECKED:
             return []
+        z, labels, names = self.gallery.embeddings()
         counts = np.bincount(labels, minlength=len(names)).astype(np.float64)
         sums = np.zeros((len(names), z.shape[1]))
         np.add.at(sums, labels, z)
@@ -215,8 +219,9 @@ class Recogniser:
         """
         probe = self._probes(_paths(files), together=True)[1]
         samples = len(self.gallery.samples(name))
-        distance = float(self.gallery.distances(probe, name, self.pooling)[0])
-        return self._decide(self.calibration, Match(name, distance, samples), names=1)
+        calibration, pooling = self._thresholds()
+        distance = float(self.gallery.distances(probe, name, pooling)[0])
+        return self._decide(calibration, Match(name, distance, samples), names=1)
 
     def identify(self, files: Files, top: int = 5, together: bool = False) -> list[Identity]:
         """Whose samples are, among all that is enrolled, or "unknown".
@@ -234,11 +239,11 @@ class Recogniser:
             ValueError: if a file can't be used, or nothing is enrolled.
         """
         paths, probes = self._probes(_paths(files), together)
-        names, calibration = self.gallery.stats().names, self.calibration
+        names, (calibration, pooling) = self.gallery.size()[0], self._thresholds()
         if not names:
             raise ValueError(f"nothing is enrolled in {self.gallery}: enroll somebody first")
         found: list[Identity] = []
-        for path, matches in zip(paths, self.gallery.search(probes, top, self.pooling), strict=False):
+        for path, matches in zip(paths, self.gallery.search(probes, top, pooling), strict=False):
             candidates = [self._decide(calibration, match, names) for match in matches]
             best = candidates[0]
             found.append(Identity(path, best.name if best.accepted else None, candidates))
@@ -255,10 +260,10 @@ class Recogniser:
         Raises:
             ValueError: if there are too few samples.
         """
-        pooling = self.pooling
+        before, pooling = self._thresholds()
         z, labels, _ = self.gallery.embeddings()
         scorer = pooled_scores(self.embedder.energy, pooling)
-        own = calibrate(z, labels, scorer, far or self.far or self.calibration.far)
+        own = calibrate(z, labels, scorer, far or self.far or before.far)
         self.gallery.put_setting(CALIBRATION, own.as_dict() | {"pooling": pooling})
         return own
 

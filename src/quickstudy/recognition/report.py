@@ -2,7 +2,6 @@
 
 import base64
 import io
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -15,7 +14,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from quickstudy.checkpoint import write_whole
-from quickstudy.plots import plot_roc
+from quickstudy.plots import roc
 from quickstudy.recognition import plots
 from quickstudy.recognition.calibration import (
     Calibration,
@@ -132,15 +131,13 @@ class RecognitionReport:
     def figures(self) -> dict[str, Figure]:
         """The pictures, by what they show."""
         threshold = self.achieved.threshold
-        with tempfile.TemporaryDirectory() as folder:
-            roc = plot_roc(self.verification, Path(folder) / "roc.png", "unseen identities")
         at_eer = self.verification.threshold
         made = {
             "How genuine and impostor scores are spread": plots.score_histogram(
                 self.pairs, {"calibrated": threshold, "equal error": at_eer}
             ),
             "False rejects over false accepts (DET)": plots.det({"test": self.verification}, self.achieved),
-            "True accepts over false accepts (ROC)": roc,
+            "True accepts over false accepts (ROC)": roc(self.verification, "unseen identities"),
         }
         if self.closed:
             made["Own name among the best (CMC)"] = plots.cmc(self.closed)

@@ -278,3 +278,17 @@ def test_a_learner_that_embeds_nothing_has_no_embedding_drawn(tmp_path: Path) ->
 
     files = plots.draw_all(Guess(), shaded_pool(3), Setting(2, 1, 1), tmp_path / "log", tmp_path / "out")
     assert [p.name for p in files] == ["episode.png"]
+
+
+def test_clips_are_drawn_as_waves(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    items = rng.integers(-9000, 9000, (12, 400)).astype(np.int16)
+    pool = ClassPool.from_arrays(items, ["yes", "no", "stop"], [4, 4, 4])
+    learner = Prototypical(nn.Linear(400, 8))
+    files = plots.draw_all(learner, pool, Setting(3, 1, 2), tmp_path / "no.jsonl", tmp_path, inverted=False)
+    assert [f.name for f in files] == ["episode.png", "embedding.png"]
+    figure = plots.episode(learner, pool, Setting(3, 1, 2), seed=0, inverted=False)
+    waves = [line for axes in figure.axes for line in axes.lines]
+    assert len(waves) == 3 * (1 + 2)
+    shown = {tuple(np.rint(np.asarray(w.get_ydata()) * 32768).astype(int)) for w in waves}
+    assert shown <= {tuple(item.astype(int)) for item in items}

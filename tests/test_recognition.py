@@ -275,6 +275,16 @@ def test_chords_are_told_from_each_other_and_from_others(tmp_path: Path, people:
     assert [f.name for f in found] == ["c0", "c1", "c2", "c3", None, None]
 
 
+def test_clips_that_are_all_refused_are_one_error(people: Path, tmp_path: Path) -> None:
+    recogniser = Recogniser(untrained(tmp_path / "run", audio="DIR", rate=8000), tmp_path / "sounds.db")
+    (tmp_path / "text.wav").write_text("no sound")
+    with pytest.raises(ValueError, match=r"none of 1 files can be enrolled: .*text\.wav: not sound"):
+        recogniser.enroll("x", tmp_path / "text.wav")
+    assert not recogniser.gallery.exists()
+    with pytest.raises(ValueError, match=r"text\.wav can't be used: not sound"):
+        recogniser.verify("x", tmp_path / "text.wav")
+
+
 def test_a_gallery_of_another_model_is_refused(model: Path, people: Path, tmp_path: Path) -> None:
     enrolled(model, people, names=2)
     other = untrained(tmp_path / "other", seed=1, images="DIR", grey=True)

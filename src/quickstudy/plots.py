@@ -276,8 +276,12 @@ def roc(verification: Verification, title: str = "pairs of unseen classes") -> F
 
 
 def _picture(axes: Axes, item: torch.Tensor, frame: str) -> None:
-    image: npt.NDArray[np.float32] = item.permute(1, 2, 0).numpy()
-    axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1)
+    if item.ndim == 1:  # a clip
+        axes.plot(item.numpy(), color="black", linewidth=0.3)
+        axes.set_box_aspect(1)
+    else:
+        image: npt.NDArray[np.float32] = item.permute(1, 2, 0).numpy()
+        axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1)
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():

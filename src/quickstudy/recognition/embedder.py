@@ -93,11 +93,10 @@ class Embedder:
     def embed_files(self, files: Sequence[Path], progress: Progress | None = None) -> Embedded:
         """Embed files, in their order; what can't be used is refused with the reason."""
         batches = list(self.batches([list(files)], progress))
-        if not batches:
-            return Embedded([], np.empty((0, 0), np.float32), [], [])
+        used = [b.embeddings for b in batches if b.files]
         return Embedded(
             [f for b in batches for f in b.files],
-            np.concatenate([b.embeddings for b in batches]),
+            np.concatenate(used) if used else np.empty((0, 0), np.float32),
             [d for b in batches for d in b.digests],
             [r for b in batches for r in b.refused],
         )
@@ -117,7 +116,9 @@ class Embedder:
                 assert coming is not None
                 files, digests, items, refused = coming.result()
                 coming = ahead.submit(self._decode, parts[i + 1]) if i + 1 < len(parts) else None
-                yield Embedded(files, self.embed(items), digests, refused)
+                # not every encoder takes an empty batch
+                z = self.embed(items) if files else np.empty((0, 0), np.float32)
+                yield Embedded(files, z, digests, refused)
                 done += len(parts[i])
                 if progress:
                     progress(done, total)

@@ -8,7 +8,7 @@ import contextlib
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -113,14 +113,25 @@ def unpack_optimizer(
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file under a temporary name, flush it to the disk, then rename: whole or unchanged."""
-    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with temporary_beside(path) as temporary:
         with temporary.open("xb") as f:
             f.write(content)
             f.flush()
             os.fsync(f.fileno())
         temporary.replace(path)
+
+
+@contextlib.contextmanager
+def temporary_beside(path: Path) -> Generator[Path]:
+    """A temporary name in the folder of a file, which is made; what still bears it in the end is deleted.
+
+    Raises:
+        OSError: if something can't be written, as one line.
+    """
+    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
     except OSError as error:
         raise OSError(
             f"can't write {path} ({error.strerror or error}): free some space or name another folder"

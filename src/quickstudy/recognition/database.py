@@ -3,7 +3,6 @@
 import contextlib
 import os
 import sqlite3
-import uuid
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.sql import ColumnElement
 from sqlalchemy.types import UserDefinedType
+
+from quickstudy.checkpoint import temporary_beside
 
 PATIENCE = 60
 """Seconds to wait while another program writes."""
@@ -239,9 +240,7 @@ class Database:
         log = path.with_name(path.name + "-wal")
         if log.exists() and not path.exists():
             raise ValueError(f"{path} is gone but {log.name} is there: restore the one or delete the other")
-        temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_beside(path) as temporary:
             temporary.touch(mode=0o600, exist_ok=False)  # biometric data: for the owner alone
             engine = _sqlite(temporary)
             with contextlib.closing(engine.raw_connection()) as raw:
@@ -251,13 +250,6 @@ class Database:
             engine.dispose()
             with contextlib.suppress(FileExistsError):
                 os.link(temporary, path)
-        except OSError as error:
-            raise OSError(
-                f"can't write {path} ({error.strerror or error}): free some space or name another folder"
-            ) from None
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
 
     def _fill(self, c: Connection, row: dict[str, Any]) -> None:
         embedding = LargeBinary() if self.path else Vector(row["dimensions"])

@@ -89,7 +89,7 @@ def relation_omniglot_1shot() -> Recipe:
 def relation_omniglot_5shot() -> Recipe:
     """20-way 5-shot training, tested 5-shot with as many queries as in the paper."""
     published = {"5w5s": 99.8, "20w5s": 99.1}
-    return _relation(4_000, (Setting(5, 5, 15), Setting(20, 5, 5)), published)
+    return _relation(9_000, (Setting(5, 5, 15), Setting(20, 5, 5)), published)
 
 
 def _relation(steps: int, tests: tuple[Setting, Setting], published: Mapping[str, float]) -> Recipe:

@@ -44,10 +44,11 @@ def rows_of(name: str, run: Path) -> Iterator[Row]:
     """Figures of one training."""
     embedder = Embedder(run)
     manifest = embedder.manifest
-    pool = experiment.recipe_of(manifest).pool()
+    recipe = experiment.recipe_of(manifest)
+    pool = recipe.pool()
     development, test = (embed_pool(embedder, pool.split(s)) for s in ("validation", "test"))
     scorer = pooled_scores(embedder.energy)
-    method = f"{name}, {experiment.recipe_of(manifest).summary.split(' on ')[0]}"
+    method = f"{name}, {recipe.summary.split(' on ')[0]}"
     row = partial(
         Row,
         benchmark="recognition",
@@ -75,7 +76,7 @@ def rows_of(name: str, run: Path) -> Iterator[Row]:
             ci95=100 * got.ci95,
             n=draws,
         )
-    yield from _calibrated(development, test, scorer, row)
+    yield from _calibrated(development, test, scorer, row, recipe.apart)
     if name == "speakers-arabic":
         yield from _joined(test, scorer, row)
     if name == "faces-lfw":
@@ -83,10 +84,11 @@ def rows_of(name: str, run: Path) -> Iterator[Row]:
         yield from _elsewhere(embedder, scorer, row)
 
 
-def _calibrated(development: Labelled, test: Labelled, scorer, row) -> Iterator[Row]:
-    made = calibrate(development.embeddings, development.labels, scorer, FAR, samples=(1, 3, 5))
+def _calibrated(development: Labelled, test: Labelled, scorer, row, apart: bool) -> Iterator[Row]:
+    dev, unseen = (d.sources if apart else None for d in (development, test))
+    made = calibrate(development.embeddings, development.labels, scorer, FAR, samples=(1, 3, 5), sources=dev)
     for table in made.tables:
-        pairs = score_pairs(test.embeddings, test.labels, scorer, table.samples)
+        pairs = score_pairs(test.embeddings, test.labels, scorer, table.samples, sources=unseen)
         got = achieved(pairs.scores, pairs.identities, table.threshold(FAR))
         setting = (
             f"threshold for FAR 1 % by {table.identities} other identities, {table.samples} samples of a name"

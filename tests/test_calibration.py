@@ -147,6 +147,60 @@ def test_probes_are_never_enrolled_and_single_items_are_impostors_only() -> None
     assert pairs.same.sum() == module.MOST_DRAWS * 4
 
 
+@pytest.mark.parametrize("samples", [1, 2])
+def test_with_sources_no_probe_meets_a_sample_of_its_own_source(samples: int) -> None:
+    who, source = np.repeat(np.arange(3), 8), np.tile([0, 0, 1, 1, 2, 2, 3, 3], 3)
+    met: set[tuple[int, int]] = set()
+
+    def spy(gallery, probes):
+        """The place of a probe and of a name's first and last sample, as one number."""
+        parts = [probes[:, 0][:, None], gallery[:, 0, 0][None], gallery[:, -1, 0][None]]
+        probe, first, last = np.broadcast_arrays(*parts)
+        return (probe * 10_000 + first * 100 + last).astype(float)
+
+    pairs = score_pairs(np.arange(24.0)[:, None], who, spy, samples, sources=source)
+    for score, (i, j) in zip(pairs.scores.astype(int).tolist(), pairs.identities.tolist(), strict=True):
+        probe, enrolled = score // 10_000, (score // 100 % 100, score % 100)
+        assert (who[probe] == i and who[enrolled[0]] == j) or samples == 1
+        assert all(source[probe] != source[e] for e in enrolled)
+        met.add((probe, j))
+    if samples == 1:
+        apart = [(i, j) for i in range(24) for j in range(i) if source[i] != source[j]]
+        assert len(pairs.scores) == len(apart)
+        assert pairs.genuine == sum(who[i] == who[j] for i, j in apart) == pairs.same.sum()
+        assert pairs.impostor == len(apart) - pairs.genuine
+    else:
+        assert (pairs.genuine, pairs.impostor) == (
+            sum(who[probe] == j for probe, j in met),
+            sum(who[probe] != j for probe, j in met),
+        )
+
+
+def test_words_are_calibrated_across_speakers() -> None:
+    """What a speaker's clips share makes other words alike as well as the same."""
+    rng = np.random.default_rng(0)
+    who, source = (a.ravel() for a in np.mgrid[:12, :4].repeat(3, 2))
+    z = rng.normal(size=(12, 8))[who] + rng.normal(0, 0.7, (4, 8))[source] + rng.normal(0, 0.2, (len(who), 8))
+    mixed, apart = (calibrate(z, who, pooled_scores(), 0.05, sources=s) for s in (None, source))
+    scores = {
+        same: [
+            -energy_of("euclidean", z[i], z[j])
+            for i in range(len(who))
+            for j in range(i)
+            if (who[i] == who[j]) == same and source[i] != source[j]
+        ]
+        for same in (True, False)
+    }
+    point = apart.tables[0].point
+    assert point.threshold == pytest.approx(np.quantile(scores[False], 0.95), abs=0.02)
+    assert point.frr == np.mean(np.asarray(scores[True]) < point.threshold)
+    assert abs(point.threshold - mixed.tables[0].point.threshold) > 0.1
+    assert [t.samples for t in mixed.tables] == [1, 2, 3, 5, 10]
+    assert [t.samples for t in apart.tables] == [1, 2, 3, 5], "ten samples of twelve are of all four speakers"
+    with pytest.raises(ValueError, match="come from different sources"):
+        calibrate(z, who, pooled_scores(), sources=np.zeros(len(who), int))
+
+
 def test_draws_are_repeatable_and_differ_by_the_seed() -> None:
     z, who = cloud(4, 6)
     one, same, other = (score_pairs(z, who, pooled_scores(), 3, seed).scores for seed in (1, 1, 2))

@@ -221,6 +221,20 @@ def test_doubtful_is_what_is_nearer_to_another_name_than_to_the_rest_of_its_own(
     assert 2 < len(expected) < len(z) - 2
 
 
+def test_doubtful_is_what_would_be_taken_for_another_name_and_not_for_its_own(
+    model: Path, people: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (people / "p3" / "0.png").rename(people / "p4" / "wrong.png")
+
+    def doubtful(threshold: float, gallery: str) -> list[str]:
+        monkeypatch.setattr(Calibration, "threshold", lambda *_, **__: threshold)
+        done = Recogniser(model, people.parent / gallery).enroll_folder(people)
+        return [r.file.name for r in done.doubtful]
+
+    assert doubtful(0.1, "none.db") == [], "it reaches nobody's threshold"
+    assert doubtful(-3.0, "all.db") == [], "it reaches its own as well"
+
+
 def test_clips_of_any_kind_are_enrolled_and_silence_is_not(people: Path, tmp_path: Path) -> None:
     folder = untrained(tmp_path / "run", audio="DIR", rate=8000)
     recogniser = Recogniser(folder, tmp_path / "sounds.db")
@@ -428,10 +442,72 @@ def test_errors_name_what_and_the_fix(model: Path, people: Path, tmp_path: Path)
 
 def test_a_gallery_is_calibrated_by_its_own_samples(model: Path, people: Path) -> None:
     recogniser = Recogniser(model, people.parent / "people.db")
-    recogniser.enroll_folder(people)
+    recogniser.enroll_folder(draw(people.parent / "more", 10, seed=3))
     own = recogniser.recalibrate(0.05)
     assert own.far == 0.05
     assert Recogniser(gallery=people.parent / "people.db").calibration == own
+
+
+@pytest.mark.parametrize(("names", "far", "needed"), [(9, 0.05, "10 names"), (10, 0.0005, "6000 pairs")])
+def test_too_few_samples_leave_the_thresholds_as_they_are(
+    model: Path, people: Path, names: int, far: float, needed: str
+) -> None:
+    recogniser = Recogniser(model, people.parent / "people.db")
+    recogniser.enroll_folder(draw(people.parent / "more", names, seed=3))
+    before = recogniser.calibration
+    with pytest.raises(ValueError, match=needed):
+        recogniser.recalibrate(far)
+    assert recogniser.calibration == before
+
+
+def test_a_threshold_without_pairs_enough_behind_it_is_said_to_be_so(
+    model: Path, people: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    enrolled(model, people, samples=1)
+    ask = ["identify", people / "p0" / "5.png", "--gallery", people.parent / "people.db"]
+    _, out, err = run([*ask, "--far", 0.1, "--json"], capsys)
+    assert json.loads(out)[0]["candidates"][0]["supported"]
+    assert err == ""
+    _, out, err = run([*ask, "--far", 0.0001, "--json"], capsys)
+    assert not json.loads(out)[0]["candidates"][0]["supported"]
+    assert err.startswith(
+        "warning: too few pairs were calibrated on for a FAR of 0.01 %, spread over 5 names"
+    )
+    assert err.count("\n") == 1
+    assert run([*ask, "--far", 0.0001, "--no-unknown"], capsys)[2] == "", "no threshold, no warning of it"
+    verify = ["verify", "p0", *ask[1:], "--far", 0.0001]
+    assert run(verify, capsys)[2].startswith("warning: too few pairs were calibrated on for a FAR of 0.01 %:")
+
+
+def test_what_is_kept_of_people_can_be_read_by_its_owner_alone(model: Path, people: Path) -> None:
+    gallery = people.parent / "people.db"
+    recogniser = enrolled(model, people, names=1)
+    recogniser.gallery.export(people.parent / "out.safetensors")
+    class_folders(people, recogniser.embedder.format, (0.5, 0.2, 0.3))
+    (decoded,) = (people.parent / "cache" / "pools").iterdir()
+    for path in (gallery, people.parent / "out.safetensors", decoded):
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_a_task_of_siamese_has_sixteen_classes_or_as_many_as_there_are(people: Path) -> None:
+    from quickstudy.display import Terminal
+
+    fabric = experiment.launch("cpu")
+    for arguments, ways in (({}, 5), ({"ways": 3}, 3)):
+        out = people.parent / f"run{ways}"
+        chosen = {"images": str(people), "grey": True, "split": (0.6, 0.2, 0.2), **arguments}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            experiment.train("siamese", chosen, out, display=Terminal(quiet=True), fabric=fabric, steps=1)
+        assert Embedder(out).manifest["train"]["ways"] == ways
+    with pytest.raises(ValueError, match="ask for at most 5 ways"):
+        experiment.train(
+            "siamese",
+            {**chosen, "ways": 6},
+            people.parent / "no",
+            display=Terminal(quiet=True),
+            fabric=fabric,
+        )
 
 
 def run(line: list[object], capsys: pytest.CaptureFixture[str]) -> tuple[object, str, str]:
@@ -458,7 +534,7 @@ def test_the_commands(model: Path, people: Path, capsys: pytest.CaptureFixture[s
     assert code == 0
     assert json.loads(out)["accepted"]
     code, out, _ = run(["verify", "p1", people / "p0" / "1.png", *db], capsys)
-    assert code == 1
+    assert code == 3
     assert out.startswith("rejected: p1")
     code, out, _ = run(["identify", people / "p1", *db, "--json", "--top", 2], capsys)
     found = json.loads(out)
@@ -484,6 +560,8 @@ def test_the_commands(model: Path, people: Path, capsys: pytest.CaptureFixture[s
     assert stats["samples"] == (PEOPLE - 1) * PICTURES
     for command in (["gallery", "list"], ["gallery", "stats"], ["gallery", "show", "p0"]):
         assert run([*command, *db], capsys)[0] == 0
+    assert "too few to measure" in str(run(["gallery", "calibrate", "--far", 0.05, *db], capsys)[0])
+    run(["enroll", draw(people.parent / "more", 12, seed=3), *db], capsys)
     assert run(["gallery", "calibrate", "--far", 0.05, *db], capsys)[0] == 0
 
 

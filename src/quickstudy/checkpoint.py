@@ -9,6 +9,7 @@ import json
 import os
 import uuid
 from collections.abc import Generator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +112,16 @@ def unpack_optimizer(
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, flush it to the disk, then rename: whole or unchanged."""
+def write_whole(path: Path, content: bytes, mode: int = 0o666) -> None:
+    """Write a file under a temporary name, flush it to the disk, then rename: whole or unchanged.
+
+    Args:
+        path: of the file.
+        content: what it shall hold.
+        mode: who may read and write it, less what the process's umask takes away.
+    """
     with temporary_beside(path) as temporary:
-        with temporary.open("xb") as f:
+        with open(temporary, "xb", opener=partial(os.open, mode=mode)) as f:
             f.write(content)
             f.flush()
             os.fsync(f.fileno())

@@ -110,14 +110,20 @@ def train(
     ] = None,
     test_episodes: Annotated[int, _training(min=0, help="Test tasks in the end; 0 leaves it out.")] = 1000,
     images: Annotated[Path | None, _own(help="Folder of class folders.")] = None,
-    size: Annotated[int | None, _own(min=16, help="Pixels of height and width. (default: 84)")] = None,
+    size: Annotated[
+        int | None, _own(min=16, help="Pixels of height and width. (default: 84; siamese: 64)")
+    ] = None,
     grey: Annotated[bool, _own("--grey", help="Without colour.")] = False,
     split: Annotated[
         Path | None, _own(help="JSON file of the classes of train, validation and test.")
     ] = None,
-    ways: Annotated[int | None, _own(min=2, help="Classes of a task. (default: 5)")] = None,
+    ways: Annotated[
+        int | None, _own(min=2, help="Classes of a task. (default: 5; siamese: up to 16)")
+    ] = None,
     shots: Annotated[int | None, _own(min=1, help="Support pictures a class. (default: 1)")] = None,
-    queries: Annotated[int | None, _own(min=1, help="Query pictures a class. (default: 5)")] = None,
+    queries: Annotated[
+        int | None, _own(min=1, help="Query pictures a class. (default: 5; siamese: 3)")
+    ] = None,
     skip_corrupt: Annotated[bool, _own("--skip-corrupt", help="Leave out files that can't be read.")] = False,
     audio: Annotated[Path | None, _own(help="Folder of class folders of clips (recipe siamese).")] = None,
     seconds: Annotated[float | None, _own(min=0.05, help="Length of the clips. (default: 1)")] = None,

@@ -140,9 +140,10 @@ def train(
     tasks, clip = options.get("tasks") or recipe.tasks, options.get("clip")
     with fabric.rank_zero_first(), display.counting("decoding") as decoding:
         pool = recipe.pool(root=options.get("data_root"), progress=decoding)
-    training = Episodes(
-        pool.split("train"), recipe.train, tasks, seed, labels=recipe.labels, augment=recipe.augment
-    )
+    classes, setting = pool.split("train"), recipe.train
+    if recipe.fewer_ways:
+        classes, setting = fitting(pool, "train", setting)
+    training = Episodes(classes, setting, tasks, seed, labels=recipe.labels, augment=recipe.augment)
     validation = Episodes(
         *fitting(pool, "validation", recipe.validation),
         TASKS,
@@ -160,9 +161,9 @@ def train(
         "arguments": dict(arguments),
         "seed": seed,
         "start": started,
-        "train": asdict(recipe.train) | {"tasks": tasks, "steps": steps, "lr": lr, "clip": clip},
+        "train": asdict(setting) | {"tasks": tasks, "steps": steps, "lr": lr, "clip": clip},
         "precision": fabric.strategy.precision.precision,
-        "data": pool.split("train").summary(),
+        "data": classes.summary(),
         "items": recipe.item_format.as_dict(),
         "version": importlib.metadata.version("quickstudy"),
     }

@@ -52,6 +52,9 @@ def lfw(
 ) -> ClassPool:
     """5,749 people with 1 to 530 grey pictures each, split by the folds of View 2.
 
+    Pictures are used as they are: crop those of the original, 250 × 250, to the face and its hair, the middle
+    150 × 150, first.
+
     The people of the pairs of some folds are for validation and for the test; all others, also those of no
     fold, are trained on. As no two folds share a person, no person is in two splits.
 

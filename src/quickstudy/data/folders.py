@@ -155,7 +155,7 @@ def pool_of_files(
     ]
     build = partial(_build, files, item_format, splits, of, skip_corrupt, progress)
     key = [str(root.resolve()), account, *options]
-    return cached_pool(root.resolve().name, key, build, item_format)
+    return cached_pool(root.resolve().name, key, build, item_format, private=True)
 
 
 def folder_pool(

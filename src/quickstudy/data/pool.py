@@ -191,7 +191,9 @@ Build = Callable[[Callable[[int], Any]], dict[str, Any]]
 """From a function that gives the array for so many items, to fill, to what `pool.json` shall hold."""
 
 
-def cached_pool(name: str, key: Any, build: Build, item_format: ItemFormat) -> ClassPool:
+def cached_pool(
+    name: str, key: Any, build: Build, item_format: ItemFormat, private: bool = False
+) -> ClassPool:
     """A pool from its cache, made first if need be.
 
     The cache is a folder `NAME-DIGEST` with `items.npy` and `pool.json`, written under a temporary name
@@ -204,6 +206,7 @@ def cached_pool(name: str, key: Any, build: Build, item_format: ItemFormat) -> C
             returns what `pool.json` shall hold: classes, counts and splits, and sources and their names
             where they are known.
         item_format: what the items are.
+        private: nobody else may read them, as befits people's own pictures and voices.
 
     Raises:
         OSError: if the cache folder can't be written.
@@ -212,7 +215,7 @@ def cached_pool(name: str, key: Any, build: Build, item_format: ItemFormat) -> C
     digest = hashlib.blake2b(account.encode(), digest_size=8).hexdigest()
     folder = cache_root() / "pools" / f"{name}-{digest}"
     if not (folder / "pool.json").exists():
-        with _made_whole(folder) as temporary:
+        with _made_whole(folder, 0o700 if private else 0o777) as temporary:
 
             def allocate(n: int) -> Items:
                 shape = (n, *item_format.shape)
@@ -240,12 +243,12 @@ def cached_pool(name: str, key: Any, build: Build, item_format: ItemFormat) -> C
 
 
 @contextmanager
-def _made_whole(folder: Path) -> Generator[Path]:
+def _made_whole(folder: Path, mode: int) -> Generator[Path]:
     """A temporary folder that takes the name `folder` when the block ends well, and vanishes otherwise."""
     temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary.mkdir()
+        temporary.mkdir(mode)
         yield temporary
         if not folder.exists():
             try:

@@ -33,6 +33,7 @@ class Recipe:
         item_format: what the encoder takes.
         learner: makes a fresh learner.
         train: the tasks trained on.
+        fewer_ways: tasks may be of fewer classes in training, where there are no more.
         tasks: how many of them a step takes.
         steps: how many steps.
         lr: learning rate.
@@ -62,6 +63,7 @@ class Recipe:
     lr: float = 1e-3
     optimizer: Callable[[float], MakeOptimizer] = adam
     schedule: Callable[[int], Schedule]
+    fewer_ways: bool = False
     tasks: int = 1
     precision: str = "32-true"
     every: int = 250

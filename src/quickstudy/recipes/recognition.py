@@ -152,7 +152,7 @@ def siamese(
     seconds: float = 1.0,
     rate: int = 16_000,
     pattern: str | None = None,
-    ways: int = 16,
+    ways: int | None = None,
     shots: int = 1,
     queries: int = 3,
     split: str | Sequence[float] = FRACTIONS,
@@ -169,7 +169,7 @@ def siamese(
         seconds: length of the clips, of which the strongest window is taken.
         rate: samples a second.
         pattern: how the clips are called (see `audio_folders`).
-        ways: classes of a task in training, at most those there are to train on.
+        ways: classes of a task in training; without, 16, or all there are to train on.
         shots: items a class in training, with `queries` together.
         queries: see `shots`.
         split: fractions of the classes, or a JSON file.
@@ -199,7 +199,8 @@ def siamese(
         method,
         encoder,
         augment,
-        train=Setting(ways, shots, queries),
+        train=Setting(ways or 16, shots, queries),
+        fewer_ways=ways is None,
         steps=1_500,
         validation=Setting(5, 1, shots + queries - 1),
         tests=(Setting(5, 1, shots + queries - 1),),
@@ -235,6 +236,7 @@ def _recipe(
     tests: tuple[Setting, ...],
     schedule: Callable[[int], Schedule] = partial(cosine, warmup=100),  # noqa: B008
     apart: bool = False,
+    fewer_ways: bool = False,
 ) -> Recipe:
     if method not in get_args(Method):
         raise ValueError(f"method is {method!r}: it must be one of {', '.join(get_args(Method))}")
@@ -245,6 +247,7 @@ def _recipe(
         item_format=form,
         learner=lambda: _learner(method, encoder()),
         train=train,
+        fewer_ways=fewer_ways,
         steps=steps,
         lr=2e-3,
         schedule=schedule,

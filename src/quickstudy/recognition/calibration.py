@@ -119,7 +119,12 @@ class Pairs:
 
 
 def score_pairs(
-    embeddings: npt.ArrayLike, labels: npt.ArrayLike, scorer: Scorer, samples: int = 1, seed: int = 0
+    embeddings: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    scorer: Scorer,
+    samples: int = 1,
+    seed: int = 0,
+    sources: npt.ArrayLike | None = None,
 ) -> Pairs:
     """The pairs that labelled items make, where names have so many enrolled samples.
 
@@ -133,17 +138,22 @@ def score_pairs(
         scorer: of the names; symmetrical in its two arguments where n = 1.
         samples: n of each name.
         seed: of the draws.
+        sources: [I] what each item comes from, such as the speaker of a word: then no probe is paired with a
+            name that has a sample from the probe's source, and there may be few genuine pairs, or none.
 
     Raises:
         ValueError: if fewer than two identities have more than n items, or embeddings aren't finite [I, D].
     """
     x, y = _checked(embeddings, labels)
+    origin = np.arange(len(x)) if sources is None else np.asarray(sources)
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(samples,)))
     if len(x) > MOST_ITEMS:
         kept = _thinned(y, samples, rng)
-        x, y = x[kept], np.unique(y[kept], return_inverse=True)[1]
+        x, y, origin = x[kept], np.unique(y[kept], return_inverse=True)[1], origin[kept]
     if samples == 1:
         first, second = np.triu_indices(len(x), 1)
+        apart = origin[first] != origin[second]
+        first, second = first[apart], second[apart]
         genuine = int((y[first] == y[second]).sum())
         every = _scored(scorer, x[:, None], x)[first, second]
         return Pairs(every, np.stack([y[first], y[second]], 1), genuine, len(every) - genuine)
@@ -158,18 +168,16 @@ def score_pairs(
     draws = int(np.clip(MOST_PAIRS // (probes * len(large)), 1, MOST_DRAWS))
     scores: list[Floats] = []
     identities: list[Index] = []
+    met = np.zeros((len(x), len(large)), bool)  # which probes were tried against which names
     for _ in range(draws):
         enrolled, tried = draw_enrolment(y, large, samples, rng)
-        scores.append(_scored(scorer, x[enrolled], x[tried]).ravel())
+        apart = (origin[tried][:, None, None] != origin[enrolled]).all(2)
+        scores.append(_scored(scorer, x[enrolled], x[tried])[apart])
         both = np.broadcast_arrays(y[tried][:, None], large)
-        identities.append(np.stack([side.ravel() for side in both], 1))
-    different = int(counts[large].sum()) if draws > 1 else int((counts[large] - samples).sum())
-    return Pairs(
-        np.concatenate(scores),
-        np.concatenate(identities),
-        different,
-        (len(x) if draws > 1 else probes) * len(large) - different,
-    )
+        identities.append(np.stack([side[apart] for side in both], 1))
+        met[tried] |= apart
+    of = y[:, None] == large
+    return Pairs(np.concatenate(scores), np.concatenate(identities), int(met[of].sum()), int(met[~of].sum()))
 
 
 def draw_enrolment(
@@ -477,6 +485,7 @@ def calibrate(
     cost: Cost | None = None,
     samples: Sequence[int] = (1, 2, 3, 5, 10),
     seed: int = 0,
+    sources: npt.ArrayLike | None = None,
 ) -> Calibration:
     r"""Choose thresholds on items of identities that neither training nor test has seen.
 
@@ -495,6 +504,8 @@ def calibrate(
         cost: instead of `far`, of a false accept, of a false reject, and the prior π of a genuine pair.
         samples: a table for each of these numbers of enrolled samples, as far as two identities have more.
         seed: of the draws of enrolled samples, and of the bootstrap.
+        sources: [I] what each item comes from: then samples and probes come from different ones, as in
+            `score_pairs`, and numbers of samples that leave no such probe have no table.
 
     Raises:
         ValueError: if there are too few identities or items, something isn't finite, `far` or `cost` is out
@@ -522,7 +533,12 @@ def calibrate(
             f"no two identities have more items than any of samples {list(samples)}: "
             f"the largest have {largest[1]} and {largest[0]}; ask for fewer, or bring more items"
         )
-    tables = [_table(score_pairs(embeddings, labels, scorer, n, seed), n, far, cost, seed) for n in fitting]
+    pairs = {n: score_pairs(embeddings, labels, scorer, n, seed, sources) for n in fitting}
+    tables = [_table(p, n, far, cost, seed) for n, p in pairs.items() if p.genuine and p.impostor]
+    if not tables:
+        raise ValueError(
+            "no two items of a name come from different sources, or no names do: bring items of more sources"
+        )
     warnings = [sentence for t in tables for sentence in _warnings(t)]
     return Calibration(tables[0].far, cost, tuple(tables), tuple(warnings), seed)
 
@@ -585,6 +601,11 @@ def _logistic(genuine: Floats, impostor: Floats) -> tuple[float, float]:
 def _warnings(table: Table) -> list[str]:
     s = "s" * (table.samples > 1)
     these = f"{table.impostor} impostor pairs of {table.identities} identities ({table.samples} sample{s})"
+    if not table.far:
+        return [
+            f"no threshold that accepts one of {these} is as cheap as one that accepts none: it is above all "
+            "of their scores; bring more identities"
+        ]
     if not table.supports(table.far):
         return [
             f"{these} can't support a FAR of {100 * table.far:.3g} %: the threshold is above all of their "

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from quickstudy.recognition.recogniser import Enrolment, Recogniser
+    from quickstudy.recognition.recogniser import Decision, Enrolment, Recogniser
 
 gallery_app = typer.Typer(no_args_is_help=True, help="Look after a gallery of enrolled samples.")
 
 PANEL = "Recognition: enroll, verify, identify"
+REJECTED = 3
+"""Exit code of a sample that is not of the name it claims; 1 and 2 are errors."""
 GalleryPath = Annotated[
     str,
     typer.Option(
@@ -93,11 +95,12 @@ def verify(
     far: Far = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say whether samples are of the name they claim; exits with 1 where they are not."""
+    """Say whether samples are of the name they claim; exits with 3 where they are not."""
     from quickstudy.display import console
     from quickstudy.recognition.recogniser import Recogniser
 
-    decision = Recogniser(model, _present(gallery), far).verify(name, samples)
+    recogniser = Recogniser(model, _present(gallery), far)
+    decision = recogniser.verify(name, samples)
     if as_json:
         print(json.dumps(asdict(decision), indent=2, ensure_ascii=False))
     else:
@@ -106,8 +109,9 @@ def verify(
             highlight=False,
             soft_wrap=True,
         )
+    _warn_of_support(recogniser, [decision], names=1)
     if not decision.accepted:
-        raise typer.Exit(1)
+        raise typer.Exit(REJECTED)
 
 
 def identify(
@@ -132,6 +136,8 @@ def identify(
     files = [f for p in samples for f in (_files_in(recogniser, p) if p.is_dir() else [p])]
     found = recogniser.identify(files, top, together)
     answers = [i.name if unknown else i.candidates[0].name for i in found]
+    if unknown:
+        _warn_of_support(recogniser, [i.candidates[0] for i in found], names=recogniser.gallery.size()[0])
     if as_json:
         rows = [
             {"file": str(i.file), "name": answer, "candidates": [asdict(c) for c in i.candidates]}
@@ -384,6 +390,23 @@ def _files_in(recogniser: "Recogniser", folder: Path) -> list[Path]:
     if not (found := files_in(folder, item_format)):
         raise ValueError(f"{folder} holds no {item_format.noun}")
     return found
+
+
+def _warn_of_support(recogniser: "Recogniser", decisions: "list[Decision]", names: int) -> None:
+    """Say where a threshold lies above every impostor score there was to measure."""
+    from quickstudy.display import messages
+
+    if all(d.supported for d in decisions):
+        return
+    far = recogniser.far or recogniser.calibration.far
+    among = f", spread over {names} names" * (names > 1)
+    messages.print(
+        f"warning: too few pairs were calibrated on for a FAR of {100 * far:.3g} %{among}: the threshold is "
+        "above all of their scores, and more of the enrolled than need be are turned down; calibrate on more "
+        "identities, or allow more by --far",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _figures(decision: Any) -> str:

@@ -36,6 +36,8 @@ from quickstudy.checkpoint import temporary_beside
 
 PATIENCE = 60
 """Seconds to wait while another program writes."""
+PRIVATE = 0o600
+"""Who may read a gallery and its exports: its owner alone, as these are biometric data."""
 WIRE = np.dtype("<f4")
 """Of an embedding as bytes."""
 _CREATION = 7_839_221_904
@@ -241,7 +243,7 @@ class Database:
         if log.exists() and not path.exists():
             raise ValueError(f"{path} is gone but {log.name} is there: restore the one or delete the other")
         with temporary_beside(path) as temporary:
-            temporary.touch(mode=0o600, exist_ok=False)  # biometric data: for the owner alone
+            temporary.touch(PRIVATE, exist_ok=False)
             engine = _sqlite(temporary)
             with contextlib.closing(engine.raw_connection()) as raw:
                 raw.cursor().execute("PRAGMA journal_mode = WAL")

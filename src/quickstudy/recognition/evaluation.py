@@ -63,6 +63,9 @@ def calibrate_model(
 ) -> Calibration:
     """Choose the thresholds of a model, and write them into the manifest of its checkpoint.
 
+    A model that was trained to tell classes apart whatever their sources, such as words by other speakers, is
+    calibrated on pairs of different sources.
+
     Args:
         model: a checkpoint or a training's folder.
         far: as in `calibrate`, and so `cost` and `seed`.
@@ -84,11 +87,19 @@ def calibrate_model(
         )
     embedder = Embedder(model)
     labelled = _unseen(embedder, "validation", folder, data_root, display)
+    apart = folder is None and experiment.recipe_of(embedder.manifest).apart
     made = calibrate(
-        labelled.embeddings, labelled.labels, pooled_scores(embedder.energy, pooling), far, cost, seed=seed
+        labelled.embeddings,
+        labelled.labels,
+        pooled_scores(embedder.energy, pooling),
+        far,
+        cost,
+        seed=seed,
+        sources=labelled.sources if apart else None,
     )
     weights, manifest = checkpoint.load(embedder.path)
-    manifest[CALIBRATION] = made.as_dict() | {"pooling": pooling, "data": labelled.pool.summary()}
+    facts = {"pooling": pooling, "apart": apart, "data": labelled.pool.summary()}
+    manifest[CALIBRATION] = made.as_dict() | facts
     checkpoint.save(embedder.path, weights, manifest)
     return made
 
@@ -134,6 +145,7 @@ def report_on(
         Calibration.from_dict(stated),
         facts=facts,
         sources=labelled.sources,
+        apart=stated.get("apart", False) and labelled.sources is not None,
         seed=seed,
     )
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import safetensors.numpy
 
 from quickstudy import checkpoint
-from quickstudy.recognition.database import WIRE
+from quickstudy.recognition.database import PRIVATE, WIRE
 from quickstudy.recognition.search import Floats
 
 SCHEMA = 1
@@ -90,7 +90,7 @@ def write_export(path: Path, kind: Kind, samples: Iterable[Sequence[Any]]) -> in
         "samples": len(labels),
     }
     blob = safetensors.numpy.save(tensors, {checkpoint.MANIFEST: json.dumps(manifest)})
-    checkpoint.write_whole(path, blob)
+    checkpoint.write_whole(path, blob, PRIVATE)
     return len(labels)
 
 

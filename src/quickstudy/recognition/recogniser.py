@@ -1,5 +1,6 @@
 """Recogniser: enroll, verify and identify, with a calibrated threshold and "unknown" as an answer."""
 
+import math
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from quickstudy.data.folders import find_files
-from quickstudy.recognition.calibration import Calibration, Energy, calibrate, pooled_scores
+from quickstudy.recognition.calibration import (
+    EXPECTED,
+    FEW,
+    Calibration,
+    Energy,
+    calibrate,
+    pooled_scores,
+)
 from quickstudy.recognition.embedder import AT_ONCE, Embedder, Progress, Refusal, Vectors
 from quickstudy.recognition.gallery import Gallery, Match
 from quickstudy.recognition.search import Pooling
@@ -28,7 +36,7 @@ class Enrolment:
         added: new samples by name.
         known: files whose content was enrolled under that name already.
         refused: files that can't be used.
-        doubtful: files that resemble another name more than their own, which may be mistakes.
+        doubtful: files that would be taken for another name and not for their own, which may be mistakes.
     """
 
     added: dict[str, int]
@@ -47,6 +55,8 @@ class Decision:
         score: the negative energy, higher is likelier.
         threshold: for a name with so many samples.
         probability: that it is, where both are equally likely beforehand.
+        supported: whether impostor pairs enough are behind the threshold; if not, it is above the scores of
+            all there were.
     """
 
     name: str
@@ -54,6 +64,7 @@ class Decision:
     score: float
     threshold: float
     probability: float
+    supported: bool = True
 
 
 @dataclass(frozen=True)
@@ -185,7 +196,10 @@ class Recogniser:
         return {entry.name: entry.samples for entry in self.gallery.names()}
 
     def _doubtful(self, used: list[tuple[str, Path, Vectors]]) -> list[Refusal]:
-        """Samples nearer to another name's centroid than to that of the others of their own."""
+        """Samples that reach another name's threshold, and not that of the others of their own.
+
+        Without thresholds, those nearer to another name's centroid.
+        """
         names_enrolled, samples = self.gallery.size()
         if names_enrolled < 2 or samples > CHECKED:
             return []
@@ -195,6 +209,7 @@ class Recogniser:
         np.add.at(sums, labels, z)
         at, scorer = {name: i for i, name in enumerate(names)}, pooled_scores(self.embedder.energy)
         asked = [sample for sample in used if counts[at[sample[0]]] > 2]
+        thresholds = self._threshold_of_each(counts)
         doubtful: list[Refusal] = []
         for i in range(0, len(asked), AT_ONCE):
             part = asked[i : i + AT_ONCE]
@@ -202,10 +217,28 @@ class Recogniser:
             scores = scorer((sums / counts[:, None])[:, None], x)
             others = (sums[own] - x) / (counts[own, None] - 1)
             scores[np.arange(len(part)), own] = scorer(others[:, None], x).diagonal()
-            for (name, file, _), nearest in zip(part, scores.argmax(1).tolist(), strict=True):
-                if names[nearest] != name:
-                    doubtful.append(Refusal(file, f"resembles {names[nearest]!r} more than {name!r}"))
+            rows = np.arange(len(part))
+            nearest = scores.argmax(1)
+            wrong = nearest != own
+            if thresholds is not None:
+                wrong &= (scores[rows, nearest] >= thresholds[nearest]) & (
+                    scores[rows, own] < thresholds[own]
+                )
+            for at_row in np.flatnonzero(wrong).tolist():
+                (name, file, _), other = part[at_row], names[nearest[at_row]]
+                doubtful.append(Refusal(file, f"resembles {other!r} more than {name!r}"))
         return doubtful
+
+    def _threshold_of_each(self, counts: np.ndarray) -> np.ndarray | None:
+        """[M] for centroids of so many samples, to verify; None where no such thresholds are there."""
+        try:
+            calibration, pooling = self._thresholds()
+        except ValueError:
+            return None
+        if pooling != "centroid":
+            return None
+        different, which = np.unique(counts, return_inverse=True)
+        return np.asarray([calibration.threshold(int(n), far=self.far) for n in different])[which]
 
     def verify(self, name: str, files: Files) -> Decision:
         """Whether samples, which are taken together, are of the name they claim.
@@ -258,12 +291,21 @@ class Recogniser:
             far: aimed at; as before without.
 
         Raises:
-            ValueError: if there are too few samples.
+            ValueError: if names or samples are too few to measure it: by luck, thresholds could become laxer
+                than those of the model.
         """
         before, pooling = self._thresholds()
         z, labels, _ = self.gallery.embeddings()
         scorer = pooled_scores(self.embedder.energy, pooling)
         own = calibrate(z, labels, scorer, far or self.far or before.far)
+        first = own.tables[0]
+        if first.identities < FEW or not first.supports(own.far):
+            raise ValueError(
+                f"the {len(z)} samples of {first.identities} names in {self.gallery} are too few to measure "
+                f"thresholds for a FAR of {100 * own.far:.3g} %: it takes {FEW} names, and "
+                f"{math.ceil(EXPECTED / own.far)} pairs of different ones; enroll more or ask for a higher "
+                "FAR. The thresholds stay as they are"
+            )
         self.gallery.put_setting(CALIBRATION, own.as_dict() | {"pooling": pooling})
         return own
 
@@ -283,7 +325,8 @@ class Recogniser:
         score = score_of(match.distance, self.embedder.energy)
         threshold = calibration.threshold(match.samples, names, self.far)
         probability = float(calibration.probability(score, match.samples))
-        return Decision(match.name, score >= threshold, score, threshold, probability)
+        supported = calibration.support(match.samples, names, self.far)
+        return Decision(match.name, score >= threshold, score, threshold, probability, supported)
 
 
 def score_of(distance: float, energy: Energy) -> float:

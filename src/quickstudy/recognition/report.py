@@ -147,7 +147,7 @@ class RecognitionReport:
             )
         return made
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the page, one HTML file that needs nothing else, whole or not at all.
 
         Raises:
@@ -164,7 +164,7 @@ class RecognitionReport:
             "<h2>Pictures</h2>" + "".join(_picture(name, f) for name, f in self.figures().items()),
         ]
         page = PAGE.substitute(title=escape(self.title), body="\n".join(sections))
-        write_whole(path, page.encode())
+        write_whole(Path(path), page.encode())
 
     def _meaning(self) -> str:
         a, c = self.achieved, self.calibration
@@ -295,6 +295,7 @@ def recognition_report(
     ways: int | None = None,
     draws: int = 100,
     sources: npt.ArrayLike | None = None,
+    apart: bool = False,
     groups: Mapping[Any, str] | None = None,
     seed: int = 0,
 ) -> RecognitionReport:
@@ -312,6 +313,7 @@ def recognition_report(
         ways: names in each of these draws; all by default.
         draws: how many.
         sources: [I] if probes and enrolled samples of these draws shall be of different sources.
+        apart: those of the pairs too, as where they were so for the calibration.
         groups: of labels; those that have none are in no group.
         seed: of all draws.
 
@@ -319,7 +321,7 @@ def recognition_report(
         ValueError: as in `calibrate`.
     """
     x, names = np.asarray(embeddings), np.asarray(labels)
-    pairs = score_pairs(x, names, scorer, samples, seed)
+    pairs = score_pairs(x, names, scorer, samples, seed, sources if apart else None)
     at = achieved(pairs.scores, pairs.identities, calibration.threshold(samples), seed)
     found, y = np.unique(names, return_inverse=True)
     rng = np.random.default_rng(seed)

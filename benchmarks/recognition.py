@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -22,10 +23,11 @@ from quickstudy import experiment
 from quickstudy.data.faces import LFW_TEST, LFW_VALIDATION, lfw, orl, pair_items, view2
 from quickstudy.memory import keep_freed_memory
 from quickstudy.metrics import mean_ci95
-from quickstudy.recognition.calibration import calibrate, pooled_scores, score_pairs
+from quickstudy.recognition.calibration import Energy, calibrate, pooled_scores, score_pairs
 from quickstudy.recognition.embedder import Embedder
 from quickstudy.recognition.evaluation import Labelled, embed_pool
 from quickstudy.recognition.identification import achieved, enrolment_draws, lfw_view2, min_dcf
+from quickstudy.recognition.search import Pooling
 from quickstudy.roc import verification
 
 SETTINGS = {  # ways, shots, draws
@@ -38,6 +40,8 @@ SETTINGS = {  # ways, shots, draws
 JOINED = 3
 """Clips of a speaker taken together."""
 FAR = 0.01
+POOLED = (2, 3, 5, 9)
+"""Samples of a name for which the poolings are compared."""
 
 
 def rows_of(name: str, run: Path) -> Iterator[Row]:
@@ -77,6 +81,7 @@ def rows_of(name: str, run: Path) -> Iterator[Row]:
             n=draws,
         )
     yield from _calibrated(development, test, scorer, row, recipe.apart)
+    yield from _pooled(development, embedder.energy, partial(row, split="validation"), recipe.apart)
     if name == "speakers-arabic":
         yield from _joined(test, scorer, row)
     if name == "faces-lfw":
@@ -99,6 +104,25 @@ def _calibrated(development: Labelled, test: Labelled, scorer, row, apart: bool)
                 metric=f"achieved {what} % (95 %: {100 * low:.2f} … {100 * high:.2f})",
                 value=100 * value,
                 n=got.identities,
+            )
+
+
+def _pooled(development: Labelled, energy: Energy, row, apart: bool) -> Iterator[Row]:
+    """Which way to take the samples of a name together is best, on the validation identities."""
+    for samples in POOLED:
+        for pooling in get_args(Pooling):
+            sources = development.sources if apart else None
+            scorer = pooled_scores(energy, pooling)
+            try:
+                pairs = score_pairs(
+                    development.embeddings, development.labels, scorer, samples, sources=sources
+                )
+            except ValueError:  # no two names have so many
+                continue
+            yield row(
+                setting=f"{samples} samples of a name, {pooling}",
+                metric="EER %",
+                value=100 * verification(pairs.scores, pairs.same).eer,
             )
 
 

@@ -64,6 +64,25 @@ def shades(items: np.ndarray) -> list[int]:
 # What is found
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_whole_picture_lies_in_the_middle_of_a_square_with_its_edges_repeated(
+    tmp_path: Path, turned: bool
+) -> None:
+    values = np.arange(8 * 4, dtype=np.uint8).reshape(8, 4) * 8
+    expected = np.concatenate([values[:, :1]] * 2 + [values] + [values[:, -1:]] * 2, 1)
+    Image.fromarray(values.T if turned else values).save(tmp_path / "tall.png")
+    decoded = ImageFormat(8, 1, whole=True).decode(tmp_path / "tall.png")
+    np.testing.assert_array_equal(decoded[0], expected.T if turned else expected)
+    assert ImageFormat(8, 3, invert=True, whole=True).decode(tmp_path / "tall.png").shape == (3, 8, 8)
+    square = ImageFormat(4, 1).decode(tmp_path / "tall.png"), ImageFormat(4, 1, whole=True)
+    assert not np.array_equal(square[0], square[1].decode(tmp_path / "tall.png"))
+
+
+def test_a_format_without_wishes_is_as_it_was_in_older_manifests() -> None:
+    assert ImageFormat(8, 1).as_dict() == {"size": 8, "channels": 1, "invert": False}
+    assert ImageFormat(**ImageFormat(8, 1, whole=True).as_dict()).whole
+
+
 def test_any_format_any_size_any_mode(tmp_path: Path) -> None:
     root = tmp_path / "pictures"
     for c, mode in enumerate(("L", "RGB", "RGBA", "P", "1", "CMYK")):

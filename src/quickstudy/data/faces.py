@@ -26,7 +26,8 @@ def orl(root: str | Path | None = None, size: int = 64, progress: Progress | Non
 
     Args:
         root: data root, which holds `orl_faces/sN/M.pgm`.
-        size: pixels of height and width, of the middle square of 92 × 92.
+        size: pixels of height and width, of a square with the whole picture of 112 × 92 in it: cropped to
+            the middle, faces would lose their chins.
         progress: called with (done, total) while decoding.
 
     Raises:
@@ -39,7 +40,7 @@ def orl(root: str | Path | None = None, size: int = 64, progress: Progress | Non
         "validation": [people[i - 1] for i in ORL_VALIDATION],
         "test": [people[i - 1] for i in ORL_TEST],
     }
-    return class_folders(folder, ImageFormat(size, 1), split, progress=progress)
+    return class_folders(folder, ImageFormat(size, 1, whole=True), split, progress=progress)
 
 
 def lfw(
@@ -75,7 +76,10 @@ def lfw(
     split = {"validation": _people(pairs, validation), "test": _people(pairs, test)}
     split["train"] = {p.name for p in folder.iterdir() if p.is_dir()} - split["validation"] - split["test"]
     pool = class_folders(
-        folder, ImageFormat(size, 1), {part: sorted(who) for part, who in split.items()}, progress=progress
+        folder,
+        ImageFormat(size, 1, whole=True),
+        {part: sorted(who) for part, who in split.items()},
+        progress=progress,
     )
     return pool.at_least(least)
 

@@ -24,9 +24,10 @@ class ImageFormat:
     """What every picture of a pool is made into, and so what an encoder trained on it expects.
 
     Args:
-        size: height and width in pixels; other shapes are cropped to their middle square.
+        size: height and width in pixels; other shapes are cropped to their middle square, unless `whole`.
         channels: 1 for grey, 3 for colour.
         invert: store 255 − value, so that dark ink on white paper becomes ink = 255 on 0.
+        whole: nothing is cropped: the picture lies in the middle of a square, and its edges are repeated.
     """
 
     dtype: ClassVar[type[np.uint8 | np.int16]] = np.uint8
@@ -35,6 +36,7 @@ class ImageFormat:
     size: int = 28
     channels: int = 1
     invert: bool = False
+    whole: bool = False
 
     def __post_init__(self) -> None:
         """Check the arguments."""
@@ -50,7 +52,7 @@ class ImageFormat:
 
     def as_dict(self) -> dict[str, Any]:
         """For a manifest; `ImageFormat(**d)` is the way back."""
-        return asdict(self)
+        return {key: value for key, value in asdict(self).items() if key != "whole" or value}
 
     @staticmethod
     def endings() -> frozenset[str]:
@@ -92,6 +94,12 @@ class ImageFormat:
             paper = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(paper, image.convert("RGBA"))
         image = image.convert("L" if self.channels == 1 else "RGB")
-        image = ImageOps.fit(image, (self.size, self.size), Image.Resampling.LANCZOS)
-        values = np.asarray(image).reshape(self.size, self.size, self.channels).transpose(2, 0, 1)
+        square = (self.size, self.size)
+        make = ImageOps.contain if self.whole else ImageOps.fit
+        image = make(image, square, Image.Resampling.LANCZOS)
+        values = np.asarray(image).reshape(image.height, image.width, self.channels).transpose(2, 0, 1)
+        if self.whole:
+            missing = [(self.size - n) // 2 for n in values.shape[1:]]
+            sides = [(m, self.size - n - m) for m, n in zip(missing, values.shape[1:], strict=True)]
+            values = np.pad(values, ((0, 0), *sides), mode="edge")
         return 255 - values if self.invert else values

@@ -74,6 +74,11 @@ TITLES = {  # in this order
         "same network with all s alike. Means over tasks, variances of the undamaged items and their spread "
         "(standard deviation over mean) included; where the spread is 0, s is a constant.",
     ),
+    "lstm_meta_learner": (
+        "The LSTM meta-learner",
+        "5-way tasks, Conv4 with 32 filters, ten minutes of training each on one core of a busy machine; "
+        "learners of an initialisation spend the first four as the baselines do, telling all training classes apart.",
+    ),
     "full_schedule": ("The papers' schedule", "Accuracy after the papers' number of meta-batches."),
     "decode": ("Loading Omniglot", "32,460 pictures, rotations added; median."),
     "footprint": ("Start and memory", "Whole processes."),

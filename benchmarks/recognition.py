@@ -53,6 +53,8 @@ def rows_of(name: str, run: Path) -> Iterator[Row]:
     development, test = (embed_pool(embedder, pool.split(s)) for s in ("validation", "test"))
     scorer = pooled_scores(embedder.energy)
     method = f"{name}, {recipe.summary.split(' on ')[0]}"
+    if manifest.get("start"):
+        method += f", begun with {manifest['start'].split(',')[0]}"
     row = partial(
         Row,
         benchmark="recognition",

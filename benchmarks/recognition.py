@@ -111,9 +111,9 @@ def _calibrated(development: Labelled, test: Labelled, scorer, row, apart: bool)
 
 def _pooled(development: Labelled, energy: Energy, row, apart: bool) -> Iterator[Row]:
     """Which way to take the samples of a name together is best, on the validation identities."""
+    sources = development.sources if apart else None
     for samples in POOLED:
         for pooling in get_args(Pooling):
-            sources = development.sources if apart else None
             scorer = pooled_scores(energy, pooling)
             try:
                 pairs = score_pairs(

@@ -199,6 +199,8 @@ def test_words_are_calibrated_across_speakers() -> None:
     assert [t.samples for t in apart.tables] == [1, 2, 3, 5], "ten samples of twelve are of all four speakers"
     with pytest.raises(ValueError, match="come from different sources"):
         calibrate(z, who, pooled_scores(), sources=np.zeros(len(who), int))
+    with pytest.raises(ValueError, match="one of each item"):
+        calibrate(z, who, pooled_scores(), sources=source[1:])
 
 
 def test_draws_are_repeatable_and_differ_by_the_seed() -> None:

@@ -140,9 +140,10 @@ def train(
     tasks, clip = options.get("tasks") or recipe.tasks, options.get("clip")
     with fabric.rank_zero_first(), display.counting("decoding") as decoding:
         pool = recipe.pool(root=options.get("data_root"), progress=decoding)
-    classes, setting = pool.split("train"), recipe.train
     if recipe.fewer_ways:
-        classes, setting = fitting(pool, "train", setting)
+        classes, setting = fitting(pool, "train", recipe.train)
+    else:
+        classes, setting = pool.split("train"), recipe.train
     training = Episodes(classes, setting, tasks, seed, labels=recipe.labels, augment=recipe.augment)
     validation = Episodes(
         *fitting(pool, "validation", recipe.validation),

@@ -52,7 +52,10 @@ class ImageFormat:
 
     def as_dict(self) -> dict[str, Any]:
         """For a manifest; `ImageFormat(**d)` is the way back."""
-        return {key: value for key, value in asdict(self).items() if key != "whole" or value}
+        parts = asdict(self)
+        if not self.whole:  # as it was before there was this choice, so that caches and trainings stay valid
+            del parts["whole"]
+        return parts
 
     @staticmethod
     def endings() -> frozenset[str]:

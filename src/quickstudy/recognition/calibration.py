@@ -142,10 +142,13 @@ def score_pairs(
             name that has a sample from the probe's source, and there may be few genuine pairs, or none.
 
     Raises:
-        ValueError: if fewer than two identities have more than n items, or embeddings aren't finite [I, D].
+        ValueError: if fewer than two identities have more than n items, embeddings aren't finite [I, D], or
+            sources not [I].
     """
     x, y = _checked(embeddings, labels)
     origin = np.arange(len(x)) if sources is None else np.asarray(sources)
+    if origin.shape != y.shape:
+        raise ValueError(f"{len(x)} items, but sources {list(origin.shape)}: there must be one of each item")
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(samples,)))
     if len(x) > MOST_ITEMS:
         kept = _thinned(y, samples, rng)
@@ -533,8 +536,11 @@ def calibrate(
             f"no two identities have more items than any of samples {list(samples)}: "
             f"the largest have {largest[1]} and {largest[0]}; ask for fewer, or bring more items"
         )
-    pairs = {n: score_pairs(embeddings, labels, scorer, n, seed, sources) for n in fitting}
-    tables = [_table(p, n, far, cost, seed) for n, p in pairs.items() if p.genuine and p.impostor]
+    tables: list[Table] = []
+    for n in fitting:  # one after the other, for each may have millions of pairs
+        pairs = score_pairs(embeddings, labels, scorer, n, seed, sources)
+        if pairs.genuine and pairs.impostor:
+            tables.append(_table(pairs, n, far, cost, seed))
     if not tables:
         raise ValueError(
             "no two items of a name come from different sources, or no names do: bring items of more sources"

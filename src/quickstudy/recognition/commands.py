@@ -109,7 +109,7 @@ def verify(
             highlight=False,
             soft_wrap=True,
         )
-    _warn_of_support(recogniser, [decision], names=1)
+    _warn_of_support(recogniser, [decision], to_verify=True)
     if not decision.accepted:
         raise typer.Exit(REJECTED)
 
@@ -137,7 +137,7 @@ def identify(
     found = recogniser.identify(files, top, together)
     answers = [i.name if unknown else i.candidates[0].name for i in found]
     if unknown:
-        _warn_of_support(recogniser, [i.candidates[0] for i in found], names=recogniser.gallery.size()[0])
+        _warn_of_support(recogniser, [i.candidates[0] for i in found])
     if as_json:
         rows = [
             {"file": str(i.file), "name": answer, "candidates": [asdict(c) for c in i.candidates]}
@@ -392,13 +392,14 @@ def _files_in(recogniser: "Recogniser", folder: Path) -> list[Path]:
     return found
 
 
-def _warn_of_support(recogniser: "Recogniser", decisions: "list[Decision]", names: int) -> None:
+def _warn_of_support(recogniser: "Recogniser", decisions: "list[Decision]", to_verify: bool = False) -> None:
     """Say where a threshold lies above every impostor score there was to measure."""
     from quickstudy.display import messages
 
     if all(d.supported for d in decisions):
         return
     far = recogniser.far or recogniser.calibration.far
+    names = 1 if to_verify else recogniser.gallery.size()[0]
     among = f", spread over {names} names" * (names > 1)
     messages.print(
         f"warning: too few pairs were calibrated on for a FAR of {100 * far:.3g} %{among}: the threshold is "

@@ -145,7 +145,7 @@ def report_on(
         Calibration.from_dict(stated),
         facts=facts,
         sources=labelled.sources,
-        apart=stated.get("apart", False) and labelled.sources is not None,
+        apart=stated.get("apart", False),
         seed=seed,
     )
 

@@ -36,7 +36,8 @@ class Enrolment:
         added: new samples by name.
         known: files whose content was enrolled under that name already.
         refused: files that can't be used.
-        doubtful: files that would be taken for another name and not for their own, which may be mistakes.
+        doubtful: files that may be mistakes: they would be taken for another name and not for their own, or,
+            without thresholds for centroids, resemble another name more.
     """
 
     added: dict[str, int]
@@ -64,7 +65,7 @@ class Decision:
     score: float
     threshold: float
     probability: float
-    supported: bool = True
+    supported: bool
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ class Recogniser:
     def _doubtful(self, used: list[tuple[str, Path, Vectors]]) -> list[Refusal]:
         """Samples that reach another name's threshold, and not that of the others of their own.
 
-        Without thresholds, those nearer to another name's centroid.
+        Without thresholds for centroids, those nearer to another name's.
         """
         names_enrolled, samples = self.gallery.size()
         if names_enrolled < 2 or samples > CHECKED:

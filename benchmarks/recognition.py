@@ -23,10 +23,11 @@ from quickstudy import experiment
 from quickstudy.data.faces import LFW_TEST, LFW_VALIDATION, lfw, orl, pair_items, view2
 from quickstudy.memory import keep_freed_memory
 from quickstudy.metrics import mean_ci95
-from quickstudy.recognition.calibration import Energy, calibrate, pooled_scores, score_pairs
+from quickstudy.recognition.calibration import calibrate
 from quickstudy.recognition.embedder import Embedder
 from quickstudy.recognition.evaluation import Labelled, embed_pool
 from quickstudy.recognition.identification import achieved, enrolment_draws, lfw_view2, min_dcf
+from quickstudy.recognition.pairs import Energy, pooled_scores, score_pairs
 from quickstudy.recognition.search import Pooling
 from quickstudy.roc import verification
 

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quickstudy.recognition.calibration import pooled_scores, share_interval
 from quickstudy.recognition.identification import (
     achieved,
     closed_set,
@@ -19,6 +18,7 @@ from quickstudy.recognition.identification import (
     per_group,
     shown,
 )
+from quickstudy.recognition.pairs import pooled_scores, share_interval
 
 
 @st.composite

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import sys
 import warnings
 from dataclasses import asdict
@@ -19,10 +20,11 @@ from quickstudy import checkpoint, experiment
 from quickstudy.__main__ import main
 from quickstudy.data.folders import class_folders
 from quickstudy.recognition import embedder as embedder_module
-from quickstudy.recognition.calibration import Calibration, pooled_scores
+from quickstudy.recognition.calibration import Calibration
 from quickstudy.recognition.embedder import Embedder
 from quickstudy.recognition.evaluation import embed_pool
 from quickstudy.recognition.gallery import Gallery
+from quickstudy.recognition.pairs import pooled_scores
 from quickstudy.recognition.recogniser import Recogniser, score_of
 
 SIDE, PEOPLE, PICTURES = 64, 9, 6
@@ -38,14 +40,14 @@ def untrained(folder: Path, seed: int = 0, **arguments: object) -> Path:
     return folder
 
 
-def draw(folder: Path, people: int, seed: int, pictures: int = PICTURES) -> Path:
+def draw(folder: Path, people: int, seed: int, pictures: int = PICTURES, noise: float = 20) -> Path:
     """A pattern for each name, seen through noise."""
     rng = np.random.default_rng(seed)
     for i in range(people):
         pattern = np.kron(rng.integers(0, 256, (8, 8)), np.ones((8, 8)))
         (folder / f"p{i}").mkdir(parents=True)
         for j in range(pictures):
-            page = (pattern + rng.normal(0, 20, pattern.shape)).clip(0, 255).astype(np.uint8)
+            page = (pattern + rng.normal(0, noise, pattern.shape)).clip(0, 255).astype(np.uint8)
             Image.fromarray(page).save(folder / f"p{i}" / f"{j}.png")
     return folder
 
@@ -448,6 +450,30 @@ def test_a_gallery_is_calibrated_by_its_own_samples(model: Path, people: Path) -
     assert Recogniser(gallery=people.parent / "people.db").calibration == own
 
 
+def test_a_cost_is_aimed_at_again(
+    model: Path, people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "by-cost"
+    shutil.copytree(model, copy)
+    cost = (1.0, 10.0, 0.5)
+    calibrated(copy, draw(tmp_path / "others", 12, seed=1, noise=400), cost=cost)
+    recogniser = Recogniser(copy, tmp_path / "people.db")
+    recogniser.enroll_folder(draw(tmp_path / "more", 10, seed=3, noise=400))
+    own = recogniser.recalibrate()
+    assert own.cost == cost
+    assert 0 < own.far != recogniser.embedder.manifest["calibration"]["far"]
+    assert recogniser.recalibrate(0.05).cost is None
+    strict = calibrated(copy, tmp_path / "others", cost=(1e6, 1.0, 0.5))
+    assert strict.far == 0
+    recogniser = Recogniser(copy, tmp_path / "strict.db")
+    recogniser.enroll_folder(tmp_path / "more")
+    with pytest.raises(ValueError, match=r"FAR of 0 %: it takes 10 names; enroll more or ask for a higher"):
+        recogniser.recalibrate()
+    ask = ["identify", people / "p0" / "5.png", "--gallery", tmp_path / "strict.db"]
+    _, _, err = run([*ask, "--json"], capsys)
+    assert err.startswith("warning: no pairs of strangers that were calibrated on were cheap enough")
+
+
 @pytest.mark.parametrize(("names", "far", "needed"), [(9, 0.05, "10 names"), (10, 0.0005, "6000 pairs")])
 def test_too_few_samples_leave_the_thresholds_as_they_are(
     model: Path, people: Path, names: int, far: float, needed: str
@@ -694,7 +720,7 @@ def test_calibrating_and_reporting_from_the_command_line(
 def test_the_demonstration_runs_on_embedded_data(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("quickstudy.recognition.calibration.MOST_ITEMS", 600)  # a quarter of the time
+    monkeypatch.setattr("quickstudy.recognition.pairs.MOST_ITEMS", 600)  # a quarter of the time
     monkeypatch.setattr("quickstudy.recognition.report.RecognitionReport.figures", lambda _: {})
     code, out, _ = run(["demo", "recognition", "--out", tmp_path / "demo"], capsys)
     assert code == 0

@@ -10,20 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clouds import cloud
 from PIL import Image
 
 from quickstudy import checkpoint
 from quickstudy.recognition import plots
-from quickstudy.recognition.calibration import calibrate, pooled_scores, score_pairs
+from quickstudy.recognition.calibration import calibrate
 from quickstudy.recognition.identification import achieved, closed_set, open_set
+from quickstudy.recognition.pairs import pooled_scores, score_pairs
 from quickstudy.recognition.report import RecognitionReport, recognition_report
 from quickstudy.roc import verification
-
-
-def cloud(identities: int, items: int, seed: int = 0, noise: float = 0.6):
-    rng = np.random.default_rng(seed)
-    who = np.repeat(np.arange(identities), items)
-    return rng.normal(size=(identities, 8))[who] + noise * rng.normal(size=(len(who), 8)), who
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +155,16 @@ def test_sources_are_kept_apart_as_far_as_there_are_some() -> None:
     assert shots(None) == [(1, False), (3, False)]
     assert shots(sources) == [(1, True), (3, True)], "with a probe of source 1 or 2"
     assert shots(np.zeros(40)) == [], "of a single source, nothing is apart"
+    whole, apart, without = (
+        recognition_report("s", z, who, pooled_scores(), calibration, shots=(), sources=s, apart=a)
+        for s, a in ((sources, False), (sources, True), (None, True))
+    )
+    assert len(apart.pairs.scores) < len(whole.pairs.scores) == len(without.pairs.scores)
+    assert [r.facts.get("pairs") for r in (whole, apart, without)] == [
+        None,
+        "of different sources only",
+        None,
+    ]
 
 
 # The page

@@ -20,7 +20,7 @@ from quickstudy.data.formats import ItemFormat, Items, decode_items
 from quickstudy.learner import Learner, embed
 from quickstudy.learners.prototypical import Prototypical
 from quickstudy.learners.siamese import Siamese, cosine, euclidean
-from quickstudy.recognition.calibration import Energy
+from quickstudy.recognition.pairs import Energy
 
 Progress = Callable[[int, int], None]
 Vectors = npt.NDArray[np.float32]

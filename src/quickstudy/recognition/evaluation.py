@@ -10,8 +10,9 @@ from quickstudy import checkpoint, experiment
 from quickstudy.data.folders import class_folders
 from quickstudy.data.pool import ClassPool, Index
 from quickstudy.experiment import Display
-from quickstudy.recognition.calibration import Calibration, Cost, calibrate, pooled_scores
+from quickstudy.recognition.calibration import Calibration, Cost, calibrate
 from quickstudy.recognition.embedder import AT_ONCE, Embedder, Vectors
+from quickstudy.recognition.pairs import pooled_scores
 from quickstudy.recognition.recogniser import CALIBRATION
 from quickstudy.recognition.report import RecognitionReport, recognition_report
 from quickstudy.recognition.search import Pooling

@@ -11,14 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from quickstudy.recognition.calibration import (
-    Floats,
-    Index,
-    Interval,
-    Scorer,
-    draw_enrolment,
-    share_interval,
-)
+from quickstudy.recognition.pairs import Floats, Index, Interval, Scorer, draw_enrolment, share_interval
 from quickstudy.roc import verification
 
 FPIRS = (0.01, 0.1)
@@ -504,7 +497,7 @@ def enrolment_draws(
         ValueError: if there are fewer names with items enough than ways, or than two; or as in `calibrate`.
 
     Example:
-        >>> from quickstudy.recognition.calibration import pooled_scores
+        >>> from quickstudy.recognition.pairs import pooled_scores
         >>> z = np.eye(3)[[0, 0, 1, 1, 2, 2]]
         >>> print(enrolment_draws(z, [0, 0, 1, 1, 2, 2], pooled_scores("cosine"), 1, draws=5))
         100.00 ± 0.00 % (3-way 1-shot, 5 draws, seed 0)

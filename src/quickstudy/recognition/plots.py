@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from quickstudy.plots import RIGHT, WRONG
-from quickstudy.recognition.calibration import Floats, Pairs
 from quickstudy.recognition.identification import Achieved, Identification, OpenSet
+from quickstudy.recognition.pairs import Floats, Pairs
 from quickstudy.roc import Verification
 
 GREY = "#8c959f"

@@ -9,16 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from quickstudy.data.folders import find_files
-from quickstudy.recognition.calibration import (
-    EXPECTED,
-    FEW,
-    Calibration,
-    Energy,
-    calibrate,
-    pooled_scores,
-)
+from quickstudy.recognition.calibration import EXPECTED, FEW, Calibration, calibrate
 from quickstudy.recognition.embedder import AT_ONCE, Embedder, Progress, Refusal, Vectors
 from quickstudy.recognition.gallery import Gallery, Match
+from quickstudy.recognition.pairs import Energy, pooled_scores
 from quickstudy.recognition.search import Pooling
 
 Files = str | Path | Sequence[str | Path]
@@ -289,7 +283,7 @@ class Recogniser:
         It takes several samples of each of a good many names. They stay as they are until measured anew.
 
         Args:
-            far: aimed at; as before without.
+            far: aimed at; without, the FAR or the cost that was aimed at before.
 
         Raises:
             ValueError: if names or samples are too few to measure it: by luck, thresholds could become laxer
@@ -298,14 +292,18 @@ class Recogniser:
         before, pooling = self._thresholds()
         z, labels, _ = self.gallery.embeddings()
         scorer = pooled_scores(self.embedder.energy, pooling)
-        own = calibrate(z, labels, scorer, far or self.far or before.far)
+        asked = far or self.far
+        if asked is None and before.cost is not None:
+            own = calibrate(z, labels, scorer, cost=before.cost)
+        else:
+            own = calibrate(z, labels, scorer, asked or before.far)
         first = own.tables[0]
         if first.identities < FEW or not first.supports(own.far):
+            needed = f", and {math.ceil(EXPECTED / own.far)} pairs of different ones" if own.far else ""
             raise ValueError(
                 f"the {len(z)} samples of {first.identities} names in {self.gallery} are too few to measure "
-                f"thresholds for a FAR of {100 * own.far:.3g} %: it takes {FEW} names, and "
-                f"{math.ceil(EXPECTED / own.far)} pairs of different ones; enroll more or ask for a higher "
-                "FAR. The thresholds stay as they are"
+                f"thresholds for a FAR of {100 * own.far:.3g} %: it takes {FEW} names{needed}; enroll more "
+                "or ask for a higher FAR. The thresholds stay as they are"
             )
         self.gallery.put_setting(CALIBRATION, own.as_dict() | {"pooling": pooling})
         return own

@@ -16,16 +16,7 @@ from matplotlib.figure import Figure
 from quickstudy.checkpoint import write_whole
 from quickstudy.plots import roc
 from quickstudy.recognition import plots
-from quickstudy.recognition.calibration import (
-    Calibration,
-    Floats,
-    Index,
-    Pairs,
-    Scorer,
-    draw_enrolment,
-    least_threshold,
-    score_pairs,
-)
+from quickstudy.recognition.calibration import Calibration, least_threshold
 from quickstudy.recognition.identification import (
     Achieved,
     Draws,
@@ -40,6 +31,7 @@ from quickstudy.recognition.identification import (
     per_group,
     shown,
 )
+from quickstudy.recognition.pairs import Floats, Index, Pairs, Scorer, draw_enrolment, score_pairs
 from quickstudy.roc import Verification, verification
 
 REPEATS = 20
@@ -321,6 +313,7 @@ def recognition_report(
         ValueError: as in `calibrate`.
     """
     x, names = np.asarray(embeddings), np.asarray(labels)
+    apart &= sources is not None
     pairs = score_pairs(x, names, scorer, samples, seed, sources if apart else None)
     at = achieved(pairs.scores, pairs.identities, calibration.threshold(samples), seed)
     found, y = np.unique(names, return_inverse=True)
@@ -340,7 +333,7 @@ def recognition_report(
     ) if groups else {}  # fmt: skip
     return RecognitionReport(
         title=title,
-        facts=facts or {},
+        facts=dict(facts or {}) | ({"pairs": "of different sources only"} if apart else {}),
         calibration=calibration,
         pairs=pairs,
         verification=verification(pairs.scores, pairs.same),

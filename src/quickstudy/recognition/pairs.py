@@ -1,0 +1,310 @@
+"""Pairs of a probe and what is enrolled under a name: their scores, and intervals of what is counted in them.
+
+Scores are higher the likelier two samples are of one identity, such as negative energies. A genuine pair is
+of one identity, an impostor pair of two. Letters beside those of `episode.py`: I items, K identities, M
+enrolled names, n samples of a name, B probes, P pairs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from quickstudy.recognition.search import TOP, Pooling
+
+Floats = npt.NDArray[np.float64]
+Index = npt.NDArray[np.int64]
+Scorer = Callable[[npt.NDArray[Any], npt.NDArray[Any]], npt.NDArray[Any]]
+"""From enrolled embeddings [M, n, D] and probes [B, D] to scores [B, M], higher where likelier the same."""
+Energy = Literal["cosine", "euclidean"]
+Interval = tuple[float, float]
+
+MOST_ITEMS, MOST_PAIRS, MOST_DRAWS = 3000, 4_000_000, 20
+"""Items that are paired at most, pairs of all draws of enrolled samples, and draws."""
+BLOCKS, RESAMPLES = 500, 1000
+"""Of the bootstrap: blocks of identities at most, and how often they are drawn anew."""
+
+
+def pooled_scores(energy: Energy = "euclidean", pooling: Pooling = "centroid") -> Scorer:
+    """The score of a probe against the samples of a name, the negative energy.
+
+    Args:
+        energy: "euclidean", ‖p − g‖, or "cosine", 1 − cos(p, g).
+        pooling: "centroid", the energy to the mean of the samples (of unit vectors under the cosine);
+            "nearest", the least of the energies; "top", the mean of the three least, or of all if fewer (of
+            Euclidean ones the root mean square: squares of distances are what the gallery adds up).
+
+    Raises:
+        ValueError: if either is none of these.
+
+    Example:
+        >>> enrolled = np.array([[[0.0, 0.0], [0.0, 2.0]]])
+        >>> pooled_scores("euclidean", "nearest")(enrolled, np.array([[0.0, 3.0]]))
+        array([[-1.]])
+    """
+    if energy not in ("cosine", "euclidean") or pooling not in ("centroid", "nearest", "top"):
+        raise ValueError(
+            f"energy is {energy!r} and pooling {pooling!r}: they must be 'cosine' or 'euclidean', and "
+            "'centroid', 'nearest' or 'top'"
+        )
+
+    def scores(gallery: npt.NDArray[Any], probes: npt.NDArray[Any]) -> Floats:
+        enrolled, asked = np.asarray(gallery, np.float64), np.asarray(probes, np.float64)
+        if energy == "cosine":
+            enrolled, asked = _unit(enrolled), _unit(asked)
+        if pooling == "centroid":
+            return _energies(enrolled.mean(1), asked, energy)
+        names, n, dimensions = enrolled.shape
+        made = np.empty((len(asked), names))
+        step = max(1, 10_000_000 // (names * n))  # probes at a time, so that memory is bounded
+        for i in range(0, len(asked), step):
+            each = _energies(enrolled.reshape(-1, dimensions), asked[i : i + step], energy)
+            each = np.sort(each.reshape(-1, names, n), 2)
+            best = each[:, :, -TOP:]
+            if pooling == "nearest":
+                made[i : i + step] = each[:, :, -1]
+            else:
+                made[i : i + step] = best.mean(2) if energy == "cosine" else -np.sqrt((best**2).mean(2))
+        return made
+
+    return scores
+
+
+def _unit(x: Floats) -> Floats:
+    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
+def _energies(gallery: Floats, probes: Floats, energy: Energy) -> Floats:
+    """Negative energies [B, M] of single embeddings."""
+    if energy == "cosine":
+        return probes @ _unit(gallery).T - 1
+    squares = (probes**2).sum(1)[:, None] + (gallery**2).sum(1) - 2 * probes @ gallery.T
+    return -np.sqrt(np.maximum(squares, 0))
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Scored pairs of a probe and what is enrolled under a name.
+
+    Args:
+        scores: [P].
+        identities: [P, 2] of the probe and of the name, 0 … K − 1; a pair is genuine where they are the same.
+        genuine: number of different genuine pairs; repeated draws pair the same anew, and don't count.
+        impostor: number of different impostor pairs.
+    """
+
+    scores: Floats
+    identities: Index
+    genuine: int
+    impostor: int
+
+    @property
+    def same(self) -> npt.NDArray[np.bool_]:
+        """[P] whether each pair is genuine."""
+        return self.identities[:, 0] == self.identities[:, 1]
+
+
+def score_pairs(
+    embeddings: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    scorer: Scorer,
+    samples: int = 1,
+    seed: int = 0,
+    sources: npt.ArrayLike | None = None,
+) -> Pairs:
+    """The pairs that labelled items make, where names have so many enrolled samples.
+
+    With one sample they are all pairs of different items. With more, samples of each identity that has items
+    left are drawn at random and enrolled, and all other items are probes against all names; up to 20 draws.
+    Of more than 3,000 items, those of the largest identities are thinned out first, at random.
+
+    Args:
+        embeddings: [I, D].
+        labels: [I] whose each item is.
+        scorer: of the names; symmetrical in its two arguments where n = 1.
+        samples: n of each name.
+        seed: of the draws.
+        sources: [I] what each item comes from, such as the speaker of a word: then no probe is paired with a
+            name that has a sample from the probe's source, and there may be few genuine pairs, or none.
+
+    Raises:
+        ValueError: if fewer than two identities have more than n items, embeddings aren't finite [I, D], or
+            sources not [I].
+    """
+    x, y = checked(embeddings, labels)
+    origin = np.arange(len(x)) if sources is None else np.asarray(sources)
+    if origin.shape != y.shape:
+        raise ValueError(f"{len(x)} items, but sources {list(origin.shape)}: there must be one of each item")
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(samples,)))
+    if len(x) > MOST_ITEMS:
+        kept = _thinned(y, samples, rng)
+        x, y, origin = x[kept], np.unique(y[kept], return_inverse=True)[1], origin[kept]
+    if samples == 1:
+        first, second = np.triu_indices(len(x), 1)
+        apart = origin[first] != origin[second]
+        first, second = first[apart], second[apart]
+        genuine = int((y[first] == y[second]).sum())
+        every = _scored(scorer, x[:, None], x)[first, second]
+        return Pairs(every, np.stack([y[first], y[second]], 1), genuine, len(every) - genuine)
+    counts = np.bincount(y)
+    large = np.flatnonzero(counts > samples)
+    if samples < 1 or len(large) < 2:
+        raise ValueError(
+            f"{len(large)} identities have more than {samples} items: it takes two that have, to enrol "
+            f"{samples} of each and try another; bring more items, or ask for fewer samples"
+        )
+    probes = len(x) - samples * len(large)
+    draws = int(np.clip(MOST_PAIRS // (probes * len(large)), 1, MOST_DRAWS))
+    scores: list[Floats] = []
+    identities: list[Index] = []
+    met = np.zeros((len(x), len(large)), bool)  # which probes were tried against which names
+    for _ in range(draws):
+        enrolled, tried = draw_enrolment(y, large, samples, rng)
+        apart = (origin[tried][:, None, None] != origin[enrolled]).all(2)
+        scores.append(_scored(scorer, x[enrolled], x[tried])[apart])
+        both = np.broadcast_arrays(y[tried][:, None], large)
+        identities.append(np.stack([side[apart] for side in both], 1))
+        met[tried] |= apart
+    of = y[:, None] == large
+    return Pairs(np.concatenate(scores), np.concatenate(identities), int(met[of].sum()), int(met[~of].sum()))
+
+
+def draw_enrolment(
+    labels: Index, identities: Index, samples: int, rng: np.random.Generator
+) -> tuple[Index, Index]:
+    """Draw the items to enrol.
+
+    Args:
+        labels: [I] integers ≥ 0.
+        identities: [M] to enrol, each with at least n items.
+        samples: n of each.
+        rng: source of randomness.
+
+    Returns:
+        [M, n] indices of the items to enrol, and of all others.
+    """
+    order = rng.permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    firsts = np.searchsorted(labels[order], identities)
+    enrolled = order[firsts[:, None] + np.arange(samples)]
+    left = np.ones(len(labels), bool)
+    left[enrolled] = False
+    return enrolled, np.flatnonzero(left)
+
+
+def _thinned(labels: Index, samples: int, rng: np.random.Generator) -> Index:
+    """Indices of the items kept: n + 1 of each identity that has them, then those of others, then more."""
+    order = rng.permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    ordered, counts = labels[order], np.bincount(labels)
+    place = np.arange(len(labels)) - np.searchsorted(ordered, ordered)
+    shuffled = rng.permutation(len(counts))[ordered]  # which identities, if not all have room
+    first = np.lexsort((shuffled, counts[ordered] <= samples, np.maximum(place, samples)))
+    return np.sort(order[first[:MOST_ITEMS]])
+
+
+def checked(embeddings: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[npt.NDArray[Any], Index]:
+    """Labelled items as arrays, if pairs can be made of them.
+
+    Args:
+        embeddings: [I, D].
+        labels: [I] whose each item is.
+
+    Returns:
+        [I, D], and [I] identities as numbers 0 … K − 1.
+
+    Raises:
+        ValueError: if shapes are others, a number isn't finite, or there would be no pairs of either kind.
+    """
+    x, names = np.asarray(embeddings), np.asarray(labels)
+    if x.ndim != 2 or names.shape != x.shape[:1]:
+        raise ValueError(
+            f"embeddings have shape {list(x.shape)}, labels {list(names.shape)}: they must be [I, D] and [I]"
+        )
+    if not np.isfinite(x).all():
+        at = int(np.flatnonzero(~np.isfinite(x).all(1))[0])
+        raise ValueError(f"embedding {at} isn't finite: look for what blew up in the encoder")
+    found, y = np.unique(names, return_inverse=True)
+    if len(found) < 2 or len(found) == len(y):
+        raise ValueError(
+            f"{len(y)} items of {len(found)} identities: it takes two identities for an impostor pair, and "
+            "two items of one for a genuine pair; bring more"
+        )
+    return x, y.astype(np.int64)
+
+
+def _scored(scorer: Scorer, gallery: npt.NDArray[Any], probes: npt.NDArray[Any]) -> Floats:
+    scores = np.asarray(scorer(gallery, probes), np.float64)
+    if scores.shape != (len(probes), len(gallery)):
+        raise ValueError(
+            f"the scorer gave {list(scores.shape)} for {len(probes)} probes and {len(gallery)} names: "
+            f"it must give [{len(probes)}, {len(gallery)}]"
+        )
+    return scores
+
+
+def share_interval(hits: npt.ArrayLike, identities: npt.ArrayLike, seed: int = 0) -> Interval:
+    r"""95 % interval of the share of hits among pairs that have identities in common.
+
+    Pairs of the same identities are alike, so it is identities that are drawn anew, with replacement, 1,000
+    times. An identity drawn $c_i$ times gives its genuine pairs the weight $c_i$, and those with another one
+    the weight $c_i c_j$:
+
+    $$s^* = \frac{\sum_i c_i h_{ii} + \sum_{i \ne j} c_i c_j h_{ij}}
+                 {\sum_i c_i n_{ii} + \sum_{i \ne j} c_i c_j n_{ij}}$$
+
+    for $h_{ij}$ hits among $n_{ij}$ pairs; the interval is between the 2.5 and the 97.5 % quantiles. Where
+    nothing is a hit it ends at 3 / (number of different pairs of identities), likewise where everything is.
+
+    Args:
+        hits: [P] true or false.
+        identities: [P, 2] integers ≥ 0.
+        seed: of the resamples.
+
+    Example:
+        >>> share_interval([True, False, False, False], [[0, 1], [0, 2], [1, 2], [3, 2]])[0]
+        0.0
+
+    Reference: R. M. Bolle, N. K. Ratha, S. Pankanti: "Error analysis of pattern recognition systems: the
+    subsets bootstrap", Computer Vision and Image Understanding 93, 2004.
+
+    Departures: there the subsets are of the pairs of one finger, here both identities of an impostor pair are
+    drawn. More than 500 identities are drawn in 500 blocks, pairs within a block counting as genuine ones do.
+    An interval of few identities is too short, as every bootstrap's is.
+    """
+    return Resamples(np.asarray(identities), seed).interval(np.asarray(hits, bool))
+
+
+class Resamples:
+    """Identities drawn anew, once for all the shares of the same pairs."""
+
+    def __init__(self, identities: npt.NDArray[Any], seed: int) -> None:
+        _, pairs = np.unique(identities, return_inverse=True)
+        self.pairs = pairs.reshape(-1, 2)
+        k, rng = int(pairs.max()) + 1, np.random.default_rng(seed)
+        blocks = self.pairs
+        if k > BLOCKS:
+            blocks, k = (rng.permutation(k) % BLOCKS)[self.pairs], BLOCKS
+        self.k, self.at = k, blocks[:, 0] * k + blocks[:, 1]
+        self.drawn = rng.multinomial(k, np.full(k, 1 / k), RESAMPLES).astype(np.float32)
+        self.all = self._weighed(self.at)
+
+    def interval(self, hits: npt.NDArray[np.bool_]) -> Interval:
+        """Of the share of these hits [P], as `share_interval` says."""
+        if hits.all() or not hits.any():
+            low, high = self.pairs.min(1), self.pairs.max(1)
+            margin = min(1.0, 3 / len(np.unique(low * (int(high.max()) + 1) + high)))
+            return (1 - margin, 1.0) if hits.all() else (0.0, margin)
+        there = self.all > 0  # of few identities, some resamples have no such pair
+        shares = self._weighed(self.at[hits])[there] / self.all[there]
+        low, high = np.quantile(shares, [0.025, 0.975])
+        return float(low), float(high)
+
+    def _weighed(self, at: Index) -> Floats:
+        """The weight of some pairs in each resample."""
+        k = self.k
+        numbers = np.bincount(at, minlength=k * k).reshape(k, k).astype(np.float32)
+        every = (self.drawn @ numbers * self.drawn).sum(1, dtype=np.float64)
+        return every + (self.drawn - self.drawn**2) @ numbers.diagonal()

@@ -112,3 +112,31 @@ def test_episodes_are_changed_task_by_task_and_can_be_repeated() -> None:
     torch.testing.assert_close(noised.part(5, 1, 3).query_x, once.query_x[1::3])
     assert noised.part(5, 5, 6).tasks == 0
     assert not torch.equal(noised[6].query_x - plain[6].query_x, once.query_x - before.query_x)
+
+
+def test_all_items_of_a_class_are_changed_alike() -> None:
+    pool, setting = coded_pool([9] * 8), Setting(3, 1, 2, 2, distractors=2)
+
+    def alike(x: torch.Tensor, source: np.random.Generator) -> torch.Tensor:
+        assert x.shape[:2] == (3, 5)
+        return x + torch.from_numpy(source.random((len(x), *[1] * (x.ndim - 1)))).to(x)
+
+    plain = Episodes(pool, setting, tasks=4, seed=2)
+    other = Episodes(pool, setting, tasks=4, seed=2, augment_classes=alike).on("cpu")
+    before, once, again = plain[5], other[5], other[5]
+    changes = []
+    for kind, items in (("support", 1), ("query", 2), ("unlabelled", 2)):
+        x, y, z = (
+            {"support": e.support.x, "query": e.query_x, "unlabelled": e.support.unlabelled}[kind]
+            for e in (before, once, again)
+        )
+        assert torch.equal(y, z)
+        change = (y - x).flatten(2)
+        assert not change[:, 3 * items :].any(), "distractors stay as they are"
+        changes.append(change[:, : 3 * items].unflatten(1, (3, items)))
+    changes = torch.cat(changes, 2)  # [T, N, B, ...]
+    torch.testing.assert_close(changes, changes[:, :, :1, :1].expand_as(changes))
+    assert changes[:, :, 0, 0].unique().numel() == 12, "each class in a way of its own"
+    assert torch.equal(once.query_y, before.query_y)
+    torch.testing.assert_close(other.part(5, 1, 3).query_x, once.query_x[1::3])
+    assert other.part(5, 5, 6).tasks == 0

@@ -61,6 +61,15 @@ def test_the_middle_stays_where_it_is_and_outside_is_silence() -> None:
     torch.testing.assert_close(Speed(1, 1)(x, rng()), x)
 
 
+def test_speed_of_whole_classes() -> None:
+    x = tones([300, 700, 500, 900, 400, 600]).unflatten(0, (3, 2))
+    y = Speed(0.7, 1.4)(x, rng(3))
+    factors = rng(3).uniform(0.7, 1.4, 3)
+    for of_class, was, factor in zip(y, x, factors.tolist(), strict=True):
+        torch.testing.assert_close(of_class, Speed(factor, factor)(was, rng()))
+    assert len(np.unique(factors)) == 3
+
+
 def test_gain_in_decibels() -> None:
     x = tones([300, 700])
     torch.testing.assert_close(Gain(20)(x, Highest()), 10 * x)  # type: ignore[arg-type]

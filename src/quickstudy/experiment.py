@@ -144,7 +144,15 @@ def train(
         classes, setting = fitting(pool, "train", recipe.train)
     else:
         classes, setting = pool.split("train"), recipe.train
-    training = Episodes(classes, setting, tasks, seed, labels=recipe.labels, augment=recipe.augment)
+    training = Episodes(
+        classes,
+        setting,
+        tasks,
+        seed,
+        labels=recipe.labels,
+        augment=recipe.augment,
+        augment_classes=recipe.augment_classes,
+    )
     validation = Episodes(
         *fitting(pool, "validation", recipe.validation),
         TASKS,

@@ -40,6 +40,8 @@ class Shift:
 class Speed:
     """Each clip played faster or slower at random about its middle, which changes its pitch as well.
 
+    For `Episodes(augment_classes=…)` all clips of a class alike: that makes another speaker of each.
+
     Args:
         low: the least factor; above 1 is faster and higher.
         high: the greatest; factors are uniform between the two.
@@ -47,7 +49,9 @@ class Speed:
     Raises:
         ValueError: if these are not two rising positive numbers.
 
-    Reference: Ko et al. 2015, "Audio augmentation for speech recognition", with factors 0.9, 1 and 1.1.
+    Reference: Ko et al. 2015, "Audio augmentation for speech recognition", with factors 0.9, 1 and 1.1;
+    Yamamoto et al. 2019, "Speaker augmentation and bandwidth extension for deep speaker embedding", who count
+    a speaker's clips at another speed as another speaker's.
 
     Departures: the factor is any, and samples are interpolated linearly, which dulls the highest pitches.
     """
@@ -63,10 +67,10 @@ class Speed:
             )
 
     def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
-        """Change clips [B, samples]."""
-        factor = rng.uniform(self.low, self.high, (len(x), 1))
-        middle = (x.shape[1] - 1) / 2
-        return _sound_at(x, middle + (np.arange(x.shape[1]) - middle) * factor)
+        """Change clips [B, samples], or those of N classes, [N, B, samples], each class by one factor."""
+        factor = rng.uniform(self.low, self.high, (len(x),) + (1,) * (x.ndim - 1))
+        middle = (x.shape[-1] - 1) / 2
+        return _sound_at(x, middle + (np.arange(x.shape[-1]) - middle) * factor)
 
 
 @dataclass(frozen=True)
@@ -125,12 +129,12 @@ def _ratio(decibels: np.ndarray) -> Tensor:
 
 
 def _sound_at(x: Tensor, places: np.ndarray) -> Tensor:
-    """Clips [B, samples] at places [B, samples] between their samples, linearly; 0 outside."""
-    samples = x.shape[1]
+    """Clips [..., samples] at places [..., samples] between their samples, linearly; 0 outside."""
+    samples = x.shape[-1]
     before = np.floor(places)
     weight = torch.from_numpy(places - before).to(x)
     # one 0 at either end, to which all places outside are moved
-    index = torch.from_numpy(before.clip(-1, samples - 1).astype(np.int64) + 1).to(x.device)
+    index = torch.from_numpy(before.clip(-1, samples - 1).astype(np.int64) + 1).to(x.device).expand_as(x)
     padded = torch.nn.functional.pad(x, (1, 1))
     inside = torch.from_numpy((before >= -1) & (before < samples)).to(x.device)
-    return torch.where(inside, padded.gather(1, index).lerp(padded.gather(1, index + 1), weight), 0.0)
+    return torch.where(inside, padded.gather(-1, index).lerp(padded.gather(-1, index + 1), weight), 0.0)

@@ -117,6 +117,9 @@ class Episodes:
             one that is drawn for the task, all support items from others. Every source with enough classes is
             as likely, and then every class with enough items both of it and of others. Other classes
             never come up.
+        augment_classes: changes each class of a task in a way of its own, all its items alike, and so makes
+            another class of it, such as `Speed()` of a speaker somebody with a higher voice. It takes
+            [N, B, ...] items of N classes; then comes `augment`. Distractors stay as they are.
 
     Raises:
         ValueError: if the pool has too few classes for the ways, or a class too few items for the shots
@@ -135,11 +138,13 @@ class Episodes:
         augment: Augment | None = None,
         group: Callable[[str], str] | None = None,
         apart: bool = False,
+        augment_classes: Augment | None = None,
     ) -> None:
         if tasks < 1 or seed < 0:
             raise ValueError(f"tasks is {tasks} and seed {seed}: tasks must be at least 1, seed at least 0")
         self.pool, self.setting, self.tasks, self.seed, self.device = pool, setting, tasks, seed, device
         self.labels, self.augment, self.group, self.apart = labels, augment, group, apart
+        self.augment_classes = augment_classes
         if apart and (labels or group or setting.unlabelled):
             raise ValueError(
                 "apart does not go with labels, group or unlabelled items: leave out one of them"
@@ -171,6 +176,7 @@ class Episodes:
             self.augment,
             self.group,
             self.apart,
+            self.augment_classes,
         )
 
     def __getitem__(self, i: int) -> Episode:
@@ -189,19 +195,20 @@ class Episodes:
         parts = [part.flatten(1) for part in index.split([s.shots, s.queries, s.unlabelled], -1)]
         parts[2] = torch.cat([parts[2], others.flatten(1)], 1)
         items = self._gather(torch.cat([part.flatten() for part in parts]))
-        support, query, unlabelled = (
+        split = [
             x.view(*part.shape, *x.shape[1:])
             for x, part in zip(items.split([part.numel() for part in parts]), parts, strict=True)
-        )
-        if self.augment and tasks:
+        ]
+        if tasks and (self.augment or self.augment_classes):
             sources = [
                 np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(i, task)))
                 for task in range(rank, self.tasks, world)
             ]
-            support, query, unlabelled = (
-                torch.stack([self.augment(of_task, rng) for of_task, rng in zip(x, sources, strict=True)])
-                for x in (support, query, unlabelled)
-            )
+            if self.augment_classes:
+                split = self._as_other_classes(self.augment_classes, split, sources)
+            if self.augment:
+                split = [_changed(self.augment, x, sources) for x in split]
+        support, query, unlabelled = split
         y = self._y
         return Episode(Support(support, y[s.shots][:tasks], s.ways, unlabelled), query, y[s.queries][:tasks])
 
@@ -246,6 +253,19 @@ class Episodes:
         if self.labels:
             places = self._order[self._firsts[classes][..., None] + places]
         return self.pool.starts[classes][..., None] + places
+
+    def _as_other_classes(
+        self, change: Augment, parts: list[Tensor], sources: list[np.random.Generator]
+    ) -> list[Tensor]:
+        """Support, query and unlabelled items, each class changed alike in all three."""
+        s = self.setting
+        each = [s.shots, s.queries, s.unlabelled]
+        own = [x[:, : s.ways * n].unflatten(1, (s.ways, n)) for x, n in zip(parts, each, strict=True)]
+        changed = _changed(change, torch.cat(own, 2), sources).split(each, 2)
+        return [
+            torch.cat([x.flatten(1, 2), part[:, s.ways * n :]], 1)
+            for x, part, n in zip(changed, parts, each, strict=True)
+        ]
 
     def _gather(self, index: Tensor) -> Tensor:
         """[B] indices to [B, ...] floats; they travel to the device as they are in the pool."""
@@ -298,6 +318,11 @@ class _Sources:
         support = distinct(rng, self._pool.counts[classes] - theirs, s.shots)
         support += np.where(support >= before[..., None], theirs[..., None], 0)  # step over the block
         return self._order[self._firsts[classes][..., None] + np.concatenate([support, queries], -1)]
+
+
+def _changed(augment: Augment, x: Tensor, sources: list[np.random.Generator]) -> Tensor:
+    """The items of T tasks, each task's changed by its own source of randomness."""
+    return torch.stack([augment(of_task, rng) for of_task, rng in zip(x, sources, strict=True)])
 
 
 def floats(items: Tensor) -> Tensor:

@@ -48,6 +48,7 @@ class Recipe:
         published: the paper's accuracy in % for the tests, by name.
         labels: which items bear labels, in all three splits; all by default.
         augment: changes the items that are trained on at random; nothing does by default.
+        augment_classes: changes all items of a class alike, as in `Episodes`.
         apart: support and queries of validation and test come from different sources, such as speakers.
     """
 
@@ -72,4 +73,5 @@ class Recipe:
     published: Mapping[str, float] = field(default_factory=dict[str, float])
     labels: Labels | None = None
     augment: Augment | None = None
+    augment_classes: Augment | None = None
     apart: bool = False

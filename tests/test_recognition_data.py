@@ -1,4 +1,4 @@
-"""Faces, invented words and voices, and the encoder of recognition."""
+"""Faces, invented words and voices."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,6 @@ from quickstudy.data.augment import FACES, Affine, Chain, Erase, Flip, Light
 from quickstudy.data.faces import FacePair, lfw, orl, pair_items, view2
 from quickstudy.data.invented import with_new_words
 from quickstudy.data.pool import ClassPool
-from quickstudy.encoders import Mirrored, ResNet
 
 DATA = Path(os.environ.get("QUICKSTUDY_DATA", "none"))
 real = pytest.mark.skipif(not (DATA / "lfw").is_dir(), reason="needs LFW and ORL in QUICKSTUDY_DATA")
@@ -178,28 +177,3 @@ def test_each_change_does_what_it_says() -> None:
     ones = torch.ones(1, 1, 16, 16)
     assert torch.allclose(Affine(shift=5.0, probability=1.0, padding="border")(ones, rng), ones)
     assert not torch.allclose(Affine(shift=5.0, probability=1.0)(ones, rng), ones)
-
-
-@pytest.mark.parametrize("shape", [(2, 1, 64, 64), (3, 1, 40, 101), (2, 1, 17, 31)])
-@pytest.mark.parametrize("grid", [(1, 1), (4, 4), (1, 6)])
-def test_the_residual_network_takes_any_size(shape: tuple[int, ...], grid: tuple[int, int]) -> None:
-    net = ResNet(1, (4, 8, 8), dimensions=5, grid=grid)
-    z = net(torch.rand(shape))
-    assert z.shape == (shape[0], 5)
-    z.sum().backward()
-    assert all(p.grad is not None for p in net.parameters())
-
-
-def test_the_residual_network_names_a_wrong_shape() -> None:
-    with pytest.raises(ValueError, match=r"ResNet takes \[B, 3, H, W\]"):
-        ResNet(3, (4, 8))(torch.rand(2, 1, 32, 32))
-
-
-def test_mirrored_embeds_a_picture_as_its_mirror_image_once_trained() -> None:
-    torch.manual_seed(0)
-    net, x = Mirrored(ResNet(1, (4, 8), dimensions=5)), torch.rand(6, 1, 32, 32)
-    net.eval()
-    torch.testing.assert_close(net(x), net(x.flip(3)))
-    assert not torch.allclose(net.encoder(x), net.encoder(x.flip(3)))
-    net.train()
-    torch.testing.assert_close(net(x), net.encoder(x))

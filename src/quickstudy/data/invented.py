@@ -11,6 +11,14 @@ from quickstudy.data.pool import ClassPool
 FADE = 0.05
 """Share of a clip over which one half gives way to the other."""
 
+SPLICE, REVERSED = "|", "/reversed"
+"""What is between the two halves of the name of a spliced word, and behind that of one played backwards."""
+
+
+def recorded(name: str) -> bool:
+    """Whether a class of that name is a word that somebody says, and none of `with_new_words`."""
+    return SPLICE not in name and not name.endswith(REVERSED)
+
 
 def with_new_words(pool: ClassPool, spliced: int, each: int = 2, seed: int = 0) -> ClassPool:
     """The classes of a split named "train" joined by words that nobody says.
@@ -49,11 +57,11 @@ def with_new_words(pool: ClassPool, spliced: int, each: int = 2, seed: int = 0) 
         first, second = pair // (k - 1), pair % (k - 1)
         second += second >= first
         items.append(_spliced(train, first, second, each, rng))
-        names.append(f"{train.classes[first]}|{train.classes[second]}")
+        names.append(f"{train.classes[first]}{SPLICE}{train.classes[second]}")
     counts = [len(x) for x in items]
     forth = np.concatenate(items)
     extra = np.concatenate([forth, forth[:, ::-1]])
-    new = [*names, *(f"{name}/reversed" for name in names)]
+    new = [*names, *(f"{name}{REVERSED}" for name in names)]
     return _joined(pool, extra, new, counts * 2)
 
 

@@ -49,6 +49,8 @@ class Recipe:
         labels: which items bear labels, in all three splits; all by default.
         augment: changes the items that are trained on at random; nothing does by default.
         augment_classes: changes all items of a class alike, as in `Episodes`.
+        recorded: whether a class to train on, by its name, was recorded and not made from others: an encoder
+            with `WCCN` is measured on those; all by default.
         apart: support and queries of validation and test come from different sources, such as speakers.
     """
 
@@ -74,4 +76,5 @@ class Recipe:
     labels: Labels | None = None
     augment: Augment | None = None
     augment_classes: Augment | None = None
+    recorded: Callable[[str], bool] = lambda _: True
     apart: bool = False

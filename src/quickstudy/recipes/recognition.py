@@ -24,6 +24,7 @@ from quickstudy.data.faces import lfw, orl
 from quickstudy.data.folders import FRACTIONS, folder_pool
 from quickstudy.data.formats import ItemFormat
 from quickstudy.data.images import ImageFormat
+from quickstudy.data.invented import recorded
 from quickstudy.data.speech import (
     DIGITS_8K,
     VOICES_16K,
@@ -32,7 +33,7 @@ from quickstudy.data.speech import (
     arabic_words,
     fsdd,
 )
-from quickstudy.encoders import Mirrored, ResNet
+from quickstudy.encoders import WCCN, Mirrored, ResNet
 from quickstudy.learner import Learner
 from quickstudy.learners.prototypical import Prototypical
 from quickstudy.learners.siamese import Siamese, contrastive_loss
@@ -104,6 +105,7 @@ def words_arabic(method: Method = "supervised-contrastive") -> Recipe:
         steps=1_200,
         validation=Setting(4, 1, 5),
         tests=(Setting(8, 1, 5), Setting(8, 5, 5)),
+        recorded=recorded,
         apart=True,
     )
 
@@ -214,7 +216,8 @@ def _face_encoder() -> nn.Module:
 
 
 def _speech_encoder(rate: int, grid: tuple[int, int]) -> nn.Module:
-    return nn.Sequential(LogMel(rate), SpecAugment(), ResNet(1, (16, 32, 64, 128), 128, grid, dropout=0.2))
+    net = ResNet(1, (16, 32, 64, 128), 128, grid, dropout=0.2)
+    return WCCN(nn.Sequential(LogMel(rate), SpecAugment(), net), 128)
 
 
 def _warmed(steps: int) -> Schedule:
@@ -244,6 +247,7 @@ def _recipe(
     apart: bool = False,
     fewer_ways: bool = False,
     temperature: float = 0.1,
+    recorded: Callable[[str], bool] = lambda _: True,
 ) -> Recipe:
     if method not in get_args(Method):
         raise ValueError(f"method is {method!r}: it must be one of {', '.join(get_args(Method))}")
@@ -262,5 +266,6 @@ def _recipe(
         every=250,
         tests=tests,
         augment=augment,
+        recorded=recorded,
         apart=apart,
     )

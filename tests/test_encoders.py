@@ -1,0 +1,130 @@
+"""The encoders of recognition; WCCN against a literal covariance."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from quickstudy.data.pool import ClassPool
+from quickstudy.encoders import WCCN, Mirrored, ResNet
+from quickstudy.experiment import whiten
+from quickstudy.learners.supervised_contrastive import SupervisedContrastive
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 64, 64), (3, 1, 40, 101), (2, 1, 17, 31)])
+@pytest.mark.parametrize("grid", [(1, 1), (4, 4), (1, 6)])
+def test_the_residual_network_takes_any_size(shape: tuple[int, ...], grid: tuple[int, int]) -> None:
+    net = ResNet(1, (4, 8, 8), dimensions=5, grid=grid)
+    z = net(torch.rand(shape))
+    assert z.shape == (shape[0], 5)
+    z.sum().backward()
+    assert all(p.grad is not None for p in net.parameters())
+
+
+def test_the_residual_network_names_a_wrong_shape() -> None:
+    with pytest.raises(ValueError, match=r"ResNet takes \[B, 3, H, W\]"):
+        ResNet(3, (4, 8))(torch.rand(2, 1, 32, 32))
+
+
+def test_mirrored_embeds_a_picture_as_its_mirror_image_once_trained() -> None:
+    torch.manual_seed(0)
+    net, x = Mirrored(ResNet(1, (4, 8), dimensions=5)), torch.rand(6, 1, 32, 32)
+    net.eval()
+    torch.testing.assert_close(net(x), net(x.flip(3)))
+    assert not torch.allclose(net.encoder(x), net.encoder(x.flip(3)))
+    net.train()
+    torch.testing.assert_close(net(x), net.encoder(x))
+
+
+def literal_whitening(z: np.ndarray, y: np.ndarray, shrinkage: float) -> tuple[np.ndarray, np.ndarray]:
+    """Mean, and the covariance that distances are to be measured by, item by item."""
+    d, classes = z.shape[1], sorted({*y.tolist()})
+    within = np.zeros((d, d))
+    for k in classes:
+        own = [row for row, of in zip(z, y, strict=True) if of == k]
+        middle = sum(own) / len(own)
+        for row in own:
+            within += np.outer(row - middle, row - middle)
+    n = len(z) - len(classes)
+    within /= n
+    return z.mean(0), within + (shrinkage + d / n) * np.trace(within) / d * np.eye(d)
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 0.3, 5.0])
+def test_wccn_measures_distances_by_the_covariance_within_classes(shrinkage: float) -> None:
+    rng = np.random.default_rng(3)
+    y = rng.permutation(np.repeat([7, 2, 40, 5], [9, 12, 1, 8]))
+    z = rng.normal(size=(50, 4))[y] + rng.normal(size=(30, 4)) @ rng.normal(size=(4, 4))
+    net = WCCN(nn.Identity(), 4, shrinkage).double()
+    probes = torch.from_numpy(rng.normal(size=(6, 4)))
+    assert torch.equal(net.eval()(probes), probes), "nothing is measured yet"
+    net.measure(torch.from_numpy(z), torch.from_numpy(y))
+    mean, covariance = literal_whitening(z, y, shrinkage)
+    inverse = np.linalg.inv(covariance)
+    made = net(probes)
+    for i in range(6):
+        for j in range(6):
+            a, b = (probes[k].numpy() - mean for k in (i, j))
+            assert float(made[i] @ made[j]) == pytest.approx(a @ inverse @ b)
+    net.train()
+    assert torch.equal(net(probes), probes), "training sees nothing of it"
+
+
+def test_of_many_items_every_direction_varies_alike_within_classes_and_of_few_little_is_done() -> None:
+    rng = np.random.default_rng(0)
+
+    def whitened(items: int) -> np.ndarray:
+        y = np.arange(items) % 2
+        z = rng.normal(size=(items, 3)) * [1, 10, 100] + 1000 * y[:, None]
+        net = WCCN(nn.Identity(), 3, 0.0).eval()
+        net.measure(torch.from_numpy(z), torch.from_numpy(y))
+        fresh = torch.from_numpy(rng.normal(size=(4000, 3)) * [1, 10, 100]).float()
+        return net(fresh).std(0).numpy()
+
+    np.testing.assert_allclose(whitened(40_000), [0.89, 1, 1], atol=0.03)
+    few = whitened(4)
+    assert few[0] < 0.1 * few[2]
+
+
+def test_wccn_names_what_it_cannot_measure() -> None:
+    with pytest.raises(ValueError, match="shrinkage is -1"):
+        WCCN(nn.Identity(), 3, -1)
+    for z in (torch.rand(3, 3), torch.zeros(3, 3)):
+        with pytest.raises(ValueError, match="3 items of 3 classes don't differ"):
+            WCCN(nn.Identity(), 3).measure(z, torch.arange(3))
+
+
+def test_a_learner_is_whitened_on_its_pool_and_left_as_it_was() -> None:
+    torch.manual_seed(0)
+    items = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8)).astype(np.uint8)
+    pool = ClassPool.from_arrays(items, [str(i) for i in range(10)], [4] * 10)
+    bare = nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.Dropout(0.5))
+    learner = SupervisedContrastive(WCCN(bare, 3))
+    weights = [p.clone() for p in learner.parameters()]
+    learner.train()
+    whiten(learner, pool)
+    assert learner.training
+    assert bare[2].training
+    assert all(torch.equal(p, q) for p, q in zip(learner.parameters(), weights, strict=True))
+    bare.eval()
+    expected = WCCN(nn.Identity(), 3)
+    expected.measure(bare(torch.from_numpy(items) / 255.0), torch.arange(10).repeat_interleave(4))
+    made = learner.encoder
+    assert isinstance(made, WCCN)
+    # classes are drawn in another order, and the mean is of the same items
+    torch.testing.assert_close(made.mean, expected.mean)
+    torch.testing.assert_close(made.whitening, expected.whitening)
+
+
+def test_of_many_classes_a_draw_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quickstudy.experiment.MEASURED", 11)
+    items = np.random.default_rng(0).integers(0, 256, (40, 1, 2, 2)).astype(np.uint8)
+    pool = ClassPool.from_arrays(items, [str(i) for i in range(10)], [4] * 10)
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(WCCN, "measure", lambda _, z, y: seen.append(z))
+    learner = SupervisedContrastive(WCCN(nn.Flatten(), 4))
+    for seed in (0, 0, 1):
+        whiten(learner, pool, seed)
+    assert [len(z) for z in seen] == [12] * 3
+    assert torch.equal(seen[0], seen[1])
+    assert not torch.equal(seen[0], seen[2])

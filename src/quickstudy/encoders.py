@@ -280,13 +280,13 @@ class WCCN(nn.Module):
     What makes items of one class differ, such as who says a word, takes up some directions more than others.
     These are shrunk, so that every direction varies alike within classes:
 
-    $$z \mapsto (z - \mu)\,L, \qquad
+    $$z \mapsto z\,L, \qquad
       L L^\top = \Big(W + \alpha\,\tfrac{\operatorname{tr} W}{D}\,I\Big)^{-1}, \qquad
       W = \frac{1}{n}\sum_i (z_i - \mu_{y_i})(z_i - \mu_{y_i})^\top, \qquad \alpha = \alpha_0 + \frac{D}{n}$$
 
-    for I items of K classes with means $\mu_k$ and $\mu$ of them all, and $n = I - K$: of few items little is
-    known, and less is done. Training sees nothing of it: `measure` is called afterwards, or before each
-    validation, on classes that were trained on.
+    for I items of K classes with means $\mu_k$, and $n = I - K$: of few items little is known, and less is
+    done. Training sees nothing of it: `measure` is called afterwards, or before each validation, on classes
+    that were trained on.
 
     Args:
         encoder: any module from [B, ...] to [B, D].
@@ -308,39 +308,31 @@ class WCCN(nn.Module):
         if shrinkage < 0:
             raise ValueError(f"shrinkage is {shrinkage}: it must be at least 0")
         self.encoder, self.shrinkage = encoder, shrinkage
-        self.mean, self.whitening = nn.Buffer(torch.zeros(dimensions)), nn.Buffer(torch.eye(dimensions))
+        self.whitening = nn.Buffer(torch.eye(dimensions))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, ...] items → [B, D] embeddings."""
         z = self.encoder(x)
-        return z if self.training else (z - self.mean) @ self.whitening
+        return z if self.training else z @ self.whitening
 
     @torch.no_grad()
     def measure(self, z: Tensor, y: Tensor) -> None:
-        """Whiten within these classes from now on.
+        """Whiten within these classes from now on; not at all if nothing differs within a class.
 
         Args:
             z: [I, D] embeddings of the encoder alone, as it is once trained.
             y: [I] classes.
-
-        Raises:
-            ValueError: if no class has two items, or all items of each are the same.
         """
         _, numbers, counts = torch.unique(y, return_inverse=True, return_counts=True)
         z, dimensions = z.double(), z.shape[1]
         means = z.new_zeros(len(counts), dimensions).index_add_(0, numbers, z) / counts[:, None]
-        apart, n = z - means[numbers], len(z) - len(counts)
-        within = apart.T @ apart / max(n, 1)
+        apart, n = z - means[numbers], max(len(z) - len(counts), 1)
+        within = apart.T @ apart / n
         spread = within.diagonal().mean()
-        if not spread > 0:
-            raise ValueError(
-                f"{len(z)} items of {len(counts)} classes don't differ within a class: it takes classes of "
-                "two different items to whiten within them"
-            )
         one = torch.eye(dimensions, dtype=z.dtype, device=z.device)
-        lower = torch.linalg.cholesky(within + (self.shrinkage + dimensions / n) * spread * one)
-        self.whitening.copy_(torch.linalg.solve_triangular(lower, one, upper=False).T)
-        self.mean.copy_(z.mean(0))
+        within += (self.shrinkage + dimensions / n) * spread * one if spread else one
+        inverse = torch.linalg.solve_triangular(torch.linalg.cholesky(within), one, upper=False)
+        self.whitening.copy_(inverse.T)
 
 
 class MLP(nn.Module):

@@ -104,7 +104,7 @@ def words_arabic(method: Method = "supervised-contrastive") -> Recipe:
         partial(arabic_words, spliced=306),
         WORDS_16K,
         method,
-        partial(_speech_encoder, 16_000, grid=(1, 6)),
+        lambda: WCCN(_speech_encoder(16_000, grid=(1, 6)), 128),
         WORDS,
         train=Setting(48, 1, 2),
         steps=1_200,
@@ -226,11 +226,11 @@ def _face_encoder() -> nn.Module:
 
 
 def _speech_encoder(rate: int, grid: tuple[int, int]) -> nn.Module:
-    net = ResNet(1, (16, 32, 64, 128), 128, grid, dropout=0.2)
-    return WCCN(nn.Sequential(LogMel(rate), SpecAugment(), net), 128)
+    return nn.Sequential(LogMel(rate), SpecAugment(), ResNet(1, (16, 32, 64, 128), 128, grid, dropout=0.2))
 
 
 def _voice_encoder() -> nn.Module:
+    # bands narrow enough to tell pitches of voices
     return WCCN(nn.Sequential(LogMel(16_000, mels=80), SpecAugment(), TDNN(80)), 128)
 
 

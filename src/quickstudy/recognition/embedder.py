@@ -111,11 +111,11 @@ class Embedder:
         parts = _cut(groups)
         total, done = sum(len(part) for part in parts), 0
         with ThreadPoolExecutor(1) as ahead:
-            coming = ahead.submit(self._decode, parts[0]) if parts else None
+            coming = ahead.submit(self.decode, parts[0]) if parts else None
             for i in range(len(parts)):
                 assert coming is not None
                 files, digests, items, refused = coming.result()
-                coming = ahead.submit(self._decode, parts[i + 1]) if i + 1 < len(parts) else None
+                coming = ahead.submit(self.decode, parts[i + 1]) if i + 1 < len(parts) else None
                 # not every encoder takes an empty batch
                 z = self.embed(items) if files else np.empty((0, 0), np.float32)
                 yield Embedded(files, z, digests, refused)
@@ -123,7 +123,8 @@ class Embedder:
                 if progress:
                     progress(done, total)
 
-    def _decode(self, files: Sequence[Path]) -> tuple[list[Path], list[str], Items, list[Refusal]]:
+    def decode(self, files: Sequence[Path]) -> tuple[list[Path], list[str], Items, list[Refusal]]:
+        """The files that can be used, digests of their contents, their items; and what is refused."""
         items: Any = np.empty((len(files), *self.format.shape), self.format.dtype)
         digests = [""] * len(files)
 

@@ -230,8 +230,9 @@ def _speech_encoder(rate: int, grid: tuple[int, int]) -> nn.Module:
 
 
 def _voice_encoder() -> nn.Module:
-    # bands narrow enough to tell pitches of voices
-    return WCCN(nn.Sequential(LogMel(16_000, mels=80), SpecAugment(), TDNN(80)), 128)
+    # windows long enough, and bands narrow enough, to tell the pitches of voices apart
+    heard = LogMel(16_000, mels=80, window=0.08, hop=0.02)
+    return WCCN(nn.Sequential(heard, SpecAugment(), TDNN(80)), 128)
 
 
 def _warmed(steps: int) -> Schedule:

@@ -101,20 +101,20 @@ def literal_covariance(z: np.ndarray, y: np.ndarray, shrinkage: float) -> np.nda
     return within + (shrinkage + d / n) * np.trace(within) / d * np.eye(d)
 
 
-@pytest.mark.parametrize("shrinkage", [0.0, 0.3, 5.0])
-def test_wccn_measures_distances_by_the_covariance_within_classes(shrinkage: float) -> None:
+@pytest.mark.parametrize(("shrinkage", "centred"), [(0.0, False), (0.3, True), (5.0, False)])
+def test_wccn_measures_by_the_covariance_within_classes(shrinkage: float, centred: bool) -> None:
     rng = np.random.default_rng(3)
     y = rng.permutation(np.repeat([7, 2, 40, 5], [9, 12, 1, 8]))
     z = rng.normal(size=(50, 4))[y] + rng.normal(size=(30, 4)) @ rng.normal(size=(4, 4))
-    net = WCCN(nn.Identity(), 4, shrinkage).double()
+    net = WCCN(nn.Identity(), 4, shrinkage, centred).double()
     probes = torch.from_numpy(rng.normal(size=(6, 4)))
     assert torch.equal(net.eval()(probes), probes), "nothing is measured yet"
     net.measure(torch.from_numpy(z), torch.from_numpy(y))
     inverse = np.linalg.inv(literal_covariance(z, y, shrinkage))
-    made = net(probes)
+    made, mean = net(probes), z.mean(0) * centred
     for i in range(6):
         for j in range(6):
-            a, b = (probes[k].numpy() for k in (i, j))
+            a, b = (probes[k].numpy() - mean for k in (i, j))
             assert float(made[i] @ made[j]) == pytest.approx(a @ inverse @ b)
     net.train()
     assert torch.equal(net(probes), probes), "training sees nothing of it"

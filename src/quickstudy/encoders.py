@@ -280,18 +280,19 @@ class WCCN(nn.Module):
     What makes items of one class differ, such as who says a word, takes up some directions more than others.
     These are shrunk, so that every direction varies alike within classes:
 
-    $$z \mapsto z\,L, \qquad
+    $$z \mapsto (z - \mu)\,L, \qquad
       L L^\top = \Big(W + \alpha\,\tfrac{\operatorname{tr} W}{D}\,I\Big)^{-1}, \qquad
       W = \frac{1}{n}\sum_i (z_i - \mu_{y_i})(z_i - \mu_{y_i})^\top, \qquad \alpha = \alpha_0 + \frac{D}{n}$$
 
     for I items of K classes with means $\mu_k$, and $n = I - K$: of few items little is known, and less is
-    done. Training sees nothing of it: `measure` is called afterwards, or before each validation, on classes
-    that were trained on.
+    done. μ is 0 or, if `centred`, the mean of all items. Training sees nothing of
+    all this: `measure` is called afterwards, or before each validation, on classes that were trained on.
 
     Args:
         encoder: any module from [B, ...] to [B, D].
         dimensions: D.
         shrinkage: α₀ ≥ 0, towards all directions alike.
+        centred: whether the mean is moved to 0: better for unseen words, worse for unseen speakers.
 
     Raises:
         ValueError: if the shrinkage is negative.
@@ -299,21 +300,23 @@ class WCCN(nn.Module):
     Reference: Hatch, Kajarekar, Stolcke 2006, "Within-class covariance normalization for SVM-based speaker
     recognition".
 
-    Departures: there shrinkage is $(1 - \alpha) W + \alpha I$. Here α was chosen on words that are none of
-    the test's: with fewer than some hundred items a fixed one did harm.
+    Departures: there shrinkage is $(1 - \alpha) W + \alpha I$, and no mean is moved. Here α was chosen on
+    words that are none of the test's: with fewer than some hundred items a fixed one did harm.
     """
 
-    def __init__(self, encoder: nn.Module, dimensions: int, shrinkage: float = 0.5) -> None:
+    def __init__(
+        self, encoder: nn.Module, dimensions: int, shrinkage: float = 0.5, centred: bool = False
+    ) -> None:
         super().__init__()
         if shrinkage < 0:
             raise ValueError(f"shrinkage is {shrinkage}: it must be at least 0")
-        self.encoder, self.shrinkage = encoder, shrinkage
-        self.whitening = nn.Buffer(torch.eye(dimensions))
+        self.encoder, self.shrinkage, self.centred = encoder, shrinkage, centred
+        self.mean, self.whitening = nn.Buffer(torch.zeros(dimensions)), nn.Buffer(torch.eye(dimensions))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, ...] items → [B, D] embeddings."""
         z = self.encoder(x)
-        return z if self.training else z @ self.whitening
+        return z if self.training else (z - self.mean) @ self.whitening
 
     @torch.no_grad()
     def measure(self, z: Tensor, y: Tensor) -> None:
@@ -333,6 +336,8 @@ class WCCN(nn.Module):
         within += (self.shrinkage + dimensions / n) * spread * one if spread else one
         inverse = torch.linalg.solve_triangular(torch.linalg.cholesky(within), one, upper=False)
         self.whitening.copy_(inverse.T)
+        if self.centred:
+            self.mean.copy_(z.mean(0))
 
 
 class MLP(nn.Module):

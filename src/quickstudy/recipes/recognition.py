@@ -104,7 +104,7 @@ def words_arabic(method: Method = "supervised-contrastive") -> Recipe:
         partial(arabic_words, spliced=306),
         WORDS_16K,
         method,
-        lambda: WCCN(_speech_encoder(16_000, grid=(1, 6)), 128),
+        lambda: WCCN(_speech_encoder(16_000, grid=(1, 6)), 128, centred=True),
         WORDS,
         train=Setting(48, 1, 2),
         steps=1_200,

@@ -233,6 +233,7 @@ def calibrate(
             of range, or genuine pairs don't score higher than impostor pairs.
 
     Example:
+        >>> from quickstudy.recognition.pairs import pooled_scores
         >>> rng = np.random.default_rng(0)
         >>> who = np.repeat(np.arange(40), 5)
         >>> z = rng.normal(size=(40, 8))[who] + 0.3 * rng.normal(size=(200, 8))

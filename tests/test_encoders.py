@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from quickstudy.data.pool import ClassPool
-from quickstudy.encoders import TDNN, WCCN, Mirrored, ResNet
-from quickstudy.experiment import whiten
+from quickstudy.encoders import TDNN, Mirrored, ResNet
 from quickstudy.learners.supervised_contrastive import SupervisedContrastive
+from quickstudy.wccn import WCCN, whiten
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 64, 64), (3, 1, 40, 101), (2, 1, 17, 31)])
@@ -169,7 +169,7 @@ def test_a_learner_is_whitened_on_its_pool_and_left_as_it_was() -> None:
 
 
 def test_of_many_classes_a_draw_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quickstudy.experiment.MEASURED", 11)
+    monkeypatch.setattr("quickstudy.wccn.MEASURED", 11)
     items = np.random.default_rng(0).integers(0, 256, (40, 1, 2, 2)).astype(np.uint8)
     pool = ClassPool.from_arrays(items, [str(i) for i in range(10)], [4] * 10)
     seen: list[torch.Tensor] = []

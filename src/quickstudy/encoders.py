@@ -24,6 +24,8 @@ from quickstudy.per_task import below, per_task
 FIRST_BLOCK_ALONE = {"cpu": 2**14}
 """Numbers in the pictures of a task, from which on the first block of `Conv4` is faster task by task, by
 device (measured on two cores). Other devices want much work at once."""
+LOW = 0.08
+"""Share of the frames by whose level `TDNN` knows what is heard when nobody speaks."""
 
 
 class Conv4(nn.Module):
@@ -198,8 +200,8 @@ class TDNN(nn.Module):
 
     Reference: Snyder et al. 2018, "X-vectors: robust DNN embeddings for speaker recognition".
 
-    Departures: there are two layers after the statistics, of which the first makes the embedding, and no
-    statistics of the bands themselves.
+    Departures: there a convolution is not added to what it is given, two layers follow the statistics, of
+    which the first makes the embedding, and the bands themselves have no statistics.
     """
 
     def __init__(
@@ -215,16 +217,12 @@ class TDNN(nn.Module):
         self.norm = nn.BatchNorm1d(bands)
         widths = [bands] + [channels] * layers
         self.convs = nn.ModuleList(
-            nn.Conv1d(i, o, 3, dilation=at + 1, padding=at + 1, bias=False)
-            if at
-            else nn.Conv1d(i, o, 5, padding=2, bias=False)
+            nn.Conv1d(i, o, 3 if at else 5, dilation=at + 1, padding=at + 1 if at else 2, bias=False)
             for at, (i, o) in enumerate(pairwise(widths))
         )
         self.norms = nn.ModuleList(nn.BatchNorm1d(channels) for _ in range(layers))
-        self.wide, self.wide_norm = (
-            nn.Conv1d(channels, 2 * channels, 1, bias=False),
-            nn.BatchNorm1d(2 * channels),
-        )
+        self.wide = nn.Conv1d(channels, 2 * channels, 1, bias=False)
+        self.wide_norm = nn.BatchNorm1d(2 * channels)
         statistics = 2 * 2 * channels + 3 * bands
         self.statistics_norm = nn.BatchNorm1d(statistics)
         self.last = nn.Linear(statistics, dimensions, bias=False)
@@ -243,10 +241,6 @@ class TDNN(nn.Module):
         low = x.kthvalue(math.ceil(LOW * x.shape[2]), 2).values
         z = self.statistics_norm(torch.cat([*_over_time(h), *_over_time(x), low], 1))
         return self.last_norm(self.last(F.dropout(z, self.dropout, self.training)))
-
-
-LOW = 0.08
-"""Share of the frames by whose level `TDNN` knows what is heard when nobody speaks."""
 
 
 def _over_time(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -272,72 +266,6 @@ class Mirrored(nn.Module):
         """[B, C, H, W] pictures → [B, D] embeddings."""
         z = self.encoder(x)
         return z if self.training else (z + self.encoder(x.flip(3))) / 2
-
-
-class WCCN(nn.Module):
-    r"""An encoder that, once trained, has its embeddings whitened within classes.
-
-    What makes items of one class differ, such as who says a word, takes up some directions more than others.
-    These are shrunk, so that every direction varies alike within classes:
-
-    $$z \mapsto (z - \mu)\,L, \qquad
-      L L^\top = \Big(W + \alpha\,\tfrac{\operatorname{tr} W}{D}\,I\Big)^{-1}, \qquad
-      W = \frac{1}{n}\sum_i (z_i - \mu_{y_i})(z_i - \mu_{y_i})^\top, \qquad \alpha = \alpha_0 + \frac{D}{n}$$
-
-    for I items of K classes with means $\mu_k$, and $n = I - K$: of few items little is known, and less is
-    done. μ is 0 or, if `centred`, the mean of all items. Training sees nothing of
-    all this: `measure` is called afterwards, or before each validation, on classes that were trained on.
-
-    Args:
-        encoder: any module from [B, ...] to [B, D].
-        dimensions: D.
-        shrinkage: α₀ ≥ 0, towards all directions alike.
-        centred: whether the mean is moved to 0: better for unseen words, worse for unseen speakers.
-
-    Raises:
-        ValueError: if the shrinkage is negative.
-
-    Reference: Hatch, Kajarekar, Stolcke 2006, "Within-class covariance normalization for SVM-based speaker
-    recognition".
-
-    Departures: there shrinkage is $(1 - \alpha) W + \alpha I$, and no mean is moved. Here α was chosen on
-    words that are none of the test's: with fewer than some hundred items a fixed one did harm.
-    """
-
-    def __init__(
-        self, encoder: nn.Module, dimensions: int, shrinkage: float = 0.5, centred: bool = False
-    ) -> None:
-        super().__init__()
-        if shrinkage < 0:
-            raise ValueError(f"shrinkage is {shrinkage}: it must be at least 0")
-        self.encoder, self.shrinkage, self.centred = encoder, shrinkage, centred
-        self.mean, self.whitening = nn.Buffer(torch.zeros(dimensions)), nn.Buffer(torch.eye(dimensions))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, ...] items → [B, D] embeddings."""
-        z = self.encoder(x)
-        return z if self.training else (z - self.mean) @ self.whitening
-
-    @torch.no_grad()
-    def measure(self, z: Tensor, y: Tensor) -> None:
-        """Whiten within these classes from now on; not at all if nothing differs within a class.
-
-        Args:
-            z: [I, D] embeddings of the encoder alone, as it is once trained.
-            y: [I] classes.
-        """
-        _, numbers, counts = torch.unique(y, return_inverse=True, return_counts=True)
-        z, dimensions = z.double(), z.shape[1]
-        means = z.new_zeros(len(counts), dimensions).index_add_(0, numbers, z) / counts[:, None]
-        apart, n = z - means[numbers], max(len(z) - len(counts), 1)
-        within = apart.T @ apart / n
-        spread = within.diagonal().mean()
-        one = torch.eye(dimensions, dtype=z.dtype, device=z.device)
-        within += (self.shrinkage + dimensions / n) * spread * one if spread else one
-        inverse = torch.linalg.solve_triangular(torch.linalg.cholesky(within), one, upper=False)
-        self.whitening.copy_(inverse.T)
-        if self.centred:
-            self.mean.copy_(z.mean(0))
 
 
 class MLP(nn.Module):

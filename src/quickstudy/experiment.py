@@ -3,7 +3,6 @@
 import atexit
 import importlib.metadata
 import logging
-import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +12,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol, TypedDict, Unpack
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
@@ -21,23 +19,21 @@ from torch import nn
 
 from quickstudy import checkpoint
 from quickstudy.data.audio import AudioFormat
-from quickstudy.data.episodes import Episodes, Setting, floats
+from quickstudy.data.episodes import Episodes, Setting
 from quickstudy.data.formats import item_format
 from quickstudy.data.images import ImageFormat
 from quickstudy.data.images import Progress as Decoding
 from quickstudy.data.pool import ClassPool
-from quickstudy.encoders import WCCN
-from quickstudy.learner import Learner, embed
+from quickstudy.learner import Learner
 from quickstudy.learners.siamese import Siamese
 from quickstudy.metrics import Score
 from quickstudy.recipes import RECIPES, Recipe
 from quickstudy.roc import Verification, verify
-from quickstudy.train import Batches, Mode, Progress, Reporter, Schedule, evaluate, evaluation, fit
+from quickstudy.train import Batches, Mode, Progress, Reporter, Schedule, evaluate, fit
+from quickstudy.wccn import whiten
 
 TASKS = 10
 """Tasks in a meta-batch of validation and test."""
-MEASURED = 3000
-"""Items, at least, that are taken to measure what varies within classes, where there are so many."""
 
 
 class Display(Protocol):
@@ -202,29 +198,6 @@ def train(
         manifest=manifest,
     )
     return learner, progress
-
-
-@torch.no_grad()
-def whiten(learner: Learner, pool: ClassPool, seed: int = 0) -> None:
-    """Measure what varies within classes, if the learner's encoder has a `WCCN`.
-
-    Args:
-        learner: its weights stay as they are, and it in the state (training or not) it was in.
-        pool: classes that were trained on; of many, so many are drawn as have 3,000 items.
-        seed: of that draw.
-    """
-    parts = [module for module in learner.modules() if isinstance(module, WCCN)]
-    order = np.random.default_rng(seed).permutation(len(pool))
-    few = pool.subset(order[: np.searchsorted(np.cumsum(pool.counts[order]), MEASURED) + 1])
-    index = np.concatenate([np.arange(s, s + n) for s, n in zip(few.starts, few.counts, strict=True)])
-    y = torch.from_numpy(np.repeat(np.arange(len(few)), few.counts)).to(learner.device)
-    for module in parts:
-        with evaluation(learner, 1, "inductive"):
-            z = [
-                embed(module.encoder, floats(torch.from_numpy(few.items[i])).to(learner.device)[None])[0]
-                for i in np.array_split(index, math.ceil(len(index) / 512))
-            ]
-        module.measure(torch.cat(z), y)
 
 
 def start_from(learner: nn.Module, name_or_path: str | os.PathLike[str]) -> str:

@@ -287,8 +287,7 @@ class _Sources:
             )
         self._pool, self._setting = pool, setting
         of_class = np.repeat(np.arange(len(pool)), pool.counts)
-        within = np.arange(len(of_class)) - np.repeat(np.cumsum(pool.counts) - pool.counts, pool.counts)
-        items = pool.starts[of_class] + within
+        items = pool.indices
         source = pool.sources[items]
         self._order = items[np.lexsort((source, of_class))]
         self._firsts = np.cumsum(pool.counts) - pool.counts  # of each class, in that order

@@ -92,6 +92,12 @@ class ClassPool:
         """K, the number of classes."""
         return len(self.classes)
 
+    @property
+    def indices(self) -> Index:
+        """Of the items of all classes, one class after the other."""
+        within = np.arange(self.counts.sum()) - np.repeat(np.cumsum(self.counts) - self.counts, self.counts)
+        return np.repeat(self.starts, self.counts) + within
+
     def split(self, name: str) -> "ClassPool":
         """The classes of one split, over the same items.
 

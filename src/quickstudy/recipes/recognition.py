@@ -33,7 +33,7 @@ from quickstudy.data.speech import (
     arabic_words,
     fsdd,
 )
-from quickstudy.encoders import TDNN, WCCN, Mirrored, ResNet
+from quickstudy.encoders import TDNN, Mirrored, ResNet
 from quickstudy.learner import Learner
 from quickstudy.learners.prototypical import Prototypical
 from quickstudy.learners.siamese import Siamese, contrastive_loss
@@ -41,6 +41,7 @@ from quickstudy.learners.siamese import cosine as cosine_energy
 from quickstudy.learners.supervised_contrastive import SupervisedContrastive
 from quickstudy.recipes.recipe import MakePool, Recipe
 from quickstudy.train import Schedule, cosine, restarted
+from quickstudy.wccn import WCCN
 
 Method = Literal["siamese", "euclidean", "prototypical", "supervised-contrastive"]
 

@@ -401,9 +401,11 @@ def _warn_of_support(recogniser: "Recogniser", decisions: "list[Decision]", to_v
     far = recogniser.far or recogniser.calibration.far
     names = 1 if to_verify else recogniser.gallery.size()[0]
     among = f", spread over {names} names" * (names > 1)
-    why = f"too few pairs were calibrated on for a FAR of {100 * far:.3g} %{among}"
-    if not far:
-        why = "no pairs of strangers that were calibrated on were cheap enough to accept"
+    why = (
+        f"too few pairs were calibrated on for a FAR of {100 * far:.3g} %{among}"
+        if far
+        else "no pairs of strangers that were calibrated on were cheap enough to accept"
+    )
     messages.print(
         f"warning: {why}: the threshold is above all of their scores, and more of the enrolled than need be "
         "are turned down; calibrate on more identities, or allow more by --far",

@@ -39,8 +39,7 @@ def embed_pool(
     embedder: Embedder, pool: ClassPool, progress: Callable[[int, int], None] | None = None
 ) -> Labelled:
     """Embed all items of a pool's classes."""
-    items = [np.arange(s, s + n) for s, n in zip(pool.starts.tolist(), pool.counts.tolist(), strict=True)]
-    index = np.concatenate([*items, np.empty(0, np.int64)])
+    index = pool.indices
     parts: list[Vectors] = []
     for i in range(0, len(index), AT_ONCE):
         parts.append(embedder.embed(pool.items[index[i : i + AT_ONCE]]))

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from quickstudy.audio import LogMel, SpecAugment
+from quickstudy.audio import LogMel, Replayed, SpecAugment
 from quickstudy.data import audio
 from quickstudy.data.audio import AudioFormat, is_silent
 from quickstudy.data.formats import decode_items, item_format
@@ -386,3 +386,45 @@ def test_a_width_of_nothing_and_one_beyond_the_picture() -> None:
     assert SpecAugment(1, 99, 0, 0)(x).shape == x.shape
     with pytest.raises(ValueError, match="must be at least 0"):
         SpecAugment(longest=-1)
+
+
+# Replayed
+
+
+class Heard(nn.Module):
+    """Keeps what it is given, and embeds it by its samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clips: list[torch.Tensor] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.clips.append(x)
+        return x
+
+
+def test_a_clip_is_heard_earlier_later_slower_and_faster_once_trained() -> None:
+    clip = torch.from_numpy(tone(440, 1.0) * np.hanning(16_000)).float()[None]
+    net = Replayed(Heard(), shift=0.1, speed=0.05).eval()
+    mean = net(clip)
+    assert isinstance(net.encoder, Heard)
+    as_it_is, earlier, later, slower, faster = net.encoder.clips
+    torch.testing.assert_close(mean, (as_it_is + earlier + later + slower + faster) / 5)
+    assert torch.equal(as_it_is, clip)
+    assert torch.equal(earlier[0, :-1600], clip[0, 1600:])
+    assert torch.equal(later[0, 1600:], clip[0, :-1600])
+    assert not earlier[0, -1600:].any()
+    assert not later[0, :1600].any()
+    for played, factor in ((slower, 0.95), (faster, 1.05)):
+        assert played.shape == clip.shape
+        assert pitch(played[0].numpy()) == pytest.approx(factor * 440, abs=1)
+        loudest = played[0].square().cumsum(0)
+        assert int((loudest < loudest[-1] / 2).sum()) == pytest.approx(8000, abs=8), "its middle stays there"
+    net.train()
+    assert torch.equal(net(clip), clip)
+
+
+@pytest.mark.parametrize(("shift", "speed"), [(0, 0.1), (0.1, 0.6)])
+def test_replayed_names_a_wrong_argument(shift: float, speed: float) -> None:
+    with pytest.raises(ValueError, match=f"shift is {shift} and speed {speed}"):
+        Replayed(nn.Identity(), shift, speed)

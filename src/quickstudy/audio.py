@@ -5,6 +5,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Normalise = Literal["clip", "none"]
@@ -117,6 +118,47 @@ class SpecAugment(nn.Module):
         pitch = _hidden(x, x.shape[2], self.bands, self.widest)
         time = _hidden(x, x.shape[3], self.stretches, self.longest)
         return x.masked_fill(pitch[:, None, :, None] | time[:, None, None, :], 0.0)
+
+
+class Replayed(nn.Module):
+    """An encoder that, once trained, hears each clip five times, and takes the mean of the embeddings.
+
+    As it is, a little earlier and later, and a little slower and faster, about its middle: where exactly a
+    word begins, and how fast it is said, matters less then.
+
+    Args:
+        encoder: any module from clips [B, samples] to [B, D].
+        shift: how much earlier and later, as a share of the clip's length.
+        speed: how much slower and faster, as a share of the speed; it changes the pitch as well.
+
+    Raises:
+        ValueError: if either isn't in (0, 0.5].
+    """
+
+    def __init__(self, encoder: nn.Module, shift: float = 0.04, speed: float = 0.07) -> None:
+        super().__init__()
+        if not (0 < shift <= 0.5 and 0 < speed <= 0.5):
+            raise ValueError(f"shift is {shift} and speed {speed}: they must lie in (0, 0.5]")
+        self.encoder, self.shift, self.speed = encoder, shift, speed
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, samples] clips → [B, D] embeddings."""
+        z = self.encoder(x)
+        if self.training:
+            return z
+        moved = round(self.shift * x.shape[1])
+        others = [F.pad(x, (by, -by)) for by in (-moved, moved)]
+        others += [_played(x, factor) for factor in (1 - self.speed, 1 + self.speed)]
+        for other in others:
+            z = z + self.encoder(other)
+        return z / (1 + len(others))
+
+
+def _played(x: Tensor, factor: float) -> Tensor:
+    """Clips [B, samples] so many times as fast, about their middle; silence where they end."""
+    made = F.interpolate(x[:, None], round(x.shape[1] / factor), mode="linear", align_corners=True)[:, 0]
+    room = x.shape[1] - made.shape[1]
+    return F.pad(made, (room // 2, room - room // 2))
 
 
 def _hidden(x: Tensor, length: int, number: int, widest: int) -> Tensor:

@@ -26,11 +26,11 @@ from quickstudy.data.images import Progress as Decoding
 from quickstudy.data.pool import ClassPool
 from quickstudy.learner import Learner
 from quickstudy.learners.siamese import Siamese
+from quickstudy.measured import measure_embeddings
 from quickstudy.metrics import Score
 from quickstudy.recipes import RECIPES, Recipe
 from quickstudy.roc import Verification, verify
 from quickstudy.train import Batches, Mode, Progress, Reporter, Schedule, evaluate, fit
-from quickstudy.wccn import whiten
 
 TASKS = 10
 """Tasks in a meta-batch of validation and test."""
@@ -180,7 +180,7 @@ def train(
     recorded = classes.subset([i for i, name in enumerate(classes.classes) if recipe.recorded(name)])
 
     def judge() -> Score:
-        whiten(learner, recorded, seed)
+        measure_embeddings(learner, recorded, seed)
         return evaluate(learner, validation, recipe.validation_episodes, recipe.mode, fabric=fabric)
 
     progress = fit_stated(

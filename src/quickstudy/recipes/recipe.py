@@ -50,7 +50,7 @@ class Recipe:
         augment: changes the items that are trained on at random; nothing does by default.
         augment_classes: changes all items of a class alike, as in `Episodes`.
         recorded: whether a class to train on, by its name, was recorded and not made from others: an encoder
-            with `WCCN` is measured on those; all by default.
+            that is `Measured` is measured on those; all by default.
         apart: support and queries of validation and test come from different sources, such as speakers.
     """
 

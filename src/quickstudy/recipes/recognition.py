@@ -15,7 +15,7 @@ from typing import Literal, get_args
 
 from torch import nn
 
-from quickstudy.audio import LogMel, SpecAugment
+from quickstudy.audio import LogMel, Replayed, SpecAugment
 from quickstudy.data.audio import AudioFormat
 from quickstudy.data.augment import FACES, Augment, Chain
 from quickstudy.data.augment_audio import Gain, Noise, Shift, Speed
@@ -39,11 +39,13 @@ from quickstudy.learners.prototypical import Prototypical
 from quickstudy.learners.siamese import Siamese, contrastive_loss
 from quickstudy.learners.siamese import cosine as cosine_energy
 from quickstudy.learners.supervised_contrastive import SupervisedContrastive
+from quickstudy.measured import WCCN, CohortNorm
 from quickstudy.recipes.recipe import MakePool, Recipe
 from quickstudy.train import Schedule, cosine, restarted
-from quickstudy.wccn import WCCN
 
 Method = Literal["siamese", "euclidean", "prototypical", "supervised-contrastive"]
+COSINES: tuple[Method, ...] = ("siamese", "supervised-contrastive")
+"""The methods that compare by cosines, which are what embeddings are normalised for once trained."""
 
 WORDS = Chain((Speed(0.87, 1.15), Shift(0.1), Gain(10.0), Noise(5.0, 30.0)))
 """What may happen to a clip without its becoming another word."""
@@ -105,7 +107,7 @@ def words_arabic(method: Method = "supervised-contrastive") -> Recipe:
         partial(arabic_words, spliced=306),
         WORDS_16K,
         method,
-        lambda: WCCN(_speech_encoder(16_000, grid=(1, 6)), 128, centred=True),
+        partial(_measured, method, _word_encoder, centred=True),
         WORDS,
         train=Setting(48, 1, 2),
         steps=1_200,
@@ -127,11 +129,11 @@ def speakers_arabic(method: Method = "supervised-contrastive") -> Recipe:
         arabic_speakers,
         VOICES_16K,
         method,
-        _voice_encoder,
+        partial(_measured, method, _voice_encoder, strength=0.2),
         VOICES,
         augment_classes=OTHER_VOICES,
         train=Setting(18, 1, 5),
-        steps=800,
+        steps=1_600,
         validation=Setting(6, 1, 5),
         tests=(Setting(6, 1, 5), Setting(6, 5, 5)),
         apart=True,
@@ -212,7 +214,7 @@ def siamese(
         folder_pool(images or audio or "", form, split, skip_corrupt, pattern),
         form,
         method,
-        encoder,
+        partial(_measured, method, encoder),
         augment,
         train=Setting(ways or 16, shots, queries),
         fewer_ways=ways is None,
@@ -230,10 +232,22 @@ def _speech_encoder(rate: int, grid: tuple[int, int]) -> nn.Module:
     return nn.Sequential(LogMel(rate), SpecAugment(), ResNet(1, (16, 32, 64, 128), 128, grid, dropout=0.2))
 
 
+def _word_encoder() -> nn.Module:
+    return Replayed(_speech_encoder(16_000, grid=(1, 6)))
+
+
 def _voice_encoder() -> nn.Module:
     # windows long enough, and bands narrow enough, to tell the pitches of voices apart
     heard = LogMel(16_000, mels=80, window=0.08, hop=0.02)
-    return WCCN(nn.Sequential(heard, SpecAugment(), TDNN(80)), 128)
+    return nn.Sequential(heard, SpecAugment(), TDNN(80))
+
+
+def _measured(
+    method: Method, encoder: Callable[[], nn.Module], centred: bool = False, strength: float = 0.12
+) -> nn.Module:
+    if method not in COSINES:
+        return encoder()
+    return CohortNorm(WCCN(encoder(), 128, centred=centred), 128, strength=strength)
 
 
 def _warmed(steps: int) -> Schedule:

@@ -1,0 +1,205 @@
+"""What is done to embeddings once an encoder is trained, as measured on classes that it was trained on."""
+
+import math
+from abc import ABC, abstractmethod
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from quickstudy.data.episodes import floats
+from quickstudy.data.pool import ClassPool
+from quickstudy.learner import Learner, embed
+from quickstudy.train import evaluation
+
+MEASURED = 3000
+"""Items, at least, that are taken to measure, where there are so many."""
+NEAREST = 10
+"""The nearest of a cohort are one in so many."""
+
+
+class Measured(nn.Module, ABC):
+    """An encoder whose embeddings are changed once it is trained; training sees nothing of it.
+
+    `measure` is called afterwards, or before each validation, on classes that were trained on.
+
+    Args:
+        encoder: any module from [B, ...] to [B, D].
+    """
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, ...] items → [B, D] embeddings, once trained as `after` has them."""
+        z = self.encoder(x)
+        return z if self.training else self.after(z)
+
+    @abstractmethod
+    def after(self, z: Tensor) -> Tensor:
+        """What becomes of the encoder's embeddings [B, D]."""
+
+    @abstractmethod
+    def measure(self, z: Tensor, y: Tensor) -> None:
+        """Measure what `after` needs.
+
+        Args:
+            z: [I, D] embeddings of the encoder, as it is once trained.
+            y: [I] classes.
+        """
+
+
+class WCCN(Measured):
+    r"""Within-class covariance normalisation: embeddings that vary alike in every direction within classes.
+
+    What makes items of one class differ, such as who says a word, takes up some directions more than others.
+    These are shrunk, so that every direction varies alike within classes:
+
+    $$z \mapsto (z - \mu)\,L, \qquad
+      L L^\top = \Big(W + \alpha\,\tfrac{\operatorname{tr} W}{D}\,I\Big)^{-1}, \qquad
+      W = \frac{1}{n}\sum_i (z_i - \mu_{y_i})(z_i - \mu_{y_i})^\top, \qquad \alpha = \alpha_0 + \frac{D}{n}$$
+
+    for I items of K classes with means $\mu_k$, and $n = I - K$: of few items little is known, and less is
+    done. μ is 0 or, if `centred`, the mean of all items.
+
+    Args:
+        encoder: any module from [B, ...] to [B, D].
+        dimensions: D.
+        shrinkage: α₀ ≥ 0, towards all directions alike.
+        centred: whether the mean is moved to 0: better for unseen words, worse for unseen speakers.
+
+    Raises:
+        ValueError: if the shrinkage is negative.
+
+    Reference: Hatch, Kajarekar, Stolcke 2006, "Within-class covariance normalization for SVM-based speaker
+    recognition".
+
+    Departures: there shrinkage is $(1 - \alpha) W + \alpha I$, and no mean is moved. Here α was chosen on
+    words that are none of the test's: with fewer than some hundred items a fixed one did harm.
+    """
+
+    def __init__(
+        self, encoder: nn.Module, dimensions: int, shrinkage: float = 0.5, centred: bool = False
+    ) -> None:
+        super().__init__(encoder)
+        if shrinkage < 0:
+            raise ValueError(f"shrinkage is {shrinkage}: it must be at least 0")
+        self.shrinkage, self.centred = shrinkage, centred
+        self.mean, self.whitening = nn.Buffer(torch.zeros(dimensions)), nn.Buffer(torch.eye(dimensions))
+
+    def after(self, z: Tensor) -> Tensor:
+        """[B, D] → [B, D]."""
+        return (z - self.mean) @ self.whitening
+
+    @torch.no_grad()
+    def measure(self, z: Tensor, y: Tensor) -> None:
+        """Whiten within these classes [I] of z [I, D] from now on, or not if nothing differs within any."""
+        _, numbers, counts = torch.unique(y, return_inverse=True, return_counts=True)
+        z, dimensions = z.double(), z.shape[1]
+        means = z.new_zeros(len(counts), dimensions).index_add_(0, numbers, z) / counts[:, None]
+        apart, n = z - means[numbers], max(len(z) - len(counts), 1)
+        within = apart.T @ apart / n
+        spread = within.diagonal().mean()
+        one = torch.eye(dimensions, dtype=z.dtype, device=z.device)
+        within += (self.shrinkage + dimensions / n) * spread * one if spread else one
+        inverse = torch.linalg.solve_triangular(torch.linalg.cholesky(within), one, upper=False)
+        self.whitening.copy_(inverse.T)
+        if self.centred:
+            self.mean.copy_(z.mean(0))
+
+
+class CohortNorm(Measured):
+    r"""One more coordinate, by which an item that resembles everybody has lower cosines with all others.
+
+    Some items are near to a great many others: a short clip, a dark picture. Their scores are high whoever is
+    compared, so no threshold suits them and clearer items alike. How high is known from a cohort of others:
+
+    $$z \mapsto [\,u, \gamma(u)\,], \qquad u = \frac{z}{\|z\|}, \qquad
+      \gamma(u) = 1 - k\,(m(u) - \bar m), \qquad k = \min\Big(\frac{\kappa}{\sigma}, \frac1{1 - \bar m}\Big)$$
+
+    where m(u) is the mean of the cosines of u with the tenth of the cohort that is nearest to it, and
+    $\bar m$, σ are its mean and standard deviation over the cohort, of each member with those of other
+    classes. The cosine of two items becomes, to first order in γ − 1,
+
+    $$\tfrac12\Big(1 + u \cdot v - \tfrac k2\,(1 - u \cdot v)\,(m(u) + m(v) - 2 \bar m)\Big),$$
+
+    so where nothing is measured, or nothing differs, all cosines are in the order they were in. γ is never
+    negative.
+
+    Args:
+        encoder: any module from [B, ...] to [B, D].
+        dimensions: D; once trained, it makes D + 1.
+        size: C, items of the cohort; of fewer, some are there twice.
+        strength: κ ≥ 0.
+
+    Raises:
+        ValueError: if the cohort is smaller than ten, or the strength negative.
+
+    Reference: Matějka et al. 2017, "Analysis of score normalization in multilingual speaker recognition"
+    (adaptive symmetric normalisation, AS-norm); Conneau et al. 2018, "Word translation without parallel data"
+    (equation 3).
+
+    Departures: there it is scores that are normalised, by $u \cdot v - \frac12 (m(u) + m(v))$ or divided by
+    deviations, and whoever searches has to know of it. Here it is the embedding, so cosines, centroids and
+    nearest neighbours are had as ever; at $k = 1 / (1 - u \cdot v)$ it comes to the same. κ was chosen on
+    words and speakers that are none of the test's.
+    """
+
+    def __init__(self, encoder: nn.Module, dimensions: int, size: int = 600, strength: float = 0.12) -> None:
+        super().__init__(encoder)
+        if size < NEAREST or strength < 0:
+            raise ValueError(
+                f"size is {size} and strength {strength}: they must be at least {NEAREST} and at least 0"
+            )
+        self.size, self.strength = size, strength
+        self.cohort = nn.Buffer(torch.zeros(size, dimensions))
+        self.mean, self.slope = nn.Buffer(torch.zeros(())), nn.Buffer(torch.zeros(()))
+
+    def after(self, z: Tensor) -> Tensor:
+        """[B, D] → [B, D + 1]."""
+        u = F.normalize(z, dim=1)
+        m = (u @ self.cohort.T).topk(self.size // NEAREST, dim=1, sorted=False).values.mean(1, keepdim=True)
+        return torch.cat([u, 1 - self.slope * (m - self.mean)], 1)
+
+    @torch.no_grad()
+    def measure(self, z: Tensor, y: Tensor) -> None:
+        """Have a cohort drawn of these items from now on: z [I, D] of classes y [I]."""
+        order = torch.randperm(len(z), generator=torch.Generator().manual_seed(0)).to(z.device)
+        drawn = order[torch.arange(self.size, device=z.device) % len(z)]
+        self.cohort.copy_(F.normalize(z[drawn], dim=1))
+        cosines = self.cohort @ self.cohort.T
+        own = y[drawn, None] == y[drawn]
+        nearest = cosines.masked_fill(own, -torch.inf).topk(self.size // NEAREST, dim=1).values
+        m = nearest[nearest.isfinite().all(1)].double().mean(1)  # a class may be almost all there is
+        mean, spread = (float(m.mean()), float(m.std())) if len(m) > 1 else (0.0, 0.0)
+        self.mean.fill_(mean)
+        # of a few items σ may be next to nothing
+        self.slope.fill_(min(self.strength / spread, 1 / (1 - mean)) if spread > 0 and mean < 1 else 0.0)
+
+
+@torch.no_grad()
+def measure_embeddings(learner: Learner, pool: ClassPool, seed: int = 0) -> None:
+    """Measure what the learner's encoder does to embeddings once it is trained, if anything.
+
+    Args:
+        learner: its weights stay as they are, and it in the state (training or not) it was in.
+        pool: classes that were trained on; of many, so many are drawn as have 3,000 items.
+        seed: of that draw.
+    """
+    parts = [module for module in learner.modules() if isinstance(module, Measured)][::-1]
+    if not parts:
+        return
+    order = np.random.default_rng(seed).permutation(len(pool))
+    few = pool.subset(order[: np.searchsorted(np.cumsum(pool.counts[order]), MEASURED) + 1])
+    items, index = few.items, np.array_split(few.indices, math.ceil(few.counts.sum() / 512))
+    y = torch.from_numpy(np.repeat(np.arange(len(few)), few.counts)).to(learner.device)
+    z, inner = None, None
+    with evaluation(learner, 1, "inductive"):
+        for module in parts:  # the innermost first
+            if z is None or module.encoder is not inner:
+                x = (floats(torch.from_numpy(items[i])).to(learner.device)[None] for i in index)
+                z = torch.cat([embed(module.encoder, part)[0] for part in x])
+            module.measure(z, y)
+            z, inner = module.after(z), module

@@ -24,20 +24,26 @@ def literal_covariance(z: np.ndarray, y: np.ndarray, shrinkage: float) -> np.nda
     return within + (shrinkage + d / n) * np.trace(within) / d * np.eye(d)
 
 
-@pytest.mark.parametrize(("shrinkage", "centred"), [(0.0, False), (0.3, True), (5.0, False)])
-def test_wccn_measures_by_the_covariance_within_classes(shrinkage: float, centred: bool) -> None:
+@pytest.mark.parametrize(
+    ("shrinkage", "centred", "unit"),
+    [(0.0, False, False), (0.3, True, False), (5.0, False, True), (0.1, True, True)],
+)
+def test_wccn_measures_by_the_covariance_within_classes(shrinkage: float, centred: bool, unit: bool) -> None:
     rng = np.random.default_rng(3)
     y = rng.permutation(np.repeat([7, 2, 40, 5], [9, 12, 1, 8]))
     z = rng.normal(size=(50, 4))[y] + rng.normal(size=(30, 4)) @ rng.normal(size=(4, 4))
-    net = WCCN(nn.Identity(), 4, shrinkage, centred).double()
+    net = WCCN(nn.Identity(), 4, shrinkage, centred, unit).double()
     probes = torch.from_numpy(rng.normal(size=(6, 4)))
-    assert torch.equal(net.eval()(probes), probes), "nothing is measured yet"
+    scaled = probes.numpy()
+    if unit:
+        z, scaled = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (z, scaled))
+    np.testing.assert_allclose(net.eval()(probes), scaled, err_msg="nothing is measured yet")
     net.measure(torch.from_numpy(z), torch.from_numpy(y))
     inverse = np.linalg.inv(literal_covariance(z, y, shrinkage))
     made, mean = net(probes), z.mean(0) * centred
     for i in range(6):
         for j in range(6):
-            a, b = (probes[k].numpy() - mean for k in (i, j))
+            a, b = (scaled[k] - mean for k in (i, j))
             assert float(made[i] @ made[j]) == pytest.approx(a @ inverse @ b)
     net.train()
     assert torch.equal(net(probes), probes), "training sees nothing of it"

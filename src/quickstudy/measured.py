@@ -69,6 +69,8 @@ class WCCN(Measured):
         dimensions: D.
         shrinkage: α₀ ≥ 0, towards all directions alike.
         centred: whether the mean is moved to 0: better for unseen words, worse for unseen speakers.
+        unit: whether embeddings are brought to length 1 before all this: better where a contrastive loss of
+            cosines trained them, worse where the supervised contrastive loss did.
 
     Raises:
         ValueError: if the shrinkage is negative.
@@ -81,23 +83,31 @@ class WCCN(Measured):
     """
 
     def __init__(
-        self, encoder: nn.Module, dimensions: int, shrinkage: float = 0.5, centred: bool = False
+        self,
+        encoder: nn.Module,
+        dimensions: int,
+        shrinkage: float = 0.5,
+        centred: bool = False,
+        unit: bool = False,
     ) -> None:
         super().__init__(encoder)
         if shrinkage < 0:
             raise ValueError(f"shrinkage is {shrinkage}: it must be at least 0")
-        self.shrinkage, self.centred = shrinkage, centred
+        self.shrinkage, self.centred, self.unit = shrinkage, centred, unit
         self.mean, self.whitening = nn.Buffer(torch.zeros(dimensions)), nn.Buffer(torch.eye(dimensions))
 
     def after(self, z: Tensor) -> Tensor:
         """[B, D] → [B, D]."""
-        return (z - self.mean) @ self.whitening
+        return (self._scaled(z) - self.mean) @ self.whitening
+
+    def _scaled(self, z: Tensor) -> Tensor:
+        return F.normalize(z, dim=1) if self.unit else z
 
     @torch.no_grad()
     def measure(self, z: Tensor, y: Tensor) -> None:
         """Whiten within these classes [I] of z [I, D] from now on, or not if nothing differs within any."""
         _, numbers, counts = torch.unique(y, return_inverse=True, return_counts=True)
-        z, dimensions = z.double(), z.shape[1]
+        z, dimensions = self._scaled(z.double()), z.shape[1]
         means = z.new_zeros(len(counts), dimensions).index_add_(0, numbers, z) / counts[:, None]
         apart, n = z - means[numbers], max(len(z) - len(counts), 1)
         within = apart.T @ apart / n

@@ -110,7 +110,7 @@ def words_arabic(method: Method = "supervised-contrastive") -> Recipe:
         partial(_measured, method, _word_encoder, centred=True),
         WORDS,
         train=Setting(48, 1, 2),
-        steps=1_200,
+        steps=1_800,
         validation=Setting(4, 1, 5),
         tests=(Setting(8, 1, 5), Setting(8, 5, 5)),
         recorded=recorded,
@@ -247,7 +247,8 @@ def _measured(
 ) -> nn.Module:
     if method not in COSINES:
         return encoder()
-    return CohortNorm(WCCN(encoder(), 128, centred=centred), 128, strength=strength)
+    whitened = WCCN(encoder(), 128, centred=centred, unit=method == "siamese")
+    return CohortNorm(whitened, 128, strength=strength)
 
 
 def _warmed(steps: int) -> Schedule:

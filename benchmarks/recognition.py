@@ -20,7 +20,10 @@ import torch
 
 from benchmarks.rows import Row, read, write
 from quickstudy import experiment
+from quickstudy.audio import Replayed
 from quickstudy.data.faces import LFW_TEST, LFW_VALIDATION, lfw, orl, pair_items, view2
+from quickstudy.data.pool import ClassPool
+from quickstudy.measured import Measured
 from quickstudy.memory import keep_freed_memory
 from quickstudy.metrics import mean_ci95
 from quickstudy.recognition.calibration import calibrate
@@ -73,16 +76,7 @@ def rows_of(name: str, run: Path) -> Iterator[Row]:
     for far, tar in found.tar.items():
         yield of(metric=f"TAR % at FAR {100 * far:g} %", value=100 * tar)
     yield of(metric="minDCF", value=min_dcf(pairs.scores, pairs.same))
-    for ways, shots, draws in SETTINGS[name]:
-        sources = test.sources
-        got = enrolment_draws(test.embeddings, test.labels, scorer, shots, draws, 0, ways, sources)
-        yield row(
-            setting=f"{ways}w{shots}s" + ", sources apart" * (sources is not None),
-            metric="accuracy %",
-            value=100 * got.accuracy,
-            ci95=100 * got.ci95,
-            n=draws,
-        )
+    yield from _accuracies(name, test, scorer, row)
     yield from _calibrated(development, test, scorer, row, recipe.apart)
     yield from _pooled(development, embedder.energy, partial(row, split="validation"), recipe.apart)
     if name == "speakers-arabic":
@@ -90,6 +84,37 @@ def rows_of(name: str, run: Path) -> Iterator[Row]:
     if name == "faces-lfw":
         yield from _view2(embedder, row)
         yield from _elsewhere(embedder, scorer, row)
+    yield from _without(name, embedder, pool.split("test"), scorer, row)
+
+
+def _accuracies(name: str, test: Labelled, scorer, row, without: str = "") -> Iterator[Row]:
+    sources = test.sources
+    for ways, shots, draws in SETTINGS[name]:
+        got = enrolment_draws(test.embeddings, test.labels, scorer, shots, draws, 0, ways, sources)
+        yield row(
+            setting=f"{ways}w{shots}s" + ", sources apart" * (sources is not None) + without,
+            metric="accuracy %",
+            value=100 * got.accuracy,
+            ci95=100 * got.ci95,
+            n=draws,
+        )
+
+
+def _without(name: str, embedder: Embedder, pool: ClassPool, scorer, row) -> Iterator[Row]:
+    """What is lost without what an encoder does only once it is trained: the outermost first, then all."""
+    left_out: list[str] = []
+    while isinstance(embedder.encoder, Measured | Replayed):
+        left_out.append(type(embedder.encoder).__name__)
+        embedder.encoder = embedder.encoder.encoder
+        test = embed_pool(embedder, pool)
+        pairs = score_pairs(test.embeddings, test.labels, scorer)
+        without = f", without {', '.join(left_out)}"
+        yield row(
+            setting=f"all pairs{without}",
+            metric="EER %",
+            value=100 * verification(pairs.scores, pairs.same).eer,
+        )
+        yield from _accuracies(name, test, scorer, row, without)
 
 
 def _calibrated(development: Labelled, test: Labelled, scorer, row, apart: bool) -> Iterator[Row]:

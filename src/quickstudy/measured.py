@@ -149,7 +149,7 @@ class CohortNorm(Measured):
 
     Reference: Matějka et al. 2017, "Analysis of score normalization in multilingual speaker recognition"
     (adaptive symmetric normalisation, AS-norm); Conneau et al. 2018, "Word translation without parallel data"
-    (equation 3).
+    (cross-domain similarity local scaling).
 
     Departures: there it is scores that are normalised, by $u \cdot v - \frac12 (m(u) + m(v))$ or divided by
     deviations, and whoever searches has to know of it. Here it is the embedding, so cosines, centroids and

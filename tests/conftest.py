@@ -1,6 +1,7 @@
 """A pool whose pictures say which class and item they are; one thread a process."""
 
 import os
+import signal
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,9 @@ from quickstudy.data.pool import ClassPool
 # Before torch is imported, by programs that tests start as well. The work is small and two processes share it
 # out; with several threads each, which wait for each other, some tests take three hundred times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# What is begun in the background ignores Ctrl-C, and tests press it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Repeatable, leaves no folder behind, and indifferent to how busy the machine is.
 settings.register_profile("quickstudy", derandomize=True, database=None, deadline=None, max_examples=50)

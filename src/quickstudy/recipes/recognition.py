@@ -110,7 +110,7 @@ def words_arabic(method: Method = "supervised-contrastive") -> Recipe:
         partial(_measured, method, _word_encoder, centred=True),
         WORDS,
         train=Setting(48, 1, 2),
-        steps=1_800,
+        steps=1_200,
         validation=Setting(4, 1, 5),
         tests=(Setting(8, 1, 5), Setting(8, 5, 5)),
         recorded=recorded,

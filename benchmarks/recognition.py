@@ -10,6 +10,7 @@ seeds, whichever are there:
 
 import argparse
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,9 +21,9 @@ import torch
 
 from benchmarks.rows import Row, read, write
 from quickstudy import experiment
-from quickstudy.audio import Replayed
 from quickstudy.data.faces import LFW_TEST, LFW_VALIDATION, lfw, orl, pair_items, view2
 from quickstudy.data.pool import ClassPool
+from quickstudy.encoders import Averaged
 from quickstudy.measured import Measured
 from quickstudy.memory import keep_freed_memory
 from quickstudy.metrics import mean_ci95
@@ -87,12 +88,12 @@ def rows_of(name: str, run: Path) -> Iterator[Row]:
     yield from _without(name, embedder, pool.split("test"), scorer, row)
 
 
-def _accuracies(name: str, test: Labelled, scorer, row, without: str = "") -> Iterator[Row]:
+def _accuracies(name: str, test: Labelled, scorer, row, before: str = "", after: str = "") -> Iterator[Row]:
     sources = test.sources
     for ways, shots, draws in SETTINGS[name]:
         got = enrolment_draws(test.embeddings, test.labels, scorer, shots, draws, 0, ways, sources)
         yield row(
-            setting=f"{ways}w{shots}s" + ", sources apart" * (sources is not None) + without,
+            setting=f"{before}{ways}w{shots}s{', sources apart' * (sources is not None)}{after}",
             metric="accuracy %",
             value=100 * got.accuracy,
             ci95=100 * got.ci95,
@@ -103,7 +104,8 @@ def _accuracies(name: str, test: Labelled, scorer, row, without: str = "") -> It
 def _without(name: str, embedder: Embedder, pool: ClassPool, scorer, row) -> Iterator[Row]:
     """What is lost without what an encoder does only once it is trained: the outermost first, then all."""
     left_out: list[str] = []
-    while isinstance(embedder.encoder, Measured | Replayed):
+    embedder = copy(embedder)
+    while isinstance(embedder.encoder, Measured | Averaged):
         left_out.append(type(embedder.encoder).__name__)
         embedder.encoder = embedder.encoder.encoder
         test = embed_pool(embedder, pool)
@@ -114,7 +116,7 @@ def _without(name: str, embedder: Embedder, pool: ClassPool, scorer, row) -> Ite
             metric="EER %",
             value=100 * verification(pairs.scores, pairs.same).eer,
         )
-        yield from _accuracies(name, test, scorer, row, without)
+        yield from _accuracies(name, test, scorer, row, after=without)
 
 
 def _calibrated(development: Labelled, test: Labelled, scorer, row, apart: bool) -> Iterator[Row]:
@@ -212,15 +214,7 @@ def _elsewhere(embedder: Embedder, scorer, row) -> Iterator[Row]:
     found = verification(pairs.scores, pairs.same)
     setting = f"people of ORL, {found.genuine:,} genuine + {found.impostor:,} impostor pairs"
     yield row(setting=setting, metric="EER %", value=100 * found.eer)
-    for ways, shots, draws in SETTINGS["faces-orl"]:
-        got = enrolment_draws(test.embeddings, test.labels, scorer, shots, draws, 0, ways)
-        yield row(
-            setting=f"people of ORL, {ways}w{shots}s",
-            metric="accuracy %",
-            value=100 * got.accuracy,
-            ci95=100 * got.ci95,
-            n=draws,
-        )
+    yield from _accuracies("faces-orl", test, scorer, row, before="people of ORL, ")
 
 
 def over_seeds(rows: list[Row]) -> list[Row]:

@@ -197,6 +197,18 @@ def test_what_resembles_everybody_scores_less_with_strangers() -> None:
     assert gap(net(z)) < 0.8 * gap(z)
 
 
+def test_where_the_cohort_hardly_differs_the_coordinate_is_bounded() -> None:
+    angles = torch.tensor([0.0, 0.01, 1.0, 1.0101])  # each is as near to the other class, but for a little
+    z = torch.stack([angles.cos(), angles.sin()], 1).double()
+    net = CohortNorm(nn.Identity(), 2, size=20, strength=0.5).double().eval()
+    net.measure(z, torch.tensor([0, 0, 1, 1]))
+    assert float(net.slope) == pytest.approx(1 / (1 - float(net.mean)))
+    around = torch.linspace(0, 2 * torch.pi, 100).double()
+    made = net(torch.stack([around.cos(), around.sin()], 1))[:, -1]
+    assert made.min() > -1e-9
+    assert made.max() <= 2 / (1 - float(net.mean))
+
+
 @pytest.mark.parametrize(("size", "strength"), [(9, 0.1), (100, -0.1)])
 def test_cohort_norm_names_a_wrong_argument(size: int, strength: float) -> None:
     with pytest.raises(ValueError, match=f"size is {size} and strength {strength}"):

@@ -1,12 +1,15 @@
 """From sound to pictures of it: the front end of encoders for clips."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from quickstudy.encoders import Averaged
 
 Normalise = Literal["clip", "none"]
 
@@ -120,11 +123,8 @@ class SpecAugment(nn.Module):
         return x.masked_fill(pitch[:, None, :, None] | time[:, None, None, :], 0.0)
 
 
-class Replayed(nn.Module):
-    """An encoder that, once trained, hears each clip five times, and takes the mean of the embeddings.
-
-    As it is, a little earlier and later, and a little slower and faster, about its middle: where exactly a
-    word begins, and how fast it is said, matters less then.
+class Replayed(Averaged):
+    """Clips [B, samples] as they are, a little earlier and later, and a little slower and faster.
 
     Args:
         encoder: any module from clips [B, samples] to [B, D].
@@ -136,22 +136,18 @@ class Replayed(nn.Module):
     """
 
     def __init__(self, encoder: nn.Module, shift: float = 0.04, speed: float = 0.07) -> None:
-        super().__init__()
+        super().__init__(encoder)
         if not (0 < shift <= 0.5 and 0 < speed <= 0.5):
             raise ValueError(f"shift is {shift} and speed {speed}: they must lie in (0, 0.5]")
-        self.encoder, self.shift, self.speed = encoder, shift, speed
+        self.shift, self.speed = shift, speed
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, samples] clips → [B, D] embeddings."""
-        z = self.encoder(x)
-        if self.training:
-            return z
+    def variants(self, x: Tensor) -> Sequence[Tensor]:
+        """Earlier, later, slower, faster."""
         moved = round(self.shift * x.shape[1])
-        others = [F.pad(x, (by, -by)) for by in (-moved, moved)]
-        others += [_played(x, factor) for factor in (1 - self.speed, 1 + self.speed)]
-        for other in others:
-            z = z + self.encoder(other)
-        return z / (1 + len(others))
+        return [
+            *(F.pad(x, (by, -by)) for by in (-moved, moved)),
+            *(_played(x, factor) for factor in (1 - self.speed, 1 + self.speed)),
+        ]
 
 
 def _played(x: Tensor, factor: float) -> Tensor:

@@ -1,6 +1,7 @@
 """Encoders, modules from items [B, ...] to embeddings [B, D], and heads. Any other `nn.Module` will do."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -249,23 +250,40 @@ def _over_time(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (variance + 1e-4).sqrt()
 
 
-class Mirrored(nn.Module):
-    """An encoder that, once trained, embeds each picture and its mirror image, and takes their mean.
+class Averaged(nn.Module, ABC):
+    """An encoder that, once trained, embeds each item and variants of it, and takes their mean.
 
-    Faces are much alike on both sides, and what differs, such as the light, matters less then.
+    In what variants differ, such as where exactly a word begins, matters less then.
 
     Args:
-        encoder: any module from [B, C, H, W] to [B, D].
+        encoder: any module from [B, ...] to [B, D].
     """
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
 
+    @abstractmethod
+    def variants(self, x: Tensor) -> Sequence[Tensor]:
+        """Others that items [B, ...] might as well have been, each of their shape."""
+
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] pictures → [B, D] embeddings."""
+        """[B, ...] items → [B, D] embeddings."""
         z = self.encoder(x)
-        return z if self.training else (z + self.encoder(x.flip(3))) / 2
+        if self.training:
+            return z
+        others = self.variants(x)
+        for other in others:
+            z = z + self.encoder(other)
+        return z / (1 + len(others))
+
+
+class Mirrored(Averaged):
+    """Pictures [B, C, H, W] and their mirror images: faces are much alike on both sides."""
+
+    def variants(self, x: Tensor) -> Sequence[Tensor]:
+        """The mirror image."""
+        return [x.flip(3)]
 
 
 class MLP(nn.Module):

@@ -210,6 +210,33 @@ def test_pairs_of_a_tiny_siamese_network() -> None:
     assert found[0].genuine == 4 * 5 * 6  # pairs of the four items of a class
 
 
+def test_tasks_of_a_recipe_are_of_one_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def last_digit(name: str) -> str:
+        return name[-1]
+
+    drawn: list[Episodes] = []
+
+    class Noted(Episodes):
+        def __init__(self, *of: Any, **how: Any) -> None:
+            super().__init__(*of, **how)
+            drawn.append(self)
+
+    def grouped() -> Recipe:
+        pool, settings = patterns(60), Setting(2, 1, 3)
+        loaded = replace(tiny(), pool=lambda *, root=None, progress=None: pool, group=last_digit)
+        return replace(loaded, train=settings, validation=settings, tests=(settings,))
+
+    monkeypatch.setitem(RECIPES, "grouped", grouped)
+    monkeypatch.setattr(experiment, "Episodes", Noted)
+    shown, fabric = Terminal(quiet=True), experiment.launch("cpu")
+    experiment.train("grouped", {}, tmp_path, display=shown, fabric=fabric, steps=1)
+    assert [e.pool.name for e in drawn] == ["patterns.train", "patterns.validation"]
+    for episodes in drawn:
+        for task in np.concatenate([episodes.indices(i) for i in range(20)]):
+            of = np.searchsorted(episodes.pool.starts, task, side="right") - 1
+            assert len({last_digit(episodes.pool.classes[c]) for c in of.flat}) == 1
+
+
 def test_accuracy_of_a_tiny_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(RECIPES, "tiny", tiny)
     learner = tiny().learner()

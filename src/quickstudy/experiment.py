@@ -153,6 +153,7 @@ def train(
         labels=recipe.labels,
         augment=recipe.augment,
         augment_classes=recipe.augment_classes,
+        group=recipe.group,
     )
     validation = Episodes(
         *fitting(pool, "validation", recipe.validation),
@@ -160,6 +161,7 @@ def train(
         seed + 1,
         labels=recipe.labels,
         apart=recipe.apart,
+        group=recipe.group,
     )
     fitting(pool, "test", recipe.tests[0])  # what can't be tested should fail now, not in the end
     torch.manual_seed(seed)

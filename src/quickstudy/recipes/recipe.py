@@ -52,6 +52,7 @@ class Recipe:
         recorded: whether a class to train on, by its name, was recorded and not made from others: an encoder
             that is `Measured` is measured on those; all by default.
         apart: support and queries of validation and test come from different sources, such as speakers.
+        group: the classes of a task are of one group in training and validation, as in `Episodes`.
     """
 
     summary: str
@@ -78,3 +79,4 @@ class Recipe:
     augment_classes: Augment | None = None
     recorded: Callable[[str], bool] = lambda _: True
     apart: bool = False
+    group: Callable[[str], str] | None = None

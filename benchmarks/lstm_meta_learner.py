@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.rows import Row, write
+from benchmarks.rows import Row, kept, write
 from quickstudy.data.episodes import Episodes, Setting, floats
 from quickstudy.data.omniglot import omniglot
 from quickstudy.data.pool import ClassPool
@@ -190,7 +190,7 @@ def main() -> None:
                     )
                 )
         if not options.dry:
-            write("lstm_meta_learner", rows)
+            write("lstm_meta_learner", [*kept("lstm_meta_learner", rows), *rows])
 
 
 if __name__ == "__main__":

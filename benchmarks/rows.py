@@ -119,6 +119,12 @@ def read(name: str) -> list[Row]:
     return [Row(**row) for row in json.loads(path.read_text())] if path.exists() else []
 
 
+def kept(name: str, rows: Iterable[Row]) -> list[Row]:
+    """The rows of the last run that are of another method or setting than any of these: not measured anew."""
+    again = {(row.method, row.setting) for row in rows}
+    return [row for row in read(name) if (row.method, row.setting) not in again]
+
+
 def read_all() -> list[Row]:
     """All rows, benchmark by benchmark."""
     return [row for path in sorted(RESULTS.glob("*.json")) for row in read(path.stem)]

@@ -106,6 +106,14 @@ def test_rows_come_back(repository: Path) -> None:
     assert [f.name for f in fields(Row)] == KEYS
 
 
+def test_what_is_not_measured_anew_is_kept(repository: Path) -> None:
+    old = [a_row(method=m, setting=s, value=1.0) for m in ("one", "other") for s in ("5w1s", "5w5s")]
+    rows.write("sampling", old)
+    new = [a_row(method="one", setting="5w5s", metric="another", value=2.0)]
+    assert rows.kept("sampling", new) == [old[0], *old[2:]]
+    assert rows.kept("another", new) == []
+
+
 def test_a_row_says_how_it_came_about(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["program", "--rounds", "2", "a b"])
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

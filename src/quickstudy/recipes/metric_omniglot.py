@@ -89,6 +89,7 @@ def siamese_omniglot_lake() -> Recipe:
         steps=8_000,
         lr=2e-3,
         validation=Setting(20, 1, 1),
+        tests=(Setting(5, 1, 5), Setting(20, 1, 5)),
         published={},
     )
 

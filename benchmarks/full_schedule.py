@@ -13,7 +13,7 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from benchmarks.rows import Row, read, write
+from benchmarks.rows import Row, kept, write
 from quickstudy import experiment
 from quickstudy.display import Terminal
 from quickstudy.memory import keep_freed_memory
@@ -97,8 +97,7 @@ def main() -> None:
         for row in rows:
             print(f"{row.method} {row.setting} {row.mode}: {row.value:.2f} ± {row.ci95:.2f} %")
         if not options.dry:  # after each, so that what is done is kept
-            again = {row.method for row in rows}
-            write("full_schedule", [r for r in read("full_schedule") if r.method not in again] + rows)
+            write("full_schedule", [*kept("full_schedule", rows), *rows])
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ and with these fixed, where it learns its initial state only: what the gates are
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -133,6 +133,19 @@ def fine_tuned(encoder: Conv4, pool: ClassPool, setting: Setting) -> Learner:
     return make(*best)
 
 
+def learned(
+    name: str, encoders: Mapping[float, Conv4], pool: ClassPool, setting: Setting, minutes: float
+) -> Learner:
+    """What a method makes of its minutes, given the encoders of the shares of them."""
+    if name == NEAREST:
+        return Prototypical(encoders[1.0])
+    if name == TUNED:
+        return fine_tuned(encoders[1.0], pool, setting)
+    of = CONTESTANTS[name]
+    make = partial(of.make, encoders[of.before])
+    return trained(make, of.lr, pool, setting, minutes * (1 - of.before))
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -150,24 +163,8 @@ def main() -> None:
     encoders = {share: pretrained(pool, share * options.minutes) for share in sorted(shares)}
     for shots in options.shots:
         setting = Setting(5, shots, 5)
-        made: dict[str, Callable[[], Learner]] = {}
         for name in chosen:
-            if name in CONTESTANTS:
-                of = CONTESTANTS[name]
-                made[name] = partial(
-                    trained,
-                    partial(of.make, encoders[of.before]),
-                    of.lr,
-                    pool,
-                    setting,
-                    options.minutes * (1 - of.before),
-                )
-        if NEAREST in chosen:
-            made[NEAREST] = lambda: Prototypical(encoders[1.0])
-        if TUNED in chosen:
-            made[TUNED] = partial(fine_tuned, encoders[1.0], pool, setting)
-        for name, learned in made.items():
-            learner = learned().eval()
+            learner = learned(name, encoders, pool, setting, options.minutes).eval()
             for mode in MODES:
                 score: Score = evaluate(
                     learner, Episodes(pool.split("test"), Setting(5, shots), 10), options.episodes, mode

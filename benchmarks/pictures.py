@@ -1,17 +1,23 @@
 """The pictures of docs/methods, drawn from models that ship.
 
-Each shows one task of test characters of Omniglot; `siamese-roc` is what `benchmarks.verification --pictures`
-draws, without the measurements.
+Most show one task of test characters of Omniglot; `siamese-roc` is what `benchmarks.verification --pictures`
+draws, without the measurements, and `moment-norm` characters on which weights of `siamese-omniglot-lake` are
+selected.
 """
 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.verification import PAIR_SETTING, PAIR_TASKS, PAIRS
+import matplotlib.pyplot as plt
+import torch
+
+from benchmarks.verification import LAKE, PAIR_SETTING, PAIR_TASKS, VINYALS
 from quickstudy import experiment, plots
-from quickstudy.data.episodes import Episodes, Setting
+from quickstudy.data.episodes import Episodes, Setting, floats
+from quickstudy.data.omniglot import omniglot
 from quickstudy.data.pool import ClassPool
+from quickstudy.handwriting import MomentNorm
 from quickstudy.learner import Learner
 from quickstudy.learners.prototypical import Prototypical
 from quickstudy.learners.semi_supervised import SemiPrototypical
@@ -21,6 +27,7 @@ from quickstudy.roc import verify
 
 EPISODE, TASK = Setting(8, 1, 6), 24
 """Of 25 tasks one in which the relation network makes many mistakes."""
+CHARACTERS = "Balinese/character05", "Early_Aramaic/character03"
 
 
 def load(name: str) -> tuple[Learner, ClassPool]:
@@ -41,7 +48,7 @@ def relation_episode(path: Path) -> None:
 
 def siamese_roc(path: Path) -> None:
     """Verification by a Siamese network."""
-    learner, classes = load(PAIRS)
+    learner, classes = load(VINYALS)
     assert isinstance(learner, Siamese)
     found = verify(learner, Episodes(classes, PAIR_SETTING), PAIR_TASKS)
     plots.plot_roc(found, path, "pairs of unseen characters")
@@ -55,8 +62,26 @@ def semi_supervised(path: Path) -> None:
     plots.refinement(soft, classes, setting, seed=0).savefig(path, dpi=120)
 
 
+def moment_norm(path: Path) -> None:
+    """Two characters by nine drawers, as they are and as a network sees them after `MomentNorm`."""
+    size = experiment.RECIPES[LAKE]().item_format.size
+    pool = omniglot(size=size, split="lake", rotations=False).split("validation")
+    first, second = (torch.from_numpy(pool.of_class(name)[:9]) for name in CHARACTERS)
+    drawn = floats(torch.cat([first, second]))
+    figure, axes = plt.subplots(4, 9, figsize=(9, 4.2))
+    pictures = torch.cat([drawn, MomentNorm()(drawn)]).unflatten(0, (4, 9))[[0, 2, 1, 3], :, 0]
+    for row, label, of_row in zip(axes, ("drawn", "seen") * 2, pictures, strict=True):
+        row[0].set_ylabel(label)
+        for ax, picture in zip(row, of_row, strict=True):
+            ax.imshow(1 - picture, cmap="gray", vmin=0, vmax=1)
+            ax.set(xticks=[], yticks=[])
+    figure.tight_layout(pad=0.4)
+    figure.savefig(path, dpi=100)
+
+
 PICTURES: dict[str, Callable[[Path], None]] = {
     "matching-episode": matching_episode,
+    "moment-norm": moment_norm,
     "relation-episode": relation_episode,
     "siamese-roc": siamese_roc,
     "semi-supervised": semi_supervised,

@@ -1,9 +1,9 @@
 """Siamese networks beyond accuracy: how well they tell pairs, and the within-alphabet trials of Koch.
 
-`siamese-omniglot`: all genuine pairs of 100 tasks of test classes (20w1s with 5 queries), and as many
-impostor pairs; the intervals are over 20 parts of as many tasks. `siamese-omniglot-lake`: 20-way one-shot
-trials within the alphabets of Omniglot's evaluation set, which it has never seen: the first 400 trials, as
-many as Koch's, and 4,000. Checkpoints in runs/NAME stand in for models that don't ship.
+All genuine pairs of 100 tasks of test classes (20w1s with 5 queries), and as many impostor pairs; the
+intervals are over 20 parts of as many tasks. Of `siamese-omniglot-lake` also 20-way one-shot trials within
+the alphabets of Omniglot's evaluation set, which it has never seen: the first 400 trials, as many as Koch's,
+and 4,000. Checkpoints in runs/NAME stand in for models that don't ship.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from quickstudy.metrics import mean_ci95
 from quickstudy.roc import verify
 from quickstudy.train import Mode, evaluate
 
-PAIRS, LAKE = "siamese-omniglot", "siamese-omniglot-lake"
+VINYALS, LAKE = "siamese-omniglot", "siamese-omniglot-lake"
 PAIR_SETTING, PAIR_TASKS, PARTS = Setting(20, 1, 5), 100, 20
 RUNS = (20, 200)
 """Of 20 trials each."""
@@ -31,9 +31,9 @@ KOCH = 92.0
 MODES: tuple[Mode, Mode] = ("inductive", "transductive")
 
 
-def pair_rows(learner: Siamese, minutes: float, seed: int, pictures: Path | None) -> list[Row]:
+def pair_rows(name: str, learner: Siamese, minutes: float, seed: int, pictures: Path | None) -> list[Row]:
     """Verification figures of test classes, in %."""
-    pool = experiment.RECIPES[PAIRS]().pool().split("test")
+    pool = experiment.RECIPES[name]().pool().split("test")
     rows: list[Row] = []
     for mode in MODES:
         whole = verify(learner, Episodes(pool, PAIR_SETTING, 1, seed), PAIR_TASKS, mode)
@@ -56,7 +56,7 @@ def pair_rows(learner: Siamese, minutes: float, seed: int, pictures: Path | None
             rows.append(
                 Row(
                     benchmark="verification",
-                    method=PAIRS,
+                    method=name,
                     dataset=pool.name.split(".")[0],
                     split="test",
                     setting=f"{whole.genuine:,} genuine and as many impostor pairs",
@@ -110,15 +110,17 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--models", nargs="+", choices=(PAIRS, LAKE), default=[PAIRS, LAKE])
+    parser.add_argument("--models", nargs="+", choices=(VINYALS, LAKE), default=[VINYALS, LAKE])
     parser.add_argument("--pictures", type=Path, help="folder to draw the ROC curve into")
     options = parser.parse_args()
     keep_freed_memory()
     rows: list[Row] = []
-    if PAIRS in options.models:
-        rows += pair_rows(*load(PAIRS), options.seed, options.pictures)
-    if LAKE in options.models:
-        rows += trial_rows(*load(LAKE), options.seed)
+    for name in options.models:
+        learner, minutes = load(name)
+        pictures = options.pictures if name == VINYALS else None
+        rows += pair_rows(name, learner, minutes, options.seed, pictures)
+        if name == LAKE:
+            rows += trial_rows(learner, minutes, options.seed)
     for row in rows:
         print(f"{row.method} {row.setting} {row.mode}: {row.metric} {row.value:.2f} ± {row.ci95 or 0:.2f}")
     write("verification", [*kept("verification", rows), *rows])

@@ -1,0 +1,95 @@
+"""Encoders of written characters: all brought to one place and size first, and embedded at several angles."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from quickstudy.encoders import Averaged
+
+LEAST, MOST = 0.5, 1.6
+"""Bounds of s: characters are made at most 1 / LEAST times as large, and no smaller than by 1 / MOST."""
+
+
+class MomentNorm(nn.Module):
+    r"""Moment normalisation: ink brought to the middle of the picture, and to one size.
+
+    Where somebody put a character, and how large, says nothing about which it is. Of a picture x of ink, with
+    a pixel's place p from −1 to 1 on both axes, these are measured and undone:
+
+    $$m = \frac{\sum_p x_p\,p}{\sum_p x_p}, \qquad
+      s = \frac1{s_0} \sqrt{\frac{\sum_p x_p \lVert p - m\rVert^2}{2 \sum_p x_p}}, \qquad
+      x'_p = x_{m + s p}$$
+
+    with s kept within 0.5 … 1.6, so that a dot stays a dot, and x interpolated between pixels. Ends of
+    strokes that would lie outside the picture are cut off; a smaller spread keeps more of them.
+
+    Args:
+        spread: s₀, the deviation of ink along an axis that all are brought to, as a share of half the side.
+
+    Raises:
+        ValueError: if the spread isn't in (0, 1).
+
+    Reference: Casey 1970, "Moment normalization of handprinted characters".
+
+    Departures: there slant and the ratio of width to height are undone too.
+    """
+
+    def __init__(self, spread: float = 0.45) -> None:
+        super().__init__()
+        if not 0 < spread < 1:
+            raise ValueError(f"spread is {spread}: it must lie in (0, 1)")
+        self.spread = spread
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] pictures, ink > 0 on 0 → as many of the same shape; an empty one stays empty."""
+        exact = x if x.dtype == torch.float64 else x.float()  # in half precision places are too coarse
+        down, across = (_places(length, exact) for length in x.shape[2:])
+        ink = exact.sum(1)
+        rows, columns = ink.sum(2), ink.sum(1)
+        total = rows.sum(1).clamp_min(torch.finfo(exact.dtype).tiny)
+        at_y, at_x = (rows * down).sum(1) / total, (columns * across).sum(1) / total
+        off_y, off_x = down - at_y[:, None], across - at_x[:, None]
+        variance = ((rows * off_y**2).sum(1) + (columns * off_x**2).sum(1)) / (2 * total)
+        scale = (variance.sqrt() / self.spread).clamp(LEAST, MOST)[:, None]
+        from_y = (at_y[:, None] + scale * down)[:, :, None].expand(*ink.shape)
+        from_x = (at_x[:, None] + scale * across)[:, None, :].expand(*ink.shape)
+        return F.grid_sample(exact, torch.stack([from_x, from_y], 3), align_corners=False).to(x.dtype)
+
+
+class Turned(Averaged):
+    """Square pictures [B, C, H, H] as they are and turned a little both ways: nobody writes quite upright.
+
+    Args:
+        encoder: any module from pictures to [B, D].
+        degrees: how far.
+
+    Raises:
+        ValueError: if degrees aren't in (0, 45].
+    """
+
+    def __init__(self, encoder: nn.Module, degrees: float = 8.0) -> None:
+        super().__init__(encoder)
+        if not 0 < degrees <= 45:
+            raise ValueError(f"degrees is {degrees}: it must lie in (0, 45]")
+        self.degrees = degrees
+
+    def variants(self, x: Tensor) -> Sequence[Tensor]:
+        """Turned to the left, and to the right."""
+        return [_turned(x, angle) for angle in (-self.degrees, self.degrees)]
+
+
+def _places(length: int, like: Tensor) -> Tensor:
+    """[length] middles of pixels, where the edges of the picture are −1 and 1."""
+    return (torch.arange(length).to(like) + 0.5) * 2 / length - 1
+
+
+def _turned(x: Tensor, degrees: float) -> Tensor:
+    """Pictures turned clockwise about their middle, with 0 where they end."""
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    # the grid says where each pixel comes from, so it takes the inverse
+    matrix = torch.tensor([[[cos, sin, 0.0], [-sin, cos, 0.0]]]).to(x)
+    grid = F.affine_grid(matrix, [1, *x.shape[1:]], align_corners=False)
+    return F.grid_sample(x, grid.expand(len(x), -1, -1, -1), align_corners=False)

@@ -1,6 +1,6 @@
-"""The pictures of docs/methods, drawn from models that ship.
+"""The pictures of docs/methods, most of them drawn from models that ship.
 
-Most show one task of test characters of Omniglot; `siamese-roc` is what `benchmarks.verification --pictures`
+These show one task of test characters of Omniglot; `siamese-roc` is what `benchmarks.verification --pictures`
 draws, without the measurements, and `moment-norm` characters on which weights of `siamese-omniglot-lake` are
 selected.
 """
@@ -12,10 +12,9 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
-from benchmarks.verification import LAKE, PAIR_SETTING, PAIR_TASKS, VINYALS
+from benchmarks.verification import PAIR_SETTING, PAIR_TASKS, VINYALS, upright
 from quickstudy import experiment, plots
 from quickstudy.data.episodes import Episodes, Setting, floats
-from quickstudy.data.omniglot import omniglot
 from quickstudy.data.pool import ClassPool
 from quickstudy.handwriting import MomentNorm
 from quickstudy.learner import Learner
@@ -28,6 +27,7 @@ from quickstudy.roc import verify
 EPISODE, TASK = Setting(8, 1, 6), 24
 """Of 25 tasks one in which the relation network makes many mistakes."""
 CHARACTERS = "Balinese/character05", "Early_Aramaic/character03"
+"""Of alphabets of the validation."""
 
 
 def load(name: str) -> tuple[Learner, ClassPool]:
@@ -64,8 +64,7 @@ def semi_supervised(path: Path) -> None:
 
 def moment_norm(path: Path) -> None:
     """Two characters by nine drawers, as they are and as a network sees them after `MomentNorm`."""
-    size = experiment.RECIPES[LAKE]().item_format.size
-    pool = omniglot(size=size, split="lake", rotations=False).split("validation")
+    pool = upright("validation")
     first, second = (torch.from_numpy(pool.of_class(name)[:9]) for name in CHARACTERS)
     drawn = floats(torch.cat([first, second]))
     figure, axes = plt.subplots(4, 9, figsize=(9, 4.2))

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quickstudy.data.augment import pixel_middles
 from quickstudy.encoders import Averaged
 
 LEAST, MOST = 0.5, 1.6
@@ -46,7 +47,7 @@ class MomentNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] pictures, ink > 0 on 0 → as many of the same shape; an empty one stays empty."""
         exact = x if x.dtype == torch.float64 else x.float()  # in half precision places are too coarse
-        down, across = (_places(length, exact) for length in x.shape[2:])
+        down, across = (pixel_middles(length, exact) for length in x.shape[2:])
         ink = exact.sum(1)
         rows, columns = ink.sum(2), ink.sum(1)
         total = rows.sum(1).clamp_min(torch.finfo(exact.dtype).tiny)
@@ -79,11 +80,6 @@ class Turned(Averaged):
     def variants(self, x: Tensor) -> Sequence[Tensor]:
         """Turned to the left, and to the right."""
         return [_turned(x, angle) for angle in (-self.degrees, self.degrees)]
-
-
-def _places(length: int, like: Tensor) -> Tensor:
-    """[length] middles of pixels, where the edges of the picture are −1 and 1."""
-    return (torch.arange(length).to(like) + 0.5) * 2 / length - 1
 
 
 def _turned(x: Tensor, degrees: float) -> Tensor:

@@ -13,6 +13,11 @@ Augment = Callable[[Tensor, np.random.Generator], Tensor]
 """From items [B, ...] and a source of randomness to as many of the same shape, on the same device."""
 
 
+def pixel_middles(length: int, like: Tensor) -> Tensor:
+    """[length] where the middles of pixels are, from edge to edge of a picture −1 to 1."""
+    return (torch.arange(length).to(like) + 0.5) * 2 / length - 1
+
+
 @dataclass(frozen=True)
 class Affine:
     """Each picture turned, sheared, scaled and shifted at random, about its middle.
@@ -64,7 +69,7 @@ class Affine:
         # the grid says where each pixel comes from, so it takes the inverse
         back = torch.linalg.inv(turn @ lean @ torch.diag_embed(scale))
         matrix = torch.cat([back, -back @ shift], 2).to(x)
-        middle = (torch.arange(x.shape[-1]).to(x) + 0.5) * 2 / x.shape[-1] - 1
+        middle = pixel_middles(x.shape[-1], x)
         across, down = torch.meshgrid(middle, middle, indexing="xy")
         places = torch.stack([across, down, torch.ones_like(down)], 2)
         # one product for all: F.affine_grid's batched one takes a hundred times as long on a CPU

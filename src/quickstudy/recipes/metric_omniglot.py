@@ -73,8 +73,8 @@ def siamese_omniglot() -> Recipe:
 def siamese_omniglot_lake() -> Recipe:
     """Unseen alphabets, as Koch et al. have them: all classes of a task are of one alphabet.
 
-    Characters are brought to one place and size before a residual network sees them, of 56 pixels; the
-    supervised contrastive loss, the paper's affine changes. For the within-alphabet trials: see
+    Pictures of 56 pixels, all characters brought to one place and size before a residual network sees them;
+    the supervised contrastive loss, the paper's affine changes. For the within-alphabet trials: see
     `WithinAlphabets` and `benchmarks.verification`.
     """
     return replace(

@@ -38,8 +38,8 @@ from quickstudy.roc import verification
 SETTINGS = {  # ways, shots, draws
     "faces-orl": ((10, 1, 500), (10, 5, 500)),
     "faces-lfw": ((20, 1, 500),),
-    "words-arabic": ((8, 1, 500), (8, 5, 500)),
-    "speakers-arabic": ((6, 1, 500), (6, 5, 500)),
+    "words-arabic": ((8, 1, 4000), (8, 5, 4000)),
+    "speakers-arabic": ((6, 1, 4000), (6, 5, 4000)),
     "digits-fsdd": ((10, 1, 500), (10, 5, 500)),
 }
 JOINED = 3

@@ -424,7 +424,23 @@ def test_a_clip_is_heard_earlier_later_slower_and_faster_once_trained() -> None:
     assert torch.equal(net(clip), clip)
 
 
-@pytest.mark.parametrize(("shift", "speed"), [(0, 0.1), (0.1, 0.6)])
-def test_replayed_names_a_wrong_argument(shift: float, speed: float) -> None:
-    with pytest.raises(ValueError, match=f"shift is {shift} and speed {speed}"):
-        Replayed(nn.Identity(), shift, speed)
+def test_a_clip_is_heard_as_many_times_as_far_off() -> None:
+    clip = torch.from_numpy(tone(440, 1.0) * np.hanning(16_000)).float()[None]
+    near, far = Replayed(Heard(), 0.03, 0.04), Replayed(Heard(), 0.06, 0.08)
+    both = Replayed(Heard(), 0.03, 0.04, reach=2)
+    expected = [
+        *near.variants(clip)[:2],
+        *far.variants(clip)[:2],
+        *near.variants(clip)[2:],
+        *far.variants(clip)[2:],
+    ]
+    for made, same in zip(both.variants(clip), expected, strict=True):
+        assert torch.equal(made, same)
+
+
+@pytest.mark.parametrize(
+    ("shift", "speed", "reach"), [(0, 0.1, 1), (0.1, 0.6, 1), (0.1, 0.2, 3), (0.1, 0.1, 0)]
+)
+def test_replayed_names_a_wrong_argument(shift: float, speed: float, reach: int) -> None:
+    with pytest.raises(ValueError, match=f"shift is {shift}, speed {speed} and reach {reach}"):
+        Replayed(nn.Identity(), shift, speed, reach)

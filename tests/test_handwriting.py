@@ -33,6 +33,9 @@ def literal_moment_norm(picture: np.ndarray, spread: float) -> np.ndarray:
     y0, x0 = sum(v * y for v, y, _ in at) / total, sum(v * x for v, _, x in at) / total
     squares = sum(v * ((y - y0) ** 2 + (x - x0) ** 2) for v, y, x in at) / total
     s = min(max(math.sqrt(squares / 2) / spread, 0.5), 1.6)
+    for v, y, x in at:
+        if v > 0.3 * picture.max():
+            s = max(s, abs(y - y0) + 1 / height, abs(x - x0) + 1 / width)
     found = [literal_at(picture, y0 + s * y, x0 + s * x) for _, y, x in at]
     return np.array(found).reshape(height, width)
 
@@ -88,6 +91,17 @@ def test_moment_norm_of_a_dot_of_nothing_and_of_a_full_picture() -> None:
     assert not found[1].any()
     assert found.isfinite().all()
     assert found[2].mean() < 1
+
+
+def test_no_stroke_is_cut_off() -> None:
+    x = torch.zeros(1, 1, 40, 40)
+    x[0, 0, 14:26, 14:26] = 1  # much ink in one place, …
+    x[0, 0, 20, 26:40] = 1  # … and a long thin stroke away from it
+    found = MomentNorm(0.45)(x)[0, 0]
+    middle = float((found * torch.arange(40)[:, None]).sum() / found.sum())
+    assert middle == pytest.approx(19.5, abs=0.1)
+    assert found[:, 37:].amax() > 0.2, "the end of the stroke is there, at the edge"
+    assert found.amax(1).count_nonzero() < 16, "for which all is made smaller, not larger"
 
 
 def test_every_channel_is_moved_alike() -> None:

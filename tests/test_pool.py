@@ -74,6 +74,9 @@ def test_a_split_is_a_named_subset() -> None:
     assert train.classes == ("a", "c")
     assert train.summary() == {"name": "few.train", "classes": 2, "items": 3, "digest": "d1"}
     np.testing.assert_array_equal(pool.split("test").of_class("b"), pool.items[1:4])
+    both = pool.split("train", "test")
+    assert (both.name, both.classes) == ("few.train+test", ("a", "c", "b"))
+    np.testing.assert_array_equal(both.of_class("b"), pool.items[1:4])
 
 
 def test_an_unknown_split_is_answered_with_the_known_ones() -> None:

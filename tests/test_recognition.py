@@ -505,6 +505,30 @@ def test_a_threshold_without_pairs_enough_behind_it_is_said_to_be_so(
     assert run(verify, capsys)[2].startswith("warning: too few pairs were calibrated on for a FAR of 0.01 %:")
 
 
+@pytest.mark.filterwarnings("ignore:.*-way it is")
+def test_what_was_trained_on_the_validation_classes_is_not_calibrated_on_them(
+    people: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, many = people.parent / "all", draw(people.parent / "many", 14, seed=5)
+    line = f"train siamese --images {many} --grey --steps 2 --test-episodes 0 --out {out}".split()
+    assert run([*line, "--trainval"], capsys)[0] == 0
+    manifest = Embedder(out).manifest
+    assert manifest["trainval"] is True
+    assert manifest["data"]["name"] == "many.train+validation"
+    splits = experiment.recipe_of(manifest).pool().splits
+    assert manifest["data"]["classes"] == len(splits["train"]) + len(splits["validation"])
+    code, _, _ = run(["calibrate", out], capsys)
+    assert str(code).startswith(f"error: {out} was trained on the validation classes too")
+    others = draw(people.parent / "others", 6, seed=3)
+    assert run(["calibrate", out, "--images", others, "--far", 0.1], capsys)[0] == 0
+    code, _, _ = run([*line, "--trainval", "--patience", 3], capsys)
+    assert "leave one of them out" in str(code)
+    code, _, _ = run([*line, "--resume"], capsys)
+    assert "holds a training with trainval True, not False" in str(code)
+    code, _, _ = run(["train", "lstm-optimizer-digits", "--trainval"], capsys)
+    assert "leave out --trainval" in str(code)
+
+
 def test_what_is_kept_of_people_can_be_read_by_its_owner_alone(model: Path, people: Path) -> None:
     gallery = people.parent / "people.db"
     recogniser = enrolled(model, people, names=1)

@@ -20,6 +20,7 @@ from quickstudy.data.pool import ClassPool
 from quickstudy.encoders import Conv4
 from quickstudy.learner import Learner
 from quickstudy.learners.prototypical import Prototypical
+from quickstudy.metrics import Score
 from quickstudy.train import adam, cosine, evaluate, fit, halve_every, read_log
 
 HERE = Path(__file__).parent
@@ -94,6 +95,20 @@ def test_the_best_weights_are_the_ones_left_and_saved(tmp_path: Path):
     weights, manifest = checkpoint.load(tmp_path / "best.safetensors")
     assert all(torch.equal(v, weights[k]) for k, v in learner.state_dict().items())
     assert manifest["training"]["steps"] == progress.best_step
+
+
+def test_the_last_weights_are_kept_where_that_is_asked_for(tmp_path: Path):
+    goodness = iter((0.9, 0.5, 0.7, 0.2, 0.4))
+
+    def worse() -> Score:
+        return Score(next(goodness), 0.1, 8, 1, "5w1s", "inductive")
+
+    learner = small_learner()
+    progress = small_fit(learner, tmp_path, optimizer=adam(0.03), validation=worse, keep="last")
+    assert (progress.stopped, progress.best_step, progress.best) == ("finished", 20, 0.4)
+    best, last = (checkpoint.load(tmp_path / f"{name}.safetensors")[0] for name in ("best", "last"))
+    assert all(torch.equal(v, best[k]) for k, v in learner.state_dict().items())
+    assert all(torch.equal(v, last[f"learner.{k}"]) for k, v in best.items())
 
 
 class KilledError(Exception):

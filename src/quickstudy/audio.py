@@ -130,23 +130,28 @@ class Replayed(Averaged):
         encoder: any module from clips [B, samples] to [B, D].
         shift: how much earlier and later, as a share of the clip's length.
         speed: how much slower and faster, as a share of the speed; it changes the pitch as well.
+        reach: n, how many multiples of both there are: clips so far off, twice as far, … n times as far.
 
     Raises:
-        ValueError: if either isn't in (0, 0.5].
+        ValueError: if n < 1, or n times either isn't in (0, 0.5].
     """
 
-    def __init__(self, encoder: nn.Module, shift: float = 0.04, speed: float = 0.07) -> None:
+    def __init__(self, encoder: nn.Module, shift: float = 0.04, speed: float = 0.07, reach: int = 1) -> None:
         super().__init__(encoder)
-        if not (0 < shift <= 0.5 and 0 < speed <= 0.5):
-            raise ValueError(f"shift is {shift} and speed {speed}: they must lie in (0, 0.5]")
-        self.shift, self.speed = shift, speed
+        if reach < 1 or not (0 < reach * shift <= 0.5 and 0 < reach * speed <= 0.5):
+            raise ValueError(
+                f"shift is {shift}, speed {speed} and reach {reach}: reach must be at least 1, and "
+                "the others so many times lie in (0, 0.5]"
+            )
+        self.shift, self.speed, self.reach = shift, speed, reach
 
     def variants(self, x: Tensor) -> Sequence[Tensor]:
-        """Earlier, later, slower, faster."""
-        moved = round(self.shift * x.shape[1])
+        """Earlier, later, slower, faster: 4 n."""
+        signs = [sign * k for k in range(1, self.reach + 1) for sign in (-1, 1)]
+        moved = [round(k * self.shift * x.shape[1]) for k in signs]
         return [
-            *(F.pad(x, (by, -by)) for by in (-moved, moved)),
-            *(_played(x, factor) for factor in (1 - self.speed, 1 + self.speed)),
+            *(F.pad(x, (by, -by)) for by in moved),
+            *(_played(x, 1 + k * self.speed) for k in signs),
         ]
 
 

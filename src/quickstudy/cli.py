@@ -108,6 +108,10 @@ def train(
         str | None,
         _training(help="A checkpoint or model whose encoder to begin with (learners of a metric)."),
     ] = None,
+    trainval: Annotated[
+        bool,
+        _training("--trainval", help="Train on the validation classes too, and keep the last weights."),
+    ] = False,
     test_episodes: Annotated[int, _training(min=0, help="Test tasks in the end; 0 leaves it out.")] = 1000,
     images: Annotated[Path | None, _own(help="Folder of class folders.")] = None,
     size: Annotated[
@@ -184,6 +188,10 @@ def train(
     _check_arguments(recipe, arguments)
     if start and recipe in RULE_RECIPES:
         raise ValueError(f"{recipe} learns an update rule, which starts from none: leave out --start")
+    if trainval and recipe in RULE_RECIPES:
+        raise ValueError(f"{recipe} learns on problems, not classes: leave out --trainval")
+    if trainval and patience:
+        raise ValueError("--trainval leaves no classes for --patience to go by: leave one of them out")
     if keep_memory and accelerator in ("auto", "cpu"):
         keep_freed_memory()
     stated = RULE_RECIPES[recipe]() if recipe in RULE_RECIPES else RECIPES[recipe](**arguments)
@@ -202,6 +210,7 @@ def train(
         "clip": clip,
         "resume": resume,
         "start": start,
+        "trainval": trainval,
         "data_root": data_root,
     }
     learner: Any
@@ -216,7 +225,9 @@ def train(
     except KeyboardInterrupt:
         say(f"stopped; go on with: {again}", highlight=False, soft_wrap=True)
         raise typer.Exit(130) from None
-    best = f"best validation {progress.headline} at step {progress.best_step}"
+    best = f"{'last' if trainval else 'best'} validation {progress.headline} at step {progress.best_step}"
+    if trainval:
+        best += ", on classes trained on"
     say(
         f"{'out of time' if progress.stopped == 'minutes' else progress.stopped} after {progress.step} steps "
         f"in {progress.seconds / 60:.1f} minutes; {best if progress.best_step else 'no validation yet'}; "
@@ -478,7 +489,7 @@ def plot(
     log = experiment.find(checkpoint).with_name("log.jsonl")
     wanted = _setting(setting, 1)
     spare = int(pool.split("test").counts.min(initial=wanted.items)) - wanted.shots
-    classes, size = experiment.fitting(pool, "test", _setting(setting, max(1, min(5, spare))))
+    classes, size = experiment.fitting(pool.split("test"), _setting(setting, max(1, min(5, spare))))
     inverted = getattr(experiment.item_format_of(manifest), "invert", False)
     for path in plots.draw_all(learner, classes, size, log, out, seed, inverted):
         console.print(str(path), highlight=False, soft_wrap=True)

@@ -96,6 +96,8 @@ class Options(TypedDict, total=False):
     """As in `fit`."""
     start: str | Path | None
     """A checkpoint or a model's name, whose encoder a learner of a metric begins with."""
+    trainval: bool
+    """Whether to train on the validation classes too, and keep the last weights: once all else is chosen."""
     data_root: str | Path | None
     """Where data sets lie."""
 
@@ -141,10 +143,10 @@ def train(
     tasks, clip = options.get("tasks") or recipe.tasks, options.get("clip")
     with fabric.rank_zero_first(), display.counting("decoding") as decoding:
         pool = recipe.pool(root=options.get("data_root"), progress=decoding)
+    trainval = options.get("trainval", False)
+    classes, setting = pool.split("train", "validation") if trainval else pool.split("train"), recipe.train
     if recipe.fewer_ways:
-        classes, setting = fitting(pool, "train", recipe.train)
-    else:
-        classes, setting = pool.split("train"), recipe.train
+        classes, setting = fitting(classes, setting)
     training = Episodes(
         classes,
         setting,
@@ -156,14 +158,14 @@ def train(
         group=recipe.group,
     )
     validation = Episodes(
-        *fitting(pool, "validation", recipe.validation),
+        *fitting(pool.split("validation"), recipe.validation),
         TASKS,
         seed + 1,
         labels=recipe.labels,
         apart=recipe.apart,
         group=recipe.group,
     )
-    fitting(pool, "test", recipe.tests[0])  # what can't be tested should fail now, not in the end
+    fitting(pool.split("test"), recipe.tests[0])  # what can't be tested should fail now, not in the end
     torch.manual_seed(seed)
     learner = recipe.learner()
     start = options.get("start")
@@ -173,6 +175,7 @@ def train(
         "arguments": dict(arguments),
         "seed": seed,
         "start": started,
+        "trainval": trainval,
         "train": asdict(setting) | {"tasks": tasks, "steps": steps, "lr": lr, "clip": clip},
         "precision": fabric.strategy.precision.precision,
         "data": classes.summary(),
@@ -194,6 +197,7 @@ def train(
         steps,
         optimizer=recipe.optimizer(lr),
         validation=judge,
+        keep="last" if trainval else "best",
         clip=clip,
         fabric=fabric,
         out=out,
@@ -303,16 +307,17 @@ def tasks_of_test(
     with display.counting("decoding") as decoding:
         pool = recipe.pool(root=data_root, progress=decoding)
     for setting in settings or recipe.tests:
-        yield Episodes(*fitting(pool, "test", setting), tasks, seed, labels=recipe.labels, apart=recipe.apart)
+        yield Episodes(
+            *fitting(pool.split("test"), setting), tasks, seed, labels=recipe.labels, apart=recipe.apart
+        )
 
 
-def fitting(pool: ClassPool, split: str, setting: Setting) -> tuple[ClassPool, Setting]:
-    """The classes of a split, and the setting with no more ways than there are, with a warning.
+def fitting(classes: ClassPool, setting: Setting) -> tuple[ClassPool, Setting]:
+    """The classes, and the setting with no more ways than there are, with a warning.
 
     Raises:
         ValueError: if there are fewer than two classes.
     """
-    classes = pool.split(split)
     if len(classes) < 2:
         raise ValueError(
             f"{classes.name} has {len(classes)} classes, and telling apart takes two: "

@@ -11,7 +11,9 @@ from quickstudy.data.augment import pixel_middles
 from quickstudy.encoders import Averaged
 
 LEAST, MOST = 0.5, 1.6
-"""Bounds of s: characters are made at most 1 / LEAST times as large, and no smaller than by 1 / MOST."""
+"""Bounds of s: characters are made at most 1 / LEAST times as large, and no smaller than by 1 / MOST …"""
+FAINT = 0.3
+"""… unless a stroke would be cut off: ink of more than so much of the darkest."""
 
 
 class MomentNorm(nn.Module):
@@ -24,8 +26,8 @@ class MomentNorm(nn.Module):
       s = \frac1{s_0} \sqrt{\frac{\sum_p x_p \lVert p - m\rVert^2}{2 \sum_p x_p}}, \qquad
       x'_p = x_{m + s p}$$
 
-    with s kept within 0.5 … 1.6, so that a dot stays a dot, and x interpolated between pixels. Ends of
-    strokes that would lie outside the picture are cut off; a smaller spread keeps more of them.
+    with s kept within 0.5 … 1.6, so that a dot stays a dot, and x interpolated between pixels. Where an end
+    of a stroke would lie outside the picture, s is as much larger as it takes to keep it in.
 
     Args:
         spread: s₀, the deviation of ink along an axis that all are brought to, as a share of half the side.
@@ -54,7 +56,12 @@ class MomentNorm(nn.Module):
         at_y, at_x = (rows * down).sum(1) / total, (columns * across).sum(1) / total
         off_y, off_x = down - at_y[:, None], across - at_x[:, None]
         variance = ((rows * off_y**2).sum(1) + (columns * off_x**2).sum(1)) / (2 * total)
-        scale = (variance.sqrt() / self.spread).clamp(LEAST, MOST)[:, None]
+        scale = (variance.sqrt() / self.spread).clamp(LEAST, MOST)
+        inked = ink > FAINT * ink.amax((1, 2), keepdim=True)
+        for off, there in ((off_y, inked.any(2)), (off_x, inked.any(1))):
+            furthest = (off.abs() * there).amax(1) + 1 / off.shape[1]  # to the pixel's edge
+            scale = torch.maximum(scale, furthest)
+        scale = scale[:, None]
         from_y = (at_y[:, None] + scale * down)[:, :, None].expand(*ink.shape)
         from_x = (at_x[:, None] + scale * across)[:, None, :].expand(*ink.shape)
         return F.grid_sample(exact, torch.stack([from_x, from_y], 3), align_corners=False).to(x.dtype)

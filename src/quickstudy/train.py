@@ -23,6 +23,7 @@ from quickstudy.learner import Learner, batch_statistics
 from quickstudy.metrics import Score, accuracies, mean_ci95
 
 Mode = Literal["inductive", "transductive"]
+Keep = Literal["best", "last"]
 Schedule = Callable[[int], float]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
@@ -139,10 +140,14 @@ class Progress:
     headline: str = ""
     losses: list[float] = field(default_factory=list[float])
 
-    def judge(self, verdict: Verdict) -> bool:
-        """Take note of a validation; whether it is the best so far."""
+    def judge(self, verdict: Verdict, keep: Keep = "best") -> bool:
+        """Take note of a validation; whether its weights are to be kept instead of those kept so far."""
         # a first verdict that is nan, of which nothing is greater, must not stay the best
-        better = verdict.goodness > self.best or (math.isnan(self.best) and not math.isnan(verdict.goodness))
+        better = (
+            keep == "last"
+            or verdict.goodness > self.best
+            or (math.isnan(self.best) and not math.isnan(verdict.goodness))
+        )
         if self.best_step and not better:
             self.stale += 1
             return False
@@ -199,6 +204,7 @@ def fit(
     validation: Episodes | Callable[[], Verdict] | None = None,
     validation_episodes: int = 200,
     validation_mode: Mode = "inductive",
+    keep: Keep = "best",
     every: int = 250,
     patience: int | None = None,
     minutes: float | None = None,
@@ -224,6 +230,7 @@ def fit(
             best weights by it are kept. Without it the last are.
         validation_episodes: how many of its tasks each validation takes.
         validation_mode: as in `evaluate`.
+        keep: the weights of the best validation, or of the last, where validation classes are trained on too.
         every: steps between validations; log line and checkpoint are written then too.
         patience: stop after so many validations without a better one.
         minutes: stop after so long; can be resumed, for as long again.
@@ -315,7 +322,7 @@ def fit(
                             fabric=fabric,
                         )
                     new["validation"] = verdict
-                    if progress.judge(verdict):
+                    if progress.judge(verdict, keep):
                         best_weights = {k: v.clone() for k, v in learner.state_dict().items()}
                         if run and rank == 0:
                             run.save_best(best_weights, progress)

@@ -107,7 +107,7 @@ def words_arabic(method: Method = "supervised-contrastive") -> Recipe:
         partial(arabic_words, spliced=306),
         WORDS_16K,
         method,
-        partial(_measured, method, _word_encoder, centred=True),
+        partial(_measured, method, _word_encoder, centred=True, strength=0.08),
         WORDS,
         train=Setting(48, 1, 2),
         steps=1_200,
@@ -233,7 +233,7 @@ def _speech_encoder(rate: int, grid: tuple[int, int]) -> nn.Module:
 
 
 def _word_encoder() -> nn.Module:
-    return Replayed(_speech_encoder(16_000, grid=(1, 6)))
+    return Replayed(_speech_encoder(16_000, grid=(1, 6)), reach=2)
 
 
 def _voice_encoder() -> nn.Module:

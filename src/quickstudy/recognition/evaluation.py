@@ -78,7 +78,8 @@ def calibrate_model(
         display: shows the progress.
 
     Raises:
-        ValueError: if the model ships with the library, or as in `calibrate`.
+        ValueError: if the model ships with the library, it was trained on its validation classes and there
+            is no folder, or as in `calibrate`.
     """
     if str(model) in experiment.models():
         raise ValueError(
@@ -86,6 +87,11 @@ def calibrate_model(
             "calibrate the copy"
         )
     embedder = Embedder(model)
+    if embedder.manifest.get("trainval") and not folder:
+        raise ValueError(
+            f"{model} was trained on the validation classes too (--trainval): calibrate it on a folder of "
+            "others, with --images or --audio"
+        )
     labelled = _unseen(embedder, "validation", folder, data_root, display)
     apart = folder is None and experiment.recipe_of(embedder.manifest).apart
     made = calibrate(

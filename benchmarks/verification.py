@@ -106,7 +106,12 @@ def trial_rows(learner: Siamese, minutes: float, seed: int) -> list[Row]:
 
 def load(name: str) -> tuple[Siamese, float]:
     """A model and the minutes of its training."""
-    learner, manifest = experiment.load_learner(name if name in experiment.models() else Path("runs") / name)
+    try:
+        learner, manifest = experiment.load_learner(
+            name if name in experiment.models() else Path("runs") / name
+        )
+    except FileNotFoundError as error:
+        raise SystemExit(f"{error}; quickstudy train {name} makes it") from None
     if not isinstance(learner, Siamese):
         raise SystemExit(f"{name} is not a Siamese network")
     return learner, manifest["training"]["minutes"]

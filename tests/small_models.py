@@ -1,4 +1,4 @@
-"""What the tests of the inner loops share: small networks and meta-batches, how near two gradients are."""
+"""What tests share, above all of the inner loops: small networks, meta-batches, how near gradients are."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -9,6 +9,18 @@ from torch import Tensor, nn
 
 from quickstudy.encoders import Classifier, Conv4
 from quickstudy.episode import Episode, Support
+
+
+class Kept(nn.Module):
+    """An encoder that keeps what it is given, and embeds it by its pixels or samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.items: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.items.append(x)
+        return x.flatten(1)
 
 
 class OwnEncoder(nn.Module):

@@ -13,6 +13,7 @@ import soundfile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_models import Kept
 from torch import nn
 
 from quickstudy.audio import LogMel, Replayed, SpecAugment
@@ -391,24 +392,12 @@ def test_a_width_of_nothing_and_one_beyond_the_picture() -> None:
 # Replayed
 
 
-class Heard(nn.Module):
-    """Keeps what it is given, and embeds it by its samples."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.clips: list[torch.Tensor] = []
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.clips.append(x)
-        return x
-
-
 def test_a_clip_is_heard_earlier_later_slower_and_faster_once_trained() -> None:
     clip = torch.from_numpy(tone(440, 1.0) * np.hanning(16_000)).float()[None]
-    net = Replayed(Heard(), shift=0.1, speed=0.05).eval()
+    net = Replayed(Kept(), shift=0.1, speed=0.05).eval()
     mean = net(clip)
-    assert isinstance(net.encoder, Heard)
-    as_it_is, earlier, later, slower, faster = net.encoder.clips
+    assert isinstance(net.encoder, Kept)
+    as_it_is, earlier, later, slower, faster = net.encoder.items
     torch.testing.assert_close(mean, (as_it_is + earlier + later + slower + faster) / 5)
     assert torch.equal(as_it_is, clip)
     assert torch.equal(earlier[0, :-1600], clip[0, 1600:])
@@ -426,8 +415,8 @@ def test_a_clip_is_heard_earlier_later_slower_and_faster_once_trained() -> None:
 
 def test_a_clip_is_heard_as_many_times_as_far_off() -> None:
     clip = torch.from_numpy(tone(440, 1.0) * np.hanning(16_000)).float()[None]
-    near, far = Replayed(Heard(), 0.03, 0.04), Replayed(Heard(), 0.06, 0.08)
-    both = Replayed(Heard(), 0.03, 0.04, reach=2)
+    near, far = Replayed(Kept(), 0.03, 0.04), Replayed(Kept(), 0.06, 0.08)
+    both = Replayed(Kept(), 0.03, 0.04, reach=2)
     expected = [
         *near.variants(clip)[:2],
         *far.variants(clip)[:2],

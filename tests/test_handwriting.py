@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from small_models import Kept
 from torch import Tensor, nn
 
 from quickstudy.handwriting import MomentNorm, Turned
@@ -118,34 +119,28 @@ def test_moment_norm_keeps_shape_and_type(dtype: torch.dtype) -> None:
     assert MomentNorm()(x).shape == x.shape
 
 
-class Seen(nn.Module):
-    """Keeps what it is given, and embeds it by its pixels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.pictures: list[Tensor] = []
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.pictures.append(x)
-        return x.flatten(1)
-
-
-def test_a_picture_is_seen_turned_both_ways_once_trained() -> None:
-    seen, x = Seen(), torch.zeros(1, 1, 41, 41)
-    x[0, 0, 20, 35:39] = 1  # to the right of the middle
+@pytest.mark.parametrize("height", [41, 31])
+def test_a_picture_is_seen_turned_both_ways_once_trained(height: int) -> None:
+    seen, x = Kept(), torch.zeros(1, 1, height, 41)
+    x[0, 0, height // 2, 35:39] = 1  # to the right of the middle
     net = Turned(seen, 20.0).eval()
     mean = net(x)
-    as_it_is, left, right = seen.pictures
+    as_it_is, left, right = seen.items
     torch.testing.assert_close(mean, ((as_it_is + left + right) / 3).flatten(1))
     assert torch.equal(as_it_is, x)
-    places = torch.arange(41) - 20.0
+    down, across = torch.arange(height) - height // 2, torch.arange(41) - 20
     for turned, degrees in ((left, -20), (right, 20)):
         ink = turned[0, 0] / turned.sum()
-        y, x_ = float((ink.sum(1) * places).sum()), float((ink.sum(0) * places).sum())
+        y, x_ = float((ink.sum(1) * down).sum()), float((ink.sum(0) * across).sum())
         assert math.degrees(math.atan2(y, x_)) == pytest.approx(degrees, abs=0.5), "clockwise, y is down"
         assert math.hypot(y, x_) == pytest.approx(16.5, abs=0.1)
     net.train()
     torch.testing.assert_close(net(x), x.flatten(1))
+
+
+def test_moment_norm_names_pictures_of_another_shape() -> None:
+    with pytest.raises(ValueError, match=r"are \[28, 28\]: MomentNorm takes \[B, C, H, W\]"):
+        MomentNorm()(torch.zeros(28, 28))
 
 
 @pytest.mark.parametrize("spread", [0.0, 1.0, -0.1])

@@ -47,7 +47,13 @@ class MomentNorm(nn.Module):
         self.spread = spread
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] pictures, ink > 0 on 0 → as many of the same shape; an empty one stays empty."""
+        """[B, C, H, W] pictures, ink > 0 on 0 → as many of the same shape; an empty one stays empty.
+
+        Raises:
+            ValueError: if they are of another shape.
+        """
+        if x.ndim != 4:
+            raise ValueError(f"the pictures are {list(x.shape)}: MomentNorm takes [B, C, H, W]")
         exact = x if x.dtype == torch.float64 else x.float()  # in half precision places are too coarse
         down, across = (pixel_middles(length, exact) for length in x.shape[2:])
         ink = exact.sum(1)
@@ -68,7 +74,7 @@ class MomentNorm(nn.Module):
 
 
 class Turned(Averaged):
-    """Square pictures [B, C, H, H] as they are and turned a little both ways: nobody writes quite upright.
+    """Pictures [B, C, H, W] as they are and turned a little both ways: nobody writes quite upright.
 
     Args:
         encoder: any module from pictures to [B, D].
@@ -92,7 +98,8 @@ class Turned(Averaged):
 def _turned(x: Tensor, degrees: float) -> Tensor:
     """Pictures turned clockwise about their middle, with 0 where they end."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    wide = x.shape[3] / x.shape[2]  # both axes run from −1 to 1
     # the grid says where each pixel comes from, so it takes the inverse
-    matrix = torch.tensor([[[cos, sin, 0.0], [-sin, cos, 0.0]]]).to(x)
+    matrix = torch.tensor([[[cos, sin / wide, 0.0], [-sin * wide, cos, 0.0]]]).to(x)
     grid = F.affine_grid(matrix, [1, *x.shape[1:]], align_corners=False)
     return F.grid_sample(x, grid.expand(len(x), -1, -1, -1), align_corners=False)

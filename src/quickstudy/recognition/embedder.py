@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import nn
+from threadpoolctl import ThreadpoolController
+from torch import Tensor, nn
 
 from quickstudy import experiment
 from quickstudy.data.audio import AudioFormat, is_silent
@@ -29,6 +30,8 @@ LARGEST = 256 * 2**20
 """Bytes of the largest file that is read."""
 AT_ONCE = 512
 """Files decoded, then encoded, at once: the memory they take, and how often an enrolment is written."""
+ENCODED_AT_ONCE = 64
+"""Items that a thread encodes at once."""
 BLANK = 2.0
 """Standard deviation of the pixels, of 0 … 255, below which a picture shows nothing."""
 
@@ -79,16 +82,19 @@ class Embedder:
         self.format: ItemFormat = experiment.item_format_of(self.manifest)
         self.fingerprint = _fingerprint(self.encoder, self.manifest, self.energy)
 
-    @torch.no_grad()
     def embed(self, items: Items) -> Vectors:
         """[B, D] embeddings of items as the pool has them, [B, ...] of the encoder's own format."""
-        x = floats(torch.from_numpy(items)).unsqueeze(0)
-        z = embed(self.encoder.eval(), x)[0]
+        self.encoder.eval()
+        z = torch.cat(_side_by_side(self._encode, torch.from_numpy(items).split(ENCODED_AT_ONCE)))
         if self.energy == "cosine":
             z = F.normalize(z, dim=1)
         if not torch.isfinite(z).all():
             raise ValueError(f"{self.path} makes embeddings that aren't finite: train it anew")
         return z.numpy()
+
+    @torch.no_grad()
+    def _encode(self, items: Tensor) -> Tensor:
+        return embed(self.encoder, floats(items).unsqueeze(0))[0]
 
     def embed_files(self, files: Sequence[Path], progress: Progress | None = None) -> Embedded:
         """Embed files, in their order; what can't be used is refused with the reason."""
@@ -143,6 +149,20 @@ class Embedder:
         good = [i for i in range(len(files)) if i not in bad]
         refused = [Refusal(files[i], reason) for i, reason in sorted(bad.items())]
         return [files[i] for i in good], [digests[i] for i in good], items[good], refused
+
+
+def _side_by_side(encode: Callable[[Tensor], Tensor], parts: Sequence[Tensor]) -> list[Tensor]:
+    """Encode each part by one core: all cores at one part, after each operation they wait for each other."""
+    if len(parts) == 1 or torch.get_num_threads() == 1:
+        return [encode(part) for part in parts]
+    libraries = ThreadpoolController()
+
+    def keep_to_one_core() -> None:
+        torch.get_num_threads()  # sets torch up in a new thread, which would undo what comes now
+        libraries.limit(limits=1, user_api="openmp")
+
+    with ThreadPoolExecutor(torch.get_num_threads(), initializer=keep_to_one_core) as threads:
+        return list(threads.map(encode, parts))
 
 
 def encoder_of(learner: Learner) -> tuple[nn.Module, Energy]:

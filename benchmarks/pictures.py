@@ -1,8 +1,7 @@
 """The pictures of docs/methods, most of them drawn from models that ship.
 
 These show one task of test characters of Omniglot; `siamese-roc` is what `benchmarks.verification --pictures`
-draws, without the measurements, and `moment-norm` characters on which weights of `siamese-omniglot-lake` are
-selected.
+draws, without the measurements, and `moment-norm` characters of the validation of `siamese-omniglot-lake`.
 """
 
 import argparse

@@ -3,12 +3,16 @@
 All genuine pairs of 100 tasks of test classes (20w1s with 5 queries), and as many impostor pairs; the
 intervals are over 20 parts of as many tasks. Of `siamese-omniglot-lake` also 20-way one-shot trials within
 the alphabets of Omniglot's evaluation set, which it has never seen: the first 400 trials, as many as Koch's,
-and 4,000. Checkpoints in runs/NAME stand in for models that don't ship.
+and 4,000. Checkpoints in runs/NAME stand in for models that don't ship, and rows say it of those that were
+trained on the validation classes too:
+
+    quickstudy train siamese-omniglot-lake --trainval
 """
 
 import argparse
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -32,7 +36,9 @@ KOCH = 92.0
 MODES: tuple[Mode, Mode] = ("inductive", "transductive")
 
 
-def pair_rows(name: str, learner: Siamese, minutes: float, seed: int, pictures: Path | None) -> list[Row]:
+def pair_rows(
+    name: str, learner: Siamese, trained: dict[str, Any], seed: int, pictures: Path | None
+) -> list[Row]:
     """Verification figures of test classes, in %."""
     pool = experiment.RECIPES[name]().pool().split("test")
     rows: list[Row] = []
@@ -57,7 +63,6 @@ def pair_rows(name: str, learner: Siamese, minutes: float, seed: int, pictures: 
             rows.append(
                 Row(
                     benchmark="verification",
-                    method=name,
                     dataset=pool.name.split(".")[0],
                     split="test",
                     setting=f"{whole.genuine:,} genuine and as many impostor pairs",
@@ -67,7 +72,7 @@ def pair_rows(name: str, learner: Siamese, minutes: float, seed: int, pictures: 
                     ci95=100 * ci95,
                     n=PAIR_TASKS,
                     seed=seed,
-                    minutes=minutes,
+                    **trained,
                 )
             )
     return rows
@@ -79,12 +84,10 @@ def upright(split: str) -> ClassPool:
     return omniglot(size=size, split="lake", rotations=False).split(split)
 
 
-def trial_rows(learner: Siamese, minutes: float, seed: int) -> list[Row]:
+def trial_rows(learner: Siamese, trained: dict[str, Any], seed: int) -> list[Row]:
     """Accuracy within alphabets, in %."""
     pool = upright("test")
-    row = partial(
-        Row, benchmark="verification", method=LAKE, dataset="omniglot-lake", split="test", seed=seed
-    )
+    row = partial(Row, benchmark="verification", dataset="omniglot-lake", split="test", seed=seed, **trained)
     rows: list[Row] = []
     for runs in RUNS:
         for mode in MODES:
@@ -98,14 +101,13 @@ def trial_rows(learner: Siamese, minutes: float, seed: int) -> list[Row]:
                     ci95=100 * score.ci95,
                     n=runs,
                     paper=KOCH if mode == "inductive" else None,
-                    minutes=minutes,
                 )
             )
     return rows
 
 
-def load(name: str) -> tuple[Siamese, float]:
-    """A model and the minutes of its training."""
+def load(name: str) -> tuple[Siamese, dict[str, Any]]:
+    """A model, and what its rows say of its training."""
     try:
         learner, manifest = experiment.load_learner(
             name if name in experiment.models() else Path("runs") / name
@@ -114,7 +116,8 @@ def load(name: str) -> tuple[Siamese, float]:
         raise SystemExit(f"{error}; quickstudy train {name} makes it") from None
     if not isinstance(learner, Siamese):
         raise SystemExit(f"{name} is not a Siamese network")
-    return learner, manifest["training"]["minutes"]
+    method = f"{name} --trainval" if manifest.get("trainval") else name
+    return learner, {"method": method, "minutes": manifest["training"]["minutes"]}
 
 
 def main() -> None:
@@ -127,11 +130,11 @@ def main() -> None:
     keep_freed_memory()
     rows: list[Row] = []
     for name in options.models:
-        learner, minutes = load(name)
+        learner, trained = load(name)
         pictures = options.pictures if name == VINYALS else None
-        rows += pair_rows(name, learner, minutes, options.seed, pictures)
+        rows += pair_rows(name, learner, trained, options.seed, pictures)
         if name == LAKE:
-            rows += trial_rows(learner, minutes, options.seed)
+            rows += trial_rows(learner, trained, options.seed)
     for row in rows:
         print(f"{row.method} {row.setting} {row.mode}: {row.metric} {row.value:.2f} ± {row.ci95 or 0:.2f}")
     write("verification", [*kept("verification", rows), *rows])

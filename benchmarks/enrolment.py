@@ -1,6 +1,6 @@
 """Enrolling all of LFW, beside decoding and encoding alone, one after the other and overlapping.
 
-Encoding as everybody does it, all cores at each batch, and as `Embedder` does, batches side by side.
+Encoding with all cores at one batch after the other, and as `Embedder` does it, batches side by side.
 
 The network is that of `faces-lfw`, from runs/faces-lfw or, without it, untrained: its speed is the same.
 """

@@ -53,6 +53,8 @@ def rows_of(name: str, run: Path) -> Iterator[Row]:
     """Figures of one training."""
     embedder = Embedder(run)
     manifest = embedder.manifest
+    if manifest.get("trainval"):
+        raise SystemExit(f"{run} was trained on the validation classes too, which thresholds are measured on")
     recipe = experiment.recipe_of(manifest)
     pool = recipe.pool()
     development, test = (embed_pool(embedder, pool.split(s)) for s in ("validation", "test"))

@@ -31,6 +31,8 @@ def main(
     keep_freed_memory()
     for run in runs:
         learner, manifest = experiment.load_learner(run)
+        if manifest.get("trainval"):
+            raise SystemExit(f"{run} was trained with --trainval, which is for figures of a test")
         if half:  # rounded before it is measured
             weights = {k: w.half() if w.is_floating_point() else w for k, w in learner.state_dict().items()}
             checkpoint.load_weights(learner, weights, str(run))

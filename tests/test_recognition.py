@@ -135,9 +135,10 @@ def test_many_items_are_embedded_side_by_side(model: Path, monkeypatch: pytest.M
     embedder, threads = Embedder(model), torch.get_num_threads()
     items = np.random.default_rng(0).integers(0, 256, (200, *embedder.format.shape), np.uint8)
     expected = np.concatenate([embedder.embed(items[i : i + 50]) for i in range(0, 200, 50)])
-    encode, seen = embedder._encode, set[tuple[int, int]]()
+    encode, seen, both = embedder._encode, set[tuple[int, int]](), threading.Barrier(2, timeout=60)
 
     def noted(part: torch.Tensor) -> torch.Tensor:
+        both.wait()  # four parts by two threads: each time there are two at once
         seen.add((threading.get_ident(), torch.get_num_threads()))
         return encode(part)
 
@@ -543,10 +544,18 @@ def test_what_was_trained_on_the_validation_classes_is_not_calibrated_on_them(
     assert str(code).startswith(f"error: {out} was trained on the validation classes too")
     others = draw(people.parent / "others", 6, seed=3)
     assert run(["calibrate", out, "--images", others, "--far", 0.1], capsys)[0] == 0
+    for images, met in ((many, True), (draw(people.parent / "fewer", 12, seed=6), None)):
+        begun = people.parent / f"from-{images.name}"
+        assert run([*line[:3], images, *line[4:-1], begun, "--start", out], capsys)[0] == 0
+        manifest = Embedder(begun).manifest
+        assert manifest["start"] == "siamese, seed 0, 2 steps"
+        assert manifest["trainval"] is met, (
+            "its encoder has met the validation classes of the one, not the other"
+        )
     code, _, _ = run([*line, "--trainval", "--patience", 3], capsys)
     assert "leave one of them out" in str(code)
     code, _, _ = run([*line, "--resume"], capsys)
-    assert "holds a training with trainval True, not False" in str(code)
+    assert "holds a training with trainval True, not None" in str(code)
     code, _, _ = run(["train", "lstm-optimizer-digits", "--trainval"], capsys)
     assert "leave out --trainval" in str(code)
 

@@ -111,6 +111,11 @@ def test_the_last_weights_are_kept_where_that_is_asked_for(tmp_path: Path):
     assert all(torch.equal(v, last[f"learner.{k}"]) for k, v in best.items())
 
 
+def test_there_is_no_patience_where_the_last_weights_are_kept():
+    with pytest.raises(ValueError, match="no better validation to have patience for"):
+        small_fit(small_learner(), keep="last", patience=2, report=lambda *_: pytest.fail("trained"))
+
+
 class KilledError(Exception):
     pass
 

@@ -110,7 +110,7 @@ def train(
     ] = None,
     trainval: Annotated[
         bool,
-        _training("--trainval", help="Train on the validation classes too, and keep the last weights."),
+        _training("--trainval", help="Train on the validation classes too; the last weights are kept."),
     ] = False,
     test_episodes: Annotated[int, _training(min=0, help="Test tasks in the end; 0 leaves it out.")] = 1000,
     images: Annotated[Path | None, _own(help="Folder of class folders.")] = None,
@@ -227,7 +227,7 @@ def train(
         raise typer.Exit(130) from None
     best = f"{'last' if trainval else 'best'} validation {progress.headline} at step {progress.best_step}"
     if trainval:
-        best += ", on classes trained on"
+        best += ", of classes trained on"
     say(
         f"{'out of time' if progress.stopped == 'minutes' else progress.stopped} after {progress.step} steps "
         f"in {progress.seconds / 60:.1f} minutes; {best if progress.best_step else 'no validation yet'}; "

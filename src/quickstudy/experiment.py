@@ -97,7 +97,7 @@ class Options(TypedDict, total=False):
     start: str | Path | None
     """A checkpoint or a model's name, whose encoder a learner of a metric begins with."""
     trainval: bool
-    """Whether to train on the validation classes too, and keep the last weights: once all else is chosen."""
+    """Whether to train on the validation classes too, and keep the weights of the last validation."""
     data_root: str | Path | None
     """Where data sets lie."""
 
@@ -144,7 +144,8 @@ def train(
     with fabric.rank_zero_first(), display.counting("decoding") as decoding:
         pool = recipe.pool(root=options.get("data_root"), progress=decoding)
     trainval = options.get("trainval", False)
-    classes, setting = pool.split("train", "validation") if trainval else pool.split("train"), recipe.train
+    classes = pool.split("train", "validation") if trainval else pool.split("train")
+    setting = recipe.train
     if recipe.fewer_ways:
         classes, setting = fitting(classes, setting)
     training = Episodes(
@@ -169,13 +170,15 @@ def train(
     torch.manual_seed(seed)
     learner = recipe.learner()
     start = options.get("start")
-    started = start_from(learner, start) if start else None
+    before = start_from(learner, start) if start else None
+    # what an encoder was trained on, it has met, whatever is trained on now
+    met = trainval or bool(before and before.get("trainval") and before["data"]["digest"] == pool.digest)
     manifest = {
         "recipe": name,
         "arguments": dict(arguments),
         "seed": seed,
-        "start": started,
-        "trainval": trainval,
+        "start": before and "{recipe}, seed {seed}, {training[steps]} steps".format(**before),
+        "trainval": met or None,
         "train": asdict(setting) | {"tasks": tasks, "steps": steps, "lr": lr, "clip": clip},
         "precision": fabric.strategy.precision.precision,
         "data": classes.summary(),
@@ -197,7 +200,7 @@ def train(
         steps,
         optimizer=recipe.optimizer(lr),
         validation=judge,
-        keep="last" if trainval else "best",
+        keep="last" if met else "best",
         clip=clip,
         fabric=fabric,
         out=out,
@@ -206,11 +209,11 @@ def train(
     return learner, progress
 
 
-def start_from(learner: nn.Module, name_or_path: str | os.PathLike[str]) -> str:
+def start_from(learner: nn.Module, name_or_path: str | os.PathLike[str]) -> checkpoint.Manifest:
     """Give a learner the encoder of a trained one, which must be made alike.
 
     Returns:
-        What a manifest says of it: the recipe, and how it was seeded and trained.
+        The manifest of the trained one.
 
     Raises:
         ValueError: if one of them has no encoder, or they differ.
@@ -223,7 +226,7 @@ def start_from(learner: nn.Module, name_or_path: str | os.PathLike[str]) -> str:
             "both must be learners of a metric; leave out --start"
         )
     checkpoint.load_weights(mine, other.state_dict(), str(name_or_path))
-    return f"{manifest['recipe']}, seed {manifest['seed']}, {manifest['training']['steps']} steps"
+    return manifest
 
 
 def fit_stated(

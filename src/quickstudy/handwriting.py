@@ -11,9 +11,9 @@ from quickstudy.data.augment import pixel_middles
 from quickstudy.encoders import Averaged
 
 LEAST, MOST = 0.5, 1.6
-"""Bounds of s: characters are made at most 1 / LEAST times as large, and no smaller than by 1 / MOST …"""
+"""Bounds of s, but for ends of strokes: at most 1 / LEAST times as large, and no smaller than by 1 / MOST."""
 FAINT = 0.3
-"""… unless a stroke would be cut off: ink of more than so much of the darkest."""
+"""Ink of at most so much of the darkest may be cut off."""
 
 
 class MomentNorm(nn.Module):
@@ -27,7 +27,8 @@ class MomentNorm(nn.Module):
       x'_p = x_{m + s p}$$
 
     with s kept within 0.5 … 1.6, so that a dot stays a dot, and x interpolated between pixels. Where an end
-    of a stroke would lie outside the picture, s is as much larger as it takes to keep it in.
+    of a stroke would lie outside the picture, that is a pixel of more than 0.3 of the darkest, s is as much
+    larger as it takes to keep it in.
 
     Args:
         spread: s₀, the deviation of ink along an axis that all are brought to, as a share of half the side.
@@ -37,7 +38,7 @@ class MomentNorm(nn.Module):
 
     Reference: Casey 1970, "Moment normalization of handprinted characters".
 
-    Departures: there slant and the ratio of width to height are undone too.
+    Departures: there slant and the ratio of width to height are undone too. The bounds of s are ours.
     """
 
     def __init__(self, spread: float = 0.45) -> None:

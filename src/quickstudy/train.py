@@ -121,7 +121,7 @@ class Progress:
     Args:
         step: steps done.
         seconds: spent on them, over all sessions.
-        best: highest goodness of a validation so far.
+        best: goodness of the validation whose weights are kept: the highest so far, or the last.
         best_step: when that was; 0 before the first.
         stale: validations since then.
         stopped: why it stopped: "finished", "minutes", "patience" or "interrupted".
@@ -215,7 +215,7 @@ def fit(
     manifest: checkpoint.Manifest | None = None,
     report: Reporter | None = None,
 ) -> Progress:
-    """Train a learner on episodes, and leave it with its best weights.
+    """Train a learner on episodes, and leave it with its best weights, or its last.
 
     Step i draws meta-batch i, and randomness inside the model from (seed, i): a training that was stopped
     anywhere and resumed gives what it would have given without the stop, bit for bit.
@@ -230,7 +230,8 @@ def fit(
             best weights by it are kept. Without it the last are.
         validation_episodes: how many of its tasks each validation takes.
         validation_mode: as in `evaluate`.
-        keep: the weights of the best validation, or of the last, where validation classes are trained on too.
+        keep: which weights are left, those of the best validation or of the last: the latter where validation
+            classes are trained on too, and there is nothing to choose by.
         every: steps between validations; log line and checkpoint are written then too.
         patience: stop after so many validations without a better one.
         minutes: stop after so long; can be resumed, for as long again.
@@ -247,8 +248,8 @@ def fit(
     Raises:
         KeyboardInterrupt: on Ctrl-C, after the step has been ended and saved; a second Ctrl-C won't wait.
         FloatingPointError: if the loss is not finite; no checkpoint is written from then on.
-        ValueError: if tasks can't be shared out equally among the processes, or there is a training
-            in `out` already and `resume` is not asked for.
+        ValueError: if tasks can't be shared out equally among the processes, there is a training in `out`
+            already and `resume` is not asked for, or there is patience and the last weights are to be kept.
         OSError: if `out` can't be written.
     """
     fabric = fabric or Fabric(devices=1)
@@ -258,6 +259,8 @@ def fit(
             f"{episodes.tasks} tasks a step can't be shared by {world} processes: "
             f"choose a multiple of {world}"
         )
+    if patience and keep == "last":
+        raise ValueError("there is no better validation to have patience for where the last weights are kept")
     run = Run(Path(out), manifest or {}) if out else None
     learner.to(fabric.device)  # first, so that a resumed optimizer's state goes there as well
     bare = (optimizer or adam())(learner.parameters())

@@ -98,17 +98,18 @@ class ClassPool:
         within = np.arange(self.counts.sum()) - np.repeat(np.cumsum(self.counts) - self.counts, self.counts)
         return np.repeat(self.starts, self.counts) + within
 
-    def split(self, *names: str) -> "ClassPool":
+    def split(self, name: str, *more: str) -> "ClassPool":
         """The classes of one split, or of several together, over the same items.
 
         Raises:
             ValueError: if there is no split of that name.
         """
-        for name in names:
-            if name not in self.splits:
+        names = (name, *more)
+        for wanted in names:
+            if wanted not in self.splits:
                 known = ", ".join(self.splits) or "none"
-                raise ValueError(f"{self.name} has no split {name!r}: its splits are {known}")
-        chosen = np.concatenate([self.splits[name] for name in names])
+                raise ValueError(f"{self.name} has no split {wanted!r}: its splits are {known}")
+        chosen = np.concatenate([self.splits[wanted] for wanted in names])
         return replace(self.subset(chosen), name=f"{self.name}.{'+'.join(names)}")
 
     def subset(self, indices: Index | Sequence[int]) -> "ClassPool":

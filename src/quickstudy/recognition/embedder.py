@@ -1,6 +1,7 @@
 """From files to embeddings: decoding, what is refused and why, and the encoder's fingerprint."""
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from quickstudy import experiment
 from quickstudy.data.audio import AudioFormat, is_silent
 from quickstudy.data.episodes import floats
 from quickstudy.data.formats import ItemFormat, Items, decode_items
-from quickstudy.learner import Learner, embed
+from quickstudy.learner import CHUNK, Learner, embed
 from quickstudy.learners.prototypical import Prototypical
 from quickstudy.learners.siamese import Siamese, cosine, euclidean
 from quickstudy.recognition.pairs import Energy
@@ -29,9 +30,9 @@ Vectors = npt.NDArray[np.float32]
 LARGEST = 256 * 2**20
 """Bytes of the largest file that is read."""
 AT_ONCE = 512
-"""Files decoded, then encoded, at once: the memory they take, and how often an enrolment is written."""
-ENCODED_AT_ONCE = 64
-"""Items that a thread encodes at once."""
+"""Files decoded, then encoded, at once: how often an enrolment is written, and the memory that files take."""
+FEW = 16
+"""Items, at least, that a thread is started for."""
 BLANK = 2.0
 """Standard deviation of the pixels, of 0 … 255, below which a picture shows nothing."""
 
@@ -83,9 +84,15 @@ class Embedder:
         self.fingerprint = _fingerprint(self.encoder, self.manifest, self.energy)
 
     def embed(self, items: Items) -> Vectors:
-        """[B, D] embeddings of items as the pool has them, [B, ...] of the encoder's own format."""
+        """[B, D] embeddings of items as the pool has them, [B, ...] of the encoder's own format.
+
+        Raises:
+            ValueError: if they aren't finite.
+        """
         self.encoder.eval()
-        z = torch.cat(_side_by_side(self._encode, torch.from_numpy(items).split(ENCODED_AT_ONCE)))
+        share = math.ceil(len(items) / torch.get_num_threads())
+        parts = torch.from_numpy(items).split(min(max(share, FEW), CHUNK["cpu"]))
+        z = torch.cat(_side_by_side(self._encode, parts))
         if self.energy == "cosine":
             z = F.normalize(z, dim=1)
         if not torch.isfinite(z).all():
@@ -152,13 +159,17 @@ class Embedder:
 
 
 def _side_by_side(encode: Callable[[Tensor], Tensor], parts: Sequence[Tensor]) -> list[Tensor]:
-    """Encode each part by one core: all cores at one part, after each operation they wait for each other."""
+    """Encode the parts at the same time, a core each.
+
+    Were all cores to share a part, they would wait for each other after every operation.
+    """
     if len(parts) == 1 or torch.get_num_threads() == 1:
         return [encode(part) for part in parts]
     libraries = ThreadpoolController()
 
     def keep_to_one_core() -> None:
         torch.get_num_threads()  # sets torch up in a new thread, which would undo what comes now
+        # MKL, which isn't found among the libraries, goes by OpenMP unless torch.set_num_threads was called
         libraries.limit(limits=1, user_api="openmp")
 
     with ThreadPoolExecutor(torch.get_num_threads(), initializer=keep_to_one_core) as threads:

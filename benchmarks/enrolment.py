@@ -1,7 +1,5 @@
 """Enrolling all of LFW, beside decoding and encoding alone, one after the other and overlapping.
 
-Encoding with all cores at one batch after the other, and as `Embedder` does it, batches side by side.
-
 The network is that of `faces-lfw`, from runs/faces-lfw or, without it, untrained: its speed is the same.
 """
 
@@ -17,10 +15,8 @@ import torch
 
 from benchmarks.rows import Row, write
 from quickstudy import checkpoint, experiment
-from quickstudy.data.episodes import floats
 from quickstudy.data.folders import find_files
 from quickstudy.data.pool import data_root
-from quickstudy.learner import embed
 from quickstudy.memory import keep_freed_memory
 from quickstudy.recognition.embedder import AT_ONCE, Embedder
 from quickstudy.recognition.recogniser import Recogniser
@@ -60,10 +56,7 @@ def main() -> None:
         seconds: dict[str, float] = {}
         with timed(seconds, "decode"):
             items = embedder.decode([file for group in groups for file in group])[2]
-        with timed(seconds, "encode, all cores at each batch"), torch.no_grad():
-            for i in range(0, files, AT_ONCE):
-                embed(embedder.encoder, floats(torch.from_numpy(items[i : i + AT_ONCE])).unsqueeze(0))
-        with timed(seconds, "encode, batches side by side"):
+        with timed(seconds, "encode"):
             for i in range(0, files, AT_ONCE):
                 embedder.embed(items[i : i + AT_ONCE])
         with timed(seconds, "decode and encode, overlapping"):

@@ -1,7 +1,6 @@
 """From files to embeddings: decoding, what is refused and why, and the encoder's fingerprint."""
 
 import hashlib
-import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,14 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from threadpoolctl import ThreadpoolController
-from torch import Tensor, nn
+from torch import nn
 
 from quickstudy import experiment
 from quickstudy.data.audio import AudioFormat, is_silent
 from quickstudy.data.episodes import floats
 from quickstudy.data.formats import ItemFormat, Items, decode_items
-from quickstudy.learner import CHUNK, Learner, embed
+from quickstudy.learner import Learner, embed
 from quickstudy.learners.prototypical import Prototypical
 from quickstudy.learners.siamese import Siamese, cosine, euclidean
 from quickstudy.recognition.pairs import Energy
@@ -30,9 +28,7 @@ Vectors = npt.NDArray[np.float32]
 LARGEST = 256 * 2**20
 """Bytes of the largest file that is read."""
 AT_ONCE = 512
-"""Files decoded, then encoded, at once: how often an enrolment is written, and the memory that files take."""
-FEW = 16
-"""Items, at least, that a thread is started for."""
+"""Files decoded, then encoded, at once: the memory they take, and how often an enrolment is written."""
 BLANK = 2.0
 """Standard deviation of the pixels, of 0 … 255, below which a picture shows nothing."""
 
@@ -83,25 +79,20 @@ class Embedder:
         self.format: ItemFormat = experiment.item_format_of(self.manifest)
         self.fingerprint = _fingerprint(self.encoder, self.manifest, self.energy)
 
+    @torch.no_grad()
     def embed(self, items: Items) -> Vectors:
         """[B, D] embeddings of items as the pool has them, [B, ...] of the encoder's own format.
 
         Raises:
             ValueError: if they aren't finite.
         """
-        self.encoder.eval()
-        share = math.ceil(len(items) / torch.get_num_threads())
-        parts = torch.from_numpy(items).split(min(max(share, FEW), CHUNK["cpu"]))
-        z = torch.cat(_side_by_side(self._encode, parts))
+        x = floats(torch.from_numpy(items)).unsqueeze(0)
+        z = embed(self.encoder.eval(), x)[0]
         if self.energy == "cosine":
             z = F.normalize(z, dim=1)
         if not torch.isfinite(z).all():
             raise ValueError(f"{self.path} makes embeddings that aren't finite: train it anew")
         return z.numpy()
-
-    @torch.no_grad()
-    def _encode(self, items: Tensor) -> Tensor:
-        return embed(self.encoder, floats(items).unsqueeze(0))[0]
 
     def embed_files(self, files: Sequence[Path], progress: Progress | None = None) -> Embedded:
         """Embed files, in their order; what can't be used is refused with the reason."""
@@ -156,24 +147,6 @@ class Embedder:
         good = [i for i in range(len(files)) if i not in bad]
         refused = [Refusal(files[i], reason) for i, reason in sorted(bad.items())]
         return [files[i] for i in good], [digests[i] for i in good], items[good], refused
-
-
-def _side_by_side(encode: Callable[[Tensor], Tensor], parts: Sequence[Tensor]) -> list[Tensor]:
-    """Encode the parts at the same time, a core each.
-
-    Were all cores to share a part, they would wait for each other after every operation.
-    """
-    if len(parts) == 1 or torch.get_num_threads() == 1:
-        return [encode(part) for part in parts]
-    libraries = ThreadpoolController()
-
-    def keep_to_one_core() -> None:
-        torch.get_num_threads()  # sets torch up in a new thread, which would undo what comes now
-        # MKL, which isn't found among the libraries, goes by OpenMP unless torch.set_num_threads was called
-        libraries.limit(limits=1, user_api="openmp")
-
-    with ThreadPoolExecutor(torch.get_num_threads(), initializer=keep_to_one_core) as threads:
-        return list(threads.map(encode, parts))
 
 
 def encoder_of(learner: Learner) -> tuple[nn.Module, Energy]:

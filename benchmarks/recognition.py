@@ -2,8 +2,9 @@
 
 For each recipe of recognition: verification by all pairs of different test items, identification averaged
 over random enrolments, and what the threshold that was calibrated for a FAR of 1 % on the validation
-identities does to the test identities. Trainings are taken from runs/NAME, and runs/NAME-seedS for further
-seeds, whichever are there:
+identities does to the test identities. Several samples of a name are taken together as `quickstudy calibrate`
+would: in the way that has the least EER on the validation identities. Trainings are taken from runs/NAME, and
+runs/NAME-seedS for further seeds, whichever are there:
 
     quickstudy train faces-orl --seed 1 --out runs/faces-orl-seed1
 """
@@ -14,7 +15,6 @@ from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import torch
@@ -27,12 +27,11 @@ from quickstudy.encoders import Averaged
 from quickstudy.measured import Measured
 from quickstudy.memory import keep_freed_memory
 from quickstudy.metrics import mean_ci95
-from quickstudy.recognition.calibration import calibrate
+from quickstudy.recognition.calibration import Poolings, calibrate, compare_poolings
 from quickstudy.recognition.embedder import Embedder
 from quickstudy.recognition.evaluation import Labelled, embed_pool
 from quickstudy.recognition.identification import achieved, enrolment_draws, lfw_view2, min_dcf
-from quickstudy.recognition.pairs import Energy, pooled_scores, score_pairs
-from quickstudy.recognition.search import Pooling
+from quickstudy.recognition.pairs import pooled_scores, score_pairs
 from quickstudy.roc import verification
 
 SETTINGS = {  # ways, shots, draws
@@ -45,8 +44,6 @@ SETTINGS = {  # ways, shots, draws
 JOINED = 3
 """Clips of a speaker taken together."""
 FAR = 0.01
-POOLED = (2, 3, 5, 9)
-"""Samples of a name for which the poolings are compared."""
 
 
 def rows_of(name: str, run: Path) -> Iterator[Row]:
@@ -58,7 +55,9 @@ def rows_of(name: str, run: Path) -> Iterator[Row]:
     recipe = experiment.recipe_of(manifest)
     pool = recipe.pool()
     development, test = (embed_pool(embedder, pool.split(s)) for s in ("validation", "test"))
-    scorer = pooled_scores(embedder.energy)
+    sources = development.sources if recipe.apart else None
+    poolings = compare_poolings(development.embeddings, development.labels, embedder.energy, sources=sources)
+    scorer = pooled_scores(embedder.energy, poolings.chosen)
     method = f"{name}, {recipe.summary.split(' on ')[0]}"
     if manifest.get("start"):
         method += f", begun with {manifest['start'].split(',')[0]}"
@@ -81,7 +80,7 @@ def rows_of(name: str, run: Path) -> Iterator[Row]:
     yield of(metric="minDCF", value=min_dcf(pairs.scores, pairs.same))
     yield from _accuracies(name, test, scorer, row)
     yield from _calibrated(development, test, scorer, row, recipe.apart)
-    yield from _pooled(development, embedder.energy, partial(row, split="validation"), recipe.apart)
+    yield from _pooled(poolings, partial(row, split="validation"))
     if name == "speakers-arabic":
         yield from _joined(test, scorer, row)
     if name == "faces-lfw":
@@ -139,23 +138,14 @@ def _calibrated(development: Labelled, test: Labelled, scorer, row, apart: bool)
             )
 
 
-def _pooled(development: Labelled, energy: Energy, row, apart: bool) -> Iterator[Row]:
+def _pooled(poolings: Poolings, row) -> Iterator[Row]:
     """Which way to take the samples of a name together is best, on the validation identities."""
-    sources = development.sources if apart else None
-    for samples in POOLED:
-        for pooling in get_args(Pooling):
-            scorer = pooled_scores(energy, pooling)
-            try:
-                pairs = score_pairs(
-                    development.embeddings, development.labels, scorer, samples, sources=sources
-                )
-            except ValueError:  # no two names have so many
-                continue
-            yield row(
-                setting=f"{samples} samples of a name, {pooling}",
-                metric="EER %",
-                value=100 * verification(pairs.scores, pairs.same).eer,
-            )
+    for samples, each in poolings.eers.items():
+        for pooling, eer in each.items():
+            yield row(setting=f"{samples} samples of a name, {pooling}", metric="EER %", value=100 * eer)
+    for pooling, eer in poolings.means.items():
+        chosen = " (chosen)" * (pooling == poolings.chosen)
+        yield row(setting=f"mean over numbers of samples, {pooling}{chosen}", metric="EER %", value=100 * eer)
 
 
 def _joined(test: Labelled, scorer, row) -> Iterator[Row]:

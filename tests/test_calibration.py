@@ -12,9 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from quickstudy.recognition.calibration import Calibration, Table, calibrate, least_threshold
+from quickstudy.recognition.calibration import (
+    Calibration,
+    Poolings,
+    Table,
+    calibrate,
+    compare_poolings,
+    least_threshold,
+)
 from quickstudy.recognition.identification import achieved
 from quickstudy.recognition.pairs import pooled_scores, score_pairs
+from quickstudy.roc import verification
 
 
 def literal_threshold_is_least(impostor, far: float, threshold: float) -> bool:
@@ -276,6 +284,47 @@ def test_tables_go_as_far_as_the_data() -> None:
     assert [t.samples for t in calibrate(z[:-1], who[:-1], pooled_scores()).tables] == [1, 2, 3, 5]
     kept = np.concatenate([np.arange(8), [12, 18]])  # of 6, 2, 1 and 1 items
     assert [t.samples for t in calibrate(z[kept], who[kept], pooled_scores()).tables] == [1]
+
+
+# Poolings
+
+
+@pytest.mark.parametrize("sources", [False, True])
+def test_the_pooling_with_the_least_eer_in_the_mean_is_chosen(sources: bool) -> None:
+    z, who = cloud(12, 7, noise=1.0)
+    source = np.tile(np.arange(7), 12) if sources else None
+    found = compare_poolings(z, who, "cosine", samples=(1, 2, 5), seed=3, sources=source)
+    expected: dict[int, dict[str, float]] = {}
+    for n in (2, 5):
+        expected[n] = {}
+        for pooling in ("centroid", "nearest", "top"):
+            pairs = score_pairs(z, who, pooled_scores("cosine", pooling), n, 3, source)
+            expected[n][pooling] = verification(pairs.scores, pairs.same).eer
+    assert found.eers == expected
+    means = {p: (expected[2][p] + expected[5][p]) / 2 for p in expected[2]}
+    assert found.means == pytest.approx(means)
+    assert found.chosen == min(means, key=means.__getitem__)
+    assert found.as_dict() == {"pooling": found.chosen, "eers": {str(n): expected[n] for n in (2, 5)}}
+    assert str(found).startswith(f"pooling {found.chosen} (EER, mean over 2, 5 samples: centroid ")
+
+
+def test_names_of_several_looks_are_best_taken_by_the_nearest_sample() -> None:
+    """As people with and without glasses: the mean of both looks like neither."""
+    rng = np.random.default_rng(0)
+    looks = rng.normal(size=(40, 2, 8))
+    z = (looks[:, None] + 0.1 * rng.normal(size=(40, 6, 2, 8))).reshape(-1, 8)
+    found = compare_poolings(z, np.repeat(np.arange(40), 12), "euclidean", samples=(5, 10))
+    assert found.chosen == "nearest"
+    assert found.means["nearest"] < 0.7 * found.means["centroid"]
+
+
+def test_without_several_samples_the_pooling_is_the_centroid_unless_another_is_asked_for() -> None:
+    found = compare_poolings(*cloud(6, 2), "euclidean")
+    assert (found.chosen, found.eers) == ("centroid", {})
+    assert str(found) == "pooling centroid (too few samples to compare)"
+    assert str(Poolings({}, "top")) == "pooling top (as asked)"
+    level = dict.fromkeys(("centroid", "nearest", "top"), 0.0)
+    assert Poolings({2: level}).chosen == "centroid"
 
 
 # Errors

@@ -67,7 +67,7 @@ def calibrated(folder: Path, others: Path, **options: object) -> Calibration:
     from quickstudy.display import Terminal
     from quickstudy.recognition.evaluation import calibrate_model
 
-    return calibrate_model(folder, folder=others, display=Terminal(quiet=True), **options)
+    return calibrate_model(folder, folder=others, display=Terminal(quiet=True), **options)[0]
 
 
 @pytest.fixture
@@ -242,6 +242,17 @@ def test_doubtful_is_what_would_be_taken_for_another_name_and_not_for_its_own(
 
     assert doubtful(0.1, "none.db") == [], "it reaches nobody's threshold"
     assert doubtful(-3.0, "all.db") == [], "it reaches its own as well"
+
+
+@pytest.mark.parametrize("pooling", ["nearest", "top"])
+def test_a_mislabelled_sample_is_pointed_out_whatever_the_pooling(
+    people: Path, tmp_path: Path, pooling: str
+) -> None:
+    folder = untrained(tmp_path / "run", images="DIR", grey=True)
+    calibrated(folder, draw(tmp_path / "others", 12, seed=1), pooling=pooling, far=0.05)
+    (people / "p3" / "0.png").rename(people / "p4" / "wrong.png")
+    done = Recogniser(folder, people.parent / "people.db").enroll_folder(people)
+    assert [r.file.name for r in done.doubtful] == ["wrong.png"]
 
 
 def test_clips_of_any_kind_are_enrolled_and_silence_is_not(people: Path, tmp_path: Path) -> None:
@@ -741,7 +752,7 @@ def test_calibrating_and_reporting_from_the_command_line(
     assert "bring more identities" in err
     manifest = json.loads((folder / "best.json").read_text())
     assert manifest["calibration"]["far"] == 0.05
-    assert manifest["calibration"]["pooling"] == "centroid"
+    assert out.splitlines()[-1].startswith(f"pooling {manifest['calibration']['pooling']} (EER, mean over")
     assert Embedder(folder).fingerprint == Embedder(model).fingerprint, "its weights are as they were"
     cost = ["--cost", "10,1,0.1", "--pooling", "top", "--json"]
     code, out, _ = run(["calibrate", folder, "--images", others, *cost], capsys)

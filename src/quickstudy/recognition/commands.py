@@ -183,9 +183,13 @@ def calibrate(
         Path | None, typer.Option(help="Development clips, DIR/NAME/*.wav.", show_default=False)
     ] = None,
     pooling: Annotated[
-        Literal["centroid", "nearest", "top"],
-        typer.Option(help="Of a name's samples: their mean, the nearest, or the mean of the three nearest."),
-    ] = "centroid",
+        Literal["centroid", "nearest", "top"] | None,
+        typer.Option(
+            help="Of a name's samples: their mean, the nearest, or the mean of the three nearest; without, "
+            "the one with the least EER.",
+            show_default=False,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the draws of enrolled samples.")] = 0,
     data_root: Annotated[
         Path | None, typer.Option(help="Folder of the data sets.", show_default=False)
@@ -202,7 +206,7 @@ def calibrate(
     if images and audio:
         raise ValueError("--images and --audio can't both be: a model takes one of them")
     display = Terminal()
-    made = calibrate_model(
+    made, poolings = calibrate_model(
         model,
         far=far,
         cost=_cost(cost),
@@ -215,9 +219,9 @@ def calibrate(
     for warning in made.warnings:
         messages.print(f"warning: {warning}", highlight=False, soft_wrap=True)
     if as_json:
-        print(json.dumps(made.as_dict(), indent=2))
+        print(json.dumps(made.as_dict() | poolings.as_dict(), indent=2))
     else:
-        console.print(str(made), highlight=False, soft_wrap=True)
+        console.print(f"{made}\n{poolings}", highlight=False, soft_wrap=True)
 
 
 def report(

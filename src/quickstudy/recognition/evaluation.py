@@ -10,7 +10,7 @@ from quickstudy import checkpoint, experiment
 from quickstudy.data.folders import class_folders
 from quickstudy.data.pool import ClassPool, Index
 from quickstudy.experiment import Display
-from quickstudy.recognition.calibration import Calibration, Cost, calibrate
+from quickstudy.recognition.calibration import Calibration, Cost, Poolings, calibrate, compare_poolings
 from quickstudy.recognition.embedder import AT_ONCE, Embedder, Vectors
 from quickstudy.recognition.pairs import pooled_scores
 from quickstudy.recognition.recogniser import CALIBRATION
@@ -55,12 +55,12 @@ def calibrate_model(
     *,
     far: float = 0.01,
     cost: Cost | None = None,
-    pooling: Pooling = "centroid",
+    pooling: Pooling | None = None,
     folder: Path | None = None,
     data_root: str | Path | None = None,
     seed: int = 0,
     display: Display,
-) -> Calibration:
+) -> tuple[Calibration, Poolings]:
     """Choose the thresholds of a model, and write them into the manifest of its checkpoint.
 
     A model that was trained to tell classes apart whatever their sources, such as words by other speakers, is
@@ -70,12 +70,16 @@ def calibrate_model(
         model: a checkpoint or a training's folder.
         far: as in `calibrate`, and so `cost` and `seed`.
         cost: instead of `far`.
-        pooling: "centroid", "nearest" or "top": how the samples of a name will be taken together.
+        pooling: "centroid", "nearest" or "top": how the samples of a name will be taken together; without,
+            the best of them on the same items, by `compare_poolings`.
         folder: development items, `folder/NAME/*`, that the model wasn't trained on; without it, the
             validation classes of its own data.
         data_root: where data sets lie.
         seed: of the draws of enrolled samples.
         display: shows the progress.
+
+    Returns:
+        The calibration, and how samples are taken together.
 
     Raises:
         ValueError: if the model ships with the library, it was trained on its validation classes and there
@@ -94,20 +98,17 @@ def calibrate_model(
         )
     labelled = _unseen(embedder, "validation", folder, data_root, display)
     apart = folder is None and experiment.recipe_of(embedder.manifest).apart
-    made = calibrate(
-        labelled.embeddings,
-        labelled.labels,
-        pooled_scores(embedder.energy, pooling),
-        far,
-        cost,
-        seed=seed,
-        sources=labelled.sources if apart else None,
-    )
+    z, labels, sources = labelled.embeddings, labelled.labels, labelled.sources if apart else None
+    energy, poolings = embedder.energy, Poolings({}, pooling)
+    if not pooling:
+        poolings = compare_poolings(z, labels, energy, seed=seed, sources=sources)
+    scorer = pooled_scores(energy, poolings.chosen)
+    made = calibrate(z, labels, scorer, far, cost, seed=seed, sources=sources)
     weights, manifest = checkpoint.load(embedder.path)
-    facts = {"pooling": pooling, "apart": apart, "data": labelled.pool.summary()}
-    manifest[CALIBRATION] = made.as_dict() | facts
+    facts = {"apart": apart, "data": labelled.pool.summary()}
+    manifest[CALIBRATION] = made.as_dict() | poolings.as_dict() | facts
     checkpoint.save(embedder.path, weights, manifest)
-    return made
+    return made, poolings
 
 
 def report_on(

@@ -129,14 +129,18 @@ class Recogniser:
 
     def _thresholds(self) -> tuple[Calibration, Pooling]:
         """The thresholds, and the pooling they are for."""
-        own = self.gallery.get_setting(CALIBRATION) if self.gallery.exists() else None
-        found = own or self.embedder.manifest.get(CALIBRATION)
+        found = self._thresholds_if_any()
         if not found:
             raise ValueError(
                 f"{self.embedder.name} has no thresholds yet: measure them on people, words or sounds that "
                 f"it wasn't trained on, by quickstudy calibrate {self.embedder.path}"
             )
-        return Calibration.from_dict(found), found["pooling"]
+        return found
+
+    def _thresholds_if_any(self) -> tuple[Calibration, Pooling] | None:
+        own = self.gallery.get_setting(CALIBRATION) if self.gallery.exists() else None
+        found = own or self.embedder.manifest.get(CALIBRATION)
+        return (Calibration.from_dict(found), found["pooling"]) if found else None
 
     def enroll(self, name: str, files: Files, progress: Progress | None = None) -> Enrolment:
         """Add samples of one name.
@@ -191,20 +195,20 @@ class Recogniser:
         return {entry.name: entry.samples for entry in self.gallery.names()}
 
     def _doubtful(self, used: list[tuple[str, Path, Vectors]]) -> list[Refusal]:
-        """Samples that reach another name's threshold, and not that of the others of their own.
+        """Samples nearer to another name's mean than to that of the others of their own.
 
-        Without thresholds for centroids, those nearer to another name's.
+        With thresholds, only those that would be taken for that name, and not for their own.
         """
         names_enrolled, samples = self.gallery.size()
         if names_enrolled < 2 or samples > CHECKED:
             return []
         z, labels, names = self.gallery.embeddings()
-        counts = np.bincount(labels, minlength=len(names)).astype(np.float64)
-        sums = np.zeros((len(names), z.shape[1]))
-        np.add.at(sums, labels, z)
+        counts = np.bincount(labels, minlength=len(names))
+        rows = np.split(z, np.cumsum(counts)[:-1])
+        sums = np.stack([of_name.sum(0, dtype=np.float64) for of_name in rows])
         at, scorer = {name: i for i, name in enumerate(names)}, pooled_scores(self.embedder.energy)
         asked = [sample for sample in used if counts[at[sample[0]]] > 2]
-        thresholds = self._threshold_of_each(counts)
+        thresholds = self._thresholds_if_any()
         doubtful: list[Refusal] = []
         for i in range(0, len(asked), AT_ONCE):
             part = asked[i : i + AT_ONCE]
@@ -212,28 +216,26 @@ class Recogniser:
             scores = scorer((sums / counts[:, None])[:, None], x)
             others = (sums[own] - x) / (counts[own, None] - 1)
             scores[np.arange(len(part)), own] = scorer(others[:, None], x).diagonal()
-            rows = np.arange(len(part))
             nearest = scores.argmax(1)
-            wrong = nearest != own
-            if thresholds is not None:
-                wrong &= (scores[rows, nearest] >= thresholds[nearest]) & (
-                    scores[rows, own] < thresholds[own]
-                )
-            for at_row in np.flatnonzero(wrong).tolist():
-                (name, file, _), other = part[at_row], names[nearest[at_row]]
-                doubtful.append(Refusal(file, f"resembles {other!r} more than {name!r}"))
+            for j in np.flatnonzero(nearest != own).tolist():
+                (name, file, sample), other = part[j], int(nearest[j])
+                if thresholds and not self._mistaken(sample, rows[own[j]], rows[other], *thresholds):
+                    continue
+                doubtful.append(Refusal(file, f"resembles {names[other]!r} more than {name!r}"))
         return doubtful
 
-    def _threshold_of_each(self, counts: np.ndarray) -> np.ndarray | None:
-        """[M] for centroids of so many samples, to verify; None where no such thresholds are there."""
-        try:
-            calibration, pooling = self._thresholds()
-        except ValueError:
-            return None
-        if pooling != "centroid":
-            return None
-        different, which = np.unique(counts, return_inverse=True)
-        return np.asarray([calibration.threshold(int(n), far=self.far) for n in different])[which]
+    def _mistaken(
+        self, sample: Vectors, own: Vectors, other: Vectors, calibration: Calibration, pooling: Pooling
+    ) -> bool:
+        """Whether a sample reaches the threshold of another name's, and not that of the others of its own."""
+        scorer = pooled_scores(self.embedder.energy, pooling)
+
+        def reached(rows: Vectors) -> bool:
+            score = scorer(rows[None], sample[None])[0, 0]
+            return bool(score >= calibration.threshold(len(rows), far=self.far))
+
+        itself = np.square(own - sample).sum(1).argmin()
+        return reached(other) and not reached(np.delete(own, itself, 0))
 
     def verify(self, name: str, files: Files) -> Decision:
         """Whether samples, which are taken together, are of the name they claim.

@@ -144,7 +144,7 @@ def _pooled(poolings: Poolings, row) -> Iterator[Row]:
         for pooling, eer in each.items():
             yield row(setting=f"{samples} samples of a name, {pooling}", metric="EER %", value=100 * eer)
     for pooling, eer in poolings.means.items():
-        chosen = " (chosen)" * (pooling == poolings.chosen)
+        chosen = ", chosen" * (pooling == poolings.chosen)
         yield row(setting=f"mean over numbers of samples, {pooling}{chosen}", metric="EER %", value=100 * eer)
 
 

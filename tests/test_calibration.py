@@ -305,7 +305,7 @@ def test_the_pooling_with_the_least_eer_in_the_mean_is_chosen(sources: bool) -> 
     assert found.means == pytest.approx(means)
     assert found.chosen == min(means, key=means.__getitem__)
     assert found.as_dict() == {"pooling": found.chosen, "eers": {str(n): expected[n] for n in (2, 5)}}
-    assert str(found).startswith(f"pooling {found.chosen} (EER, mean over 2, 5 samples: centroid ")
+    assert str(found).startswith(f"pooling {found.chosen} (EER with 2, 5 samples, mean: centroid ")
 
 
 def test_names_of_several_looks_are_best_taken_by_the_nearest_sample() -> None:
@@ -318,13 +318,24 @@ def test_names_of_several_looks_are_best_taken_by_the_nearest_sample() -> None:
     assert found.means["nearest"] < 0.7 * found.means["centroid"]
 
 
+def test_few_identities_are_no_reason_to_leave_the_centroid() -> None:
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(9, 2, 8))[:, None] + 0.1 * rng.normal(size=(9, 6, 2, 8))
+    found = compare_poolings(z.reshape(-1, 8), np.repeat(np.arange(9), 12), "euclidean", samples=(5,))
+    assert found.means["nearest"] < found.means["centroid"]
+    assert found.chosen == "centroid"
+    assert str(found).startswith("pooling centroid (fewer than 10 names are too few to choose by; EER with 5")
+    level = dict.fromkeys(("centroid", "nearest", "top"), 0.2)
+    some = Poolings({2: level | {"top": 0.1}, 5: level | {"nearest": 0.0}}, {2: 10, 5: 9})
+    assert (some.chosen, some.counted) == ("top", [2])
+    assert Poolings({2: level}, {2: 10}).chosen == "centroid"
+
+
 def test_without_several_samples_the_pooling_is_the_centroid_unless_another_is_asked_for() -> None:
-    found = compare_poolings(*cloud(6, 2), "euclidean")
-    assert (found.chosen, found.eers) == ("centroid", {})
+    found = compare_poolings(*cloud(12, 2), "euclidean")
+    assert (found.chosen, found.eers, found.means) == ("centroid", {}, {})
     assert str(found) == "pooling centroid (too few samples to compare)"
-    assert str(Poolings({}, "top")) == "pooling top (as asked)"
-    level = dict.fromkeys(("centroid", "nearest", "top"), 0.0)
-    assert Poolings({2: level}).chosen == "centroid"
+    assert str(Poolings({}, {}, "top")) == "pooling top (as asked)"
 
 
 # Errors

@@ -287,21 +287,29 @@ class Poolings:
 
     Args:
         eers: EER, in [0, 1], of each pooling by number of samples, n > 1; empty where nothing was compared.
+        identities: with more than n items, by n.
         asked: taken whatever the EERs are.
     """
 
     eers: dict[int, dict[Pooling, float]]
+    identities: dict[int, int]
     asked: Pooling | None = None
 
     @property
+    def counted(self) -> list[int]:
+        """The numbers of samples that count: where there are fewer than ten identities, the best is luck."""
+        return [n for n in self.eers if self.identities[n] >= FEW]
+
+    @property
     def means(self) -> dict[Pooling, float]:
-        """EER of each pooling, over the numbers of samples."""
-        return {p: float(np.mean([each[p] for each in self.eers.values()])) for p in get_args(Pooling)}
+        """EER of each pooling, over the numbers of samples that count, or over all if none does."""
+        over = self.counted or list(self.eers)
+        return {p: float(np.mean([self.eers[n][p] for n in over])) for p in get_args(Pooling)} if over else {}
 
     @property
     def chosen(self) -> Pooling:
-        """What was asked for, else the least EER in the mean; of equal ones, or of none, the centroid."""
-        if self.asked or not self.eers:
+        """As asked, else with the least EER in the mean; of equal ones, or if none counts, the centroid."""
+        if self.asked or not self.counted:
             return self.asked or "centroid"
         return min(get_args(Pooling), key=self.means.__getitem__)
 
@@ -310,12 +318,13 @@ class Poolings:
         return {"pooling": self.chosen, "eers": {str(n): each for n, each in self.eers.items()}}
 
     def __str__(self) -> str:
-        """`pooling nearest (EER, mean over 2, 3 and 5 samples: centroid 6.8 %, nearest 6.6 %, …)`."""
+        """`pooling nearest (EER with 2, 3, 5 samples, mean: centroid 6.80 %, nearest 6.60 %, top 7.30 %)`."""
         if not self.eers:
             return f"pooling {self.chosen} ({'as asked' if self.asked else 'too few samples to compare'})"
+        few = "" if self.counted else f"fewer than {FEW} names are too few to choose by; "
+        numbers = ", ".join(str(n) for n in self.counted or self.eers)
         each = ", ".join(f"{pooling} {100 * eer:.2f} %" for pooling, eer in self.means.items())
-        numbers = ", ".join(str(n) for n in self.eers)
-        return f"pooling {self.chosen} (EER, mean over {numbers} samples: {each})"
+        return f"pooling {self.chosen} ({few}EER with {numbers} samples, mean: {each})"
 
 
 def compare_poolings(
@@ -327,6 +336,9 @@ def compare_poolings(
     sources: npt.ArrayLike | None = None,
 ) -> Poolings:
     """Measure which way to take the samples of a name together is best, on the pairs that `calibrate` uses.
+
+    Of fewer than ten identities the mean is taken, whatever is measured: chosen on four words, the three
+    nearest samples seemed to be better, and were worse by 1.6 points with five samples of eight others.
 
     Args:
         embeddings: [I, D].
@@ -359,7 +371,8 @@ def compare_poolings(
                 each[pooling] = verification(pairs.scores, pairs.same).eer
         if each:
             eers[n] = each
-    return Poolings(eers)
+    counts = np.bincount(y)
+    return Poolings(eers, {n: int((counts > n).sum()) for n in eers})
 
 
 def _fitting(labels: npt.NDArray[Any], samples: Sequence[int]) -> list[int]:

@@ -71,7 +71,7 @@ def calibrate_model(
         far: as in `calibrate`, and so `cost` and `seed`.
         cost: instead of `far`.
         pooling: "centroid", "nearest" or "top": how the samples of a name will be taken together; without,
-            the best of them on the same items, by `compare_poolings`.
+            what `compare_poolings` finds best on the same items.
         folder: development items, `folder/NAME/*`, that the model wasn't trained on; without it, the
             validation classes of its own data.
         data_root: where data sets lie.
@@ -99,7 +99,7 @@ def calibrate_model(
     labelled = _unseen(embedder, "validation", folder, data_root, display)
     apart = folder is None and experiment.recipe_of(embedder.manifest).apart
     z, labels, sources = labelled.embeddings, labelled.labels, labelled.sources if apart else None
-    energy, poolings = embedder.energy, Poolings({}, pooling)
+    energy, poolings = embedder.energy, Poolings({}, {}, pooling)
     if not pooling:
         poolings = compare_poolings(z, labels, energy, seed=seed, sources=sources)
     scorer = pooled_scores(energy, poolings.chosen)

@@ -65,6 +65,18 @@ def test_learning_curve(tmp_path: Path) -> None:
     drawn(figure)
 
 
+@pytest.mark.parametrize(
+    ("kept", "marked", "says"),
+    [(40, (40, 70), "kept 70.0 %"), (30, (30, 80), "best 80.0 %"), (20, (30, 80), "best 80.0 %")],
+)
+def test_the_weights_that_were_kept_are_marked(
+    tmp_path: Path, kept: int, marked: tuple[int, int], says: str
+) -> None:
+    figure = plots.learning_curve(log_of(tmp_path / "log.jsonl", [0.5, None, 0.8, 0.7]), kept)
+    np.testing.assert_allclose(figure.axes[1].lines[1].get_xydata(), [marked])
+    assert figure.axes[1].get_title().endswith(says)
+
+
 @pytest.mark.parametrize("accuracy", [0.5, None])
 def test_a_single_line_of_the_log_can_be_seen(tmp_path: Path, accuracy: float | None) -> None:
     figure = plots.learning_curve(log_of(tmp_path / "log.jsonl", [accuracy]))

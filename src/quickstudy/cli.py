@@ -491,7 +491,8 @@ def plot(
     spare = int(pool.split("test").counts.min(initial=wanted.items)) - wanted.shots
     classes, size = experiment.fitting(pool.split("test"), _setting(setting, max(1, min(5, spare))))
     inverted = getattr(experiment.item_format_of(manifest), "invert", False)
-    for path in plots.draw_all(learner, classes, size, log, out, seed, inverted):
+    kept = manifest.get("training", {}).get("steps")
+    for path in plots.draw_all(learner, classes, size, log, out, seed, inverted, kept):
         console.print(str(path), highlight=False, soft_wrap=True)
 
 

@@ -34,6 +34,7 @@ def draw_all(
     out: Path,
     seed: int = 0,
     inverted: bool = True,
+    kept: int | None = None,
 ) -> list[Path]:
     """Every picture that a checkpoint allows: the curve if there is a log, an episode, the embedding.
 
@@ -45,6 +46,7 @@ def draw_all(
         out: folder for the pictures.
         seed: of the episode.
         inverted: the items are ink on black (`ImageFormat.invert`), and are drawn as they were before.
+        kept: step of the log whose weights the learner has; without, the best.
 
     Returns:
         The files written.
@@ -52,7 +54,7 @@ def draw_all(
     out.mkdir(parents=True, exist_ok=True)
     drawn: list[tuple[str, Figure]] = []
     if read_log(log):  # it is empty until the first validation
-        drawn.append(("learning-curve.png", learning_curve(log)))
+        drawn.append(("learning-curve.png", learning_curve(log, kept)))
     drawn.append(("episode.png", episode(learner, classes, setting, seed, inverted)))
     if isinstance(learner, Prototypical):
         drawn.append(("embedding.png", embedding(learner, classes, seed)))
@@ -61,8 +63,13 @@ def draw_all(
     return [out / name for name, _ in drawn]
 
 
-def learning_curve(log: Path) -> Figure:
-    """Loss and validation accuracy over the steps of a training's `log.jsonl`."""
+def learning_curve(log: Path, kept: int | None = None) -> Figure:
+    """Loss and validation accuracy over the steps of a training's `log.jsonl`.
+
+    Args:
+        log: of the training.
+        kept: the step that is marked, if it was validated; without, that of the best accuracy.
+    """
     lines = read_log(log)
     steps = [line["step"] for line in lines]
     figure = Figure(figsize=(7, 3.5), layout="constrained")
@@ -78,8 +85,12 @@ def learning_curve(log: Path) -> Figure:
         right.plot(x, y, color=RIGHT)
         right.fill_between(x, y - band, y + band, color=RIGHT, alpha=0.2, lw=0)
         best = int(np.argmax(y))
-        right.plot(x[best], y[best], "o", color=RIGHT)
-        right.set(title=f"validation accuracy, 95 % band; best {y[best]:.1f} %", xlabel="step", ylabel="%")
+        marked = x.index(kept) if kept in x else best
+        right.plot(x[marked], y[marked], "o", color=RIGHT)
+        word = "best" if y[marked] == y[best] else "kept"
+        right.set(
+            title=f"validation accuracy, 95 % band; {word} {y[marked]:.1f} %", xlabel="step", ylabel="%"
+        )
     else:
         right.set(title="no validation")
     for axes in (left, right):

@@ -556,7 +556,7 @@ def _text(text: str, what: str) -> str:
         raise ValueError(f"a {what} is empty: give it one")
     if len(normal) > LONGEST:
         raise ValueError(f"{what} {normal[:20]!r}… has {len(normal)} characters: {LONGEST} is the most")
-    if any(unicodedata.category(c) in ("Cc", "Cs") for c in normal):
+    if not normal.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in normal):
         raise ValueError(f"{what} {normal!r} has control characters: leave them out")
     return normal
 

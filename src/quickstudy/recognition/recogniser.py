@@ -205,24 +205,33 @@ class Recogniser:
         z, labels, names = self.gallery.embeddings()
         counts = np.bincount(labels, minlength=len(names))
         rows = np.split(z, np.cumsum(counts)[:-1])
-        sums = np.stack([of_name.sum(0, dtype=np.float64) for of_name in rows])
-        at, scorer = {name: i for i, name in enumerate(names)}, pooled_scores(self.embedder.energy)
+        sums = np.add.reduceat(z, np.cumsum(counts) - counts, axis=0)
+        means = self._means(sums, counts)
+        at = {name: i for i, name in enumerate(names)}
         asked = [sample for sample in used if counts[at[sample[0]]] > 2]
         thresholds = self._thresholds_if_any()
         doubtful: list[Refusal] = []
         for i in range(0, len(asked), AT_ONCE):
             part = asked[i : i + AT_ONCE]
             own, x = np.asarray([at[name] for name, _, _ in part]), np.stack([z for _, _, z in part])
-            scores = scorer((sums / counts[:, None])[:, None], x)
-            others = (sums[own] - x) / (counts[own, None] - 1)
-            scores[np.arange(len(part)), own] = scorer(others[:, None], x).diagonal()
-            nearest = scores.argmax(1)
+            # ‖x‖² / 2 − ‖x − m‖² / 2, the greater the nearer
+            near = x @ means.T - np.square(means).sum(1) / 2
+            others = self._means(sums[own] - x, counts[own] - 1)
+            near[np.arange(len(part)), own] = (x * others).sum(1) - np.square(others).sum(1) / 2
+            nearest = near.argmax(1)
             for j in np.flatnonzero(nearest != own).tolist():
                 (name, file, sample), other = part[j], int(nearest[j])
                 if thresholds and not self._mistaken(sample, rows[own[j]], rows[other], *thresholds):
                     continue
                 doubtful.append(Refusal(file, f"resembles {names[other]!r} more than {name!r}"))
         return doubtful
+
+    def _means(self, sums: Vectors, counts: np.ndarray) -> Vectors:
+        """[M, D] of so many samples each; unit vectors where these are."""
+        means = (sums / counts[:, None]).astype(np.float32)
+        if self.embedder.energy == "cosine":
+            means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+        return means
 
     def _mistaken(
         self, sample: Vectors, own: Vectors, other: Vectors, calibration: Calibration, pooling: Pooling

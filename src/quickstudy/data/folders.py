@@ -1,10 +1,12 @@
 """Folders of items, `root/class/*.jpg` or `*.wav`: any format that Pillow or soundfile reads, any sizes."""
 
 import json
+import os
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -183,12 +185,13 @@ def find_files(root: Path, item_format: ItemFormat) -> dict[str, list[Path]]:
         FileNotFoundError: if `root` is no folder.
         ValueError: if there are no class folders, or one of them holds no such file.
     """
-    noun, folders = item_format.noun, [p for p in _inside(root, item_format) if p.is_dir()]
+    noun, folders = item_format.noun, _folders_in(root, item_format)
     if not folders:
         loose = files_in(root, item_format)
         hint = f" ({noun} must lie in folders, whose names are the classes)" if loose else ""
         raise ValueError(f"{root} holds no class folders{hint}: expected {_layout(root, item_format)}")
-    files = {folder.name: files_in(folder, item_format) for folder in folders}
+    endings = item_format.endings()
+    files = {folder.name: _called(_inside(folder, item_format), endings) for folder in folders}
     empty = [c for c, found in files.items() if not found]
     if empty:
         raise ValueError(
@@ -200,8 +203,7 @@ def find_files(root: Path, item_format: ItemFormat) -> dict[str, list[Path]]:
 
 def files_in(folder: Path, item_format: ItemFormat) -> list[Path]:
     """The files in a folder that are called like items, sorted by name."""
-    endings = item_format.endings()
-    return [p for p in _inside(folder, item_format) if p.suffix.lower() in endings and p.is_file()]
+    return _called(_inside(folder, item_format), item_format.endings())
 
 
 def matching_files(root: Path, item_format: ItemFormat, pattern: str) -> list[tuple[Path, dict[str, str]]]:
@@ -217,7 +219,7 @@ def matching_files(root: Path, item_format: ItemFormat, pattern: str) -> list[tu
     expression = compiled(pattern)
     folders = [root]
     for _ in range(pattern.count("/")):
-        folders = [p for folder in folders for p in _inside(folder, item_format) if p.is_dir()]
+        folders = [p for folder in folders for p in _folders_in(folder, item_format)]
     found: list[tuple[Path, dict[str, str]]] = []
     for path in [p for folder in folders for p in files_in(folder, item_format)]:
         name = path.relative_to(root).with_suffix("").as_posix()
@@ -245,13 +247,24 @@ def compiled(pattern: str) -> re.Pattern[str]:
     return re.compile(re.escape(between[0]) + "".join(parts))
 
 
-def _inside(folder: Path, item_format: ItemFormat) -> list[Path]:
+def _folders_in(folder: Path, item_format: ItemFormat) -> list[Path]:
+    return [Path(e.path) for e in _inside(folder, item_format) if e.is_dir()]
+
+
+def _called(entries: Sequence[os.DirEntry[str]], endings: Collection[str]) -> list[Path]:
+    """The files whose names end so."""
+    return [p for e in entries if (p := Path(e.path)).suffix.lower() in endings and e.is_file()]
+
+
+def _inside(folder: Path, item_format: ItemFormat) -> list[os.DirEntry[str]]:
     """What a folder holds, sorted by name, hidden files left out."""
-    if not folder.is_dir():
+    try:
+        with os.scandir(folder) as entries:
+            return sorted((e for e in entries if not e.name.startswith(".")), key=attrgetter("name"))
+    except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(
             f"{folder} is not a folder: name one that holds a folder of {item_format.noun} for each class"
-        )
-    return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+        ) from None
 
 
 def _layout(root: Path, item_format: ItemFormat) -> str:

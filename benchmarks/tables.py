@@ -38,8 +38,9 @@ TITLES = {  # in this order
     "recognition": (
         "Recognition",
         "People, words and speakers that neither training nor calibration has met; pairs are all pairs of "
-        "different test items. Intervals of accuracies are over random enrolments or pairs, those of FAR and "
-        "FRR over identities; of several seeds, the mean and its interval over them.",
+        "different test items. Several samples of a name are taken together in the way that is marked as "
+        "chosen, by the validation identities. Intervals of accuracies are over random enrolments or pairs, "
+        "those of FAR and FRR over identities; of several seeds, the mean and its interval over them.",
     ),
     "gallery": ("The gallery", "Exact search of 128 numbers a sample in SQLite; the least of some rounds."),
     "enrolment": ("Enrolling", "All of LFW from files into a SQLite gallery, with the network of faces-lfw."),

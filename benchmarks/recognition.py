@@ -15,6 +15,7 @@ from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from quickstudy.recognition.embedder import Embedder
 from quickstudy.recognition.evaluation import Labelled, embed_pool
 from quickstudy.recognition.identification import achieved, enrolment_draws, lfw_view2, min_dcf
 from quickstudy.recognition.pairs import pooled_scores, score_pairs
+from quickstudy.recognition.search import Pooling
 from quickstudy.roc import verification
 
 SETTINGS = {  # ways, shots, draws
@@ -44,6 +46,8 @@ SETTINGS = {  # ways, shots, draws
 JOINED = 3
 """Clips of a speaker taken together."""
 FAR = 0.01
+CHOSEN = ", chosen"
+"""Ends the setting of the pooling that was chosen; of several seeds, if all chose it."""
 
 
 def rows_of(name: str, run: Path) -> Iterator[Row]:
@@ -81,6 +85,9 @@ def rows_of(name: str, run: Path) -> Iterator[Row]:
     yield from _accuracies(name, test, scorer, row)
     yield from _calibrated(development, test, scorer, row, recipe.apart)
     yield from _pooled(poolings, partial(row, split="validation"))
+    for pooling in sorted({*get_args(Pooling)} - {poolings.chosen}):
+        other = pooled_scores(embedder.energy, pooling)
+        yield from _accuracies(name, test, other, row, after=f", by {pooling} instead", several=True)
     if name == "speakers-arabic":
         yield from _joined(test, scorer, row)
     if name == "faces-lfw":
@@ -89,9 +96,14 @@ def rows_of(name: str, run: Path) -> Iterator[Row]:
     yield from _without(name, embedder, pool.split("test"), scorer, row)
 
 
-def _accuracies(name: str, test: Labelled, scorer, row, before: str = "", after: str = "") -> Iterator[Row]:
+def _accuracies(
+    name: str, test: Labelled, scorer, row, before: str = "", after: str = "", several: bool = False
+) -> Iterator[Row]:
+    """Identification; `several`: of names with several samples only."""
     sources = test.sources
     for ways, shots, draws in SETTINGS[name]:
+        if several and shots == 1:
+            continue
         got = enrolment_draws(test.embeddings, test.labels, scorer, shots, draws, 0, ways, sources)
         yield row(
             setting=f"{before}{ways}w{shots}s{', sources apart' * (sources is not None)}{after}",
@@ -144,7 +156,7 @@ def _pooled(poolings: Poolings, row) -> Iterator[Row]:
         for pooling, eer in each.items():
             yield row(setting=f"{samples} samples of a name, {pooling}", metric="EER %", value=100 * eer)
     for pooling, eer in poolings.means.items():
-        chosen = ", chosen" * (pooling == poolings.chosen)
+        chosen = CHOSEN * (pooling == poolings.chosen)
         yield row(setting=f"mean over numbers of samples, {pooling}{chosen}", metric="EER %", value=100 * eer)
 
 
@@ -213,14 +225,15 @@ def over_seeds(rows: list[Row]) -> list[Row]:
     """Of figures with several seeds, the mean and its 95 % interval over them; the others as they are."""
     grouped: dict[tuple[str, str | None, str], list[Row]] = {}
     for r in rows:
-        grouped.setdefault((r.method, r.setting, r.metric.split(" (95")[0]), []).append(r)
+        setting = (r.setting or "").removesuffix(CHOSEN)  # seeds may choose differently
+        grouped.setdefault((r.method, setting, r.metric.split(" (95")[0]), []).append(r)
     merged: list[Row] = []
     for (_, _, metric), same in grouped.items():
         if len(same) == 1:
             merged += same
             continue
         mean, ci95 = mean_ci95(torch.tensor([r.value for r in same], dtype=torch.float64))
-        setting = f"{same[0].setting}; {len(same)} seeds"
+        setting = f"{min((r.setting or '' for r in same), key=len)}; {len(same)} seeds"
         merged.append(
             replace(same[0], metric=metric, setting=setting, value=mean, ci95=ci95, n=len(same), seed=0)
         )

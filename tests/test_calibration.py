@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -316,6 +317,39 @@ def test_names_of_several_looks_are_best_taken_by_the_nearest_sample() -> None:
     found = compare_poolings(z, np.repeat(np.arange(40), 12), "euclidean", samples=(5, 10))
     assert found.chosen == "nearest"
     assert found.means["nearest"] < 0.7 * found.means["centroid"]
+
+
+def test_identities_that_have_genuine_pairs_are_counted() -> None:
+    z, who = cloud(12, 6, noise=1.0)
+    source = np.where(who < 3, np.tile(np.arange(6), 12), 0)  # all samples of nine names are of one source
+    found = compare_poolings(z, who, "euclidean", samples=(2,), sources=source)
+    assert found.identities == {2: 3}
+    assert found.counted == []
+    assert compare_poolings(z, who, "euclidean", samples=(2,)).identities == {2: 12}
+
+
+def test_beyond_the_last_table_more_samples_are_more_chances_unless_their_mean_counts() -> None:
+    made = calibrate(*cloud(40, 6), pooled_scores(), 0.05, samples=(1, 4))
+    assert made.threshold(20) == made.threshold(4)
+    nearest = replace(made, pooling="nearest")
+    assert nearest.threshold(4) == made.threshold(4)
+    assert nearest.threshold(20) == made.threshold(4, names=5) > made.threshold(4)
+    assert nearest.threshold(20, names=2) == made.threshold(4, names=10)
+    assert nearest.support(20) == made.support(4, names=5)
+    assert Calibration.from_dict(json.loads(json.dumps(nearest.as_dict()))) == nearest
+    older = {k: v for k, v in made.as_dict().items() if k != "pooling"}
+    assert Calibration.from_dict(older) == made
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_far_holds_for_names_with_more_samples_than_the_last_table(seed: int) -> None:
+    z, who = cloud(120, 26, seed)
+    scorer = pooled_scores("euclidean", "nearest")
+    made = replace(calibrate(z, who, scorer, 0.02, samples=(1, 5)), pooling="nearest")
+    pairs = score_pairs(z, who, scorer, 20)
+    far = (pairs.scores[~pairs.same] >= made.threshold(20)).mean()
+    assert far < 0.03, "as asked, or stricter"
+    assert (pairs.scores[~pairs.same] >= made.tables[-1].point.threshold).mean() > far
 
 
 def test_few_identities_are_no_reason_to_leave_the_centroid() -> None:

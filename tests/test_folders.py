@@ -124,6 +124,24 @@ def test_hidden_files_and_other_than_pictures_are_passed_over(tmp_path: Path) ->
     }
 
 
+def test_links_are_followed_and_those_that_lead_nowhere_passed_over(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "r", {"a": 1, "b": 1})
+    elsewhere = folder_of(tmp_path / "elsewhere", {"c": 1})
+    try:
+        (root / "c").symlink_to(elsewhere / "c")
+    except OSError:
+        pytest.skip("no links may be made here")
+    (root / "a" / "linked.png").symlink_to(elsewhere / "c" / "00.png")
+    for folder in (root, root / "a"):
+        (folder / "gone.png").symlink_to(tmp_path / "nowhere")
+        (folder / "round.png").symlink_to(folder / "round.png")
+    assert {c: [p.name for p in ps] for c, ps in find_files(root, GREY).items()} == {
+        "a": ["00.png", "linked.png"],
+        "b": ["00.png"],
+        "c": ["00.png"],
+    }
+
+
 def test_order_is_by_name(tmp_path: Path) -> None:
     for name in ("10", "9", "B", "a"):
         picture(tmp_path / "r" / "c" / f"{name}.png", 1)

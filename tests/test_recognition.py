@@ -20,7 +20,7 @@ from quickstudy import checkpoint, experiment
 from quickstudy.__main__ import main
 from quickstudy.data.folders import class_folders
 from quickstudy.recognition import embedder as embedder_module
-from quickstudy.recognition.calibration import Calibration
+from quickstudy.recognition.calibration import Calibration, Poolings
 from quickstudy.recognition.embedder import Embedder
 from quickstudy.recognition.evaluation import embed_pool
 from quickstudy.recognition.gallery import Gallery
@@ -212,6 +212,8 @@ def test_doubtful_is_what_is_nearer_to_another_name_than_to_the_rest_of_its_own(
     z = rng.normal(size=(6, 8)).repeat([2, 3, 5, 8, 3, 4], 0) + rng.normal(0, 1.5, (len(names), 8))
     if cosine:
         z /= np.linalg.norm(z, axis=1, keepdims=True)
+    else:
+        z += 1000.0  # what all have in common must not drown what they differ by
     z = z.astype(np.float32)
     used = [(str(name), Path(f"{i}.png"), of) for i, (name, of) in enumerate(zip(names, z, strict=True))]
     recogniser.gallery.enroll_many([(name, of, file.name) for name, file, of in used])
@@ -225,34 +227,50 @@ def test_doubtful_is_what_is_nearer_to_another_name_than_to_the_rest_of_its_own(
         best = max(score, key=score.__getitem__)
         if best != own != "a":  # two samples can't outvote each other
             expected.append((f"{i}.png", f"resembles {best!r} more than {str(own)!r}"))
-    found = recogniser._doubtful(used)
+    found = recogniser._doubtful(used, None)
     assert [(r.file.name, r.reason) for r in found] == expected
     assert 2 < len(expected) < len(z) - 2
 
 
+@pytest.mark.parametrize("pooling", ["centroid", "nearest", "top"])
 def test_doubtful_is_what_would_be_taken_for_another_name_and_not_for_its_own(
-    model: Path, people: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (people / "p3" / "0.png").rename(people / "p4" / "wrong.png")
-
-    def doubtful(threshold: float, gallery: str) -> list[str]:
-        monkeypatch.setattr(Calibration, "threshold", lambda *_, **__: threshold)
-        done = Recogniser(model, people.parent / gallery).enroll_folder(people)
-        return [r.file.name for r in done.doubtful]
-
-    assert doubtful(0.1, "none.db") == [], "it reaches nobody's threshold"
-    assert doubtful(-3.0, "all.db") == [], "it reaches its own as well"
-
-
-@pytest.mark.parametrize("pooling", ["nearest", "top"])
-def test_a_mislabelled_sample_is_pointed_out_whatever_the_pooling(
-    people: Path, tmp_path: Path, pooling: str
+    people: Path, tmp_path: Path, pooling: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = untrained(tmp_path / "run", images="DIR", grey=True)
     calibrated(folder, draw(tmp_path / "others", 12, seed=1), pooling=pooling, far=0.05)
     (people / "p3" / "0.png").rename(people / "p4" / "wrong.png")
-    done = Recogniser(folder, people.parent / "people.db").enroll_folder(people)
-    assert [r.file.name for r in done.doubtful] == ["wrong.png"]
+
+    def doubtful(gallery: str) -> list[str]:
+        done = Recogniser(folder, people.parent / gallery).enroll_folder(people)
+        return [r.file.name for r in done.doubtful]
+
+    assert doubtful("as-it-is.db") == ["wrong.png"]
+    for threshold, why in ((0.1, "it reaches nobody's threshold"), (-3.0, "it reaches its own as well")):
+        monkeypatch.setattr(Calibration, "threshold", lambda *_, threshold=threshold, **__: threshold)
+        assert doubtful(f"{threshold}.db") == [], why
+
+
+def test_the_pooling_that_is_found_best_is_calibrated_and_used(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = untrained(tmp_path / "run", images="DIR", grey=True)
+    others = draw(tmp_path / "others", 12, seed=1)
+    eers = {3: {"centroid": 0.2, "nearest": 0.1, "top": 0.3}}
+    given: list[object] = []
+
+    def compare(*arguments: object, **options: object) -> Poolings:
+        given.extend((arguments[2], options))
+        return Poolings(eers, {3: 12})
+
+    monkeypatch.setattr("quickstudy.recognition.evaluation.compare_poolings", compare)
+    found = calibrated(folder, others, seed=4)
+    assert given == ["cosine", {"seed": 4, "sources": None}]
+    assert found.pooling == Recogniser(folder, tmp_path / "db").pooling == "nearest"
+    assert found.tables == calibrated(folder, others, pooling="nearest", seed=4).tables
+    assert found.tables != calibrated(folder, others, pooling="centroid", seed=4).tables
+    calibrated(folder, others)
+    written = json.loads((folder / "best.json").read_text())["calibration"]
+    assert written["eers"] == {"3": eers[3]}
 
 
 def test_clips_of_any_kind_are_enrolled_and_silence_is_not(people: Path, tmp_path: Path) -> None:

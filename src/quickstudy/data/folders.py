@@ -248,12 +248,17 @@ def compiled(pattern: str) -> re.Pattern[str]:
 
 
 def _folders_in(folder: Path, item_format: ItemFormat) -> list[Path]:
-    return [Path(e.path) for e in _inside(folder, item_format) if e.is_dir()]
+    return [Path(e.path) for e in _inside(folder, item_format) if _sure(e).is_dir()]
 
 
 def _called(entries: Sequence[os.DirEntry[str]], endings: Collection[str]) -> list[Path]:
     """The files whose names end so."""
-    return [p for e in entries if (p := Path(e.path)).suffix.lower() in endings and e.is_file()]
+    return [p for e in entries if (p := Path(e.path)).suffix.lower() in endings and _sure(e).is_file()]
+
+
+def _sure(entry: os.DirEntry[str]) -> os.DirEntry[str] | Path:
+    """What may be asked what it is: links may lead nowhere, at which only a path takes no offence."""
+    return Path(entry.path) if entry.is_symlink() else entry
 
 
 def _inside(folder: Path, item_format: ItemFormat) -> list[os.DirEntry[str]]:

@@ -1,7 +1,7 @@
 """From a model and its data to thresholds and to a report: the classes of a pool, embedded once."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +104,7 @@ def calibrate_model(
         poolings = compare_poolings(z, labels, energy, seed=seed, sources=sources)
     scorer = pooled_scores(energy, poolings.chosen)
     made = calibrate(z, labels, scorer, far, cost, seed=seed, sources=sources)
+    made = replace(made, pooling=poolings.chosen)
     weights, manifest = checkpoint.load(embedder.path)
     facts = {"apart": apart, "data": labelled.pool.summary()}
     manifest[CALIBRATION] = made.as_dict() | poolings.as_dict() | facts

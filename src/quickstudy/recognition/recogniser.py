@@ -3,7 +3,7 @@
 import math
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +30,8 @@ class Enrolment:
         added: new samples by name.
         known: files whose content was enrolled under that name already.
         refused: files that can't be used.
-        doubtful: files that may be mistakes: they would be taken for another name and not for their own, or,
-            without thresholds for centroids, resemble another name more.
+        doubtful: files that may be mistakes: they are nearer to another name's mean than to that of the
+            others of their own and, with thresholds, would be taken for that name and not for their own.
     """
 
     added: dict[str, int]
@@ -116,7 +116,7 @@ class Recogniser:
     @property
     def pooling(self) -> Pooling:
         """How the samples of a name are taken together: what the thresholds are for."""
-        return self._thresholds()[1]
+        return self.calibration.pooling
 
     @property
     def calibration(self) -> Calibration:
@@ -125,11 +125,7 @@ class Recogniser:
         Raises:
             ValueError: if there is neither.
         """
-        return self._thresholds()[0]
-
-    def _thresholds(self) -> tuple[Calibration, Pooling]:
-        """The thresholds, and the pooling they are for."""
-        found = self._thresholds_if_any()
+        found = self._calibration_if_any()
         if not found:
             raise ValueError(
                 f"{self.embedder.name} has no thresholds yet: measure them on people, words or sounds that "
@@ -137,10 +133,10 @@ class Recogniser:
             )
         return found
 
-    def _thresholds_if_any(self) -> tuple[Calibration, Pooling] | None:
+    def _calibration_if_any(self) -> Calibration | None:
         own = self.gallery.get_setting(CALIBRATION) if self.gallery.exists() else None
         found = own or self.embedder.manifest.get(CALIBRATION)
-        return (Calibration.from_dict(found), found["pooling"]) if found else None
+        return Calibration.from_dict(found) if found else None
 
     def enroll(self, name: str, files: Files, progress: Progress | None = None) -> Enrolment:
         """Add samples of one name.
@@ -169,7 +165,7 @@ class Recogniser:
     def _enroll(self, files: dict[str, list[Path]], progress: Progress | None) -> Enrolment:
         # as the gallery has names: folders of some systems come in another form of Unicode
         files = {unicodedata.normalize("NFC", name): paths for name, paths in files.items()}
-        before = self._counts() if self.gallery.exists() else {}
+        before, calibration = self._counts() if self.gallery.exists() else {}, self._calibration_if_any()
         name_of = {path: name for name, paths in files.items() for path in paths}
         refused: list[Refusal] = []
         used: list[tuple[str, Path, Vectors]] = []
@@ -189,12 +185,14 @@ class Recogniser:
         after = self._counts()
         new = {name: after.get(name, 0) - before.get(name, 0) for name in files}
         added = {name: n for name, n in new.items() if n}
-        return Enrolment(added, len(used) - sum(added.values()), refused, self._doubtful(used))
+        return Enrolment(added, len(used) - sum(added.values()), refused, self._doubtful(used, calibration))
 
     def _counts(self) -> dict[str, int]:
         return {entry.name: entry.samples for entry in self.gallery.names()}
 
-    def _doubtful(self, used: list[tuple[str, Path, Vectors]]) -> list[Refusal]:
+    def _doubtful(
+        self, used: list[tuple[str, Path, Vectors]], calibration: Calibration | None
+    ) -> list[Refusal]:
         """Samples nearer to another name's mean than to that of the others of their own.
 
         With thresholds, only those that would be taken for that name, and not for their own.
@@ -203,30 +201,33 @@ class Recogniser:
         if names_enrolled < 2 or samples > CHECKED:
             return []
         z, labels, names = self.gallery.embeddings()
+        # of Euclidean embeddings what all have in common cancels
+        origin = z.mean(0) if self.embedder.energy == "euclidean" else np.zeros(z.shape[1], z.dtype)
+        z -= origin
         counts = np.bincount(labels, minlength=len(names))
         rows = np.split(z, np.cumsum(counts)[:-1])
-        sums = np.add.reduceat(z, np.cumsum(counts) - counts, axis=0)
-        means = self._means(sums, counts)
-        at = {name: i for i, name in enumerate(names)}
+        sums = np.add.reduceat(z, np.cumsum(counts) - counts, axis=0, dtype=np.float64)
+        means, at = self._means(sums, counts), {name: i for i, name in enumerate(names)}
         asked = [sample for sample in used if counts[at[sample[0]]] > 2]
-        thresholds = self._thresholds_if_any()
         doubtful: list[Refusal] = []
         for i in range(0, len(asked), AT_ONCE):
             part = asked[i : i + AT_ONCE]
-            own, x = np.asarray([at[name] for name, _, _ in part]), np.stack([z for _, _, z in part])
+            own, x = np.asarray([at[name] for name, _, _ in part]), np.stack([z for _, _, z in part]) - origin
             # ‖x‖² / 2 − ‖x − m‖² / 2, the greater the nearer
             near = x @ means.T - np.square(means).sum(1) / 2
             others = self._means(sums[own] - x, counts[own] - 1)
             near[np.arange(len(part)), own] = (x * others).sum(1) - np.square(others).sum(1) / 2
             nearest = near.argmax(1)
-            for j in np.flatnonzero(nearest != own).tolist():
-                (name, file, sample), other = part[j], int(nearest[j])
-                if thresholds and not self._mistaken(sample, rows[own[j]], rows[other], *thresholds):
-                    continue
-                doubtful.append(Refusal(file, f"resembles {names[other]!r} more than {name!r}"))
+            wrong = nearest != own
+            if calibration:
+                wrong[wrong] = self._mistaken(x[wrong], own[wrong], nearest[wrong], rows, calibration)
+            doubtful += [
+                Refusal(part[j][1], f"resembles {names[nearest[j]]!r} more than {part[j][0]!r}")
+                for j in np.flatnonzero(wrong)
+            ]
         return doubtful
 
-    def _means(self, sums: Vectors, counts: np.ndarray) -> Vectors:
+    def _means(self, sums: np.ndarray, counts: np.ndarray) -> Vectors:
         """[M, D] of so many samples each; unit vectors where these are."""
         means = (sums / counts[:, None]).astype(np.float32)
         if self.embedder.energy == "cosine":
@@ -234,17 +235,22 @@ class Recogniser:
         return means
 
     def _mistaken(
-        self, sample: Vectors, own: Vectors, other: Vectors, calibration: Calibration, pooling: Pooling
-    ) -> bool:
-        """Whether a sample reaches the threshold of another name's, and not that of the others of its own."""
-        scorer = pooled_scores(self.embedder.energy, pooling)
+        self, x: Vectors, own: np.ndarray, other: np.ndarray, rows: list[Vectors], calibration: Calibration
+    ) -> np.ndarray:
+        """[B] whether samples would be taken for another name, and not for the others of their own."""
+        scorer = pooled_scores(self.embedder.energy, calibration.pooling)
 
-        def reached(rows: Vectors) -> bool:
-            score = scorer(rows[None], sample[None])[0, 0]
-            return bool(score >= calibration.threshold(len(rows), far=self.far))
+        def reached(probes: Vectors, enrolled: Vectors) -> np.ndarray:
+            return scorer(enrolled[None], probes)[:, 0] >= calibration.threshold(len(enrolled), far=self.far)
 
-        itself = np.square(own - sample).sum(1).argmin()
-        return reached(other) and not reached(np.delete(own, itself, 0))
+        mistaken = np.zeros(len(x), bool)
+        for name in np.unique(other):
+            asked = np.flatnonzero(other == name)
+            mistaken[asked] = reached(x[asked], rows[name])
+        for j in np.flatnonzero(mistaken):
+            itself = np.square(rows[own[j]] - x[j]).sum(1).argmin()
+            mistaken[j] = not reached(x[j][None], np.delete(rows[own[j]], itself, 0))[0]
+        return mistaken
 
     def verify(self, name: str, files: Files) -> Decision:
         """Whether samples, which are taken together, are of the name they claim.
@@ -258,8 +264,8 @@ class Recogniser:
         """
         probe = self._probes(_paths(files), together=True)[1]
         samples = len(self.gallery.samples(name))
-        calibration, pooling = self._thresholds()
-        distance = float(self.gallery.distances(probe, name, pooling)[0])
+        calibration = self.calibration
+        distance = float(self.gallery.distances(probe, name, calibration.pooling)[0])
         return self._decide(calibration, Match(name, distance, samples), names=1)
 
     def identify(self, files: Files, top: int = 5, together: bool = False) -> list[Identity]:
@@ -278,11 +284,11 @@ class Recogniser:
             ValueError: if a file can't be used, or nothing is enrolled.
         """
         paths, probes = self._probes(_paths(files), together)
-        names, (calibration, pooling) = self.gallery.size()[0], self._thresholds()
+        names, calibration = self.gallery.size()[0], self.calibration
         if not names:
             raise ValueError(f"nothing is enrolled in {self.gallery}: enroll somebody first")
         found: list[Identity] = []
-        for path, matches in zip(paths, self.gallery.search(probes, top, pooling), strict=False):
+        for path, matches in zip(paths, self.gallery.search(probes, top, calibration.pooling), strict=False):
             candidates = [self._decide(calibration, match, names) for match in matches]
             best = candidates[0]
             found.append(Identity(path, best.name if best.accepted else None, candidates))
@@ -300,9 +306,9 @@ class Recogniser:
             ValueError: if names or samples are too few to measure it: by luck, thresholds could become laxer
                 than those of the model.
         """
-        before, pooling = self._thresholds()
+        before = self.calibration
         z, labels, _ = self.gallery.embeddings()
-        scorer = pooled_scores(self.embedder.energy, pooling)
+        scorer = pooled_scores(self.embedder.energy, before.pooling)
         asked = far or self.far
         if asked is None and before.cost is not None:
             own = calibrate(z, labels, scorer, cost=before.cost)
@@ -316,7 +322,8 @@ class Recogniser:
                 f"thresholds for a FAR of {100 * own.far:.3g} %: it takes {FEW} names{needed}; enroll more "
                 "or ask for a higher FAR. The thresholds stay as they are"
             )
-        self.gallery.put_setting(CALIBRATION, own.as_dict() | {"pooling": pooling})
+        own = replace(own, pooling=before.pooling)
+        self.gallery.put_setting(CALIBRATION, own.as_dict())
         return own
 
     def _probes(self, files: list[Path], together: bool) -> tuple[list[Path], Vectors]:

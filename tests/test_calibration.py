@@ -343,7 +343,7 @@ def test_beyond_the_last_table_more_samples_are_more_chances_unless_their_mean_c
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_far_holds_for_names_with_more_samples_than_the_last_table(seed: int) -> None:
-    z, who = cloud(120, 26, seed)
+    z, who = cloud(60, 22, seed)
     scorer = pooled_scores("euclidean", "nearest")
     made = replace(calibrate(z, who, scorer, 0.02, samples=(1, 5)), pooling="nearest")
     pairs = score_pairs(z, who, scorer, 20)

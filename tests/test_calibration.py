@@ -365,6 +365,12 @@ def test_few_identities_are_no_reason_to_leave_the_centroid() -> None:
     assert Poolings({2: level}, {2: 10}).chosen == "centroid"
 
 
+def test_all_is_100_percent_and_not_1e_02() -> None:
+    made = calibrate(*cloud(2, 2), pooled_scores(), 0.3)
+    assert made.tables[0].point.far95[1] == 1
+    assert "… 100 %)" in str(made)
+
+
 def test_without_several_samples_the_pooling_is_the_centroid_unless_another_is_asked_for() -> None:
     found = compare_poolings(*cloud(12, 2), "euclidean")
     assert (found.chosen, found.eers, found.means) == ("centroid", {}, {})

@@ -186,7 +186,7 @@ class Calibration:
         """`threshold -0.8123 for FAR 1 % (95 %: 0.6 … 1.5 %), FRR 4.1 % there (1 sample, …)`, a line each."""
         lines = [
             f"threshold {t.point.threshold:.4g} for FAR {100 * t.far:.3g} % "
-            f"(95 %: {100 * t.point.far95[0]:.2g} … {100 * t.point.far95[1]:.2g} %), "
+            f"(95 %: {_percent(t.point.far95[0])} … {_percent(t.point.far95[1])} %), "
             f"FRR {100 * t.point.frr:.1f} % there "
             f"({t.samples} sample{'s' * (t.samples > 1)}, {t.genuine} genuine + {t.impostor} impostor pairs "
             f"of {t.identities} identities)"
@@ -445,6 +445,11 @@ def _logistic(genuine: Floats, impostor: Floats) -> tuple[float, float]:
     return slope, float(fit.intercept_[0] - slope * mean)
 
 
+def _percent(share: float) -> str:
+    """In two digits, but for 100."""
+    return f"{100 * share:.2g}" if share < 0.995 else "100"
+
+
 def _warnings(table: Table) -> list[str]:
     s = "s" * (table.samples > 1)
     these = f"{table.impostor} impostor pairs of {table.identities} identities ({table.samples} sample{s})"
@@ -462,6 +467,6 @@ def _warnings(table: Table) -> list[str]:
     if high > 2 * table.far or table.identities < FEW:
         return [
             f"{these} leave the FAR uncertain: {100 * table.far:.3g} % is aimed at, the 95 % interval is "
-            f"{100 * low:.2g} … {100 * high:.2g} %; bring more identities"
+            f"{_percent(low)} … {_percent(high)} %; bring more identities"
         ]
     return []

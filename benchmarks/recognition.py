@@ -28,11 +28,12 @@ from quickstudy.encoders import Averaged
 from quickstudy.measured import Measured
 from quickstudy.memory import keep_freed_memory
 from quickstudy.metrics import mean_ci95
-from quickstudy.recognition.calibration import Poolings, calibrate, compare_poolings
+from quickstudy.recognition.calibration import calibrate
 from quickstudy.recognition.embedder import Embedder
 from quickstudy.recognition.evaluation import Labelled, embed_pool
 from quickstudy.recognition.identification import achieved, enrolment_draws, lfw_view2, min_dcf
 from quickstudy.recognition.pairs import pooled_scores, score_pairs
+from quickstudy.recognition.pooling import Poolings, compare_poolings
 from quickstudy.recognition.search import Pooling
 from quickstudy.roc import verification
 
@@ -223,17 +224,18 @@ def _elsewhere(embedder: Embedder, scorer, row) -> Iterator[Row]:
 
 def over_seeds(rows: list[Row]) -> list[Row]:
     """Of figures with several seeds, the mean and its 95 % interval over them; the others as they are."""
-    grouped: dict[tuple[str, str | None, str], list[Row]] = {}
+    grouped: dict[tuple[str, str, str], list[Row]] = {}
     for r in rows:
         setting = (r.setting or "").removesuffix(CHOSEN)  # seeds may choose differently
         grouped.setdefault((r.method, setting, r.metric.split(" (95")[0]), []).append(r)
     merged: list[Row] = []
-    for (_, _, metric), same in grouped.items():
+    for (_, setting, metric), same in grouped.items():
         if len(same) == 1:
             merged += same
             continue
         mean, ci95 = mean_ci95(torch.tensor([r.value for r in same], dtype=torch.float64))
-        setting = f"{min((r.setting or '' for r in same), key=len)}; {len(same)} seeds"
+        chosen = CHOSEN * all((r.setting or "").endswith(CHOSEN) for r in same)
+        setting = f"{setting}{chosen}; {len(same)} seeds"
         merged.append(
             replace(same[0], metric=metric, setting=setting, value=mean, ci95=ci95, n=len(same), seed=0)
         )

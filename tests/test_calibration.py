@@ -13,16 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from quickstudy.recognition.calibration import (
-    Calibration,
-    Poolings,
-    Table,
-    calibrate,
-    compare_poolings,
-    least_threshold,
-)
+from quickstudy.recognition.calibration import Calibration, Table, calibrate, least_threshold
 from quickstudy.recognition.identification import achieved
 from quickstudy.recognition.pairs import pooled_scores, score_pairs
+from quickstudy.recognition.pooling import Poolings, compare_poolings
 from quickstudy.roc import verification
 
 

@@ -20,11 +20,12 @@ from quickstudy import checkpoint, experiment
 from quickstudy.__main__ import main
 from quickstudy.data.folders import class_folders
 from quickstudy.recognition import embedder as embedder_module
-from quickstudy.recognition.calibration import Calibration, Poolings
+from quickstudy.recognition.calibration import Calibration
 from quickstudy.recognition.embedder import Embedder
 from quickstudy.recognition.evaluation import embed_pool
 from quickstudy.recognition.gallery import Gallery
 from quickstudy.recognition.pairs import pooled_scores
+from quickstudy.recognition.pooling import Poolings
 from quickstudy.recognition.recogniser import Recogniser, score_of
 
 SIDE, PEOPLE, PICTURES = 64, 9, 6

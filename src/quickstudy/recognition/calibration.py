@@ -7,23 +7,13 @@ scores and letters are those of `pairs.py`.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
 
-from quickstudy.recognition.pairs import (
-    Energy,
-    Floats,
-    Interval,
-    Pairs,
-    Resamples,
-    Scorer,
-    checked,
-    pooled_scores,
-    score_pairs,
-)
+from quickstudy.recognition.pairs import Floats, Interval, Pairs, Resamples, Scorer, checked, score_pairs
 from quickstudy.recognition.search import Pooling
 from quickstudy.roc import verification
 
@@ -228,6 +218,7 @@ def calibrate(
     samples: Sequence[int] = SAMPLES,
     seed: int = 0,
     sources: npt.ArrayLike | None = None,
+    pooling: Pooling = "centroid",
 ) -> Calibration:
     r"""Choose thresholds on items of identities that neither training nor test has seen.
 
@@ -248,6 +239,7 @@ def calibrate(
         seed: of the draws of enrolled samples, and of the bootstrap.
         sources: [I] what each item comes from: then samples and probes come from different ones, as in
             `score_pairs`, and numbers of samples that leave no such probe have no table.
+        pooling: how the scorer takes samples together, which says what more samples than measured do.
 
     Raises:
         ValueError: if there are too few identities or items, something isn't finite, `far` or `cost` is out
@@ -269,15 +261,15 @@ def calibrate(
     if cost is not None and not (min(cost) > 0 and cost[2] < 1):
         raise ValueError(f"cost is {cost}: two costs must be positive, the prior between 0 and 1")
     _, y = checked(embeddings, labels)
-    fitting = _fitting(y, samples)
-    if not fitting:
+    numbers = fitting(y, samples)
+    if not numbers:
         largest = np.sort(np.bincount(y))[-2:]
         raise ValueError(
             f"no two identities have more items than any of samples {list(samples)}: "
             f"the largest have {largest[1]} and {largest[0]}; ask for fewer, or bring more items"
         )
     tables: list[Table] = []
-    for n in fitting:  # one after the other, for each may have millions of pairs
+    for n in numbers:  # one after the other, for each may have millions of pairs
         pairs = score_pairs(embeddings, labels, scorer, n, seed, sources)
         if pairs.genuine and pairs.impostor:
             tables.append(_table(pairs, n, far, cost, seed))
@@ -286,105 +278,10 @@ def calibrate(
             "no two items of a name come from different sources, or no names do: bring items of more sources"
         )
     warnings = [sentence for t in tables for sentence in _warnings(t)]
-    return Calibration(tables[0].far, cost, tuple(tables), tuple(warnings), seed)
+    return Calibration(tables[0].far, cost, tuple(tables), tuple(warnings), seed, pooling)
 
 
-@dataclass(frozen=True)
-class Poolings:
-    """How well each way to take the samples of a name together tells pairs apart, and which is taken.
-
-    Args:
-        eers: EER, in [0, 1], of each pooling by number of samples, n > 1; empty where nothing was compared.
-        identities: that have genuine pairs, by n.
-        asked: taken whatever the EERs are.
-    """
-
-    eers: dict[int, dict[Pooling, float]]
-    identities: dict[int, int]
-    asked: Pooling | None = None
-
-    @property
-    def counted(self) -> list[int]:
-        """The numbers of samples that count: where there are fewer than ten identities, the best is luck."""
-        return [n for n in self.eers if self.identities[n] >= FEW]
-
-    @property
-    def means(self) -> dict[Pooling, float]:
-        """EER of each pooling, over the numbers of samples that count, or over all if none does."""
-        over = self.counted or list(self.eers)
-        return {p: float(np.mean([self.eers[n][p] for n in over])) for p in get_args(Pooling)} if over else {}
-
-    @property
-    def chosen(self) -> Pooling:
-        """As asked, else with the least EER in the mean; of equal ones, or if none counts, the centroid."""
-        if self.asked or not self.counted:
-            return self.asked or "centroid"
-        return min(get_args(Pooling), key=self.means.__getitem__)
-
-    def as_dict(self) -> dict[str, Any]:
-        """For a manifest: the pooling, and the EERs it was chosen by."""
-        return {"pooling": self.chosen, "eers": {str(n): each for n, each in self.eers.items()}}
-
-    def __str__(self) -> str:
-        """`pooling nearest (EER with 2, 3, 5 samples, mean: centroid 6.80 %, nearest 6.60 %, top 7.30 %)`."""
-        if not self.eers:
-            return f"pooling {self.chosen} ({'as asked' if self.asked else 'too few samples to compare'})"
-        few = "" if self.counted else f"fewer than {FEW} names are too few to choose by; "
-        numbers = ", ".join(str(n) for n in self.counted or self.eers)
-        each = ", ".join(f"{pooling} {100 * eer:.2f} %" for pooling, eer in self.means.items())
-        return f"pooling {self.chosen} ({few}EER with {numbers} samples, mean: {each})"
-
-
-def compare_poolings(
-    embeddings: npt.ArrayLike,
-    labels: npt.ArrayLike,
-    energy: Energy,
-    samples: Sequence[int] = SAMPLES,
-    seed: int = 0,
-    sources: npt.ArrayLike | None = None,
-) -> Poolings:
-    """Measure which way to take the samples of a name together is best, on the pairs that `calibrate` uses.
-
-    Of fewer than ten identities the mean is taken, whatever is measured: chosen on the four validation words
-    of `words-arabic`, it would have been the three nearest, which told the test words worse.
-
-    Args:
-        embeddings: [I, D].
-        labels: [I] whose each item is.
-        energy: of the encoder.
-        samples: numbers of enrolled samples, as far as two identities have more; of one, all poolings are the
-            same.
-        seed: of the draws of enrolled samples.
-        sources: as in `calibrate`.
-
-    Raises:
-        ValueError: as in `calibrate`.
-
-    Example:
-        >>> rng = np.random.default_rng(0)
-        >>> who = np.repeat(np.arange(40), 6)
-        >>> z = rng.normal(size=(40, 8))[who] + rng.normal(size=(240, 8))
-        >>> compare_poolings(z, who, "euclidean").chosen
-        'centroid'
-    """
-    _, y = checked(embeddings, labels)
-    eers: dict[int, dict[Pooling, float]] = {}
-    identities: dict[int, int] = {}
-    for n in _fitting(y, samples):
-        if n == 1:
-            continue
-        each: dict[Pooling, float] = {}
-        for pooling in get_args(Pooling):
-            pairs = score_pairs(embeddings, labels, pooled_scores(energy, pooling), n, seed, sources)
-            if pairs.genuine and pairs.impostor:
-                each[pooling] = verification(pairs.scores, pairs.same).eer
-                identities[n] = len(np.unique(pairs.identities[pairs.same, 0]))
-        if each:
-            eers[n] = each
-    return Poolings(eers, identities)
-
-
-def _fitting(labels: npt.NDArray[Any], samples: Sequence[int]) -> list[int]:
+def fitting(labels: npt.NDArray[Any], samples: Sequence[int]) -> list[int]:
     """The numbers of samples than which two identities have more items, ascending; and one."""
     most = np.sort(np.bincount(labels))[-2]
     return sorted(n for n in set(samples) if n == 1 or 1 < n < most)

@@ -1,7 +1,7 @@
 """From a model and its data to thresholds and to a report: the classes of a pool, embedded once."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +10,10 @@ from quickstudy import checkpoint, experiment
 from quickstudy.data.folders import class_folders
 from quickstudy.data.pool import ClassPool, Index
 from quickstudy.experiment import Display
-from quickstudy.recognition.calibration import Calibration, Cost, Poolings, calibrate, compare_poolings
+from quickstudy.recognition.calibration import Calibration, Cost, calibrate
 from quickstudy.recognition.embedder import AT_ONCE, Embedder, Vectors
 from quickstudy.recognition.pairs import pooled_scores
+from quickstudy.recognition.pooling import Poolings, compare_poolings
 from quickstudy.recognition.recogniser import CALIBRATION
 from quickstudy.recognition.report import RecognitionReport, recognition_report
 from quickstudy.recognition.search import Pooling
@@ -102,9 +103,9 @@ def calibrate_model(
     energy, poolings = embedder.energy, Poolings({}, {}, pooling)
     if not pooling:
         poolings = compare_poolings(z, labels, energy, seed=seed, sources=sources)
-    scorer = pooled_scores(energy, poolings.chosen)
-    made = calibrate(z, labels, scorer, far, cost, seed=seed, sources=sources)
-    made = replace(made, pooling=poolings.chosen)
+    pooling = poolings.chosen
+    scorer = pooled_scores(energy, pooling)
+    made = calibrate(z, labels, scorer, far, cost, seed=seed, sources=sources, pooling=pooling)
     weights, manifest = checkpoint.load(embedder.path)
     facts = {"apart": apart, "data": labelled.pool.summary()}
     manifest[CALIBRATION] = made.as_dict() | poolings.as_dict() | facts

@@ -3,7 +3,7 @@
 import math
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from quickstudy.recognition.calibration import EXPECTED, FEW, Calibration, calib
 from quickstudy.recognition.embedder import AT_ONCE, Embedder, Progress, Refusal, Vectors
 from quickstudy.recognition.gallery import Gallery, Match
 from quickstudy.recognition.pairs import Energy, pooled_scores
-from quickstudy.recognition.search import Pooling
+from quickstudy.recognition.search import Pooling, means_of
 
 Files = str | Path | Sequence[str | Path]
 MODEL, CALIBRATION = "model", "calibration"
@@ -201,13 +201,14 @@ class Recogniser:
         if names_enrolled < 2 or samples > CHECKED:
             return []
         z, labels, names = self.gallery.embeddings()
+        cosine = self.embedder.energy == "cosine"
         # of Euclidean embeddings what all have in common cancels
-        origin = z.mean(0) if self.embedder.energy == "euclidean" else np.zeros(z.shape[1], z.dtype)
+        origin = np.zeros(z.shape[1], z.dtype) if cosine else z.mean(0)
         z -= origin
         counts = np.bincount(labels, minlength=len(names))
         rows = np.split(z, np.cumsum(counts)[:-1])
         sums = np.add.reduceat(z, np.cumsum(counts) - counts, axis=0, dtype=np.float64)
-        means, at = self._means(sums, counts), {name: i for i, name in enumerate(names)}
+        means, at = means_of(sums, counts, cosine), {name: i for i, name in enumerate(names)}
         asked = [sample for sample in used if counts[at[sample[0]]] > 2]
         doubtful: list[Refusal] = []
         for i in range(0, len(asked), AT_ONCE):
@@ -215,7 +216,7 @@ class Recogniser:
             own, x = np.asarray([at[name] for name, _, _ in part]), np.stack([z for _, _, z in part]) - origin
             # ‖x‖² / 2 − ‖x − m‖² / 2, the greater the nearer
             near = x @ means.T - np.square(means).sum(1) / 2
-            others = self._means(sums[own] - x, counts[own] - 1)
+            others = means_of(sums[own] - x, counts[own] - 1, cosine)
             near[np.arange(len(part)), own] = (x * others).sum(1) - np.square(others).sum(1) / 2
             nearest = near.argmax(1)
             wrong = nearest != own
@@ -226,13 +227,6 @@ class Recogniser:
                 for j in np.flatnonzero(wrong)
             ]
         return doubtful
-
-    def _means(self, sums: np.ndarray, counts: np.ndarray) -> Vectors:
-        """[M, D] of so many samples each; unit vectors where these are."""
-        means = (sums / counts[:, None]).astype(np.float32)
-        if self.embedder.energy == "cosine":
-            means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
-        return means
 
     def _mistaken(
         self, x: Vectors, own: np.ndarray, other: np.ndarray, rows: list[Vectors], calibration: Calibration
@@ -311,9 +305,9 @@ class Recogniser:
         scorer = pooled_scores(self.embedder.energy, before.pooling)
         asked = far or self.far
         if asked is None and before.cost is not None:
-            own = calibrate(z, labels, scorer, cost=before.cost)
+            own = calibrate(z, labels, scorer, cost=before.cost, pooling=before.pooling)
         else:
-            own = calibrate(z, labels, scorer, asked or before.far)
+            own = calibrate(z, labels, scorer, asked or before.far, pooling=before.pooling)
         first = own.tables[0]
         if first.identities < FEW or not first.supports(own.far):
             needed = f", and {math.ceil(EXPECTED / own.far)} pairs of different ones" if own.far else ""
@@ -322,7 +316,6 @@ class Recogniser:
                 f"thresholds for a FAR of {100 * own.far:.3g} %: it takes {FEW} names{needed}; enroll more "
                 "or ask for a higher FAR. The thresholds stay as they are"
             )
-        own = replace(own, pooling=before.pooling)
         self.gallery.put_setting(CALIBRATION, own.as_dict())
         return own
 

@@ -46,7 +46,14 @@ def centroids(rows: Floats, counts: Ints, cosine: bool) -> Floats:
         counts: [n] samples of each name, at least 1, M together.
         cosine: whether embeddings are unit vectors.
     """
-    means = np.add.reduceat(rows, np.cumsum(counts) - counts, axis=0, dtype=np.float64) / counts[:, None]
+    return means_of(
+        np.add.reduceat(rows, np.cumsum(counts) - counts, axis=0, dtype=np.float64), counts, cosine
+    )
+
+
+def means_of(sums: npt.NDArray[Any], counts: Ints, cosine: bool) -> Floats:
+    """The same from the sums [n, D] of each name's samples."""
+    means = sums / counts[:, None]
     if cosine:
         means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
     return means.astype(np.float32)

@@ -120,9 +120,9 @@ def read(name: str) -> list[Row]:
 
 
 def kept(name: str, rows: Iterable[Row]) -> list[Row]:
-    """The rows of the last run that are of another method or setting than any of these: not measured anew."""
-    again = {(row.method, row.setting) for row in rows}
-    return [row for row in read(name) if (row.method, row.setting) not in again]
+    """The rows of the last run of another method, dataset or setting than any of these: not measured anew."""
+    again = {(row.method, row.dataset, row.setting) for row in rows}
+    return [row for row in read(name) if (row.method, row.dataset, row.setting) not in again]
 
 
 def read_all() -> list[Row]:

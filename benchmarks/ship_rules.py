@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks.rows import ROOT, Row, read
+from quickstudy.checkpoint import Manifest
 from quickstudy.optimizer import load_rule, save_rule
 
 FOLDER = ROOT / "src" / "quickstudy" / "rules" / "pretrained"
@@ -30,10 +31,23 @@ def failures(of: dict[str, dict[str, float]]) -> list[str]:
     ]
 
 
+def fresh_card(manifest: Manifest) -> Manifest:
+    """What is told of a rule besides its figures, from the manifest of its training."""
+    return {k: manifest[k] for k in ("recipe", "horizon", "seed", "train", "version")} | {
+        "families": [manifest["family"]],
+        "cpu_seconds": round(60 * manifest["training"]["minutes"]),
+    }
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("trainings", nargs="+", type=Path, help="folders, named as the rules shall be")
+    parser.add_argument(
+        "trainings",
+        nargs="+",
+        type=Path,
+        help="folders, named as the rules shall be, or rules that ship, whose figures are brought up to date",
+    )
     options = parser.parse_args()
     rows = read("learned_optimizers")
     for folder in options.trainings:
@@ -43,16 +57,9 @@ def main() -> None:
             raise SystemExit(
                 f"no figures for {folder.name}: run python -m benchmarks.learned_optimizers first"
             )
-        card = {
-            "recipe": manifest["recipe"],
-            "families": [manifest["family"]],
-            "horizon": manifest["horizon"],
-            "seed": manifest["seed"],
-            "cpu_seconds": round(60 * manifest["training"]["minutes"]),
-            "train": manifest["train"],
+        card = (manifest if "figures" in manifest else fresh_card(manifest)) | {
             "figures": of,
             "known_failures": failures(of),
-            "version": manifest["version"],
         }
         save_rule(FOLDER / f"{folder.name}.safetensors", rule, card)
         print(f"{folder.name}: {len(of)} races, {len(card['known_failures'])} lost to tuned Adam")

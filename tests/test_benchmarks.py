@@ -112,6 +112,8 @@ def test_what_is_not_measured_anew_is_kept(repository: Path) -> None:
     new = [a_row(method="one", setting="5w5s", metric="another", value=2.0)]
     assert rows.kept("sampling", new) == [old[0], *old[2:]]
     assert rows.kept("another", new) == []
+    elsewhere = [a_row(method="one", setting="5w5s", dataset="elsewhere", value=2.0)]
+    assert rows.kept("sampling", elsewhere) == old
 
 
 def test_a_row_says_how_it_came_about(monkeypatch: pytest.MonkeyPatch) -> None:

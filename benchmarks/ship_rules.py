@@ -57,7 +57,7 @@ def main() -> None:
             raise SystemExit(
                 f"no figures for {folder.name}: run python -m benchmarks.learned_optimizers first"
             )
-        card = (manifest if "figures" in manifest else fresh_card(manifest)) | {
+        card = (fresh_card(manifest) if "training" in manifest else manifest) | {
             "figures": of,
             "known_failures": failures(of),
         }

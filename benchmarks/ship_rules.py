@@ -12,7 +12,7 @@ from quickstudy.checkpoint import Manifest
 from quickstudy.optimizer import load_rule, save_rule
 
 FOLDER = ROOT / "src" / "quickstudy" / "rules" / "pretrained"
-ADAM, BEST = "of tuned Adam's", "of the best baseline's"
+ADAM = "of tuned Adam's"
 
 
 def figures(name: str, rows: list[Row]) -> dict[str, dict[str, float]]:

@@ -18,7 +18,7 @@ from quickstudy.metrics import FinalLoss
 from quickstudy.optimizer import load_rule, shipped_rules
 from quickstudy.plots import race_curves
 from quickstudy.race import Curve, baselines, race
-from quickstudy.recipes.rules import FAMILIES
+from quickstudy.recipes.rules import FAMILIES, RULE_RECIPES
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the problems")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--families", nargs="+", choices=sorted({r.family for r in RACES}), help="only these")
+    parser.add_argument("--rules", nargs="+", choices=sorted(RULE_RECIPES), help="race only these anew")
     parser.add_argument("--pictures", type=Path, help="folder to draw the curves into")
     parser.add_argument("--dry", action="store_true", help="write no results")
     options = parser.parse_args()
@@ -123,7 +124,10 @@ def main() -> None:
     chosen = [r for r in RACES if r.family in (options.families or (r.family,))]
     rows: list[Row] = []
     for this in chosen:
-        rules = {k: v for name in this.rules for k, v in trainings(name, options.runs).items()}
+        names = [name for name in this.rules if name in (options.rules or this.rules)]
+        rules = {k: v for name in names for k, v in trainings(name, options.runs).items()}
+        if not rules:
+            continue
         against = baselines(this.steps)
         if not this.full:
             rules = {k: v for k, v in rules.items() if "-seed" not in k}

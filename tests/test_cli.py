@@ -584,7 +584,9 @@ def test_a_rule_is_learned_stopped_resumed_and_raced(run: Run, tmp_path: Path) -
         ("optimize mnist --rule RULE", ("no MNIST in", "scikit-learn")),
         ("evaluate RULE", ("holds an update rule", "quickstudy optimize --rule")),
         ("train lstm-optimizer-quadratics --images pics", ("--images", "states its own")),
-        ("train lstm-optimizer-quadratics --devices 2 --accelerator cuda", ("cuda",)),
+        ("train lstm-optimizer-quadratics --devices 2", ("one process", "leave out --devices 2")),
+        ("train lstm-optimizer-quadratics --trainval", ("leave out --trainval",)),
+        ("train prototypical-glyphs --devices 64 --accelerator cuda", ("64 × cuda",)),
         ("train lstm-optimizer", ("no recipe 'lstm-optimizer'", "lstm-optimizer-quadratics")),
     ],
 )

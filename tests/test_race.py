@@ -3,6 +3,7 @@
 import gzip
 import math
 import struct
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,15 +16,17 @@ from quickstudy import experiment
 from quickstudy.adapt import Functions, Rule, Tensors, adapt
 from quickstudy.data.pool import ClassPool
 from quickstudy.display import Terminal
+from quickstudy.learning_rules import RuleLearner
 from quickstudy.metrics import FinalLoss
 from quickstudy.optimizer import load_rule, shipped_rules
 from quickstudy.plots import race_curves
 from quickstudy.problems.letters import SEEN, Letters
 from quickstudy.problems.mnist import mnist
+from quickstudy.problems.problem import Mixture
 from quickstudy.problems.quadratics import Quadratics
 from quickstudy.race import TUNED_BEFORE, adamw_cosine, baselines, follow, race, tune
 from quickstudy.recipes.rules import FAMILIES, RULE_RECIPES
-from quickstudy.rule_experiment import train_rule
+from quickstudy.rule_experiment import judge, train_rule
 from quickstudy.rules.classic import adam, heavy_ball, sgd
 from quickstudy.train import read_log
 
@@ -137,6 +140,30 @@ def test_a_final_loss_says_how_it_came_about() -> None:
     assert str(final) == "3 ± 3, median 2 (bowls, step 50, 3 problems, seed 7)"
     assert final.headline == "3 at step 50"
     assert final.logged() == {"validation": 3.0, "ci95": final.ci95, "median": 2.0}
+
+
+def test_kinds_of_problems_count_alike_whatever_the_size_of_their_losses() -> None:
+    easy, hard = torch.tensor([1.0, 2.0, 6.0]), torch.tensor([100.0, 400.0, 700.0])
+    final = FinalLoss.of(torch.stack([easy, hard]), 0, "mixed", 50)
+    assert final.mean == pytest.approx((3 * 400) ** 0.5)
+    assert final.median == pytest.approx((2 * 400) ** 0.5)
+    assert final.problems == 6
+    halved = FinalLoss.of(torch.stack([easy / 2, hard]), 0, "mixed", 50)
+    assert halved.mean == pytest.approx(FinalLoss.of(torch.stack([easy, hard / 2]), 0, "mixed", 50).mean)
+    # of independent logarithms of means, to first order
+    own = [FinalLoss.of(kind, 0, "", 50) for kind in (easy, hard)]
+    relative = sum((f.ci95 / f.mean) ** 2 for f in own) ** 0.5 / 2
+    assert final.ci95 == pytest.approx(final.mean * relative)
+
+
+def test_a_rule_is_judged_on_every_family_of_a_mixture() -> None:
+    recipe = replace(RULE_RECIPES["mlp-optimizer-augmented"](), race=2)
+    family = Mixture([Quadratics(), Quadratics(scale=0.01)])
+    learner = RuleLearner(recipe.rule(), family, 2)
+    final = judge(learner, recipe, family, 8, seed=3)
+    one, other = (judge(learner, recipe, part, 8, seed=3) for part in family.families)
+    assert final.mean == pytest.approx((one.mean * other.mean) ** 0.5)
+    assert final.problems == 16
 
 
 @pytest.mark.parametrize("name", [n for n in FAMILIES if n not in ("mnist", "letters")])

@@ -570,8 +570,6 @@ def test_what_was_trained_on_the_validation_classes_is_not_calibrated_on_them(
     assert "leave one of them out" in str(code)
     code, _, _ = run([*line, "--resume"], capsys)
     assert "holds a training with trainval True, not None" in str(code)
-    code, _, _ = run(["train", "lstm-optimizer-digits", "--trainval"], capsys)
-    assert "leave out --trainval" in str(code)
 
 
 def test_what_is_kept_of_people_can_be_read_by_its_owner_alone(model: Path, people: Path) -> None:

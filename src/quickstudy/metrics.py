@@ -78,9 +78,16 @@ class FinalLoss:
 
     @classmethod
     def of(cls, losses: Tensor, seed: int, family: str, steps: int) -> "FinalLoss":
-        """The figures of the losses [n] of some problems."""
-        mean, ci95 = mean_ci95(losses)
-        return cls(mean, ci95, losses.median().item(), len(losses), seed, family, steps)
+        """The figures of the losses [n] of some problems.
+
+        Of several kinds of problems, [kinds, n], whose losses are of different sizes, mean and median are the
+        geometric means of the kinds' own: half the loss on one counts as much as on any other.
+        """
+        kinds = losses.reshape(-1, losses.shape[-1])
+        means, cis = zip(*map(mean_ci95, kinds), strict=True)
+        mean, median = (math.prod(v) ** (1 / len(kinds)) for v in (means, kinds.median(1).values.tolist()))
+        relative = math.hypot(*(ci / m if m else 0.0 for m, ci in zip(means, cis, strict=True)))
+        return cls(mean, mean * relative / len(kinds), median, losses.numel(), seed, family, steps)
 
     def __str__(self) -> str:
         """`0.0502 ± 0.0031, median 0.0480 (digits, step 100, 64 problems, seed 0)`."""

@@ -7,12 +7,11 @@ from typing import Unpack
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
 
 from quickstudy.experiment import Display, Options, fit_stated
 from quickstudy.learning_rules import Draws, RuleLearner
 from quickstudy.metrics import FinalLoss
-from quickstudy.problems.problem import Family
+from quickstudy.problems.problem import Family, Mixture
 from quickstudy.race import follow
 from quickstudy.recipes.rules import RULE_RECIPES, RuleRecipe
 from quickstudy.train import Progress, adam
@@ -78,11 +77,11 @@ def final_loss(
 
 
 def judge(learner: RuleLearner, recipe: RuleRecipe, family: Family, problems: int, seed: int) -> FinalLoss:
-    """The losses of problems of a family after the steps of the recipe's race."""
+    """The losses of problems after the steps of the recipe's race: so many of each family of a mixture."""
     held_out = recipe.objective == "held_out"
-    losses: list[Tensor] = []
-    for draw in range(recipe.validation_draws):
-        sampled = family.sample(problems, seed + draw * 1000)
-        curve = follow(learner.as_rule, sampled, recipe.race, held_out=held_out)
-        losses.append(curve.judged(held_out)[-1])
-    return FinalLoss.of(torch.cat(losses), seed, recipe.family_name, recipe.race)
+    parts = family.families if isinstance(family, Mixture) else [family]
+    curves = (
+        follow(learner.as_rule, part.sample(problems, seed), recipe.race, held_out=held_out) for part in parts
+    )
+    losses = torch.stack([curve.judged(held_out)[-1] for curve in curves])
+    return FinalLoss.of(losses, seed, recipe.family_name, recipe.race)

@@ -1,8 +1,8 @@
 """Learned update rules: each recipe one rule on one family of problems.
 
 Departures from Andrychowicz et al. 2016, all in the schedule: Adam's learning rate rises over a short
-warm-up and falls along a cosine to 0; the meta-gradient's norm is clipped to 1; validation problems select
-the weights.
+warm-up and falls along a cosine to 0; the meta-gradient's norm is clipped to 1 or 0.1; validation problems
+select the weights.
 """
 
 from collections.abc import Callable
@@ -42,8 +42,8 @@ class RuleRecipe:
         family_name: of the problems, as in `FAMILIES`; those of "test" are never seen in training.
         problems: side by side, in training.
         steps: meta-steps.
-        unroll: steps of the optimisees in a meta-step, 20 in the paper. With 5 there are four times as many
-            meta-steps for the same work, which leads farther on quadratics (measured).
+        unroll: steps of the optimisees in a meta-step, 20 in the paper. With 3 or 5 there are that many more
+            meta-steps for the same work, which leads farther on quadratics and digits (measured).
         horizon: as in `RuleLearner`.
         race: steps after which rules are compared, and by which weights are selected.
         objective: as in `RuleLearner`.

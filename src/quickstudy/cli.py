@@ -191,7 +191,9 @@ def train(
     if trainval and recipe in RULE_RECIPES:
         raise ValueError(f"{recipe} learns on problems, not classes: leave out --trainval")
     if devices > 1 and recipe in RULE_RECIPES:
-        raise ValueError(f"{recipe} is learned by one process, side by side: leave out --devices {devices}")
+        raise ValueError(
+            f"{recipe} is learned by one process, its problems side by side: leave out --devices {devices}"
+        )
     if trainval and patience:
         raise ValueError("--trainval leaves no classes for --patience to go by: leave one of them out")
     if keep_memory and accelerator in ("auto", "cpu"):

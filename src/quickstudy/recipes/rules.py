@@ -42,8 +42,8 @@ class RuleRecipe:
         family_name: of the problems, as in `FAMILIES`; those of "test" are never seen in training.
         problems: side by side, in training.
         steps: meta-steps.
-        unroll: steps of the optimisees in a meta-step, 20 in the paper. With 3 or 5 there are that many more
-            meta-steps for the same work, which leads farther on quadratics and digits (measured).
+        unroll: steps of the optimisees in a meta-step, 20 in the paper. With 3 or 5 there are more meta-steps
+            for the same work, which leads farther on quadratics and digits (measured).
         horizon: as in `RuleLearner`.
         race: steps after which rules are compared, and by which weights are selected.
         objective: as in `RuleLearner`.

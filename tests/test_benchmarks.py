@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import accuracy, confidence, metric_speed, peer_easyfsl, plain, rows, tables
+from benchmarks import accuracy, confidence, label_splits, metric_speed, peer_easyfsl, plain, rows, tables
 from benchmarks.children import Child
 from benchmarks.rows import Row
 from quickstudy import experiment
@@ -275,6 +275,56 @@ def test_models_that_were_not_measured_keep_their_rows() -> None:
     new = [a_row(method="measured again", value=2.0)]
     merged = accuracy.merged(old, new, ["kept", "measured again"])
     assert [(row.method, row.value) for row in merged] == [("kept", 1.0), ("measured again", 2.0)]
+
+
+def a_draw(name: str, mode: str, draw: int, value: float) -> Row:
+    return label_splits.row_of(name, mode, metric=f"draw {draw}", value=value, n=9, seed=draw, minutes=2.0)
+
+
+def test_draws_of_labels_stand_behind_their_mean() -> None:
+    soft, tenth = "soft-omniglot", "tenth-omniglot"
+    draws = [
+        a_draw(soft, "transductive", 0, 90.0),
+        a_draw(soft, "inductive", 3, 98.0),
+        a_draw(soft, "inductive", 0, 96.0),
+        a_draw(tenth, "inductive", 0, 95.0),
+    ]
+    once = label_splits.with_means(draws)
+    told = [(r.method, r.mode, r.metric, r.value, r.n, r.minutes, r.paper) for r in once]
+    assert told == [
+        (tenth, "inductive", "accuracy %", 95.0, 1, 2.0, 94.62),
+        (tenth, "inductive", "draw 0", 95.0, 9, 2.0, None),
+        (soft, "inductive", "accuracy %", 97.0, 2, 4.0, 97.25),
+        (soft, "inductive", "draw 0", 96.0, 9, 2.0, None),
+        (soft, "inductive", "draw 3", 98.0, 9, 2.0, None),
+        (soft, "transductive", "accuracy %", 90.0, 1, 2.0, None),
+        (soft, "transductive", "draw 0", 90.0, 9, 2.0, None),
+    ]
+    assert once[2].ci95 == pytest.approx(1.96)  # √2 is the deviation of 96 and 98
+    assert once[0].ci95 is None
+    assert label_splits.with_means(once) == once
+
+
+def test_a_draw_of_labels_is_measured_once(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[tuple[str, int]] = []
+
+    def measure(name: str, draw: int, *_: object) -> list[Row]:
+        trained.append((name, draw))
+        return [a_draw(name, mode, draw, 90.0 + draw) for mode in label_splits.MODES]
+
+    monkeypatch.setattr(label_splits, "measure", measure)
+    for draws in ("1", "1 2"):
+        of = ["--recipes", "soft-omniglot", "--out", str(repository / "runs"), "--draws", *draws.split()]
+        monkeypatch.setattr(sys, "argv", ["label_splits", *of])
+        label_splits.main()
+    assert trained == [("soft-omniglot", 1), ("soft-omniglot", 2)]
+    assert [r.value for r in rows.read("label_splits") if r.mode == "inductive"] == [91.5, 91.0, 92.0]
+
+
+def test_a_shortened_draw_of_labels_is_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["label_splits", "--steps", "5"])
+    with pytest.raises(SystemExit):
+        label_splits.main()
 
 
 def test_damage_is_what_it_says() -> None:

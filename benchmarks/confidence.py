@@ -36,14 +36,15 @@ from quickstudy import experiment
 from quickstudy.data.episodes import Episodes, Setting
 from quickstudy.data.pool import ClassPool
 from quickstudy.display import Terminal
-from quickstudy.episode import Episode
+from quickstudy.episode import Batches, Episode
 from quickstudy.learner import Learner, embed
 from quickstudy.learners.gaussian import GaussianPrototypical, distances, gaussians
 from quickstudy.learners.prototypical import Prototypical
 from quickstudy.memory import keep_freed_memory
 from quickstudy.metrics import accuracies, mean_ci95
 from quickstudy.recipes import RECIPES, Recipe
-from quickstudy.train import Batches, adam, cosine, fit
+from quickstudy.schedules import adam, cosine
+from quickstudy.train import fit
 
 SETTING = Setting(20, 5, 5)
 TRAIN = Setting(20, 2, 5)

@@ -18,9 +18,8 @@ from benchmarks.rows import Row, read, write
 from quickstudy import experiment
 from quickstudy.display import Terminal
 from quickstudy.memory import keep_freed_memory
-from quickstudy.metrics import mean_ci95
+from quickstudy.metrics import Mode, mean_ci95
 from quickstudy.recipes import RECIPES
-from quickstudy.train import Mode
 
 BENCHMARK = "label_splits"
 NAMES = (

@@ -26,15 +26,17 @@ from quickstudy.data.episodes import Episodes, Setting, floats
 from quickstudy.data.omniglot import omniglot
 from quickstudy.data.pool import ClassPool
 from quickstudy.encoders import Classifier, Conv4
+from quickstudy.evaluation import evaluate
 from quickstudy.learner import Learner
 from quickstudy.learners.lstm_meta_learner import LSTMMetaLearner
 from quickstudy.learners.maml import FOMAML, MAML
 from quickstudy.learners.meta_sgd import MetaSGD
 from quickstudy.learners.prototypical import Prototypical
 from quickstudy.memory import keep_freed_memory
-from quickstudy.metrics import Score
+from quickstudy.metrics import Mode, Score
 from quickstudy.rules.cell_state import CellStateRule, Gates
-from quickstudy.train import Mode, adam, cosine, evaluate, fit
+from quickstudy.schedules import adam, cosine
+from quickstudy.train import fit
 
 MODES: tuple[Mode, Mode] = ("inductive", "transductive")
 CLIP, CHANNELS, BATCH = 1.0, 32, 128

@@ -24,6 +24,7 @@ from benchmarks.plain import characters
 from benchmarks.rows import Row, write
 from quickstudy.data.episodes import Episodes, Setting
 from quickstudy.encoders import Conv4
+from quickstudy.evaluation import evaluate
 from quickstudy.experiment import TASKS, launch
 from quickstudy.learner import Learner
 from quickstudy.learners.gaussian import GaussianPrototypical, gaussian_encoder
@@ -33,7 +34,7 @@ from quickstudy.learners.relation import Comparison, Relation, relation_encoder
 from quickstudy.learners.semi_supervised import SemiPrototypical
 from quickstudy.learners.siamese import Siamese
 from quickstudy.memory import keep_freed_memory
-from quickstudy.train import evaluate, fit
+from quickstudy.train import fit
 
 WARM_UP = 3
 """Steps and meta-batches that are not timed: the first ones allocate."""

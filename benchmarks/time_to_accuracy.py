@@ -26,10 +26,12 @@ from benchmarks.plain import encoder
 from benchmarks.rows import Row, write
 from quickstudy.data.episodes import Episodes, Setting
 from quickstudy.data.omniglot import omniglot
+from quickstudy.evaluation import evaluate
 from quickstudy.experiment import launch
 from quickstudy.learners.prototypical import Prototypical
 from quickstudy.memory import keep_freed_memory
-from quickstudy.train import adam, cosine, evaluate, fit, halve_every
+from quickstudy.schedules import adam, cosine, halve_every
+from quickstudy.train import fit
 
 TRAIN, GOAL = Setting(60, 1, 5), Setting(5, 1, 15)
 EPISODES, EVERY, TASKS = 400, 50, 10

@@ -27,7 +27,8 @@ from quickstudy.data.episodes import Episodes, Setting
 from quickstudy.experiment import launch
 from quickstudy.learners.prototypical import Prototypical
 from quickstudy.memory import keep_freed_memory
-from quickstudy.train import adam, fit
+from quickstudy.schedules import adam
+from quickstudy.train import fit
 
 SETTING = Setting(60, 1, 5)
 WARM_UP = 3

@@ -22,11 +22,11 @@ from quickstudy.data.alphabets import WithinAlphabets
 from quickstudy.data.episodes import Episodes, Setting
 from quickstudy.data.omniglot import omniglot
 from quickstudy.data.pool import ClassPool
+from quickstudy.evaluation import evaluate
 from quickstudy.learners.siamese import Siamese
 from quickstudy.memory import keep_freed_memory
-from quickstudy.metrics import mean_ci95
+from quickstudy.metrics import Mode, mean_ci95
 from quickstudy.roc import verify
-from quickstudy.train import Mode, evaluate
 
 VINYALS, LAKE = "siamese-omniglot", "siamese-omniglot-lake"
 PAIR_SETTING, PAIR_TASKS, PARTS = Setting(20, 1, 5), 100, 20

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from quickstudy.adapt import Adapted, Functions, Rule, Tensors, adapt
 from quickstudy.rules.classic import adam, heavy_ball, nag, rmsprop, sgd
-from quickstudy.train import cosine
+from quickstudy.schedules import cosine
 
 
 def start(requires_grad: bool = False) -> Tensors:

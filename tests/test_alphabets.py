@@ -12,11 +12,11 @@ from torch import nn
 from quickstudy.data.alphabets import WithinAlphabets, alphabet_of
 from quickstudy.data.omniglot import omniglot
 from quickstudy.data.pool import ClassPool
+from quickstudy.evaluation import evaluate
 from quickstudy.learner import Learner
 from quickstudy.learners.prototypical import Prototypical
 from quickstudy.learners.siamese import Siamese
 from quickstudy.roc import verify
-from quickstudy.train import evaluate
 
 REAL = os.environ.get("QUICKSTUDY_DATA")
 

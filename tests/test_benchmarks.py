@@ -31,7 +31,8 @@ from quickstudy.learners.siamese import Siamese
 from quickstudy.metrics import accuracies
 from quickstudy.recipes import RECIPES, Recipe
 from quickstudy.roc import verify
-from quickstudy.train import cosine, fit
+from quickstudy.schedules import cosine
+from quickstudy.train import fit
 
 KEYS = [
     *("benchmark", "method", "dataset", "split", "setting", "mode", "metric", "value", "ci95"),

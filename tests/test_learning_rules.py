@@ -24,7 +24,9 @@ from quickstudy.rules.classic import sgd
 from quickstudy.rules.lstm import LSTMRule
 from quickstudy.rules.mlp import MLPRule
 from quickstudy.rules.rnnprop import RNNpropRule
-from quickstudy.train import adam, fit, read_log
+from quickstudy.run import read_log
+from quickstudy.schedules import adam
+from quickstudy.train import fit
 
 RULES: dict[str, Callable[[], nn.Module]] = {
     "lstm": lambda: LSTMRule(scale=0.5, hidden=3),

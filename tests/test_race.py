@@ -28,7 +28,7 @@ from quickstudy.race import TUNED_BEFORE, adamw_cosine, baselines, follow, race,
 from quickstudy.recipes.rules import FAMILIES, RULE_RECIPES
 from quickstudy.rule_experiment import judge, train_rule
 from quickstudy.rules.classic import adam, heavy_ball, sgd
-from quickstudy.train import read_log
+from quickstudy.run import read_log
 
 FAMILY = Quadratics(3)
 

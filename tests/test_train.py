@@ -18,10 +18,13 @@ from quickstudy import checkpoint
 from quickstudy.data.episodes import Episodes, Setting
 from quickstudy.data.pool import ClassPool
 from quickstudy.encoders import Conv4
+from quickstudy.evaluation import evaluate
 from quickstudy.learner import Learner
 from quickstudy.learners.prototypical import Prototypical
 from quickstudy.metrics import Score
-from quickstudy.train import adam, cosine, evaluate, fit, halve_every, read_log
+from quickstudy.run import read_log
+from quickstudy.schedules import adam, cosine, halve_every
+from quickstudy.train import fit
 
 HERE = Path(__file__).parent
 

@@ -11,8 +11,9 @@ from torch import nn
 
 from quickstudy.data.episodes import Episodes, Setting
 from quickstudy.encoders import Conv4
+from quickstudy.evaluation import evaluate
 from quickstudy.learners.prototypical import Prototypical
-from quickstudy.train import evaluate, fit
+from quickstudy.train import fit
 
 
 def main(devices: int, out: Path) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from quickstudy.data.pool import ClassPool
     from quickstudy.encoders import MLP, Classifier, Conv4
     from quickstudy.episode import Episode, Support
+    from quickstudy.evaluation import evaluate
     from quickstudy.experiment import load_learner
     from quickstudy.learner import Learner
     from quickstudy.learners.anil import ANIL
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
     from quickstudy.optimizer import LearnedOptimizer, load_rule
     from quickstudy.predict import predict_folders
     from quickstudy.roc import Verification, verification, verify
-    from quickstudy.train import cosine, evaluate, fit, halve_every
+    from quickstudy.schedules import cosine, halve_every
+    from quickstudy.train import fit
 
 _HOMES = {
     "ANIL": "learners.anil",
@@ -64,12 +66,12 @@ _HOMES = {
     "Support": "episode",
     "Verification": "roc",
     "WithinAlphabets": "data.alphabets",
-    "cosine": "train",
+    "cosine": "schedules",
     "draw_pairs": "learners.siamese",
-    "evaluate": "train",
+    "evaluate": "evaluation",
     "fit": "train",
     "glyphs": "data.glyphs",
-    "halve_every": "train",
+    "halve_every": "schedules",
     "image_folders": "data.folders",
     "load_learner": "experiment",
     "load_rule": "optimizer",

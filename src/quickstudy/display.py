@@ -10,7 +10,8 @@ from rich.table import Column, Table
 
 if TYPE_CHECKING:  # lists are quick without torch
     from quickstudy.data.images import Progress as Counting
-    from quickstudy.train import Reporter, Verdict
+    from quickstudy.metrics import Verdict
+    from quickstudy.train import Reporter
 
 console = Console(markup=False, emoji=False)  # names of files and classes may hold [brackets] and :colons:
 """For answers: standard output."""

@@ -16,6 +16,7 @@ Shape legend, used in every docstring of the library:
 """
 
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -142,3 +143,42 @@ def _check_present(y: Tensor, ways: int) -> None:
         raise ValueError(
             f"class {missing} of task {task} has no support item: every class needs at least one"
         )
+
+
+class Batches(Protocol):
+    """An endless sequence of meta-batches: `Episodes`, `Sinusoids`, or your own."""
+
+    @property
+    def tasks(self) -> int:
+        """T, tasks in a meta-batch."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Of the draws."""
+        ...
+
+    def on(self, device: torch.device | str) -> "Batches":
+        """The same on another device."""
+        ...
+
+    def part(self, i: int, rank: int = 0, world: int = 1) -> Any:
+        """The tasks of meta-batch i that fall to process `rank` of `world`: what the model takes."""
+        ...
+
+
+class Trials(Batches, Protocol):
+    """Meta-batches to measure a learner on: `Episodes`, `WithinAlphabets`, or your own."""
+
+    @property
+    def setting(self) -> object:
+        """What figures on them are labelled with, such as 5w1s."""
+        ...
+
+    def on(self, device: torch.device | str) -> "Trials":
+        """The same on another device."""
+        ...
+
+    def part(self, i: int, rank: int = 0, world: int = 1) -> Episode:
+        """The tasks of meta-batch i that fall to process `rank` of `world`."""
+        ...

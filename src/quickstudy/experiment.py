@@ -24,13 +24,17 @@ from quickstudy.data.formats import item_format
 from quickstudy.data.images import ImageFormat
 from quickstudy.data.images import Progress as Decoding
 from quickstudy.data.pool import ClassPool
+from quickstudy.episode import Batches
+from quickstudy.evaluation import evaluate
 from quickstudy.learner import Learner
 from quickstudy.learners.siamese import Siamese
 from quickstudy.measured import measure_embeddings
-from quickstudy.metrics import Score
+from quickstudy.metrics import Mode, Score
 from quickstudy.recipes import RECIPES, Recipe
 from quickstudy.roc import Verification, verify
-from quickstudy.train import Batches, Mode, Progress, Reporter, Schedule, evaluate, fit
+from quickstudy.run import Progress
+from quickstudy.schedules import Schedule
+from quickstudy.train import Reporter, fit
 
 TASKS = 10
 """Tasks in a meta-batch of validation and test."""

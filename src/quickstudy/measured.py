@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from quickstudy.data.episodes import floats
 from quickstudy.data.pool import ClassPool
+from quickstudy.evaluation import evaluation
 from quickstudy.learner import Learner, embed
-from quickstudy.train import evaluation
 
 MEASURED = 3000
 """Items, at least, that are taken to measure, where there are so many."""

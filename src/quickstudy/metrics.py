@@ -2,10 +2,39 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
+
+Mode = Literal["inductive", "transductive"]
+"""What batch norm sees in evaluation: each query by itself, or all of a task together."""
+
+
+class Verdict(Protocol):
+    """What a validation found: a `Score`, or your own."""
+
+    @property
+    def goodness(self) -> float:
+        """By which weights are selected: higher is better."""
+        ...
+
+    def __str__(self) -> str:
+        """In words."""
+        ...
+
+    @property
+    def headline(self) -> str:
+        """In few words, for a progress bar."""
+        ...
+
+    def logged(self) -> dict[str, float]:
+        """For a line of the log."""
+        ...
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a manifest."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from quickstudy.learners.prototypical import Prototypical, prototypes
 from quickstudy.learners.semi_supervised import SemiPrototypical
 from quickstudy.race import Curve
 from quickstudy.roc import Verification
-from quickstudy.train import read_log
+from quickstudy.run import read_log
 
 RIGHT, WRONG = "#1a7f37", "#cf222e"
 EMBEDDED_WAYS = 10

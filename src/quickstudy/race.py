@@ -13,7 +13,7 @@ from torch import Tensor
 from quickstudy.adapt import Rule, Tensors, adapt
 from quickstudy.problems.problem import Family, Optimizees
 from quickstudy.rules.classic import adam, heavy_ball, nag, rmsprop, sgd
-from quickstudy.train import cosine
+from quickstudy.schedules import cosine
 
 RATES = tuple(10 ** (-3 + i / 6) for i in range(28))
 """What the baselines' learning rates are tuned over: six a decade, from 1e-3 to 32."""

@@ -11,8 +11,10 @@ import torch
 from sklearn.metrics import auc, roc_curve
 from torch import Tensor
 
+from quickstudy.episode import Trials
+from quickstudy.evaluation import evaluation
 from quickstudy.learners.siamese import Siamese, draw_balanced
-from quickstudy.train import Mode, Trials, evaluation
+from quickstudy.metrics import Mode
 
 Floats = npt.NDArray[np.float64]
 

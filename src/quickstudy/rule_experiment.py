@@ -14,7 +14,8 @@ from quickstudy.metrics import FinalLoss
 from quickstudy.problems.problem import Family, Mixture
 from quickstudy.race import follow
 from quickstudy.recipes.rules import RULE_RECIPES, RuleRecipe
-from quickstudy.train import Progress, adam
+from quickstudy.run import Progress
+from quickstudy.schedules import adam
 
 VALIDATION_SEED, TEST_SEED = 1, 2
 """Of problems, beside the training's own."""

@@ -14,7 +14,8 @@ from quickstudy.learners.inner import InnerLoop
 from quickstudy.learners.maml import MAML
 from quickstudy.learners.meta_sgd import MetaSGD
 from quickstudy.learners.reptile import Reptile
-from quickstudy.train import MakeOptimizer, Reporter, Schedule, adam, cosine, fit, linear, sgd
+from quickstudy.schedules import MakeOptimizer, Schedule, adam, cosine, linear, sgd
+from quickstudy.train import Reporter, fit
 
 TEST_SEED = 10_000
 """Test tasks are drawn from this seed: far from the seeds that people train with."""

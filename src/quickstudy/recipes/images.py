@@ -11,7 +11,7 @@ from quickstudy.learner import Learner
 from quickstudy.learners.maml import MAML
 from quickstudy.learners.prototypical import Prototypical
 from quickstudy.recipes.recipe import MakePool, Recipe
-from quickstudy.train import cosine
+from quickstudy.schedules import cosine
 
 
 def prototypical_images(

@@ -23,7 +23,7 @@ from quickstudy.learners.maml import FOMAML, MAML
 from quickstudy.learners.meta_sgd import MetaSGD
 from quickstudy.learners.reptile import Reptile
 from quickstudy.recipes.recipe import Recipe
-from quickstudy.train import Schedule, cosine, linear, restarted, sgd
+from quickstudy.schedules import Schedule, cosine, linear, restarted, sgd
 
 _ONE_COSINE = partial(cosine, warmup=100)
 

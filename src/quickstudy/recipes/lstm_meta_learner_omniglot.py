@@ -16,7 +16,7 @@ from quickstudy.encoders import Classifier, Conv4
 from quickstudy.learners.lstm_meta_learner import LSTMMetaLearner
 from quickstudy.recipes.recipe import Recipe
 from quickstudy.rules.cell_state import CellStateRule, Gates
-from quickstudy.train import cosine
+from quickstudy.schedules import cosine
 
 
 def lstm_omniglot_1shot() -> Recipe:

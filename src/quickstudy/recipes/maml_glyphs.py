@@ -10,7 +10,7 @@ from quickstudy.data.pool import ClassPool
 from quickstudy.encoders import Classifier, Conv4
 from quickstudy.learners.maml import MAML
 from quickstudy.recipes.recipe import Recipe
-from quickstudy.train import cosine
+from quickstudy.schedules import cosine
 
 
 def maml_glyphs() -> Recipe:

@@ -27,8 +27,9 @@ from quickstudy.learners.siamese import Siamese, contrastive_loss
 from quickstudy.learners.siamese import cosine as cosine_energy
 from quickstudy.learners.supervised_contrastive import SupervisedContrastive
 from quickstudy.measured import WCCN, CohortNorm
+from quickstudy.metrics import Mode
 from quickstudy.recipes.recipe import Recipe
-from quickstudy.train import Mode, cosine
+from quickstudy.schedules import cosine
 
 
 def gaussian_omniglot() -> Recipe:

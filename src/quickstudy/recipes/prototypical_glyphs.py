@@ -10,7 +10,7 @@ from quickstudy.data.pool import ClassPool
 from quickstudy.encoders import Conv4
 from quickstudy.learners.prototypical import Prototypical
 from quickstudy.recipes.recipe import Recipe
-from quickstudy.train import cosine
+from quickstudy.schedules import cosine
 
 
 def prototypical_glyphs() -> Recipe:

@@ -14,7 +14,7 @@ from quickstudy.data.omniglot import omniglot
 from quickstudy.encoders import Conv4
 from quickstudy.learners.prototypical import Prototypical
 from quickstudy.recipes.recipe import Recipe
-from quickstudy.train import cosine
+from quickstudy.schedules import cosine
 
 
 def prototypical_omniglot_1shot() -> Recipe:

@@ -11,7 +11,8 @@ from quickstudy.data.formats import ItemFormat
 from quickstudy.data.images import Progress
 from quickstudy.data.pool import ClassPool
 from quickstudy.learner import Learner
-from quickstudy.train import MakeOptimizer, Mode, Schedule, adam
+from quickstudy.metrics import Mode
+from quickstudy.schedules import MakeOptimizer, Schedule, adam
 
 
 class MakePool(Protocol):

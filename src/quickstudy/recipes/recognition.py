@@ -41,7 +41,7 @@ from quickstudy.learners.siamese import cosine as cosine_energy
 from quickstudy.learners.supervised_contrastive import SupervisedContrastive
 from quickstudy.measured import WCCN, CohortNorm
 from quickstudy.recipes.recipe import MakePool, Recipe
-from quickstudy.train import Schedule, cosine, restarted
+from quickstudy.schedules import Schedule, cosine, restarted
 
 Method = Literal["siamese", "euclidean", "prototypical", "supervised-contrastive"]
 COSINES: tuple[Method, ...] = ("siamese", "supervised-contrastive")

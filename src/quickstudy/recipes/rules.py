@@ -22,7 +22,7 @@ from quickstudy.problems.supervised import Supervised, digits, mlp
 from quickstudy.rules.lstm import LSTMRule
 from quickstudy.rules.mlp import MLPRule
 from quickstudy.rules.rnnprop import RNNpropRule
-from quickstudy.train import Schedule, cosine
+from quickstudy.schedules import Schedule, cosine
 
 MakeFamily = Callable[[str, str | Path | None], Family]
 """From a split, "train", "validation" or "test", and the data root to problems."""

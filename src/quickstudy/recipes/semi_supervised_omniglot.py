@@ -17,7 +17,7 @@ from quickstudy.data.omniglot import omniglot
 from quickstudy.encoders import Conv4
 from quickstudy.learners.semi_supervised import Refinement, SemiPrototypical
 from quickstudy.recipes.recipe import Recipe
-from quickstudy.train import cosine
+from quickstudy.schedules import cosine
 
 
 def tenth_omniglot(label_seed: int = 0) -> Recipe:

@@ -1,0 +1,77 @@
+"""evaluate: accuracy on classes never seen."""
+
+import math
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from quickstudy.episode import Trials
+from quickstudy.learner import Learner, batch_statistics
+from quickstudy.metrics import Mode, Score, accuracies, mean_ci95
+
+
+@torch.no_grad()
+def evaluate(
+    learner: Learner,
+    episodes: Trials,
+    count: int = 1000,
+    mode: Mode = "inductive",
+    *,
+    fabric: Fabric | None = None,
+    report: Callable[[int, int], None] | None = None,
+) -> Score:
+    """Mean accuracy of a learner over the first `count` tasks of `episodes`.
+
+    Args:
+        learner: left in the state (training or not) it was in.
+        episodes: of classes the learner has never seen.
+        count: n, tasks.
+        mode: "inductive": each query is told alone, batch norm uses the running statistics of training.
+            "transductive": batch norm uses the statistics of the task's support and queries.
+        fabric: where several processes share the work; each task is counted once.
+        report: called with (tasks done, count).
+
+    Raises:
+        ValueError: if count < 1 or the mode is unknown.
+    """
+    rank, world = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
+    with evaluation(learner, count, mode):
+        episodes = episodes.on(learner.device)
+        right = torch.zeros(count + episodes.tasks)
+        for i in range(math.ceil(count / episodes.tasks)):
+            mine = slice(i * episodes.tasks + rank, (i + 1) * episodes.tasks, world)
+            if len(right[mine]):
+                episode = episodes.part(i, rank, world)
+                scores = learner.predict(episode.support, episode.query_x)
+                right[mine] = accuracies(scores, episode.query_y).cpu()
+            if report:
+                report(min((i + 1) * episodes.tasks, count), count)
+    if fabric and world > 1:
+        total: Any = fabric.all_reduce(right, reduce_op="sum")
+        right = total.cpu()
+    accuracy, ci95 = mean_ci95(right[:count])
+    return Score(accuracy, ci95, count, episodes.seed, str(episodes.setting), mode)
+
+
+@contextmanager
+def evaluation(learner: Learner, count: int, mode: Mode) -> Generator[None]:
+    """Let batch norm see what `mode` says, as in `evaluate`, and leave the learner in the state it was in.
+
+    Raises:
+        ValueError: if count < 1 or the mode is unknown.
+    """
+    if count < 1 or mode not in ("inductive", "transductive"):
+        raise ValueError(f"count is {count} and mode {mode!r}: count ≥ 1, mode 'inductive' or 'transductive'")
+    statistics: AbstractContextManager[None] = (
+        batch_statistics(learner) if mode == "transductive" else nullcontext()
+    )
+    training = learner.training
+    learner.eval()
+    try:
+        with statistics:
+            yield
+    finally:
+        learner.train(training)

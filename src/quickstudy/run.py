@@ -1,0 +1,182 @@
+"""The folder of a training, and how far the training has come."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from quickstudy import checkpoint
+from quickstudy.metrics import Verdict
+
+Keep = Literal["best", "last"]
+
+
+@runtime_checkable
+class Carries(Protocol):
+    """A model that goes on from one step where it stopped in the one before."""
+
+    def carried(self) -> dict[str, Tensor]:
+        """What it goes on with, for a checkpoint."""
+        ...
+
+    def carry_on(self, tensors: Mapping[str, Tensor]) -> None:
+        """The way back from `carried`."""
+        ...
+
+
+@dataclass
+class Progress:
+    """How far a training has come: all that `last.safetensors` holds beside weights and optimizer.
+
+    Args:
+        step: steps done.
+        seconds: spent on them, over all sessions.
+        best: goodness of the validation whose weights are kept: the highest so far, or the last.
+        best_step: when that was; 0 before the first.
+        stale: validations since then.
+        stopped: why it stopped: "finished", "minutes", "patience" or "interrupted".
+        score: the validation behind `best`, whole.
+        headline: the same in few words.
+        losses: of the steps since the last log line.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    best: float = -1.0
+    best_step: int = 0
+    stale: int = 0
+    stopped: str = ""
+    score: dict[str, Any] = field(default_factory=dict[str, Any])
+    headline: str = ""
+    losses: list[float] = field(default_factory=list[float])
+
+    def judge(self, verdict: Verdict, keep: Keep = "best") -> bool:
+        """Take note of a validation; whether its weights are to be kept instead of those kept so far."""
+        # a first verdict that is nan, of which nothing is greater, must not stay the best
+        better = (
+            keep == "last"
+            or verdict.goodness > self.best
+            or (math.isnan(self.best) and not math.isnan(verdict.goodness))
+        )
+        if self.best_step and not better:
+            self.stale += 1
+            return False
+        self.best, self.best_step, self.stale = verdict.goodness, self.step, 0
+        self.score, self.headline = verdict.as_dict(), verdict.headline
+        return True
+
+
+class Run:
+    """The folder of a training: `best.safetensors`, `last.safetensors`, `log.jsonl`."""
+
+    def __init__(self, folder: Path, manifest: checkpoint.Manifest) -> None:
+        self.folder, self.manifest = folder, manifest
+        self.best, self.last, self.log_path = (
+            folder / "best.safetensors",
+            folder / "last.safetensors",
+            folder / "log.jsonl",
+        )
+
+    def begin(
+        self, learner: nn.Module, optimizer: torch.optim.Optimizer, resume: bool, write: bool
+    ) -> Progress:
+        """Take up the training that lies here, or make sure that none does and that we can write."""
+        if self.last.exists():
+            if not resume:
+                raise ValueError(
+                    f"{self.folder} holds a training already: "
+                    "add --resume to go on with it, or name another --out"
+                )
+            tensors, manifest = checkpoint.load(self.last)
+            self._check_same(manifest)
+            checkpoint.load_weights(learner, checkpoint.without_prefix("learner.", tensors), str(self.last))
+            checkpoint.unpack_optimizer(
+                optimizer, checkpoint.without_prefix("optimizer.", tensors), manifest["optimizer"]
+            )
+            if isinstance(learner, Carries):
+                learner.carry_on(checkpoint.without_prefix("carried.", tensors))
+            progress = Progress(**manifest["progress"])
+        else:
+            progress = Progress()
+        if write:
+            kept = [line for line in read_log(self.log_path) if line["step"] <= progress.step]
+            checkpoint.write_whole(self.log_path, "".join(f"{json.dumps(line)}\n" for line in kept).encode())
+        return progress
+
+    def _check_same(self, before: checkpoint.Manifest) -> None:
+        """A resumed training must be the same training, or its figures would belong to neither."""
+        was, now = _flat(before), _flat(self.manifest)
+        for key in now:
+            if key != "version" and was.get(key) != now[key]:
+                raise ValueError(
+                    f"{self.folder} holds a training with {key} {was.get(key)}, not {now[key]}: "
+                    "resume it with the same options, or name another --out"
+                )
+
+    def best_weights(self) -> dict[str, Tensor]:
+        """Of the best checkpoint so far."""
+        return checkpoint.load(self.best)[0]
+
+    def save_best(self, weights: dict[str, Tensor], progress: Progress) -> None:
+        """Write the checkpoint that people use."""
+        trained = {
+            "steps": progress.step,
+            "minutes": round(progress.seconds / 60, 2),
+            "validation": progress.score,
+        }
+        checkpoint.save(self.best, weights, self.manifest | {"training": trained})
+
+    def save_last(self, learner: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+        """Write all that resuming takes."""
+        state, groups = checkpoint.pack_optimizer(optimizer)
+        tensors = checkpoint.prefixed("learner.", learner.state_dict()) | checkpoint.prefixed(
+            "optimizer.", state
+        )
+        if isinstance(learner, Carries):
+            tensors |= checkpoint.prefixed("carried.", learner.carried())
+        checkpoint.save(
+            self.last, tensors, self.manifest | {"progress": asdict(progress), "optimizer": groups}
+        )
+
+    def log(self, progress: Progress, lr: float, new: dict[str, Any]) -> None:
+        """One line of the log."""
+        verdict: Verdict | None = new.get("validation")
+        loss = sum(progress.losses) / len(progress.losses)
+        line = {"step": progress.step, "loss": loss, "lr": lr}
+        line |= verdict.logged() if verdict else {}
+        line |= {"tasks_per_second": round(new["tasks_per_second"], 2), "seconds": round(progress.seconds, 1)}
+        try:
+            with self.log_path.open("a") as f:
+                f.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise OSError(f"can't write {self.log_path} ({error.strerror}): free some space") from None
+
+
+def read_log(path: Path) -> list[dict[str, float]]:
+    """The lines of a training's `log.jsonl`, without a last one that a power cut left half written.
+
+    Raises:
+        ValueError: if any other line isn't one of a training's log.
+    """
+    lines = path.read_text().splitlines() if path.exists() else []
+    read: list[dict[str, float]] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            read.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number < len(lines):
+                raise ValueError(f"{path}, line {number}, is not JSON: mend or delete it") from None
+    return read
+
+
+def _flat(manifest: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
+    flat: dict[str, Any] = {}
+    for key, value in manifest.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

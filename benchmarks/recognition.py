@@ -31,10 +31,11 @@ from quickstudy.metrics import mean_ci95
 from quickstudy.recognition.calibration import calibrate
 from quickstudy.recognition.embedder import Embedder
 from quickstudy.recognition.evaluation import Labelled, embed_pool
-from quickstudy.recognition.identification import achieved, enrolment_draws, lfw_view2, min_dcf
+from quickstudy.recognition.identification import enrolment_draws
 from quickstudy.recognition.pairs import pooled_scores, score_pairs
 from quickstudy.recognition.pooling import Poolings, compare_poolings
 from quickstudy.recognition.search import Pooling
+from quickstudy.recognition.verification import achieved, lfw_view2, min_dcf
 from quickstudy.roc import verification
 
 SETTINGS = {  # ways, shots, draws

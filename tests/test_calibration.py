@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from quickstudy.recognition.calibration import Calibration, Table, calibrate, least_threshold
-from quickstudy.recognition.identification import achieved
 from quickstudy.recognition.pairs import pooled_scores, score_pairs
 from quickstudy.recognition.pooling import Poolings, compare_poolings
+from quickstudy.recognition.verification import achieved
 from quickstudy.roc import verification
 
 

@@ -8,17 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quickstudy.recognition.identification import (
-    achieved,
-    closed_set,
-    enrolment_draws,
-    lfw_view2,
-    min_dcf,
-    open_set,
-    per_group,
-    shown,
-)
-from quickstudy.recognition.pairs import pooled_scores, share_interval
+from quickstudy.recognition.identification import closed_set, enrolment_draws, open_set
+from quickstudy.recognition.pairs import pooled_scores, share_interval, shown
+from quickstudy.recognition.verification import achieved, lfw_view2, min_dcf, per_group
 
 
 @st.composite

@@ -16,9 +16,10 @@ from PIL import Image
 from quickstudy import checkpoint
 from quickstudy.recognition import plots
 from quickstudy.recognition.calibration import calibrate
-from quickstudy.recognition.identification import achieved, closed_set, open_set
+from quickstudy.recognition.identification import closed_set, open_set
 from quickstudy.recognition.pairs import pooled_scores, score_pairs
 from quickstudy.recognition.report import RecognitionReport, recognition_report
+from quickstudy.recognition.verification import achieved
 from quickstudy.roc import verification
 
 

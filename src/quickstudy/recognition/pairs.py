@@ -277,6 +277,13 @@ def share_interval(hits: npt.ArrayLike, identities: npt.ArrayLike, seed: int = 0
     return Resamples(np.asarray(identities), seed).interval(np.asarray(hits, bool))
 
 
+def shown(share: float, interval: Interval) -> str:
+    """`1.20 % (0.60 … 2.10)` of shares, a dash of what there was nothing to count for."""
+    if np.isnan(share):
+        return "–"
+    return f"{100 * share:.2f} % ({100 * interval[0]:.2f} … {100 * interval[1]:.2f})"
+
+
 class Resamples:
     """Identities drawn anew, once for all the shares of the same pairs."""
 

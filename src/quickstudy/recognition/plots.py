@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from quickstudy.plots import RIGHT, WRONG
-from quickstudy.recognition.identification import Achieved, Identification, OpenSet
+from quickstudy.recognition.identification import Identification, OpenSet
 from quickstudy.recognition.pairs import Floats, Pairs
+from quickstudy.recognition.verification import Achieved
 from quickstudy.roc import Verification
 
 GREY = "#8c959f"

@@ -18,20 +18,16 @@ from quickstudy.plots import roc
 from quickstudy.recognition import plots
 from quickstudy.recognition.calibration import Calibration, least_threshold
 from quickstudy.recognition.identification import (
-    Achieved,
     Draws,
     Identification,
     OpenSet,
-    achieved,
     closed_set,
     enrollable,
     enrolment_draws,
-    min_dcf,
     open_set,
-    per_group,
-    shown,
 )
-from quickstudy.recognition.pairs import Floats, Index, Pairs, Scorer, draw_enrolment, score_pairs
+from quickstudy.recognition.pairs import Floats, Index, Pairs, Scorer, draw_enrolment, score_pairs, shown
+from quickstudy.recognition.verification import Achieved, achieved, min_dcf, per_group
 from quickstudy.roc import Verification, verification
 
 REPEATS = 20

@@ -79,7 +79,7 @@ TITLES = {  # in this order
         "The LSTM meta-learner",
         "5-way tasks, Conv4 with 32 filters, ten minutes of training each on one core of a busy machine. "
         "Learners of an initialisation spend the first of them on telling all classes apart, as the "
-        "baselines do: the LSTM meta-learner eight, the others four.",
+        "baselines do: the LSTM meta-learner nine, the others four.",
     ),
     "full_schedule": ("The papers' schedule", "Accuracy after the papers' number of meta-batches."),
     "decode": ("Loading Omniglot", "32,460 pictures, rotations added; median."),

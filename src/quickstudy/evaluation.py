@@ -29,7 +29,7 @@ def evaluate(
         learner: left in the state (training or not) it was in.
         episodes: of classes the learner has never seen.
         count: n, tasks.
-        mode: "inductive": each query is told alone, batch norm uses the running statistics of training.
+        mode: "inductive": each query is classified alone, batch norm uses the running statistics of training.
             "transductive": batch norm uses the statistics of the task's support and queries.
         fabric: where several processes share the work; each task is counted once.
         report: called with (tasks done, count).

@@ -261,6 +261,11 @@ def test_adam_differentiates_where_a_gradient_is_0(dtype: torch.dtype, beta1: fl
     assert torch.autograd.grad(adapted.parameters["x"].sum(), x)[0].isfinite().all()
 
 
+def test_inference_mode_is_refused_with_the_way_out() -> None:
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"use torch.no_grad\(\)"):
+        adapt(lambda p, _: p["x"].square(), {"x": torch.ones(())}, sgd(0.1), steps=1)
+
+
 def test_parameters_that_need_no_gradient_are_adapted_all_the_same() -> None:
     adapted = adapt(bowl, start(), sgd(0.05), 2)
     expected = adapt(bowl, start(requires_grad=True), sgd(0.05), 2)

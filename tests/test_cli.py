@@ -6,14 +6,16 @@ import io
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +23,9 @@ from PIL import Image
 
 from quickstudy import checkpoint, display, experiment
 from quickstudy.__main__ import main
+from quickstudy.commands.use import as_tested
+from quickstudy.data.episodes import Setting
+from quickstudy.recipes import RECIPES, Recipe
 
 CLASSES, PICTURES = 16, 12
 OWN = "--size 28 --grey --ways 5 --queries 3 --accelerator cpu --precision 32-true"
@@ -205,6 +210,49 @@ def test_evaluate_as_json(run: Run) -> None:
     assert (inductive["mode"], transductive["mode"]) == ("inductive", "transductive")
     assert (inductive["seed"], inductive["episodes"], inductive["setting"]) == (3, 10, "3w1s")
     assert run("evaluate r --mode both --episodes 10 --seed 3 --json").out == answer.out, "repeatable"
+
+
+def test_settings_are_tested_as_the_recipe_has_them() -> None:
+    semi, reptile = RECIPES["soft-omniglot"](), RECIPES["reptile-omniglot"]()
+    assert as_tested(semi, [], None) == semi.tests
+    assert as_tested(semi, [Setting(5, 1, 15)], None) == semi.tests, "its unlabelled items and queries"
+    assert as_tested(semi, [Setting(5, 5, 15)], None) == (Setting(5, 5, 15, unlabelled=5),)
+    assert as_tested(semi, [Setting(5, 1, 3)], 3) == (Setting(5, 1, 3, unlabelled=5),)
+    assert as_tested(reptile, [], 7) == tuple(replace(s, queries=7) for s in reptile.tests)
+
+
+def test_a_papers_figure_stands_beside_its_own_test_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    stated = RECIPES["prototypical-images"]
+
+    def published(**of: Any) -> Recipe:
+        return replace(stated(**of), published={"5w1s": 12.3, "3w1s": 45.6})
+
+    monkeypatch.setitem(RECIPES, "prototypical-images", published)
+    assert "12.3" in run("evaluate r --images pics --episodes 2").out
+    assert "12.3" not in run("evaluate r --images pics --episodes 2 --queries 2").out
+    assert "45.6" not in run("evaluate r --images pics --episodes 2 --setting 3w1s").out
+
+
+def test_what_lies_here_goes_before_a_model_that_ships(run: Run, home: Path, tmp_path: Path) -> None:
+    name = next(iter(experiment.models()))
+    shutil.copytree(home / "r", tmp_path / name)
+    with contextlib.chdir(tmp_path):
+        assert experiment.find(name) == Path(name) / "best.safetensors"
+    assert experiment.find(name) == experiment.models()[name]
+
+
+def test_what_cannot_be_tested_fails_before_the_training(run: Run, home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home / "pics", tmp_path / "pics")
+    names = sorted(folder.name for folder in (tmp_path / "pics").iterdir())
+    split = {"train": names[:8], "validation": names[8:12], "test": names[12:]}
+    (tmp_path / "split.json").write_text(json.dumps(split))
+    for picture in sorted((tmp_path / "pics" / names[-1]).iterdir())[3:]:
+        picture.unlink()
+    line = (
+        f"train prototypical-images --images {tmp_path}/pics --split {tmp_path}/split.json --size 16 --grey"
+    )
+    refused(run(f"{line} --ways 3 --out {tmp_path}/m"), "fewer than the 6 items")
+    assert not (tmp_path / "m").exists()
 
 
 def test_evaluate_on_other_pictures(run: Run) -> None:

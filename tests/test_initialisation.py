@@ -225,6 +225,21 @@ def test_adapted_is_an_ordinary_module(make: Make, own: bool) -> None:
         torch.testing.assert_close(plain.eval()(e.query_x[0]), alone, rtol=1e-9, atol=1e-9)
 
 
+def test_adapted_takes_the_steps_of_evaluation() -> None:
+    learner, support = MAML(network(), steps=0, test_steps=2), pictures(tasks=1).support
+    in_training = learner.train().adapted(support).state_dict()
+    assert learner.training
+    in_evaluation = learner.eval().adapted(support).state_dict()
+    assert all(torch.equal(v, in_evaluation[k]) for k, v in in_training.items())
+    assert not torch.equal(in_training["head.weight"], learner.model.state_dict()["head.weight"])
+
+
+def test_a_head_of_another_size_is_refused_with_the_fix() -> None:
+    learner, e = MAML(Classifier(Conv4(1, 3, running_statistics=False), 3, 64).double()), pictures()
+    with pytest.raises(ValueError, match=r"encoder makes 3 numbers and the head takes 64: .*dimensions=3"):
+        learner(e)
+
+
 def test_adapted_is_of_one_task(make: Make) -> None:
     with pytest.raises(ValueError, match="the support is of 2 tasks: adapt to one at a time"):
         make(network()).adapted(pictures(tasks=2).support)

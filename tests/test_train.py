@@ -200,6 +200,22 @@ def test_resuming_another_training_is_refused(tmp_path: Path):
         small_fit(small_learner(), tmp_path, manifest={"seed": 2}, resume=True)
 
 
+def test_resuming_without_an_option_that_the_training_had_is_refused(tmp_path: Path):
+    small_fit(small_learner(), tmp_path, manifest={"arguments": {"method": "prototypical"}})
+    with pytest.raises(ValueError, match=r"holds a training with arguments.method prototypical, not None"):
+        small_fit(small_learner(), tmp_path, manifest={"arguments": {}}, resume=True)
+
+
+def test_a_manifest_of_tuples_is_the_same_once_saved(tmp_path: Path):
+    for resume in (False, True):
+        small_fit(small_learner(), tmp_path, manifest={"split": (0.6, 0.2, 0.2)}, resume=resume)
+
+
+def test_there_is_nothing_to_resume_without_a_folder():
+    with pytest.raises(ValueError, match="nothing to resume without a folder"):
+        small_fit(small_learner(), resume=True)
+
+
 def test_a_loss_that_is_not_finite_stops_and_spares_the_best(tmp_path: Path):
     learner = small_learner()
 
@@ -213,6 +229,29 @@ def test_a_loss_that_is_not_finite_stops_and_spares_the_best(tmp_path: Path):
     for name in ("best.safetensors", "last.safetensors"):
         tensors, _ = checkpoint.load(tmp_path / name)
         assert all(torch.isfinite(t).all() for t in tensors.values())
+
+
+class Blown(PerPixel):
+    """Its loss is finite always, its gradient is not from a step on."""
+
+    def __init__(self, step: int):
+        super().__init__()
+        self.steps = step
+
+    def forward(self, episode):
+        self.steps -= self.training
+        loss = super().forward(episode)
+        return loss + (0 * self.weight.sum()).sqrt() if self.steps < 0 else loss
+
+
+@pytest.mark.parametrize(("good", "saved"), [(3, False), (6, True)])
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path, good: int, saved: bool):
+    kept = "the last good weights are in" if saved else "nothing was saved"
+    with pytest.raises(FloatingPointError, match=rf"became .* at step {4 * (1 + saved)}; {kept}"):
+        small_fit(Blown(good), tmp_path, steps=8)
+    for path in tmp_path.glob("*.safetensors"):
+        assert all(t.isfinite().all() for t in checkpoint.load(path)[0].values())
+    assert (tmp_path / "last.safetensors").exists() == saved
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -242,6 +281,10 @@ def test_early_stopping_and_budget(tmp_path: Path):
     # with a rate of nought and no batch norm nothing changes: the first validation is the best
     progress = small_fit(PerPixel(), optimizer=lambda p: torch.optim.SGD(p, 0.0), patience=2)
     assert (progress.stopped, progress.step, progress.best_step) == ("patience", 12, 4)
+    still = {"optimizer": lambda p: torch.optim.SGD(p, 0.0)}
+    small_fit(PerPixel(), tmp_path / "patient", patience=2, **still)
+    assert small_fit(PerPixel(), tmp_path / "patient", patience=2, resume=True, **still).step == 12
+    assert small_fit(PerPixel(), tmp_path / "patient", resume=True, **still).step == 20
     progress = small_fit(small_learner(), tmp_path, minutes=1e-9)
     assert (progress.stopped, progress.step) == ("minutes", 1)
     assert small_fit(small_learner(), tmp_path, resume=True).step == 20
@@ -253,6 +296,9 @@ def test_schedules():
     assert [at(0), at(1), at(2)] == [0.5, 1.0, 1.0]
     assert at(7) == pytest.approx(0.5)
     assert at(12) == at(99) == 0
+    short = cosine(4, 200)  # half of it is warm-up
+    assert [short(0), short(1), short(2)] == [0.5, 1.0, 1.0]
+    assert short(4) == 0
 
 
 def test_gradients_are_clipped():

@@ -97,7 +97,7 @@ def adapt(
         has gradient 0.
 
     Raises:
-        ValueError: if `steps` is negative.
+        ValueError: if `steps` is negative, or inside `torch.inference_mode`.
 
     Example:
         >>> import torch
@@ -115,6 +115,10 @@ def adapt(
     """
     if steps < 0:
         raise ValueError(f"steps is {steps}: take 0 or more")
+    if steps and torch.is_inference_mode_enabled():
+        raise ValueError(
+            "inner steps take gradients, which torch.inference_mode() forbids: use torch.no_grad()"
+        )
     differentiable = torch.is_grad_enabled() and not first_order
     state = rule.init(parameters) if state is None else state
     losses: list[Tensor] = []

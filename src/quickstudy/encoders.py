@@ -336,4 +336,9 @@ class Classifier(nn.Module):
     def of_tasks(self, parameters: Tensors, x: Tensor) -> Tensor:
         """`forward` for T tasks, each with parameters of its own: [T, B, ...] → [T, B, N]."""
         z = per_task(self.encoder, below("encoder", parameters), x)
+        if z.shape[-1] != self.head.in_features:
+            raise ValueError(
+                f"the encoder makes {z.shape[-1]} numbers and the head takes {self.head.in_features}: "
+                f"say so, Classifier(encoder, ways, dimensions={z.shape[-1]})"
+            )
         return linear(z, parameters["head.weight"], parameters["head.bias"])

@@ -170,7 +170,8 @@ def train(
         apart=recipe.apart,
         group=recipe.group,
     )
-    fitting(pool.split("test"), recipe.tests[0])  # what can't be tested should fail now, not in the end
+    for setting_of_test in recipe.tests:  # what can't be tested should fail now, not in the end
+        test_episodes(recipe, pool, setting_of_test, TASKS, seed)
     torch.manual_seed(seed)
     learner = recipe.learner()
     start = options.get("start")
@@ -314,9 +315,17 @@ def tasks_of_test(
     with display.counting("decoding") as decoding:
         pool = recipe.pool(root=data_root, progress=decoding)
     for setting in settings or recipe.tests:
-        yield Episodes(
-            *fitting(pool.split("test"), setting), tasks, seed, labels=recipe.labels, apart=recipe.apart
-        )
+        yield test_episodes(recipe, pool, setting, tasks, seed)
+
+
+def test_episodes(recipe: Recipe, pool: ClassPool, setting: Setting, tasks: int, seed: int) -> Episodes:
+    """Of the test classes of a recipe's pool.
+
+    Raises:
+        ValueError: if they can't be drawn.
+    """
+    classes, setting = fitting(pool.split("test"), setting)
+    return Episodes(classes, setting, tasks, seed, labels=recipe.labels, apart=recipe.apart)
 
 
 def fitting(classes: ClassPool, setting: Setting) -> tuple[ClassPool, Setting]:
@@ -373,11 +382,10 @@ def item_format_of(manifest: checkpoint.Manifest) -> ImageFormat | AudioFormat:
 
 
 def find(name_or_path: str | os.PathLike[str]) -> Path:
-    """The checkpoint file that a name, file or folder stands for."""
-    shipped = models()
-    if str(name_or_path) in shipped:
+    """The checkpoint file that a name, file or folder stands for; what lies here goes before what ships."""
+    shipped, path = models(), Path(name_or_path)
+    if str(name_or_path) in shipped and not path.exists():
         return shipped[str(name_or_path)]
-    path = Path(name_or_path)
     if path.is_dir():
         if (path / "last.safetensors").exists() and not (path / "best.safetensors").exists():
             raise FileNotFoundError(f"{path} has not come to its first validation: go on with train --resume")

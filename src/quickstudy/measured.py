@@ -107,12 +107,13 @@ class WCCN(Measured):
     def measure(self, z: Tensor, y: Tensor) -> None:
         """Whiten within these classes [I] of z [I, D] from now on, or not if nothing differs within any."""
         _, numbers, counts = torch.unique(y, return_inverse=True, return_counts=True)
+        z, numbers, counts = z.cpu(), numbers.cpu(), counts.cpu()  # not every accelerator has float64
         z, dimensions = self._scaled(z.double()), z.shape[1]
         means = z.new_zeros(len(counts), dimensions).index_add_(0, numbers, z) / counts[:, None]
         apart, n = z - means[numbers], max(len(z) - len(counts), 1)
         within = apart.T @ apart / n
         spread = within.diagonal().mean()
-        one = torch.eye(dimensions, dtype=z.dtype, device=z.device)
+        one = torch.eye(dimensions, dtype=z.dtype)
         within += (self.shrinkage + dimensions / n) * spread * one if spread else one
         inverse = torch.linalg.solve_triangular(torch.linalg.cholesky(within), one, upper=False)
         self.whitening.copy_(inverse.T)
@@ -182,7 +183,7 @@ class CohortNorm(Measured):
         cosines = self.cohort @ self.cohort.T
         own = y[drawn, None] == y[drawn]
         nearest = cosines.masked_fill(own, -torch.inf).topk(self.size // NEAREST, dim=1).values
-        m = nearest[nearest.isfinite().all(1)].double().mean(1)  # a class may be almost all there is
+        m = nearest[nearest.isfinite().all(1)].cpu().double().mean(1)  # a class may be almost all there is
         mean, spread = (float(m.mean()), float(m.std())) if len(m) > 1 else (0.0, 0.0)
         self.mean.fill_(mean)
         # of a few items σ may be next to nothing

@@ -110,11 +110,13 @@ class Run:
 
     def _check_same(self, before: checkpoint.Manifest) -> None:
         """A resumed training must be the same training, or its figures would belong to neither."""
-        was, now = _flat(before), _flat(self.manifest)
-        for key in now:
-            if key != "version" and was.get(key) != now[key]:
+        was = _flat({k: v for k, v in before.items() if k not in ("version", "progress", "optimizer")})
+        now = _flat({k: v for k, v in self.manifest.items() if k != "version"})
+        now = json.loads(json.dumps(now))  # a tuple comes back from a file as a list
+        for key in (*now, *was):
+            if was.get(key) != now.get(key):
                 raise ValueError(
-                    f"{self.folder} holds a training with {key} {was.get(key)}, not {now[key]}: "
+                    f"{self.folder} holds a training with {key} {was.get(key)}, not {now.get(key)}: "
                     "resume it with the same options, or name another --out"
                 )
 

@@ -17,7 +17,11 @@ def halve_every(steps: int) -> Schedule:
 
 
 def cosine(steps: int, warmup: int = 0) -> Schedule:
-    """A multiplier that rises linearly over `warmup` steps and then falls to 0 along a half cosine."""
+    """A multiplier that rises linearly over `warmup` steps and then falls to 0 along a half cosine.
+
+    Of a short training at most half is warm-up.
+    """
+    warmup = min(warmup, steps // 2)
 
     def at(step: int) -> float:
         if step < warmup:

@@ -15,8 +15,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from quickstudy import checkpoint
-from quickstudy.data.episodes import Episodes
-from quickstudy.episode import Batches
+from quickstudy.episode import Batches, Trials
 from quickstudy.evaluation import evaluate
 from quickstudy.learner import Learner
 from quickstudy.metrics import Mode, Verdict
@@ -39,7 +38,7 @@ def fit(
     *,
     optimizer: MakeOptimizer | None = None,
     schedule: Schedule = lambda step: 1.0,
-    validation: Episodes | Callable[[], Verdict] | None = None,
+    validation: Trials | Callable[[], Verdict] | None = None,
     validation_episodes: int = 200,
     validation_mode: Mode = "inductive",
     keep: Keep = "best",
@@ -85,9 +84,10 @@ def fit(
 
     Raises:
         KeyboardInterrupt: on Ctrl-C, after the step has been ended and saved; a second Ctrl-C won't wait.
-        FloatingPointError: if the loss is not finite; no checkpoint is written from then on.
+        FloatingPointError: if the loss or the weights are not finite; no checkpoint is written from then on.
         ValueError: if tasks can't be shared out equally among the processes, there is a training in `out`
-            already and `resume` is not asked for, or there is patience and the last weights are to be kept.
+            already and `resume` is not asked for, `resume` is asked for without `out`, or there is patience
+            and the last weights are to be kept.
         OSError: if `out` can't be written.
     """
     fabric = fabric or Fabric(devices=1)
@@ -97,6 +97,8 @@ def fit(
             f"{episodes.tasks} tasks a step can't be shared by {world} processes: "
             f"choose a multiple of {world}"
         )
+    if resume and not out:
+        raise ValueError("there is nothing to resume without a folder: name it, out=...")
     if patience and keep == "last":
         raise ValueError("there is no better validation to have patience for where the last weights are kept")
     run = Run(Path(out), manifest or {}) if out else None
@@ -111,7 +113,7 @@ def fit(
     model, wrapped = fabric.setup(learner, bare)
     episodes, before = episodes.on(fabric.device), progress.seconds
     started = time.monotonic() - before
-    if progress.stopped != "patience":
+    if not (patience and progress.stale >= patience):
         progress.stopped = ""
 
     learner.train()
@@ -150,7 +152,10 @@ def fit(
                 progress.stopped = "interrupted"
             elif minutes and progress.seconds - before >= 60 * minutes and not last:
                 progress.stopped = "minutes"
-            if progress.step % every == 0 or last:
+            whole = progress.step % every == 0 or last
+            if (whole or progress.stopped) and not all(p.isfinite().all() for p in learner.parameters()):
+                raise FloatingPointError(_blown_up("weights", "not finite", step, run))
+            if whole:
                 if validation:
                     if callable(validation):
                         verdict = validation()
@@ -173,7 +178,7 @@ def fit(
                 if run and rank == 0:
                     run.log(progress, bare.param_groups[0]["lr"], new)
                 progress.losses.clear()
-            if run and rank == 0 and (progress.step % every == 0 or last or progress.stopped):
+            if run and rank == 0 and (whole or progress.stopped):
                 run.save_last(learner, bare, progress)
             if report:
                 report(progress.step, new)

@@ -32,7 +32,7 @@ def train(
     lr: Annotated[float | None, _training(min=1e-12, help="Learning rate, instead of the recipe's.")] = None,
     clip: Annotated[float | None, _training(min=1e-12, help="Largest norm of the gradient.")] = None,
     minutes: Annotated[
-        float | None, _training(min=0, help="Stop after so long; --resume goes on, as long again.")
+        float | None, _training(min=1e-3, help="Stop after so long; --resume goes on, as long again.")
     ] = None,
     patience: Annotated[
         int | None, _training(min=1, help="Stop after so many validations without a better one.")
@@ -162,8 +162,10 @@ def train(
     except KeyboardInterrupt:
         say(f"stopped; go on with: {again}", highlight=False, soft_wrap=True)
         raise typer.Exit(130) from None
-    best = f"{'last' if trainval else 'best'} validation {progress.headline} at step {progress.best_step}"
-    if trainval:
+    # by --trainval, or by that of the training it began with
+    met = progress.best_step and checkpoint.load(folder / "best.safetensors")[1].get("trainval")
+    best = f"{'last' if met else 'best'} validation {progress.headline} at step {progress.best_step}"
+    if met:
         best += ", of classes trained on"
     say(
         f"{'out of time' if progress.stopped == 'minutes' else progress.stopped} after {progress.step} steps "

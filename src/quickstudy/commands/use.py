@@ -3,13 +3,21 @@
 import csv
 import json
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from quickstudy.commands.shared import Checkpoint, DataRoot, SkipCorrupt, as_setting, score_table, terminal
+
+if TYPE_CHECKING:
+    from quickstudy.data.episodes import Setting
+    from quickstudy.recipes import Recipe
+
+QUERIES = 15
+"""Query items a class of a setting that the recipe doesn't test."""
 
 
 class Mode(StrEnum):
@@ -34,7 +42,14 @@ def evaluate(
         list[str] | None,
         typer.Option(help="Such as 5w1s; repeatable. (default: the recipe's)", show_default=False),
     ] = None,
-    queries: Annotated[int, typer.Option(min=1, help="Query items a class.")] = 15,
+    queries: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Query items a class. (default: the recipe's; 15 of a setting it doesn't state)",
+            show_default=False,
+        ),
+    ] = None,
     episodes: Annotated[int, typer.Option(min=2, help="Test tasks.")] = 1000,
     mode: Annotated[Mode, typer.Option(help="What batch norm sees.")] = Mode.inductive,
     seed: Annotated[int, typer.Option(min=0, help="Of the episodes.")] = 0,
@@ -57,13 +72,16 @@ def evaluate(
     from quickstudy.learners.siamese import Siamese
     from quickstudy.memory import keep_freed_memory
 
-    settings = tuple(as_setting(s, queries) for s in setting or [])
+    asked_for = [as_setting(s, queries or QUERIES) for s in setting or []]
     learner, manifest = experiment.load_learner(checkpoint)
     recipe = experiment.recipe_of(manifest)
+    settings = as_tested(recipe, asked_for, queries)
+    published = {str(s): recipe.published.get(str(s)) for s in settings if s in recipe.tests}
+    recipe = replace(recipe, published={name: figure for name, figure in published.items() if figure})
     if images:
         fractions = (0.0, 0.0, 1.0)  # every class is a test class
         pool = folder_pool(images, experiment.item_format_of(manifest), fractions, skip_corrupt)
-        recipe = replace(recipe, pool=pool, published={})
+        recipe = replace(recipe, pool=pool, published={}, labels=None, apart=False)
     if accelerator in ("auto", "cpu"):
         keep_freed_memory()
     fabric = experiment.launch(accelerator, devices, "32-true")
@@ -86,6 +104,19 @@ def evaluate(
             console.print(score_table(scores, recipe))
             for verification in pairs:
                 console.print(f"pairs: {verification}", highlight=False, soft_wrap=True)
+
+
+def as_tested(recipe: "Recipe", settings: "Sequence[Setting]", queries: int | None) -> "tuple[Setting, ...]":
+    """Settings as the recipe tests them: with as many queries, unless told, and with its unlabelled items."""
+    from dataclasses import replace
+
+    stated = {str(s): s for s in recipe.tests}
+    first = recipe.tests[0]
+    tested = [
+        stated.get(str(s), replace(s, unlabelled=first.unlabelled, distractors=first.distractors))
+        for s in settings or recipe.tests
+    ]
+    return tuple(replace(s, queries=queries) if queries else s for s in tested)
 
 
 def predict(

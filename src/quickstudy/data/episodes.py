@@ -172,11 +172,11 @@ class Episodes:
             self.tasks,
             self.seed,
             device,
-            self.labels,
-            self.augment,
-            self.group,
-            self.apart,
-            self.augment_classes,
+            labels=self.labels,
+            augment=self.augment,
+            group=self.group,
+            apart=self.apart,
+            augment_classes=self.augment_classes,
         )
 
     def __getitem__(self, i: int) -> Episode:

@@ -84,9 +84,9 @@ class InnerLoop(Learner):
         Returns:
             Parameters [T, ...] by name, those that are not adapted included, and the losses [steps, T].
         """
-        return self.adapt_to(lambda step: (support.x, support.y), support.ways, len(support.x))
+        return self._adapt_to(lambda step: (support.x, support.y), support.ways, len(support.x))
 
-    def adapt_to(self, batch: Batch, ways: int, tasks: int) -> Adapted:
+    def _adapt_to(self, batch: Batch, ways: int, tasks: int) -> Adapted:
         """Adapt to the items that each step is given."""
         everything = self.side_by_side(tasks)
 
@@ -166,8 +166,9 @@ class InnerLoop(Learner):
     def adapted(self, support: Support) -> nn.Module:
         """An ordinary module with the weights adapted to one task, in evaluation mode.
 
-        Its batch norm keeps, as running statistics, those of the support, so it tells each query by itself,
-        as inductive prediction does. Its `state_dict` holds all of it.
+        It has taken as many steps as in evaluation. Its batch norm keeps, as running statistics, those of the
+        support, so it tells each query by itself, as inductive prediction does; but for Reptile, whose
+        prediction takes each query into the statistics. Its `state_dict` holds all of it.
 
         Args:
             support: of one task.
@@ -177,8 +178,13 @@ class InnerLoop(Learner):
         """
         if len(support.x) != 1:
             raise ValueError(f"the support is of {len(support.x)} tasks: adapt to one at a time")
+        training = self.training
         with torch.no_grad():
-            parameters = {k: p[0].clone() for k, p in self.adapt(support).parameters.items()}
+            self.eval()
+            try:
+                parameters = {k: p[0].clone() for k, p in self.adapt(support).parameters.items()}
+            finally:
+                self.train(training)
             model = copy.deepcopy(self.model)
             model.load_state_dict(parameters, strict=False)
             return with_statistics_of(model, support.x[0])

@@ -67,7 +67,7 @@ class Reptile(InnerLoop):
         self.lr, self.batch = lr, batch
         wanted = trainable(dict(model.named_parameters()))
         self.names = list(wanted)
-        self.register_buffer("taken", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("taken", torch.zeros((), dtype=torch.long))
         for i, p in enumerate(wanted.values()):
             self.register_buffer(f"second{i}", torch.zeros_like(p))
 
@@ -106,7 +106,7 @@ class Reptile(InnerLoop):
             seconds = {k: torch.zeros_like(p) for k, p in wanted.items()}
             spread = torch.zeros((), device=x.device)
             for items, labels in zip(x.split(n), y.split(n), strict=True):
-                adapted = self.adapt_to(self._minibatches(items, labels), episode.ways, len(items))
+                adapted = self._adapt_to(self._minibatches(items, labels), episode.ways, len(items))
                 after, (_, _, second) = adapted.parameters, adapted.state
                 for k, p in wanted.items():
                     means[k] += after[k].sum(0) / episode.tasks

@@ -2,12 +2,13 @@
 
 The published figures are transductive (batch norm sees all queries of a task), and so is the validation.
 
-Departures from the papers, all in the schedule, so that a training takes half an hour to an hour of one core:
-Adam's learning rate rises over 100 steps to several times the papers' 1e-3 and falls along a cosine to 0 (for
-MAML and FOMAML 5-way, once more from half the height); so many steps as stated below instead of 60,000
-(Reptile: 100,000 and 200,000); 8 and 4 tasks a step instead of 32 and 16; bfloat16 where the processor has
-it.
-Meta-SGD's rates begin at 0.1, the upper end of what its paper draws them from.
+Departures from the papers: `Conv4` halves pictures by max-pooling, where MAML's and Reptile's networks for
+Omniglot have convolutions of stride 2 instead. The others are in the schedule, so that a training takes half
+an hour to an hour of one core: Adam's learning rate rises over 100 steps to several times the papers' 1e-3
+and falls along a cosine to 0 (for MAML and FOMAML 5-way, once more from half the height); so many steps as
+stated below instead of 60,000 (Reptile: 100,000 and 200,000); 8 and 4 tasks a step instead of 32 and 16;
+bfloat16 where the processor has it. Meta-SGD's rates begin at 0.1, the upper end of what its paper draws them
+from.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,9 +1,10 @@
 """Matching, relation, Siamese and Gaussian prototypical networks on Omniglot.
 
-Departures from the papers, all in the schedule and in the size of the tasks that are trained on: Adam's
-learning rate rises over a short warm-up and falls along a cosine to 0; the validation characters select the
-weights and are never trained on. The Gaussian network and that of the Lake split are trained in bfloat16
-where the processor has it, the others in float32.
+Departures from the papers: tasks of another size are trained on; Adam's learning rate rises over a short
+warm-up and falls along a cosine to 0; the validation characters select the weights and are never trained on.
+Fort takes the alphabets of the background set to train and those of the evaluation set to test, here both
+networks have the Vinyals split. Koch's encoder and weighted L1 head are not rebuilt. The Gaussian network and
+that of the Lake split are trained in bfloat16 where the processor has it, the others in float32.
 """
 
 from collections.abc import Callable, Mapping

@@ -251,8 +251,7 @@ def _measured(
     return CohortNorm(whitened, 128, strength=strength)
 
 
-def _warmed(steps: int) -> Schedule:
-    return cosine(steps, warmup=min(100, steps // 2))
+_warmed = partial(cosine, warmup=100)
 
 
 def _learner(method: Method, encoder: nn.Module, temperature: float) -> Learner:

@@ -32,7 +32,7 @@ def train(
     lr: Annotated[float | None, _training(min=1e-12, help="Learning rate, instead of the recipe's.")] = None,
     clip: Annotated[float | None, _training(min=1e-12, help="Largest norm of the gradient.")] = None,
     minutes: Annotated[
-        float | None, _training(min=1e-3, help="Stop after so long; --resume goes on, as long again.")
+        float | None, _training(min=1e-12, help="Stop after so long; --resume goes on, as long again.")
     ] = None,
     patience: Annotated[
         int | None, _training(min=1, help="Stop after so many validations without a better one.")

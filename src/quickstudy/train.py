@@ -113,8 +113,7 @@ def fit(
     model, wrapped = fabric.setup(learner, bare)
     episodes, before = episodes.on(fabric.device), progress.seconds
     started = time.monotonic() - before
-    if not (patience and progress.stale >= patience):
-        progress.stopped = ""
+    progress.stopped = "patience" if patience and progress.stale >= patience else ""
 
     learner.train()
     with _interruptible() as interrupted:

@@ -241,8 +241,8 @@ def test_tasks_of_a_recipe_are_of_one_group(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(experiment, "Episodes", Noted)
     shown, fabric = Terminal(quiet=True), experiment.launch("cpu")
     experiment.train("grouped", {}, tmp_path, display=shown, fabric=fabric, steps=1)
-    assert [e.pool.name for e in drawn] == ["patterns.train", "patterns.validation"]
-    for episodes in drawn:
+    assert [e.pool.name for e in drawn] == [f"patterns.{split}" for split in ("train", "validation", "test")]
+    for episodes in drawn[:2]:
         for task in np.concatenate([episodes.indices(i) for i in range(20)]):
             of = np.searchsorted(episodes.pool.starts, task, side="right") - 1
             assert len({last_digit(episodes.pool.classes[c]) for c in of.flat}) == 1

@@ -170,8 +170,8 @@ def train(
         apart=recipe.apart,
         group=recipe.group,
     )
-    for setting_of_test in recipe.tests:  # what can't be tested should fail now, not in the end
-        test_episodes(recipe, pool, setting_of_test, TASKS, seed)
+    for tested in recipe.tests:  # what can't be tested should fail now, not in the end
+        episodes_of_test(recipe, pool, tested, TASKS, seed)
     torch.manual_seed(seed)
     learner = recipe.learner()
     start = options.get("start")
@@ -315,10 +315,10 @@ def tasks_of_test(
     with display.counting("decoding") as decoding:
         pool = recipe.pool(root=data_root, progress=decoding)
     for setting in settings or recipe.tests:
-        yield test_episodes(recipe, pool, setting, tasks, seed)
+        yield episodes_of_test(recipe, pool, setting, tasks, seed)
 
 
-def test_episodes(recipe: Recipe, pool: ClassPool, setting: Setting, tasks: int, seed: int) -> Episodes:
+def episodes_of_test(recipe: Recipe, pool: ClassPool, setting: Setting, tasks: int, seed: int) -> Episodes:
     """Of the test classes of a recipe's pool.
 
     Raises:

@@ -31,6 +31,7 @@ NAMES = (
 )
 MODES: tuple[Mode, Mode] = ("inductive", "transductive")
 SETTING = "5w1s, a tenth labelled"
+EPISODES = 1000
 
 
 def measure(name: str, draw: int, steps: int | None, episodes: int, out: Path) -> list[Row]:
@@ -108,13 +109,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--draws", type=int, nargs="+", default=list(range(10)), help="of labels, by number")
     parser.add_argument("--steps", type=int, help="of a training, instead of the recipes'; to try it: --dry")
-    parser.add_argument("--episodes", type=int, default=1000)
+    parser.add_argument("--episodes", type=int, default=EPISODES, help="of a test; to try it: --dry")
     parser.add_argument("--recipes", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--out", type=Path, default=Path("runs/label-splits"), help="folder of the trainings")
     parser.add_argument("--dry", action="store_true", help="train and measure, but write no results")
     options = parser.parse_args()
-    if options.steps and not options.dry:
-        parser.error("--steps is for trying it out: add --dry, as results are of the recipes' steps")
+    if (options.steps or options.episodes != EPISODES) and not options.dry:
+        parser.error("--steps and --episodes are for trying it out: add --dry, as a draw is measured once")
     keep_freed_memory()
     options.out.mkdir(parents=True, exist_ok=True)
     for draw, name in product(options.draws, options.recipes):

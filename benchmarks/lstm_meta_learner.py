@@ -92,7 +92,7 @@ def trained(
         episodes,
         steps,
         optimizer=adam(lr),
-        schedule=cosine(steps, warmup=min(100, steps)),
+        schedule=cosine(steps, warmup=100),
         clip=CLIP,
     )
     print(f"{steps} steps", flush=True)

@@ -322,10 +322,14 @@ def test_a_draw_of_labels_is_measured_once(repository: Path, monkeypatch: pytest
     assert [r.value for r in rows.read("label_splits") if r.mode == "inductive"] == [91.5, 91.0, 92.0]
 
 
-def test_a_shortened_draw_of_labels_is_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["label_splits", "--steps", "5"])
+@pytest.mark.parametrize("shortened", ["--steps", "--episodes"])
+def test_a_shortened_draw_of_labels_is_no_result(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shortened: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["label_splits", shortened, "5"])
     with pytest.raises(SystemExit):
         label_splits.main()
+    assert "add --dry" in capsys.readouterr().err
 
 
 def test_damage_is_what_it_says() -> None:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from quickstudy.commands.shared import AsJson
+
 if TYPE_CHECKING:
     from quickstudy.recognition.recogniser import Decision, Enrolment, Recogniser
 
@@ -41,7 +43,6 @@ Far = Annotated[
         show_default=False,
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _panel = partial(typer.Option, rich_help_panel=PANEL)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from quickstudy.commands.shared import DataRoot
+from quickstudy.commands.shared import AsJson, DataRoot
 
 
 def optimize(
@@ -23,7 +23,7 @@ def optimize(
     seed: Annotated[int, typer.Option(min=0, help="Of the problems.")] = 0,
     held_out: Annotated[bool, typer.Option("--held-out", help="Judge by data not trained on.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for the picture.")] = Path("plots"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     data_root: DataRoot = None,
 ) -> None:
     """Race learned update rules against SGD, heavy ball, NAG, RMSprop, Adam and AdamW with cosine.

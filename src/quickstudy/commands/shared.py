@@ -26,6 +26,8 @@ Checkpoint = Annotated[
     str, typer.Argument(help="A checkpoint file, a training's folder, or a name from `quickstudy models`.")
 ]
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
 
 def terminal(fabric: "Fabric") -> Any:
     """Shows progress, of the first process only."""

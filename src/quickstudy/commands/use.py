@@ -4,13 +4,22 @@ import csv
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quickstudy.commands.shared import Checkpoint, DataRoot, SkipCorrupt, as_setting, score_table, terminal
+from quickstudy.commands.shared import (
+    AsJson,
+    Checkpoint,
+    DataRoot,
+    SkipCorrupt,
+    as_setting,
+    score_table,
+    terminal,
+)
 
 if TYPE_CHECKING:
     from quickstudy.data.episodes import Setting
@@ -57,15 +66,13 @@ def evaluate(
     skip_corrupt: SkipCorrupt = False,
     accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
     devices: Annotated[int, typer.Option(min=1)] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     data_root: DataRoot = None,
 ) -> None:
     """Measure a checkpoint on test classes: mean accuracy with its 95 % interval.
 
     Of a Siamese network also how well it tells pairs: EER, AUC, TAR at FAR.
     """
-    from dataclasses import replace
-
     from quickstudy import experiment
     from quickstudy.data.folders import folder_pool
     from quickstudy.display import console
@@ -76,8 +83,8 @@ def evaluate(
     learner, manifest = experiment.load_learner(checkpoint)
     recipe = experiment.recipe_of(manifest)
     settings = as_tested(recipe, asked_for, queries)
-    published = {str(s): recipe.published.get(str(s)) for s in settings if s in recipe.tests}
-    recipe = replace(recipe, published={name: figure for name, figure in published.items() if figure})
+    alike = {str(s) for s in settings if s in recipe.tests}
+    recipe = replace(recipe, published={k: v for k, v in recipe.published.items() if k in alike})
     if images:
         fractions = (0.0, 0.0, 1.0)  # every class is a test class
         pool = folder_pool(images, experiment.item_format_of(manifest), fractions, skip_corrupt)
@@ -108,8 +115,6 @@ def evaluate(
 
 def as_tested(recipe: "Recipe", settings: "Sequence[Setting]", queries: int | None) -> "tuple[Setting, ...]":
     """Settings as the recipe tests them: with as many queries, unless told, and with its unlabelled items."""
-    from dataclasses import replace
-
     stated = {str(s): s for s in recipe.tests}
     first = recipe.tests[0]
     tested = [
@@ -188,7 +193,7 @@ def plot(
     log = experiment.find(checkpoint).with_name("log.jsonl")
     wanted = as_setting(setting, 1)
     spare = int(pool.split("test").counts.min(initial=wanted.items)) - wanted.shots
-    classes, size = experiment.fitting(pool.split("test"), as_setting(setting, max(1, min(5, spare))))
+    classes, size = experiment.fitting(pool.split("test"), replace(wanted, queries=max(1, min(5, spare))))
     inverted = getattr(experiment.item_format_of(manifest), "invert", False)
     kept = manifest.get("training", {}).get("steps")
     for path in plots.draw_all(learner, classes, size, log, out, seed, inverted, kept):

@@ -15,6 +15,7 @@ from benchmarks.rows import Row, write
 from quickstudy import plots, sinusoids
 from quickstudy.data.sinusoids import Sinusoids
 from quickstudy.display import Terminal
+from quickstudy.metrics import mean_ci95
 
 STEPS = (0, 1, 5, 10)
 TASKS = 600
@@ -49,7 +50,7 @@ def main() -> None:
             )
             for k in STEPS:
                 e = errors[name][k]
-                mean, ci95 = e.mean().item(), 1.96 * e.std().item() / len(e) ** 0.5
+                mean, ci95 = mean_ci95(e)
                 diverges = not mean < 100
                 print(f"{shots} points, {name}, {k} steps: {mean:.4f} ± {ci95:.4f}")
                 rows.append(

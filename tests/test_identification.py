@@ -307,7 +307,7 @@ def test_draws_enrol_some_and_try_all_others() -> None:
             sum(abs(p - means[o]) < abs(p - means[1 - o]) for p, o in zip(probes, own, strict=True)) / 4
         )
     assert found.accuracy == pytest.approx(sum(rights) / 30)
-    assert found.ci95 == pytest.approx(1.96 * float(np.std(rights, ddof=1)) / math.sqrt(30))
+    assert found.ci95 == pytest.approx(2.045230 * float(np.std(rights, ddof=1)) / math.sqrt(30))
 
 
 def test_ways_are_drawn_anew() -> None:

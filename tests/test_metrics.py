@@ -49,7 +49,14 @@ def test_mean_and_interval_against_numpy() -> None:
     mean, ci95 = mean_ci95(values)
     exact = values.numpy().astype(np.float64)
     assert mean == pytest.approx(exact.mean(), rel=1e-12)
-    assert ci95 == pytest.approx(1.96 * exact.std(ddof=1) / np.sqrt(37), rel=1e-12)
+    assert ci95 == pytest.approx(2.028094 * exact.std(ddof=1) / np.sqrt(37), rel=1e-6)
+
+
+@pytest.mark.parametrize(("n", "t"), [(2, 12.706), (3, 4.303), (5, 2.776), (10, 2.262), (1000, 1.962)])
+def test_the_interval_of_few_values_is_students(n: int, t: float) -> None:
+    """Of three values the normal one is less than half as wide as it should be. From tables of t."""
+    values = torch.rand(n, generator=torch.Generator().manual_seed(n)).double()
+    assert mean_ci95(values)[1] == pytest.approx(t * float(values.std()) / n**0.5, rel=1e-3)
 
 
 def test_mean_of_many_single_precision_values_is_exact() -> None:

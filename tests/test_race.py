@@ -136,8 +136,8 @@ def test_the_picture_shows_every_curve_by_step_and_by_the_clock() -> None:
 def test_a_final_loss_says_how_it_came_about() -> None:
     final = FinalLoss.of(torch.tensor([1.0, 2.0, 6.0]), 7, "bowls", 50)
     assert (final.mean, final.median, final.goodness) == (3.0, 2.0, -3.0)
-    assert final.ci95 == pytest.approx(1.96 * 7**0.5 / 3**0.5)
-    assert str(final) == "3 ± 3, median 2 (bowls, step 50, 3 problems, seed 7)"
+    assert final.ci95 == pytest.approx(4.302653 * 7**0.5 / 3**0.5)
+    assert str(final) == "3 ± 6.6, median 2 (bowls, step 50, 3 problems, seed 7)"
     assert final.headline == "3 at step 50"
     assert final.logged() == {"validation": 3.0, "ci95": final.ci95, "median": 2.0}
 

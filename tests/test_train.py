@@ -329,7 +329,7 @@ def test_evaluation_counts_each_task_once_and_restores_the_mode():
             told = learner.predict(e.support, e.query_x).argmax(-1)
         each += (told == e.query_y).double().mean(-1).tolist()
     assert score.accuracy == pytest.approx(np.mean(each[:10]))
-    assert score.ci95 == pytest.approx(1.96 * np.std(each[:10], ddof=1) / np.sqrt(10))
+    assert score.ci95 == pytest.approx(2.262157 * np.std(each[:10], ddof=1) / np.sqrt(10))
     assert (score.episodes, score.setting, score.mode, score.seed) == (10, "5w1s", "inductive", 3)
 
 

@@ -17,6 +17,7 @@ from quickstudy.episode import Episode
 from quickstudy.learner import Learner, embed
 from quickstudy.learners.prototypical import Prototypical, prototypes
 from quickstudy.learners.semi_supervised import SemiPrototypical
+from quickstudy.metrics import mean_ci95
 from quickstudy.race import Curve
 from quickstudy.roc import Verification
 from quickstudy.run import read_log
@@ -347,8 +348,8 @@ def sinusoid_errors(errors: Mapping[str, torch.Tensor]) -> Figure:
     figure = Figure(figsize=(5.5, 3.6), layout="constrained")
     axes = figure.subplots()
     for (name, e), colour in zip(errors.items(), mpl.colormaps["tab10"](np.arange(len(errors))), strict=True):
-        steps, mean = range(len(e)), e.mean(1)
-        band = 1.96 * e.std(1) / e.shape[1] ** 0.5
+        steps = range(len(e))
+        mean, band = torch.tensor([mean_ci95(of_step) for of_step in e]).T
         axes.plot(steps, mean, color=colour, marker=".", label=name)
         axes.fill_between(steps, mean - band, mean + band, color=colour, alpha=0.2, lw=0)
     axes.set(title="unseen sinusoids", xlabel="inner steps", ylabel="mean squared error", yscale="log")

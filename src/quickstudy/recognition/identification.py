@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from quickstudy.metrics import mean_ci95
 from quickstudy.recognition.pairs import (
     Floats,
     Index,
@@ -202,7 +204,7 @@ class Draws:
 
     Args:
         accuracy: mean over the draws, in [0, 1].
-        ci95: half-width of its 95 % interval, 1.96 · s / √draws: over what is drawn of these identities. That
+        ci95: half-width of its 95 % interval, as in `mean_ci95`: over what is drawn of these identities. That
             others would do as well, it doesn't say.
         ways: names enrolled in each; the most of any, where sources don't have the same names.
         shots: samples of each name.
@@ -320,6 +322,6 @@ def enrolment_draws(
         scores = np.asarray(scorer(x[enrolled], x[tried]))
         mine = np.take_along_axis(scores, np.searchsorted(chosen, y[tried])[:, None], 1)
         right[i] = ((scores >= mine).sum(1) == 1).mean()
-    half = 1.96 * float(right.std(ddof=1)) / draws**0.5
     names_enrolled = int(fit.sum(0)[asked].max()) if ways is None else ways
-    return Draws(float(right.mean()), half, names_enrolled, shots, draws, seed, sources is not None)
+    accuracy, half = mean_ci95(torch.from_numpy(right))
+    return Draws(accuracy, half, names_enrolled, shots, draws, seed, sources is not None)

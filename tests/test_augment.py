@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import coded_pool
 
-from quickstudy.data.augment import Affine
+from quickstudy.data.augment import Affine, Alike, Chain, Elastic, Flip
 from quickstudy.data.episodes import Episodes, Setting
 
 NOTHING = {"degrees": 0, "shear": 0, "scale": (1, 1), "shift": 0, "probability": 1}
@@ -23,9 +24,9 @@ def blob(down: float, across: float, size: int = 41) -> torch.Tensor:
 
 def middle_of(x: torch.Tensor) -> tuple[float, float]:
     """Centre of mass, in pixels from the middle."""
-    at = torch.arange(x.shape[-1]) - x.shape[-1] // 2
+    down, across = (torch.arange(length) - length // 2 for length in x.shape[2:])
     mass = x[0, 0] / x.sum()
-    return (mass.sum(1) * at).sum().item(), (mass.sum(0) * at).sum().item()
+    return (mass.sum(1) * down).sum().item(), (mass.sum(0) * across).sum().item()
 
 
 class Highest:
@@ -90,6 +91,75 @@ def test_half_of_the_changes_are_made() -> None:
 def test_a_wrong_range_is_named(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Affine(**wrong)  # type: ignore[arg-type]
+
+
+class Given:
+    """In the place of a generator: every draw is what was given, spread over the shape asked for."""
+
+    def __init__(self, field: np.ndarray) -> None:
+        self.field = field
+
+    def standard_normal(self, shape: tuple[int, ...]) -> np.ndarray:
+        return np.broadcast_to(self.field, shape)
+
+    def uniform(self, low: float, high: float, shape: tuple[int, ...]) -> np.ndarray:
+        return np.full(shape, float(high))
+
+
+def test_an_elastic_change_moves_a_spot_by_what_is_drawn_at_the_nodes() -> None:
+    """Cubics through nodes on a line are that line, so what is between is known; x comes first."""
+    sideways, x = np.array([1.0, 0.0])[:, None, None], F.pad(blob(4, 8), (0, 20))
+    before = torch.tensor(middle_of(x))
+    moved = torch.tensor(middle_of(Elastic(3.0)(x, Given(sideways))))  # type: ignore[arg-type]
+    assert (moved - before).tolist() == pytest.approx([0, -3], abs=0.05)  # what is 3 to the right comes here
+    down = np.array([0.0, 1.0])[:, None, None]
+    moved = torch.tensor(middle_of(Elastic(3.0)(x, Given(down))))  # type: ignore[arg-type]
+    assert (moved - before).tolist() == pytest.approx([-3, 0], abs=0.05)
+    bent = np.stack([np.zeros((4, 4)), np.tile([-1.0, 1.0, -1.0, 1.0], (4, 1))])
+    left, right = (middle_of(Elastic(4.0)(blob(0, at), Given(bent)))[0] for at in (-7, 7))  # type: ignore[arg-type]
+    assert left == pytest.approx(-4, abs=0.5)
+    assert right == pytest.approx(4, abs=0.5)
+
+
+def test_elastic_changes_are_smooth_and_each_picture_has_its_own() -> None:
+    ramp = torch.linspace(0, 1, 40).expand(2000, 1, 40, 40).contiguous()
+    bent = Elastic(2.0)(ramp, rng())
+    inner = (bent - ramp)[:, 0, 8:-8, 8:-8] * 39  # how far aside, in pixels: the ramp runs across
+    assert inner.diff(dim=1).std() < 0.25 * inner.std(), "neighbours move nearly alike"
+    middle = inner[:, 12, 12]
+    assert middle.std().item() == pytest.approx(2 / 3**0.5 * 0.65, rel=0.15)  # less between the nodes
+    assert middle.unique().numel() > 1990
+    torch.testing.assert_close(Elastic(0.0)(ramp[:3], rng()), ramp[:3])
+
+
+@pytest.mark.parametrize("wrong", [{"amplitude": -1.0}, {"nodes": 1}])
+def test_a_wrong_bend_is_named(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="must be at least"):
+        Elastic(**wrong)  # type: ignore[arg-type]
+
+
+def test_alike_changes_every_item_as_it_would_one() -> None:
+    x = torch.rand(5, 3, 1, 9, 9).double()
+    change = Chain((Affine(probability=1), Elastic(), Flip()))
+    found = Alike(change)(x, rng())
+    assert found.shape == x.shape
+    for n in range(5):
+        for b in range(3):
+            torch.testing.assert_close(found[n, b], change(x[n, b][None], rng())[0])
+
+
+def test_tasks_are_each_changed_in_another_way_and_their_classes_alike() -> None:
+    pool = coded_pool([9] * 8)
+    plain, turned = (
+        Episodes(pool, Setting(4, 1, 2), tasks=30, seed=2, augment_classes=change)[0]
+        for change in (None, Alike(Flip()))
+    )
+    mirrored = [
+        [torch.equal(t, p) for t, p in zip(*pair, strict=True)]
+        for pair in zip(turned.query_x, plain.query_x, strict=True)
+    ]
+    assert {len(set(task)) for task in mirrored} == {1}
+    assert {task[0] for task in mirrored} == {True, False}
 
 
 def test_episodes_are_changed_task_by_task_and_can_be_repeated() -> None:

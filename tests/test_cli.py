@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,19 @@ def test_a_papers_figure_stands_beside_its_own_test_alone(run: Run, monkeypatch:
     monkeypatch.setitem(RECIPES, "prototypical-images", published)
     for more, beside in (("", True), (" --setting 3w1s", True), (" --queries 2", False)):
         assert ("45.6" in run(f"evaluate r --episodes 2{more}").out) == beside
+
+
+def test_recordings_that_are_none_of_the_classes_are_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    stated = RECIPES["prototypical-images"]
+
+    @wraps(stated)
+    def unheard(*given: Any, **of: Any) -> Recipe:
+        return replace(stated(*given, **of), recorded=lambda name: name == "nobody")
+
+    monkeypatch.setitem(RECIPES, "prototypical-images", unheard)
+    line = "train prototypical-images --images pics --size 16 --grey --ways 3 --out none --steps 2"
+    refused(run(line), "recorded() is true of none of the classes to train on, such as")
+    assert not Path("none").exists()
 
 
 def test_what_lies_here_goes_before_a_model_that_ships(run: Run, home: Path, tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from quickstudy.data.pool import ClassPool
+from quickstudy.encoders import ResNet
 from quickstudy.learners.supervised_contrastive import SupervisedContrastive
-from quickstudy.measured import WCCN, CohortNorm, measure_embeddings
+from quickstudy.measured import WCCN, CohortNorm, FeaturesBeside, measure_embeddings
 
 
 def literal_covariance(z: np.ndarray, y: np.ndarray, shrinkage: float) -> np.ndarray:
@@ -72,6 +73,16 @@ def test_where_nothing_differs_within_a_class_nothing_is_whitened(z: torch.Tenso
     torch.testing.assert_close(net(z), z)
 
 
+@pytest.mark.parametrize("unit", [False, True])
+def test_wccn_leaves_numbers_beyond_its_dimensions_alone(unit: bool) -> None:
+    torch.manual_seed(0)
+    z, y = torch.randn(40, 7), torch.arange(40) % 5
+    some, all_ = WCCN(nn.Identity(), 4, unit=unit).eval(), WCCN(nn.Identity(), 4, unit=unit).eval()
+    some.measure(z, y)
+    all_.measure(z[:, :4], y)
+    torch.testing.assert_close(some(z), torch.cat([all_(z[:, :4]), z[:, 4:]], 1))
+
+
 def test_wccn_takes_no_negative_shrinkage() -> None:
     with pytest.raises(ValueError, match="shrinkage is -1"):
         WCCN(nn.Identity(), 3, -1)
@@ -109,6 +120,41 @@ def test_of_many_classes_a_draw_is_measured(monkeypatch: pytest.MonkeyPatch) -> 
     assert [len(z) for z in seen] == [12] * 3
     assert torch.equal(seen[0], seen[1])
     assert not torch.equal(seen[0], seen[2])
+
+
+def test_features_beside_an_embedding_make_the_mean_of_two_cosines() -> None:
+    rng = np.random.default_rng(0)
+    z, f, known = rng.normal(size=(6, 3)), rng.normal(size=(6, 5)) + 2, rng.normal(size=(20, 5)) + 2
+    net = FeaturesBeside(nn.Identity(), 3, 5).double()
+    net.measure(torch.from_numpy(np.hstack([np.ones((20, 3)), known])), torch.zeros(20))
+    both = torch.from_numpy(np.hstack([z, f]))
+    made = net.eval()(both)
+    mean = sum(known) / 20
+    for i in range(6):
+        for j in range(6):
+            expected = (cosine(z[i], z[j]) + cosine(f[i] - mean, f[j] - mean)) / 2
+            assert float(made[i] @ made[j]) == pytest.approx(expected)
+    assert torch.equal(net.train()(both[:, :3]), both[:, :3]), "training sees nothing of it"
+
+
+def test_a_residual_network_gives_features_once_trained_and_all_that_follows_is_measured() -> None:
+    torch.manual_seed(0)
+    items = np.random.default_rng(0).integers(0, 256, (40, 1, 16, 16)).astype(np.uint8)
+    pool = ClassPool.from_arrays(items, [str(i) for i in range(10)], [4] * 10)
+    net = ResNet(1, (4, 6), dimensions=3, grid=(2, 2), dropout=0.5, beside=True)
+    encoder = FeaturesBeside(WCCN(net, 3), 3, 24)
+    learner = SupervisedContrastive(encoder)
+    x = torch.from_numpy(items) / 255.0
+    assert learner.train().encoder(x).shape == (40, 3)
+    measure_embeddings(learner, pool)
+    learner.eval()
+    z, f = net(x).split([3, 24], 1)
+    torch.testing.assert_close(z, net.last_norm(net.last(f)), msg="f is what the last layer is given")
+    white = WCCN(nn.Identity(), 3).eval()
+    white.measure(z, torch.arange(10).repeat_interleave(4))
+    apart = f - f.mean(0)
+    expected = [part / part.norm(dim=1, keepdim=True) / 2**0.5 for part in (white(z), apart)]
+    torch.testing.assert_close(encoder(x), torch.cat(expected, 1))
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:

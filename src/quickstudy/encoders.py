@@ -147,6 +147,8 @@ class ResNet(nn.Module):
         grid: rows and columns that the last features are averaged to. Aligned faces want several of both,
             (1, 1) forgets where things are, and spectrograms of words want columns, which are time, in order.
         dropout: share of the features that are left out in training.
+        beside: whether, once trained, those F features come out as well, after the embedding, for
+            `FeaturesBeside`.
 
     Reference: blocks after He et al. 2016; the last layers after Deng et al. 2019 (ArcFace).
     """
@@ -158,9 +160,10 @@ class ResNet(nn.Module):
         dimensions: int = 128,
         grid: tuple[int, int] = (4, 4),
         dropout: float = 0.0,
+        beside: bool = False,
     ) -> None:
         super().__init__()
-        self.in_channels, self.grid, self.dropout = in_channels, grid, dropout
+        self.in_channels, self.grid, self.dropout, self.beside = in_channels, grid, dropout, beside
         self.stem = nn.Conv2d(in_channels, widths[0], 5, stride=2, padding=2, bias=False)
         self.stem_norm = nn.BatchNorm2d(widths[0])
         self.blocks = nn.ModuleList(ResidualBlock(i, o) for i, o in pairwise(widths))
@@ -177,8 +180,9 @@ class ResNet(nn.Module):
         x = F.relu(self.stem_norm(self.stem(channels_last(x))))
         for block in self.blocks:
             x = block(x)
-        x = F.adaptive_avg_pool2d(x, self.grid).flatten(1)
-        return self.last_norm(self.last(F.dropout(x, self.dropout, self.training)))
+        f = F.adaptive_avg_pool2d(x, self.grid).flatten(1)
+        z = self.last_norm(self.last(F.dropout(f, self.dropout, self.training)))
+        return torch.cat([z, f], 1) if self.beside and not self.training else z
 
 
 class TDNN(nn.Module):

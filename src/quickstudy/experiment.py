@@ -149,6 +149,11 @@ def train(
         pool = recipe.pool(root=options.get("data_root"), progress=decoding)
     trainval = options.get("trainval", False)
     classes = pool.split("train", "validation") if trainval else pool.split("train")
+    recorded = classes.subset([i for i, name in enumerate(classes.classes) if recipe.recorded(name)])
+    if not len(recorded):
+        raise ValueError(
+            f"{name}: recorded() is true of none of the classes to train on, such as {classes.classes[0]!r}"
+        )
     setting = recipe.train
     if recipe.fewer_ways:
         classes, setting = fitting(classes, setting)
@@ -190,7 +195,6 @@ def train(
         "items": recipe.item_format.as_dict(),
         "version": importlib.metadata.version("quickstudy"),
     }
-    recorded = classes.subset([i for i, name in enumerate(classes.classes) if recipe.recorded(name)])
 
     def judge() -> Score:
         measure_embeddings(learner, recorded, seed)

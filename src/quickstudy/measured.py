@@ -65,7 +65,7 @@ class WCCN(Measured):
     done. μ is 0 or, if `centred`, the mean of all items.
 
     Args:
-        encoder: any module from [B, ...] to [B, D].
+        encoder: any module from [B, ...] to [B, D], or more numbers, of which those beyond D are left alone.
         dimensions: D.
         shrinkage: α₀ ≥ 0, towards all directions alike.
         centred: whether the mean is moved to 0: better for unseen words, worse for unseen speakers.
@@ -97,8 +97,9 @@ class WCCN(Measured):
         self.mean, self.whitening = nn.Buffer(torch.zeros(dimensions)), nn.Buffer(torch.eye(dimensions))
 
     def after(self, z: Tensor) -> Tensor:
-        """[B, D] → [B, D]."""
-        return (self._scaled(z) - self.mean) @ self.whitening
+        """[B, D] → [B, D], or of more numbers as many."""
+        d = len(self.mean)
+        return torch.cat([(self._scaled(z[:, :d]) - self.mean) @ self.whitening, z[:, d:]], 1)
 
     def _scaled(self, z: Tensor) -> Tensor:
         return F.normalize(z, dim=1) if self.unit else z
@@ -108,7 +109,8 @@ class WCCN(Measured):
         """Whiten within these classes [I] of z [I, D] from now on, or not if nothing differs within any."""
         _, numbers, counts = torch.unique(y, return_inverse=True, return_counts=True)
         z, numbers, counts = z.cpu(), numbers.cpu(), counts.cpu()  # not every accelerator has float64
-        z, dimensions = self._scaled(z.double()), z.shape[1]
+        dimensions = len(self.mean)
+        z = self._scaled(z[:, :dimensions].double())
         means = z.new_zeros(len(counts), dimensions).index_add_(0, numbers, z) / counts[:, None]
         apart, n = z - means[numbers], max(len(z) - len(counts), 1)
         within = apart.T @ apart / n
@@ -119,6 +121,42 @@ class WCCN(Measured):
         self.whitening.copy_(inverse.T)
         if self.centred:
             self.mean.copy_(z.mean(0))
+
+
+class FeaturesBeside(Measured):
+    r"""An embedding and, beside it, the features that it is made of: cosines are the mean of both cosines.
+
+    The last layer of an encoder keeps what tells the classes that it is trained on apart. What it throws away
+    may tell others apart. Of an embedding z and features f,
+
+    $$[z, f] \mapsto \frac1{\sqrt2}\Big[\frac{z}{\|z\|}, \frac{f - \mu}{\|f - \mu\|}\Big]$$
+
+    with μ the mean of the features.
+
+    Args:
+        encoder: from [B, ...] to [B, D] in training and [B, D + F] after it, such as `ResNet(beside=True)`.
+        dimensions: D.
+        features: F, the widths[-1] · rows · columns of a `ResNet`.
+
+    Reference: Khosla et al. 2020, where the last layer is the projection head, and embeddings are the
+    features.
+
+    Departures: there the head is dropped. Either by itself does as well here, and both do better.
+    """
+
+    def __init__(self, encoder: nn.Module, dimensions: int, features: int) -> None:
+        super().__init__(encoder)
+        self.dimensions, self.mean = dimensions, nn.Buffer(torch.zeros(features))
+
+    def after(self, z: Tensor) -> Tensor:
+        """[B, D + F] → as many, of length 1."""
+        z, f = z[:, : self.dimensions], z[:, self.dimensions :]
+        return torch.cat([F.normalize(z, dim=1), F.normalize(f - self.mean, dim=1)], 1) / math.sqrt(2)
+
+    @torch.no_grad()
+    def measure(self, z: Tensor, y: Tensor) -> None:
+        """Take the mean of the features from now on: z [I, D + F]."""
+        self.mean.copy_(z[:, self.dimensions :].mean(0))
 
 
 class CohortNorm(Measured):

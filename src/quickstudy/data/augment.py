@@ -78,6 +78,65 @@ class Affine:
 
 
 @dataclass(frozen=True)
+class Elastic:
+    r"""Each picture bent at random: what is at p comes from p + u(p), with u smooth.
+
+    u is drawn at the nodes of a coarse grid over the whole picture, from a normal distribution, and
+    interpolated between them by cubics. How strong it is differs by picture too, uniformly from nothing.
+
+    Args:
+        amplitude: the largest standard deviation of u at the nodes, on either axis, in pixels.
+        nodes: of the grid, along a side.
+
+    Raises:
+        ValueError: if the amplitude is negative, or there are fewer than two nodes.
+
+    Reference: Simard, Steinkraus, Platt 2003, "Best practices for convolutional neural networks applied to
+    visual document analysis".
+
+    Departures: there a displacement of each pixel's own is smoothed by a Gaussian.
+    """
+
+    amplitude: float = 2.5
+    nodes: int = 4
+
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        if self.amplitude < 0 or self.nodes < 2:
+            raise ValueError(f"{self}: the amplitude must be at least 0, and nodes at least 2")
+
+    def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
+        """Change pictures [B, C, H, W], floats; 0 comes in at the edges."""
+        size = x.shape[2:]
+        pixels = rng.standard_normal((len(x), 2, self.nodes, self.nodes)) * rng.uniform(
+            0, self.amplitude, (len(x), 1, 1, 1)
+        )
+        coarse = torch.from_numpy(pixels).to(x) * 2 / torch.tensor(size[::-1]).to(x)[:, None, None]
+        u = F.interpolate(coarse, size, mode="bicubic", align_corners=True)
+        down, across = (pixel_middles(length, x) for length in size)
+        places = torch.stack(torch.meshgrid(across, down, indexing="xy"), 2)
+        return F.grid_sample(x, places + u.permute(0, 2, 3, 1), align_corners=False)
+
+
+@dataclass(frozen=True)
+class Alike:
+    """All items changed alike: every draw of the change is the same for all of them.
+
+    With `Episodes(augment_classes=…)` all classes of a task are changed alike, and so a task is of letters as
+    like each other as they were, but of another alphabet: a mirrored, a slanted or a wider one.
+
+    Args:
+        change: of pictures, of whatever many channels: here the items stand in for these.
+    """
+
+    change: Augment
+
+    def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
+        """Change pictures [..., C, H, W]."""
+        return self.change(x.reshape(1, -1, *x.shape[-2:]), rng).reshape(x.shape)
+
+
+@dataclass(frozen=True)
 class Flip:
     """Each picture mirrored left to right at random, as faces may be and letters may not.
 

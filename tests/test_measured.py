@@ -137,6 +137,12 @@ def test_features_beside_an_embedding_make_the_mean_of_two_cosines() -> None:
     assert torch.equal(net.train()(both[:, :3]), both[:, :3]), "training sees nothing of it"
 
 
+def test_an_encoder_without_features_is_named() -> None:
+    net = FeaturesBeside(ResNet(1, (4, 6), 3, (2, 2)), 3, 24)
+    with pytest.raises(ValueError, match=r"makes 3 numbers of an item, not 3 \+ 24: .*beside=True"):
+        net.eval()(torch.rand(2, 1, 16, 16))
+
+
 def test_a_residual_network_gives_features_once_trained_and_all_that_follows_is_measured() -> None:
     torch.manual_seed(0)
     items = np.random.default_rng(0).integers(0, 256, (40, 1, 16, 16)).astype(np.uint8)

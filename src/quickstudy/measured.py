@@ -138,6 +138,9 @@ class FeaturesBeside(Measured):
         dimensions: D.
         features: F, the widths[-1] · rows · columns of a `ResNet`.
 
+    Raises:
+        ValueError: once trained, if the encoder makes another number of numbers.
+
     Reference: Khosla et al. 2020, where the last layer is the projection head, and embeddings are the
     features.
 
@@ -150,7 +153,13 @@ class FeaturesBeside(Measured):
 
     def after(self, z: Tensor) -> Tensor:
         """[B, D + F] → as many, of length 1."""
-        z, f = z[:, : self.dimensions], z[:, self.dimensions :]
+        d, features = self.dimensions, len(self.mean)
+        if z.shape[1] != d + features:
+            raise ValueError(
+                f"once trained the encoder makes {z.shape[1]} numbers of an item, not {d} + {features}: "
+                "give it its features beside the embedding, as ResNet(beside=True) does, or state how many"
+            )
+        z, f = z[:, :d], z[:, d:]
         return torch.cat([F.normalize(z, dim=1), F.normalize(f - self.mean, dim=1)], 1) / math.sqrt(2)
 
     @torch.no_grad()

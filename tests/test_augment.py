@@ -93,17 +93,14 @@ def test_a_wrong_range_is_named(wrong: dict[str, object]) -> None:
         Affine(**wrong)  # type: ignore[arg-type]
 
 
-class Given:
-    """In the place of a generator: every draw is what was given, spread over the shape asked for."""
+class Given(Highest):
+    """The same, and normal draws are what was given, spread over the shape asked for."""
 
     def __init__(self, field: np.ndarray) -> None:
         self.field = field
 
     def standard_normal(self, shape: tuple[int, ...]) -> np.ndarray:
         return np.broadcast_to(self.field, shape)
-
-    def uniform(self, low: float, high: float, shape: tuple[int, ...]) -> np.ndarray:
-        return np.full(shape, float(high))
 
 
 def test_an_elastic_change_moves_a_spot_by_what_is_drawn_at_the_nodes() -> None:

@@ -149,11 +149,6 @@ def train(
         pool = recipe.pool(root=options.get("data_root"), progress=decoding)
     trainval = options.get("trainval", False)
     classes = pool.split("train", "validation") if trainval else pool.split("train")
-    recorded = classes.subset([i for i, name in enumerate(classes.classes) if recipe.recorded(name)])
-    if not len(recorded):
-        raise ValueError(
-            f"{name}: recorded() is true of none of the classes to train on, such as {classes.classes[0]!r}"
-        )
     setting = recipe.train
     if recipe.fewer_ways:
         classes, setting = fitting(classes, setting)
@@ -177,6 +172,11 @@ def train(
     )
     for tested in recipe.tests:  # what can't be tested should fail now, not in the end
         episodes_of_test(recipe, pool, tested, TASKS, seed)
+    recorded = classes.subset([i for i, name in enumerate(classes.classes) if recipe.recorded(name)])
+    if not len(recorded):
+        raise ValueError(
+            f"{name}: recorded() is true of none of the classes to train on, such as {classes.classes[0]!r}"
+        )
     torch.manual_seed(seed)
     learner = recipe.learner()
     start = options.get("start")

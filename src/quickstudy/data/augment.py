@@ -18,6 +18,12 @@ def pixel_middles(length: int, like: Tensor) -> Tensor:
     return (torch.arange(length).to(like) + 0.5) * 2 / length - 1
 
 
+def pixel_places(height: int, width: int, like: Tensor) -> Tensor:
+    """[H, W, 2] the same of both axes, across and down, as `grid_sample` takes them."""
+    across, down = pixel_middles(width, like), pixel_middles(height, like)
+    return torch.stack(torch.meshgrid(across, down, indexing="xy"), 2)
+
+
 @dataclass(frozen=True)
 class Affine:
     """Each picture turned, sheared, scaled and shifted at random, about its middle.
@@ -69,9 +75,7 @@ class Affine:
         # the grid says where each pixel comes from, so it takes the inverse
         back = torch.linalg.inv(turn @ lean @ torch.diag_embed(scale))
         matrix = torch.cat([back, -back @ shift], 2).to(x)
-        middle = pixel_middles(x.shape[-1], x)
-        across, down = torch.meshgrid(middle, middle, indexing="xy")
-        places = torch.stack([across, down, torch.ones_like(down)], 2)
+        places = F.pad(pixel_places(x.shape[2], x.shape[3], x), (0, 1), value=1.0)
         # one product for all: F.affine_grid's batched one takes a hundred times as long on a CPU
         grid = torch.einsum("hwk,bjk->bhwj", places, matrix)
         return F.grid_sample(x, grid, padding_mode=self.padding, align_corners=False)
@@ -107,15 +111,14 @@ class Elastic:
 
     def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
         """Change pictures [B, C, H, W], floats; 0 comes in at the edges."""
-        size = x.shape[2:]
+        height, width = x.shape[2:]
         pixels = rng.standard_normal((len(x), 2, self.nodes, self.nodes)) * rng.uniform(
             0, self.amplitude, (len(x), 1, 1, 1)
         )
-        coarse = torch.from_numpy(pixels).to(x) * 2 / torch.tensor(size[::-1]).to(x)[:, None, None]
-        u = F.interpolate(coarse, size, mode="bicubic", align_corners=True)
-        down, across = (pixel_middles(length, x) for length in size)
-        places = torch.stack(torch.meshgrid(across, down, indexing="xy"), 2)
-        return F.grid_sample(x, places + u.permute(0, 2, 3, 1), align_corners=False)
+        coarse = torch.from_numpy(pixels).to(x) * 2 / torch.tensor([width, height]).to(x)[:, None, None]
+        u = F.interpolate(coarse, (height, width), mode="bicubic", align_corners=True)
+        places = pixel_places(height, width, x) + u.permute(0, 2, 3, 1)
+        return F.grid_sample(x, places, align_corners=False)
 
 
 @dataclass(frozen=True)

@@ -246,6 +246,15 @@ def test_recordings_that_are_none_of_the_classes_are_named(run: Run, monkeypatch
     assert not Path("none").exists()
 
 
+def test_a_split_without_classes_to_train_on_is_named(run: Run, home: Path, tmp_path: Path) -> None:
+    names = sorted(folder.name for folder in (home / "pics").iterdir())
+    split = {"train": [], "validation": names[:8], "test": names[8:]}
+    (tmp_path / "split.json").write_text(json.dumps(split))
+    line = f"train prototypical-images --images pics --split {tmp_path}/split.json --size 16 --grey --ways 3"
+    refused(run(f"{line} --out {tmp_path}/m"), "pics.train has 0 classes")
+    assert not (tmp_path / "m").exists()
+
+
 def test_what_lies_here_goes_before_a_model_that_ships(run: Run, home: Path, tmp_path: Path) -> None:
     name = next(iter(experiment.models()))
     shutil.copytree(home / "r", tmp_path / name)

@@ -16,6 +16,7 @@ from quickstudy.adapt import Tensors, adapt
 from quickstudy.batchnorm import TaskNorm
 from quickstudy.encoders import MLP, Classifier, Conv4
 from quickstudy.layers import (
+    NUMBERS_AT_ONCE,
     channels_last,
     conv3x3,
     conv_pool_relu,
@@ -111,6 +112,7 @@ MODULES = {
     "sequences": (lambda: stack(nn.Tanh()), (4, 6)),
     "conv4": (lambda: Conv4(1, 3, running_statistics=False), PICTURES),
     "conv4-colour": (lambda: Conv4(3, 2, running_statistics=False), (3, 16, 16)),
+    "conv4-outputs": (lambda: Conv4(1, 2, running_statistics=False, outputs=3), (1, 16, 32)),
     "conv4-oblong": (lambda: Conv4(1, 2, running_statistics=False), (1, 16, 32)),
     "classifier": (lambda: Classifier(Conv4(1, 2, running_statistics=False), 3, 8), (1, 32, 32)),
     "own-encoder": (lambda: Classifier(OwnEncoder(3), 3, 3), PICTURES),
@@ -413,8 +415,11 @@ def test_one_picture_without_a_batch_goes_to_torch() -> None:
 
 
 @pytest.mark.parametrize(("side", "channels"), [(6, 1), (5, 2)])
-def test_conv_pool_relu_is_the_three_one_after_the_other(side: int, channels: int) -> None:
-    """Also where the pool leaves an edge out, and with a second derivative."""
+def test_conv_pool_relu_is_the_three_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch, side: int, channels: int
+) -> None:
+    """Also where the pool leaves an edge out, in parts of unequal size, and with a second derivative."""
+    monkeypatch.setitem(NUMBERS_AT_ONCE, "cpu", 9 * channels * side**2)  # three of each task, then the fourth
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3, 4, channels, side, side, generator=generator, dtype=torch.float64)
     weight = torch.randn(3, 5, channels, 3, 3, generator=generator, dtype=torch.float64).requires_grad_()

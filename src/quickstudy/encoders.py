@@ -22,9 +22,6 @@ from quickstudy.layers import (
 )
 from quickstudy.per_task import below, per_task
 
-FIRST_BLOCK_ALONE = {"cpu": 2**14}
-"""Numbers in the pictures of a task, from which on the first block of `Conv4` is faster task by task, by
-device (measured on two cores). Other devices want much work at once."""
 LOW = 0.08
 """Share of the frames by whose level `TDNN` knows what is heard when nobody speaks."""
 
@@ -33,13 +30,14 @@ class Conv4(nn.Module):
     """The four-block convolutional encoder of the few-shot literature.
 
     Four times: 3×3 convolution, batch norm, ReLU, 2×2 max-pool; then flattened. 28×28 pictures
-    give D = `channels`, 84×84 give D = 25 × `channels`.
+    give D = `outputs`, 84×84 give D = 25 × `outputs`.
 
     Args:
         in_channels: channels of a picture, 1 for grey and 3 for colour.
         channels: filters of each convolution.
         running_statistics: batch norm keeps running statistics, and uses them in evaluation. Without, it
             always uses those of the batch, as learners with an inner loop need it.
+        outputs: filters of the last convolution; as many as of the others by default.
 
     Reference: Vinyals et al. 2016; Snell et al. 2017.
 
@@ -50,12 +48,18 @@ class Conv4(nn.Module):
     of the first layer to about 1e-3, measured).
     """
 
-    def __init__(self, in_channels: int = 1, channels: int = 64, running_statistics: bool = True) -> None:
+    def __init__(
+        self,
+        in_channels: int = 1,
+        channels: int = 64,
+        running_statistics: bool = True,
+        outputs: int | None = None,
+    ) -> None:
         super().__init__()
-        widths = [in_channels] + [channels] * 4
+        widths = [in_channels, *[channels] * 3, channels if outputs is None else outputs]
         self.convs = nn.ModuleList(nn.Conv2d(i, o, 3, padding=1, bias=False) for i, o in pairwise(widths))
         self.norms = nn.ModuleList(
-            nn.BatchNorm2d(channels, track_running_stats=running_statistics) for _ in range(4)
+            nn.BatchNorm2d(o, track_running_stats=running_statistics) for o in widths[1:]
         )
         self.in_channels = in_channels
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (its stub lacks this)
@@ -102,7 +106,7 @@ class Conv4(nn.Module):
             keep(mean, variance)
         scale = weight * (variance + 1e-5) ** -0.5
         filters, shift = filters * scale[..., None, None, None], bias - scale * mean
-        if not x.requires_grad and x[0].numel() >= FIRST_BLOCK_ALONE.get(x.device.type, math.inf):
+        if not x.requires_grad:
             return conv_pool_relu(x, filters, shift)
         y = pool2x2(conv3x3(side_by_side(x), filters))
         return F.relu(y + shift.flatten()[:, None, None].to(y.dtype))

@@ -1,6 +1,6 @@
 """Layers for inner loops: tasks side by side, and second derivatives as fast as the first."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,10 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 Pair = tuple[int, int]
+NUMBERS_AT_ONCE = {"cpu": 2**14}
+"""In the pictures that `conv_pool_relu` takes at once, by device: few enough that on a CPU what it makes of
+them stays in its caches."""
+OTHER_NUMBERS_AT_ONCE = 2**22
 _aten = torch.ops.aten
 
 
@@ -110,8 +114,8 @@ def patch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
 def conv_pool_relu(x: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
     """ReLU of the 2×2 max-pool of 3×3 convolutions (padding 1) plus a shift, for pictures of few channels.
 
-    There the activations are many times as large as the pictures, and grouped convolutions slow; so it runs
-    task by task, and only what is left after the pool is put side by side. Twice differentiable.
+    There the activations are many times as large as the pictures; so it takes a few pictures at a time, and
+    keeps only what is left after the pool. Twice differentiable.
 
     Args:
         x: [T, B, C, H, W] pictures. They get no gradient: see `conv3x3` where they need one.
@@ -265,19 +269,17 @@ class _Pick(Function):
 
 # y = max(0, pick(x * w) + shift): where the pool picks and ReLU passes, linear in filters and shift.
 
-_HOW_3X3: _How = (1, 1), (1, 1), (1, 1), 1
-
 
 class _ConvPoolReLU(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, shift: Tensor) -> Tensor:
-        (tasks, b, _, *size), d = x.shape, w.shape[1]
-        shape = b, tasks * d, *(n // 2 for n in size)
+        x, filters, how = side_by_side(x), filters_side_by_side(w), _how3x3(w)
+        shape = len(x), len(filters), *(n // 2 for n in x.shape[2:])
         y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-        places: list[Tensor] = []
-        for items, filters, added, out in zip(x, w, shift, y.chunk(tasks, 1), strict=True):
-            pooled, at = _pool(torch.conv2d(channels_last(items), channels_last(filters), padding=1))
-            torch.add(pooled, added[:, None, None], out=out).clamp_min_(0)
+        added, places = shift.flatten()[:, None, None], list[Tensor]()
+        for items, out in _few(x, y):
+            pooled, at = _pool(torch.conv2d(items, filters, None, *how))
+            torch.add(pooled, added, out=out).clamp_min_(0)
             places.append(at)
         ctx.save_for_backward(x, w, y, *places)
         return y
@@ -302,24 +304,33 @@ class _ConvPoolReLUBackward(Function):
         ctx: Any, *grad_outputs: Tensor
     ) -> Any:
         x, y, *places = ctx.saved_tensors
-        to_g = torch.empty_like(y)
-        parts = zip(x, *grad_outputs, places, to_g.chunk(len(x), 1), strict=True)
-        for items, filters, added, at, out in parts:
-            v = torch.conv2d(channels_last(items), channels_last(filters), padding=1)
-            torch.add(_pick(v, at), added[:, None, None], out=out)
+        w, shift = grad_outputs
+        filters, added, to_g = filters_side_by_side(w), shift.flatten()[:, None, None], torch.empty_like(y)
+        for (items, out), at in zip(_few(x, to_g), places, strict=True):
+            v = torch.conv2d(items, filters, None, *_how3x3(w))
+            torch.add(_pick(v, at), added, out=out)
         return _aten.threshold_backward(to_g, y, 0), None, None, None, *(None for _ in places)
 
 
 def _conv_pool_relu_backward(
     g: Tensor, x: Tensor, w: Tensor, y: Tensor, *places: Tensor
 ) -> tuple[Tensor, Tensor]:
-    to_w: list[Tensor] = []
-    to_shift: list[Tensor] = []
-    parts = zip(g.chunk(len(x), 1), x, w, y.chunk(len(x), 1), places, strict=True)
-    for of_y, items, filters, out, at in parts:
+    filters, how = filters_side_by_side(w), _how3x3(w)
+    exact = torch.promote_types(w.dtype, torch.float32)
+    to_w, to_shift = torch.zeros_like(filters, dtype=exact), w.new_zeros(len(filters), dtype=exact)
+    for (items, out, of_y), at in zip(_few(x, y, g), places, strict=True):
         passed = _aten.threshold_backward(of_y, out, 0)
-        to_shift.append(passed.sum((0, 2, 3)))
-        spread = _put_back(passed, at, (*passed.shape[:2], *items.shape[-2:]))
-        gradients = _gradients(spread, channels_last(items), channels_last(filters), _HOW_3X3, (False, True))
-        to_w.append(gradients[1])
-    return torch.stack(to_w), torch.stack(to_shift)
+        to_shift += passed.sum((0, 2, 3))
+        spread = _put_back(passed, at, (*passed.shape[:2], *items.shape[2:]))
+        to_w += _gradients(spread, items, filters, how, (False, True))[1]
+    return to_w.to(w.dtype).view_as(w), to_shift.to(w.dtype).view(w.shape[:2])
+
+
+def _how3x3(w: Tensor) -> _How:
+    return (1, 1), (1, 1), (1, 1), len(w)
+
+
+def _few(x: Tensor, *beside: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """A few pictures of every task at a time, and what belongs to them."""
+    n = max(1, NUMBERS_AT_ONCE.get(x.device.type, OTHER_NUMBERS_AT_ONCE) // x[0].numel())
+    return zip(*(t.split(n) for t in (x, *beside)), strict=True)

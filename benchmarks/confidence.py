@@ -10,10 +10,6 @@ same tasks, some of whose support items are damaged (in the paper: down-sampled)
 trained on, the others are new to both. "clean": models that ship with the library, which never saw damage.
 Checkpoints of the trainings are kept in --out, and what is done there is not done again. Draws the picture of
 the docs, of the first pair, when asked to.
-
-One filter feeds s, and ReLU comes before its batch norm: where that filter dies, s is the same for all items.
-Trained on damage from seed 0 it died too, at learning rates of 1e-2 and 2e-3: its fresh weights leave half of
-the items without any signal, more than those of seeds 1 to 9. Hence seed 1, chosen before any test, and 2e-3.
 """
 
 import argparse
@@ -465,7 +461,7 @@ def main() -> None:
     parser.add_argument("--gaussian", default=GAUSSIAN, help="model or checkpoint, not trained on damage")
     parser.add_argument("--plain", default=PLAIN, help="model or checkpoint, not trained on damage")
     parser.add_argument("--steps", type=int, default=STEPS, help="of training on damaged tasks")
-    parser.add_argument("--training-seed", type=int, default=1, help="of that training")
+    parser.add_argument("--training-seed", type=int, default=0, help="of that training")
     parser.add_argument("--out", type=Path, default=Path("runs/confidence"), help="folder of those trainings")
     parser.add_argument("--episodes", type=int, default=200)
     parser.add_argument("--share", type=float, default=0.4, help="of the support items of a class, damaged")

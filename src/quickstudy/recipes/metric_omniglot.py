@@ -22,7 +22,7 @@ from quickstudy.data.omniglot import omniglot
 from quickstudy.encoders import Conv4, ResNet
 from quickstudy.handwriting import MomentNorm, Turned
 from quickstudy.learner import Learner
-from quickstudy.learners.gaussian import GaussianPrototypical, gaussian_encoder
+from quickstudy.learners.gaussian import GaussianPrototypical
 from quickstudy.learners.matching import Matching
 from quickstudy.learners.relation import Comparison, Relation, relation_encoder
 from quickstudy.learners.siamese import Siamese, contrastive_loss
@@ -44,7 +44,7 @@ def gaussian_omniglot() -> Recipe:
     return _recipe(
         "Gaussian prototypical networks",
         "Fort 2017, Table 1",
-        lambda: GaussianPrototypical(gaussian_encoder()),
+        lambda: GaussianPrototypical(Conv4(outputs=65)),
         train=Setting(60, 1, 5),
         steps=8_000,
         lr=1e-2,

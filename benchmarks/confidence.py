@@ -392,6 +392,7 @@ def draw(
     figures = {(r.method, r.setting, r.metric): (r.value or 0.0, r.ci95 or 0.0) for r in rows}
     figure = Figure(figsize=(9, 2.6 * len(DAMAGES)), layout="constrained")
     panels = figure.subplots(len(DAMAGES), 2, squeeze=False)
+    all_ratios = [1.0, *(r.value for r in rows if r.metric == RATIO and r.value is not None)]
     lowest = min(0.98 * r.value for r in rows if r.metric == "accuracy %" and r.value is not None)
     for (left, right), kind in zip(panels, DAMAGES, strict=True):
         strengths = [f"{strength:g}" for strength in kind.strengths]
@@ -402,7 +403,7 @@ def draw(
         ratios = [(1.0, 0.0), *(figures[methods[0], setting, RATIO] for setting in settings[1:])]
         _band(left, ratios, COLOURS[0])
         left.axhline(1, color="#57606a", lw=0.8, ls=":")
-        left.set(ylabel="variance, damaged / clean", ylim=(0, max(1.5, 1.1 * max(y for y, _ in ratios))))
+        left.set(ylabel="variance, damaged / clean", ylim=(0.97 * min(all_ratios), 1.03 * max(all_ratios)))
         for method, colour, style in zip(methods, COLOURS, ("-", "--", "-"), strict=True):
             of = [figures[method, setting, "accuracy %"] for setting in settings]
             _band(right, of, colour, label=method, ls=style)

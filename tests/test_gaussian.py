@@ -7,7 +7,10 @@ from episodes import of_one, random_episode, random_sizes
 from oracles import fort
 from torch import nn
 
+from quickstudy.data.episodes import Episodes, Setting
+from quickstudy.data.glyphs import glyphs
 from quickstudy.episode import Support
+from quickstudy.experiment import load_learner
 from quickstudy.learners import gaussian
 from quickstudy.learners.gaussian import GaussianPrototypical, Gaussians, LearnedSoftplus, gaussian_encoder
 from quickstudy.learners.prototypical import Prototypical
@@ -131,6 +134,18 @@ def test_the_papers_encoder_fits_both_kinds() -> None:
     assert gaussian_encoder()(x).shape == (3, 65)
     assert gaussian_encoder(outputs=128)(x).shape == (3, 128)
     assert gaussian_encoder(outputs=128)(x).min() < 0
+
+
+def test_the_shipped_network_is_not_equally_sure_of_everything() -> None:
+    """With ReLU before batch norm the filter that tells the variance died, and s was the same for all."""
+    learner, _ = load_learner("gaussian-omniglot")
+    assert isinstance(learner, GaussianPrototypical)
+    letters = Episodes(glyphs().split("test"), Setting(20, 1, 1))[0].support.x
+    with torch.no_grad():
+        sureness = learner.embed(letters)[1]
+        noisy = learner.embed((letters + 0.5 * torch.randn(letters.shape).abs()).clamp(0, 1))[1]
+    assert sureness.std() / sureness.mean() > 0.02
+    assert noisy.mean() < 0.7 * sureness.mean()
 
 
 def test_what_does_not_fit_is_said() -> None:

@@ -3,8 +3,9 @@
 Departures from the papers: tasks of another size are trained on; Adam's learning rate rises over a short
 warm-up and falls along a cosine to 0; the validation characters select the weights and are never trained on.
 Fort trains on the alphabets of the background set and tests on those of the evaluation set, here the split is
-that of Vinyals. Koch's encoder and weighted L1 head are not rebuilt. The Gaussian network and the Siamese one
-of unseen alphabets are trained in bfloat16 where the processor has it, the others in float32.
+that of Vinyals, and batch norm stands before ReLU. Koch's encoder and weighted L1 head are not rebuilt. The
+Gaussian network and the Siamese one of unseen alphabets are trained in bfloat16 where the processor has it,
+the others in float32.
 """
 
 import math

@@ -23,9 +23,9 @@ FLOATS_AT_ONCE = {"cpu": 2**18}
 """Numbers in the items of the tasks that are run side by side, by device: few enough that on a CPU the
 activations stay near its caches, and on any device in its memory."""
 OTHER_FLOATS_AT_ONCE = 2**22
-PICTURE_TASKS_AT_ONCE = {"cpu": 8}
-"""Most tasks of pictures at once; measured best for convolutions on two cores. Half as many of a module that
-is not ours, in second order: it keeps more for the way back."""
+SUPPORT_AT_ONCE = {"cpu": 2**17}
+"""The same of the support alone, if of pictures; measured on two cores. Half as many in second order or of a
+module that is not ours, an eighth in second order of such a module: they keep more for the way back."""
 
 
 Batch = Callable[[int], tuple[Tensor, Tensor]]
@@ -153,14 +153,15 @@ class InnerLoop(Learner):
         return handed
 
     def at_once(self, *items: Tensor) -> int:
-        """How many tasks of such items run side by side."""
+        """How many tasks of such items, first those of the support, run side by side."""
         if self.tasks_at_once:
             return self.tasks_at_once
         device, encoder = items[0].device.type, getattr(self.model, "encoder", self.model)
         n = FLOATS_AT_ONCE.get(device, OTHER_FLOATS_AT_ONCE) // max(1, *(x[0].numel() for x in items))
         if items[0].ndim == 5:
-            most = PICTURE_TASKS_AT_ONCE.get(device, n)
-            n = min(n, most if self.first_order or runs_tasks(encoder) else most // 2)
+            keeps_more = (not self.first_order) + (not runs_tasks(encoder))
+            most = SUPPORT_AT_ONCE.get(device, OTHER_FLOATS_AT_ONCE) // (1, 2, 8)[keeps_more]
+            n = min(n, most // max(1, items[0][0].numel()))
         return max(1, n)
 
     def adapted(self, support: Support) -> nn.Module:

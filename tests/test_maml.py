@@ -347,6 +347,23 @@ def test_memory_of_first_order_does_not_grow_with_the_steps() -> None:
     assert most_saved(2, 2, 8) > 3 * most_saved(2, 2, 2)
 
 
+def test_what_keeps_more_for_the_way_back_takes_fewer_tasks_at_once() -> None:
+    support, queries, large = (
+        torch.zeros(1, 5, 1, 28, 28),
+        torch.zeros(1, 75, 1, 28, 28),
+        torch.zeros(1, 5, 3, 512, 512),
+    )
+    found = {
+        (kind, first): MAML(network(kind), first_order=first).at_once(support, support)
+        for kind in ("conv4", "own-encoder")
+        for first in (True, False)
+    }
+    assert found["conv4", True] > found["conv4", False] > found["own-encoder", False] > 1
+    assert found["conv4", True] > found["own-encoder", True] > found["own-encoder", False]
+    learner = MAML(network(), first_order=True)
+    assert found["conv4", True] > learner.at_once(support, queries) > learner.at_once(large, large) == 1
+
+
 @pytest.mark.parametrize("tasks_at_once", [1, 2, 4, 9])
 def test_groups_of_tasks_change_nothing(tasks_at_once: int) -> None:
     e = pictures(tasks=5)

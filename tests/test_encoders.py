@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from quickstudy.encoders import TDNN, Mirrored, ResNet
+from quickstudy.encoders import TDNN, Conv4, Mirrored, ResNet
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 64, 64), (3, 1, 40, 101), (2, 1, 17, 31)])
@@ -18,6 +18,12 @@ def test_the_residual_network_takes_any_size(shape: tuple[int, ...], grid: tuple
     assert z.shape == (shape[0], 5)
     z.sum().backward()
     assert all(p.grad is not None for p in net.parameters())
+
+
+def test_conv4_gives_as_many_numbers_as_asked_for() -> None:
+    assert Conv4(3, 8, outputs=5)(torch.rand(2, 3, 28, 28)).shape == (2, 5)
+    with pytest.raises(ValueError, match="outputs 0: each must be at least 1"):
+        Conv4(outputs=0)
 
 
 def test_the_residual_network_names_a_wrong_shape() -> None:

@@ -39,6 +39,9 @@ class Conv4(nn.Module):
             always uses those of the batch, as learners with an inner loop need it.
         outputs: filters of the last convolution; as many as of the others by default.
 
+    Raises:
+        ValueError: if one of these is below 1.
+
     Reference: Vinyals et al. 2016; Snell et al. 2017.
 
     Departures, neither of which changes the function: ReLU is applied after the max-pool (both are
@@ -57,6 +60,11 @@ class Conv4(nn.Module):
     ) -> None:
         super().__init__()
         widths = [in_channels, *[channels] * 3, channels if outputs is None else outputs]
+        if min(widths) < 1:
+            raise ValueError(
+                f"in_channels is {in_channels}, channels {channels}, outputs {outputs}: "
+                "each must be at least 1"
+            )
         self.convs = nn.ModuleList(nn.Conv2d(i, o, 3, padding=1, bias=False) for i, o in pairwise(widths))
         self.norms = nn.ModuleList(
             nn.BatchNorm2d(o, track_running_stats=running_statistics) for o in widths[1:]

@@ -16,7 +16,8 @@ from quickstudy.layers import (
     conv3x3,
     conv_pool_relu,
     linear,
-    patch_moments,
+    moments,
+    patches3x3,
     pool2x2,
     side_by_side,
 )
@@ -102,12 +103,12 @@ class Conv4(nn.Module):
         """
         names = "convs.0.weight", "norms.0.weight", "norms.0.bias"
         filters, weight, bias = (parameters[name] for name in names)
-        statistics = given()
+        statistics, patches = given(), patches3x3(x)
         if statistics:
             mean, variance = statistics
         else:
             with torch.autocast(x.device.type, enabled=False):
-                patch_mean, covariance = patch_moments(x)
+                patch_mean, covariance = moments(patches)
                 rows = filters.flatten(2)  # [T, D, 9 C]
                 mean = (rows @ patch_mean.unsqueeze(2)).squeeze(2)
                 variance = ((rows @ covariance) * rows).sum(2)
@@ -115,7 +116,7 @@ class Conv4(nn.Module):
         scale = weight * (variance + 1e-5) ** -0.5
         filters, shift = filters * scale[..., None, None, None], bias - scale * mean
         if not x.requires_grad:
-            return conv_pool_relu(x, filters, shift)
+            return conv_pool_relu(x, patches, filters, shift)
         y = pool2x2(conv3x3(side_by_side(x), filters))
         return F.relu(y + shift.flatten()[:, None, None].to(y.dtype))
 

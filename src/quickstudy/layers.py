@@ -90,28 +90,36 @@ def pool2x2(x: Tensor) -> Tensor:
     return y
 
 
-def patch_moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean [T, 9 C] and biased covariance [T, 9 C, 9 C] of the 3×3 patches (padding 1) of a task's pictures.
+def patches3x3(x: Tensor) -> Tensor:
+    """[T, B, C, H, W] pictures to the 3×3 patches (padding 1) around their pixels, [T, 9 C, B, H, W].
+
+    In float32 at least. Dimension 1 is that of filters: 9 numbers a channel.
+    """
+    height, width = x.shape[-2:]
+    exact = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    framed = F.pad(exact.transpose(1, 2), (1, 1, 1, 1))
+    # not F.unfold, which takes picture by picture and is ten times as slow
+    shifted = [framed[..., i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    return torch.stack(shifted, 2).flatten(1, 2)
+
+
+def moments(patches: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean [T, 9 C] and biased covariance [T, 9 C, 9 C] of each task's patches.
 
     A 3×3 convolution by filters w has mean w·m and variance wᵀCw over positions and pictures: where there
     are few channels, as in pictures, batch norm needs no look at what the convolution has made of them.
 
     Args:
-        x: [T, B, C, H, W].
+        patches: [T, 9 C, ...], as of `patches3x3`.
     """
-    height, width = x.shape[-2:]
-    with torch.autocast(x.device.type, enabled=False):
-        exact = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-        framed = F.pad(exact.transpose(1, 2), (1, 1, 1, 1))
-        # not F.unfold, which takes picture by picture and is ten times as slow
-        shifted = [framed[..., i : i + height, j : j + width] for i in range(3) for j in range(3)]
-        rows = torch.stack(shifted, 2).flatten(1, 2).flatten(2)  # [T, 9 C, B · H · W]
+    with torch.autocast(patches.device.type, enabled=False):
+        rows = patches.flatten(2)
         mean = rows.mean(2)
         rows = rows - mean.unsqueeze(2)
         return mean, rows @ rows.transpose(1, 2) / rows.shape[2]
 
 
-def conv_pool_relu(x: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
+def conv_pool_relu(x: Tensor, patches: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
     """ReLU of the 2×2 max-pool of 3×3 convolutions (padding 1) plus a shift, for pictures of few channels.
 
     There the activations are many times as large as the pictures; so it takes a few pictures at a time, and
@@ -119,6 +127,7 @@ def conv_pool_relu(x: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
 
     Args:
         x: [T, B, C, H, W] pictures. They get no gradient: see `conv3x3` where they need one.
+        patches: [T, 9 C, B, H, W] of them, by `patches3x3`: for the gradient of the filters.
         weight: [T, D, C, 3, 3].
         shift: [T, D].
 
@@ -129,7 +138,7 @@ def conv_pool_relu(x: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         x, weight = x.to(dtype), weight.to(dtype)
-    y: Any = _ConvPoolReLU.apply(x, weight, shift.to(x.dtype))
+    y: Any = _ConvPoolReLU.apply(x, patches, weight, shift.to(x.dtype))
     return y
 
 
@@ -272,7 +281,7 @@ class _Pick(Function):
 
 class _ConvPoolReLU(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, shift: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, patches: Tensor, w: Tensor, shift: Tensor) -> Tensor:
         x, filters, how = side_by_side(x), filters_side_by_side(w), _how3x3(w)
         shape = len(x), len(filters), *(n // 2 for n in x.shape[2:])
         y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
@@ -281,22 +290,24 @@ class _ConvPoolReLU(Function):
             pooled, at = _pool(torch.conv2d(items, filters, None, *how))
             torch.add(pooled, added, out=out).clamp_min_(0)
             places.append(at)
-        ctx.save_for_backward(x, w, y, *places)
+        ctx.save_for_backward(x, patches, w, y, *places)
         return y
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
         gradients = _ConvPoolReLUBackward.apply if torch.is_grad_enabled() else _conv_pool_relu_backward
-        return None, *gradients(*grad_outputs, *ctx.saved_tensors)  # pyright: ignore
+        return None, None, *gradients(*grad_outputs, *ctx.saved_tensors)  # pyright: ignore
 
 
 class _ConvPoolReLUBackward(Function):
     """Gradients of the filters and the shift; `w` is for its shape only."""
 
     @staticmethod
-    def forward(ctx: Any, g: Tensor, x: Tensor, w: Tensor, y: Tensor, *places: Tensor) -> Any:
+    def forward(
+        ctx: Any, g: Tensor, x: Tensor, patches: Tensor, w: Tensor, y: Tensor, *places: Tensor
+    ) -> Any:
         ctx.save_for_backward(x, y, *places)
-        return _conv_pool_relu_backward(g, x, w, y, *places)
+        return _conv_pool_relu_backward(g, x, patches, w, y, *places)
 
     @staticmethod
     @once_differentiable
@@ -309,21 +320,24 @@ class _ConvPoolReLUBackward(Function):
         for (items, out), at in zip(_few(x, to_g), places, strict=True):
             v = torch.conv2d(items, filters, None, *_how3x3(w))
             torch.add(_pick(v, at), added, out=out)
-        return _aten.threshold_backward(to_g, y, 0), None, None, None, *(None for _ in places)
+        return _aten.threshold_backward(to_g, y, 0), None, None, None, None, *(None for _ in places)
 
 
 def _conv_pool_relu_backward(
-    g: Tensor, x: Tensor, w: Tensor, y: Tensor, *places: Tensor
+    g: Tensor, x: Tensor, patches: Tensor, w: Tensor, y: Tensor, *places: Tensor
 ) -> tuple[Tensor, Tensor]:
-    filters, how = filters_side_by_side(w), _how3x3(w)
-    exact = torch.promote_types(w.dtype, torch.float32)
-    to_w, to_shift = torch.zeros_like(filters, dtype=exact), w.new_zeros(len(filters), dtype=exact)
-    for (items, out, of_y), at in zip(_few(x, y, g), places, strict=True):
-        passed = _aten.threshold_backward(of_y, out, 0)
+    tasks, filters = w.shape[:2]
+    to_w, to_shift = patches.new_zeros(tasks, patches.shape[1], filters), patches.new_zeros(tasks * filters)
+    by_picture = patches.transpose(0, 2)  # [B, 9 C, T, H, W]
+    for (items, out, of_y, rows), at in zip(_few(x, y, g, by_picture), places, strict=True):
+        passed = _aten.threshold_backward(of_y, out, 0).to(patches.dtype)
         to_shift += passed.sum((0, 2, 3))
         spread = _put_back(passed, at, (*passed.shape[:2], *items.shape[2:]))
-        to_w += _gradients(spread, items, filters, how, (False, True))[1]
-    return to_w.to(w.dtype).view_as(w), to_shift.to(w.dtype).view(w.shape[:2])
+        columns = spread.permute(0, 2, 3, 1).reshape(-1, tasks, filters)  # [B · H · W, T, D]
+        # not the convolution's own gradient, which for few channels is slower, and far so in bfloat16
+        with torch.autocast(x.device.type, enabled=False):
+            to_w += rows.transpose(0, 2).flatten(2) @ columns.transpose(0, 1)
+    return to_w.transpose(1, 2).reshape(w.shape).to(w.dtype), to_shift.view(w.shape[:2]).to(w.dtype)
 
 
 def _how3x3(w: Tensor) -> _How:

@@ -1,6 +1,7 @@
 """Batch norm in an inner loop: fast where it is differentiated twice, and with the support's statistics."""
 
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -32,51 +33,56 @@ class TaskNorm:
         self.keep, self.use, self.used = keep, use, 0
 
     def __enter__(self) -> None:
-        """Open it; the one opened last counts."""
-        _open.append(self)
+        """Open it; the one that a thread opened last counts there."""
+        self._before = _open.set(self)
 
     def __exit__(self, *_: object) -> None:
         """Close it."""
-        _open.pop()
+        _open.reset(self._before)
 
 
-_open: list[TaskNorm] = []
+_open: ContextVar[TaskNorm | None] = ContextVar("open", default=None)
 
 
 def is_open() -> bool:
     """Whether batch norm is to be ours."""
-    return bool(_open)
+    return _open.get() is not None
 
 
 def is_noting() -> bool:
     """Whether statistics are kept or used, in the order of the calls."""
-    return bool(_open) and (_open[-1].keep is not None or _open[-1].use is not None)
+    norm = _open.get()
+    return norm is not None and (norm.keep is not None or norm.use is not None)
 
 
 def given() -> Statistics | None:
     """The statistics to normalise by, where they are given; each call takes the next."""
-    if not _open or _open[-1].use is None:
+    norm = _open.get()
+    if norm is None or norm.use is None:
         return None
-    _open[-1].used += 1
-    return _open[-1].use[_open[-1].used - 1]
+    norm.used += 1
+    return norm.use[norm.used - 1]
 
 
 def position() -> tuple[int, int]:
     """How many statistics have been used and kept: where `rewind` goes back to, for another try."""
-    return (_open[-1].used, len(_open[-1].keep or ())) if _open else (0, 0)
+    norm = _open.get()
+    return (norm.used, len(norm.keep or ())) if norm else (0, 0)
 
 
 def rewind(used: int, kept: int) -> None:
     """Forget what has been used and kept since."""
-    if _open:
-        _open[-1].used = used
-        del (_open[-1].keep or [])[kept:]
+    norm = _open.get()
+    if norm:
+        norm.used = used
+        del (norm.keep or [])[kept:]
 
 
 def keep(mean: Tensor, variance: Tensor) -> None:
     """Note the statistics of a batch, where they are wanted."""
-    if _open and _open[-1].keep is not None:
-        _open[-1].keep.append((mean.detach(), variance.detach()))
+    norm = _open.get()
+    if norm and norm.keep is not None:
+        norm.keep.append((mean.detach(), variance.detach()))
 
 
 def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterable, Iterator
 from functools import partial
+from threading import RLock
 from typing import Protocol, TypeGuard
 from weakref import WeakSet
 
@@ -18,7 +19,7 @@ from quickstudy.substitutes import Replaced
 
 
 class OfTasks(Protocol):
-    """A module that can run tasks side by side."""
+    """A module that can run tasks side by side; on a CPU several groups of them at once, each in a thread."""
 
     def of_tasks(self, parameters: Tensors, x: Tensor) -> Tensor:
         """Its `forward` for T tasks: parameters [T, ...] and items [T, B, ...] to [T, B, ...]."""
@@ -75,6 +76,8 @@ _UNMAPPABLE: WeakSet[nn.Module] = WeakSet()
 """Modules that vmap has refused."""
 _CONTIGUOUS: WeakSet[nn.Module] = WeakSet()
 """Modules whose `view` takes the usual layout for granted, so that theirs can't be channels-last."""
+_HANDS_OFF = RLock()
+"""While a call has put a task's parameters into the module."""
 
 
 def _one_by_one(module: nn.Module, parameters: Tensors, buffers: Tensors, x: Iterable[Tensor]) -> Tensor:
@@ -91,7 +94,7 @@ def _one_by_one(module: nn.Module, parameters: Tensors, buffers: Tensors, x: Ite
 def _call(module: nn.Module, places: Iterable[tuple[str, str]], own: Tensors, items: Tensor) -> Tensor:
     # each place gets its tensor by name: torch, asked to tie them, leaves a layer that stands twice changed
     everywhere = {place: own[name] for place, name in places if name in own}
-    with Replaced():
+    with _HANDS_OFF, Replaced():
         return functional_call(module, everywhere, (items,), tie_weights=False)
 
 

@@ -1,8 +1,10 @@
 """What the learners of an initialisation share: adapting to T tasks, scores, and the meta-loss."""
 
 import copy
+import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from quickstudy.adapt import Adapted, Rule, Tensors, adapt
@@ -18,14 +21,18 @@ from quickstudy.batchnorm import Statistics, TaskNorm
 from quickstudy.episode import Episode, Support
 from quickstudy.learner import Learner
 from quickstudy.per_task import check_batch_norm, per_task, runs_tasks
+from quickstudy.threads import in_threads
 
-FLOATS_AT_ONCE = {"cpu": 2**18}
+FLOATS_AT_ONCE = {"cpu": 2**19}
 """Numbers in the items of the tasks that are run side by side, by device: few enough that on a CPU the
-activations stay near its caches, and on any device in its memory."""
+activations stay near its caches, and on any device in its memory; half as many of a module not ours."""
 OTHER_FLOATS_AT_ONCE = 2**22
 SUPPORT_AT_ONCE = {"cpu": 2**17}
 """The same of the support alone, if of pictures; measured on two cores. Half as many in second order or of a
 module that is not ours, an eighth in second order of such a module: they keep more for the way back."""
+PICTURES_IN_THREADS = 2**15
+"""Numbers in the pictures of a task, from which on all cores are as fast at one group after the other
+(measured on two cores)."""
 
 
 Batch = Callable[[int], tuple[Tensor, Tensor]]
@@ -130,36 +137,52 @@ class InnerLoop(Learner):
         Where not all tasks run side by side, its gradient is taken group by group, so that the memory is that
         of one group; `backward` hands it out.
         """
-        n = self.at_once(episode.support.x, episode.query_x)
+        items = episode.support.x, episode.query_x
+        wanted = [p for p in self.parameters() if p.requires_grad]
+        # items that need a gradient get it through the graph of all groups
+        by_group = torch.is_grad_enabled() and bool(wanted) and not any(x.requires_grad for x in items)
+        n = min(self.at_once(*items), episode.tasks)
+        threads = min(self.threads(*items), n) if by_group else 1
+        n = math.ceil(n / threads)
         parts = [episode[i : i + n] for i in range(0, episode.tasks, n)]
 
         def loss(part: Episode) -> Tensor:
             scores = self.scores(part.support, part.query_x)
             return task_losses(scores, part.query_y, part.ways).sum() / episode.tasks
 
-        wanted = [p for p in self.parameters() if p.requires_grad]
-        if len(parts) == 1:
-            return loss(episode)
-        if not torch.is_grad_enabled() or not wanted:
+        def gradient(part: Episode) -> tuple[Tensor, Sequence[Tensor]]:
+            value = loss(part)
+            by_parameter = torch.autograd.grad(value, wanted, allow_unused=True, materialize_grads=True)
+            return value.detach(), by_parameter
+
+        if len(parts) == 1 or not by_group:
             return torch.stack([loss(part) for part in parts]).sum()
         total, gradients = torch.zeros((), device=self.device), [torch.zeros_like(p) for p in wanted]
-        for part in parts:
-            value = loss(part)
-            new = torch.autograd.grad(value, wanted, allow_unused=True, materialize_grads=True)
-            for gradient, more in zip(gradients, new, strict=True):
-                gradient += more
-            total = total + value.detach()
+        # of the whole process: set for all threads, which else would undo each other's
+        attention = sdpa_kernel(SDPBackend.MATH) if threads > 1 else nullcontext()
+        with attention:
+            for value, new in in_threads(gradient, parts, threads):
+                total = total + value
+                for gathered, more in zip(gradients, new, strict=True):
+                    gathered += more
         handed: Any = _Handed.apply(total, gradients, *wanted)
         return handed
+
+    def threads(self, *items: Tensor) -> int:
+        """How many groups of such items run at the same time: one a core, of our networks, few pictures."""
+        ours = all(map(runs_tasks, (self.model, getattr(self.model, "encoder", self.model))))
+        few = all(x.ndim == 5 and x.is_cpu and x[0].numel() < PICTURES_IN_THREADS for x in items)
+        return torch.get_num_threads() if ours and few else 1
 
     def at_once(self, *items: Tensor) -> int:
         """How many tasks of such items, first those of the support, run side by side."""
         if self.tasks_at_once:
             return self.tasks_at_once
-        device, encoder = items[0].device.type, getattr(self.model, "encoder", self.model)
-        n = FLOATS_AT_ONCE.get(device, OTHER_FLOATS_AT_ONCE) // max(1, *(x[0].numel() for x in items))
+        device, other = items[0].device.type, not runs_tasks(getattr(self.model, "encoder", self.model))
+        most = FLOATS_AT_ONCE.get(device, OTHER_FLOATS_AT_ONCE) // (1 + other)
+        n = most // max(1, *(x[0].numel() for x in items))
         if items[0].ndim == 5:
-            keeps_more = (not self.first_order) + (not runs_tasks(encoder))
+            keeps_more = (not self.first_order) + other
             most = SUPPORT_AT_ONCE.get(device, OTHER_FLOATS_AT_ONCE) // (1, 2, 8)[keeps_more]
             n = min(n, most // max(1, items[0][0].numel()))
         return max(1, n)

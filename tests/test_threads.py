@@ -1,0 +1,173 @@
+"""Groups of tasks in threads: the same results, whatever torch and we keep by thread or by process."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import torch
+from small_models import distance, gradients_of, network, pictures
+from test_initialisation import LEARNERS
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from quickstudy.batchnorm import Statistics, TaskNorm, is_open, keep
+from quickstudy.learners.inner import PICTURES_IN_THREADS
+from quickstudy.learners.maml import MAML
+from quickstudy.per_task import per_task
+from quickstudy.threads import in_threads
+
+
+@pytest.fixture
+def three_cores() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("three_cores")
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_results_come_in_order_and_the_cores_are_divided(threads: int) -> None:
+    barrier = threading.Barrier(threads)
+
+    def work(i: int) -> tuple[int, int, int]:
+        barrier.wait(10)  # so many are at work at the same time
+        time.sleep(0.01 * (6 - i))  # the last is the first to be done
+        return i, torch.get_num_threads(), threading.get_ident()
+
+    found = list(in_threads(work, range(6), threads))
+    assert [i for i, _, _ in found] == list(range(6))
+    assert {cores for _, cores, _ in found} == {3 // threads}
+    assert len({thread for _, _, thread in found}) == threads
+    assert torch.get_num_threads() == 3
+    assert threading.active_count() == len(threading.enumerate())
+    assert not any(t.name.startswith("tasks") for t in threading.enumerate())
+
+
+@pytest.mark.usefixtures("three_cores")
+def test_an_error_ends_it_and_gives_the_cores_back() -> None:
+    def work(i: int) -> int:
+        if i == 1:
+            raise ValueError("of the second")
+        return i
+
+    with pytest.raises(ValueError, match="of the second"):
+        list(in_threads(work, range(9), 2))
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.usefixtures("three_cores")
+@pytest.mark.parametrize("wanted", [True, False])
+@pytest.mark.parametrize("lower", [True, False])
+def test_grad_mode_and_autocast_go_along(wanted: bool, lower: bool) -> None:
+    def work(x: Tensor) -> Tensor:
+        return x @ x
+
+    items = [torch.eye(3, requires_grad=True) for _ in range(3)]
+    with torch.set_grad_enabled(wanted), torch.autocast("cpu", torch.bfloat16, enabled=lower):
+        results = list(in_threads(work, items, 3))
+    assert {y.requires_grad for y in results} == {wanted}
+    assert {y.dtype for y in results} == {torch.bfloat16 if lower else torch.float32}
+
+
+@pytest.mark.usefixtures("three_cores")
+def test_each_thread_has_a_batch_norm_of_its_own() -> None:
+    barrier = threading.Barrier(3)
+
+    def work(i: int) -> list[float]:
+        kept: list[Statistics] = []
+        assert not is_open()
+        with TaskNorm(keep=kept):
+            barrier.wait(10)
+            for k in range(3):
+                keep(torch.tensor(10.0 * i + k), torch.tensor(1.0))
+                barrier.wait(10)
+        assert not is_open()
+        return [mean.item() for mean, _ in kept]
+
+    with TaskNorm():
+        found = list(in_threads(work, range(3), 3))
+        assert is_open()
+    assert found == [[10.0 * i + k for k in range(3)] for i in range(3)]
+
+
+@pytest.mark.usefixtures("three_cores")
+@pytest.mark.parametrize("tasks_at_once", [None, 2, 3, 4])
+@pytest.mark.parametrize("name", [name for name in LEARNERS if name != "reptile"])
+def test_threads_change_nothing(name: str, tasks_at_once: int | None) -> None:
+    make, e = LEARNERS[name], pictures(tasks=5)
+    torch.set_num_threads(1)
+    alone = make(network(), tasks_at_once=5)
+    expected = alone(e)
+    torch.set_num_threads(3)
+    beside = make(network(), tasks_at_once=tasks_at_once)
+    assert beside.threads(e.support.x, e.query_x) == 3
+    found = beside(e)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    assert distance(gradients_of(found, beside), gradients_of(expected, alone)) < 1e-10
+    assert torch.get_num_threads() == 3
+    before = torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.math_sdp_enabled()
+    assert before == (True, True)
+
+
+@pytest.mark.usefixtures("three_cores")
+def test_another_attention_is_left_as_it_was() -> None:
+    learner, e = MAML(network()), pictures(tasks=3)
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        for _ in range(5):
+            learner(e).backward()
+        assert torch.backends.cuda.flash_sdp_enabled()
+        assert not torch.backends.cuda.math_sdp_enabled()
+
+
+@pytest.mark.usefixtures("three_cores")
+@pytest.mark.parametrize("tasks_at_once", [1, 2, None])
+def test_items_that_need_a_gradient_get_it(tasks_at_once: int | None) -> None:
+    learner, e = MAML(network(), steps=2, tasks_at_once=tasks_at_once), pictures(tasks=3)
+    whole, at = MAML(network(), steps=2, tasks_at_once=3), pictures(tasks=3)
+    for episode in (e, at):
+        episode.query_x.requires_grad_()
+        episode.support.x.requires_grad_()
+    torch.set_num_threads(1)
+    whole(at).backward()
+    torch.set_num_threads(3)
+    learner(e).backward()
+    for found, expected in ((e.query_x, at.query_x), (e.support.x, at.support.x)):
+        assert found.grad is not None
+        assert found.grad.abs().sum() > 0
+        torch.testing.assert_close(found.grad, expected.grad, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.usefixtures("three_cores")
+def test_only_our_networks_of_few_pictures_get_threads() -> None:
+    few, many = torch.zeros(3, 5, 1, 28, 28), torch.zeros(3, PICTURES_IN_THREADS // 784 + 1, 1, 28, 28)
+    assert MAML(network()).threads(few, few) == 3
+    assert MAML(network()).threads(few, many) == 1
+    assert MAML(network("own-encoder")).threads(few, few) == 1
+    assert MAML(network("own-classifier")).threads(few, few) == 1
+    assert MAML(network()).threads(torch.zeros(3, 5, 8), torch.zeros(3, 5, 8)) == 1
+
+
+class Slow(nn.Module):
+    """Lets other threads in between taking its weight and using it again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = self.weight
+        time.sleep(0.002)
+        return before * x.sum((1, 2, 3)) + self.weight
+
+
+def test_a_module_is_one_threads_at_a_time() -> None:
+    """Its parameters are put into it for each call: threads would see each other's."""
+    module, x = Slow(), torch.ones(2, 3, 1, 4, 4)
+
+    def work(i: int) -> Tensor:
+        return per_task(module, {"weight": torch.tensor([1.0, 2.0]) * i}, x)
+
+    for i, y in enumerate(in_threads(work, range(1, 5), 4), 1):
+        torch.testing.assert_close(y, torch.tensor([[17.0] * 3, [34.0] * 3]) * i)

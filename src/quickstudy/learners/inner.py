@@ -48,7 +48,7 @@ class InnerLoop(Learner):
         steps: inner steps in training.
         test_steps: and in evaluation; as many as in training by default.
         first_order: take the inner gradients for constants.
-        tasks_at_once: how many tasks run side by side. More take more memory, and the result is the same.
+        tasks_at_once: how many tasks run at the same time. More take more memory, and the result is the same.
             By default it is chosen from the size of a task.
 
     Raises:
@@ -134,8 +134,8 @@ class InnerLoop(Learner):
     def forward(self, episode: Episode) -> Tensor:
         """The meta-loss, a scalar: mean loss of the queries over the tasks.
 
-        Where not all tasks run side by side, its gradient is taken group by group, so that the memory is that
-        of one group; `backward` hands it out.
+        Where not all tasks are of one group, its gradient is taken group by group, so that the memory is that
+        of those that run at the same time; `backward` hands it out.
         """
         items = episode.support.x, episode.query_x
         wanted = [p for p in self.parameters() if p.requires_grad]
@@ -158,9 +158,8 @@ class InnerLoop(Learner):
         if len(parts) == 1 or not by_group:
             return torch.stack([loss(part) for part in parts]).sum()
         total, gradients = torch.zeros((), device=self.device), [torch.zeros_like(p) for p in wanted]
-        # of the whole process: set for all threads, which else would undo each other's
-        attention = sdpa_kernel(SDPBackend.MATH) if threads > 1 else nullcontext()
-        with attention:
+        # `adapt` sets it, for the whole process: threads would undo each other's
+        with sdpa_kernel(SDPBackend.MATH) if threads > 1 else nullcontext():
             for value, new in in_threads(gradient, parts, threads):
                 total = total + value
                 for gathered, more in zip(gradients, new, strict=True):

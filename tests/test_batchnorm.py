@@ -8,7 +8,7 @@ from small_models import distance, flat, gradients_of, network, one_rate, oracle
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from quickstudy.batchnorm import Statistics, TaskNorm
+from quickstudy.batchnorm import Statistics, TaskNorm, norm_pool
 from quickstudy.learners.maml import MAML
 from quickstudy.substitutes import Replaced
 
@@ -102,6 +102,90 @@ def test_bfloat16_data_with_float32_weights() -> None:
         second = torch.autograd.grad(sum(g.float().square().sum() for g in first), (data, weight))
         dtypes = [data.dtype, data.dtype, weight.dtype, bias.dtype, data.dtype, weight.dtype]
         assert [g.dtype for g in (y, *first, *second)] == dtypes
+        pairs.append(torch.cat([g.float().flatten() for g in (y, *first)]))
+    torch.testing.assert_close(pairs[0], pairs[1], rtol=0.05, atol=0.05)
+
+
+def pooled_inputs(
+    size: tuple[int, int], weight: list[float], channels_last: bool = True
+) -> tuple[Tensor, Tensor, Tensor]:
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(3, CHANNELS, *size, generator=rng, dtype=torch.float64) * 2 + 1
+    at = (
+        layout(x, channels_last),
+        torch.tensor(weight, dtype=torch.float64),
+        torch.tensor([0.5, -0.2, 0.1]).double(),
+    )
+    return at[0].requires_grad_(), at[1].requires_grad_(), at[2].requires_grad_()
+
+
+POSITIVE, MIXED = [0.7, 1.3, 1.8], [0.7, -1.3, 0.0]
+
+
+@pytest.mark.parametrize("weight", [POSITIVE, MIXED])
+@pytest.mark.parametrize("size", [(4, 4), (5, 4), (7, 3), (2, 2)])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_norm_and_pool_are_the_two_apart(
+    size: tuple[int, int], weight: list[float], channels_last: bool
+) -> None:
+    """Values, gradients, and second gradients; an edge that the pool leaves out counts in the statistics."""
+    at = pooled_inputs(size, weight, channels_last)
+
+    def apart(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.max_pool2d(definition(x, weight, bias), 2)
+
+    found, expected = norm_pool(*at), apart(*at)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    cotangent = torch.randn_like(found)
+    once = [torch.autograd.grad(y, at, cotangent, retain_graph=True) for y in (found, expected)]
+    torch.testing.assert_close(once[0], once[1], rtol=1e-9, atol=1e-10)
+    twice: list[tuple[Tensor, ...]] = []
+    for y in (found, expected):
+        first = torch.autograd.grad((y.sin() * cotangent).sum(), at, create_graph=True)
+        twice.append((*first, *torch.autograd.grad(sum(g.square().sum() for g in first), at)))
+    torch.testing.assert_close(twice[0], twice[1], rtol=1e-8, atol=1e-9)
+
+
+def test_norm_and_pool_against_finite_differences() -> None:
+    at = pooled_inputs((5, 4), POSITIVE)
+    assert torch.autograd.gradcheck(norm_pool, at, atol=1e-6, rtol=1e-5)
+    assert torch.autograd.gradgradcheck(norm_pool, at, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("wanted", [(True, False, False), (False, True, True), (True, True, False)])
+@pytest.mark.parametrize("twice", [True, False])
+def test_norm_and_pool_of_what_is_frozen(wanted: tuple[bool, ...], twice: bool) -> None:
+    every = pooled_inputs((4, 4), POSITIVE)
+    all_of = torch.autograd.grad(norm_pool(*every).sin().sum(), every)
+    at = [t.detach().requires_grad_(w) for t, w in zip(every, wanted, strict=True)]
+    asked = [t for t in at if t.requires_grad]
+    some = torch.autograd.grad(norm_pool(*at).sin().sum(), asked, create_graph=twice)
+    expected = [g for g, w in zip(all_of, wanted, strict=True) if w]
+    torch.testing.assert_close(list(some), expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("weight", [POSITIVE, MIXED])
+def test_norm_and_pool_keep_and_use_statistics(weight: list[float]) -> None:
+    at = pooled_inputs((4, 4), weight)
+    kept: list[Statistics] = []
+    with TaskNorm(keep=kept):
+        own = norm_pool(*at)
+    ((mean, variance),) = kept
+    torch.testing.assert_close(mean, at[0].mean((0, 2, 3)))
+    torch.testing.assert_close(variance, at[0].var((0, 2, 3), correction=0))
+    with TaskNorm(use=[(mean, variance), (mean + 1, variance)]):
+        torch.testing.assert_close(norm_pool(*at), own)
+        assert not torch.allclose(norm_pool(*at), own)
+
+
+def test_norm_and_pool_of_bfloat16_data_have_float32_statistics() -> None:
+    x, weight, bias = (t.detach().float().requires_grad_() for t in pooled_inputs((8, 8), POSITIVE))
+    low = (x.detach() + 30).bfloat16().requires_grad_()  # where bfloat16 statistics would be far off
+    pairs: list[Tensor] = []
+    for data in (low, low.detach().float().requires_grad_()):
+        y = norm_pool(data, weight, bias)
+        first = torch.autograd.grad(y.float().sin().sum(), (data, weight, bias))
+        assert [g.dtype for g in (y, *first)] == [data.dtype, data.dtype, torch.float32, torch.float32]
         pairs.append(torch.cat([g.float().flatten() for g in (y, *first)]))
     torch.testing.assert_close(pairs[0], pairs[1], rtol=0.05, atol=0.05)
 

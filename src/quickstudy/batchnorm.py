@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from quickstudy.layers import pool2x2
+
 Statistics = tuple[Tensor, Tensor]
 """Mean and biased variance of each channel."""
 _aten = torch.ops.aten
@@ -53,6 +55,12 @@ def is_noting() -> bool:
     """Whether statistics are kept or used, in the order of the calls."""
     norm = _open.get()
     return norm is not None and (norm.keep is not None or norm.use is not None)
+
+
+def is_using() -> bool:
+    """Whether statistics are given."""
+    norm = _open.get()
+    return norm is not None and norm.use is not None
 
 
 def given() -> Statistics | None:
@@ -100,6 +108,61 @@ def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Te
     y, mean, r = _Norm.apply(x, weight, bias, eps)  # pyright: ignore[reportGeneralTypeIssues]
     keep(mean, r.detach() ** -2 - eps)
     return y
+
+
+def norm_pool(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
+    """2×2 max-pool of `batch_norm`: from [B, C, H, W] to [B, C, H // 2, W // 2].
+
+    Where every γ is positive the pool picks the same places before it. So only what is picked is normalised,
+    and on the way back a pass over the whole is enough. The second derivative is that of the two apart.
+    """
+    if not x.is_cpu or is_using() or not (weight > 0).all():  # another device would have to be waited for
+        return pool2x2(batch_norm(x, weight, bias, eps))
+    y, mean, variance = _NormPool.apply(x, weight, bias, eps)  # pyright: ignore[reportGeneralTypeIssues]
+    keep(mean, variance)
+    return y
+
+
+class _NormPool(Function):
+    """y, and the statistics, which carry no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:
+        exact = torch.zeros_like(weight)  # statistics are as exact as it is, and momentum 0 leaves it so
+        mean, variance = torch.batch_norm_update_stats(x, exact, exact, 0.0)
+        picked, places = _aten.max_pool2d_with_indices(x, [2, 2], [2, 2])
+        y = F.batch_norm(picked, mean, variance, weight, bias, eps=eps)
+        ctx.save_for_backward(x, weight, bias, mean, variance, picked, places)
+        ctx.mark_non_differentiable(mean, variance)
+        ctx.eps = eps
+        return y, mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        g = grad_outputs[0]
+        x, weight, bias, mean, variance, picked, places = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            y = pool2x2(_Norm.apply(x, weight, bias, ctx.eps)[0])  # pyright: ignore
+            of = [t for t in (x, weight, bias) if t.requires_grad]
+            found = iter(torch.autograd.grad(y, of, g, create_graph=True))
+            return *(next(found) if t.requires_grad else None for t in (x, weight, bias)), None
+        r = (variance + ctx.eps) ** -0.5
+        _, sum_gx, sum_g = _aten.native_batch_norm_backward(
+            g, picked, weight, None, None, mean, r, True, ctx.eps, [False, True, True]
+        )
+        # γr(g − ḡ − x̂·mean(gx̂)) = γr·g + across + along·x, in which g is 0 where nothing was picked
+        n, slope = x.numel() // x.shape[1], weight * r
+        along = -slope * r * sum_gx / n
+        across = -slope * sum_g / n - along * mean
+
+        def each(t: Tensor) -> Tensor:
+            return t.to(x.dtype).view(-1, 1, 1)
+
+        to_x = torch.addcmul(each(across), each(along), x).contiguous(memory_format=torch.channels_last)
+        there = torch.addcmul(each(across), each(along), picked).addcmul_(each(slope), g)
+        rows, at, values = (t.permute(0, 2, 3, 1).flatten(1, 2) for t in (to_x, places, there))
+        rows.scatter_(1, at, values)
+        return to_x, sum_gx, sum_g, None
 
 
 class _Norm(Function):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.adapt import Tensors
-from quickstudy.batchnorm import batch_norm, given, keep
+from quickstudy.batchnorm import given, keep, norm_pool
 from quickstudy.layers import (
     channels_last,
     conv3x3,
@@ -92,7 +92,7 @@ class Conv4(nn.Module):
         for i in range(1, 4):
             y = conv3x3(y, parameters[f"convs.{i}.weight"])
             weight, bias = (parameters[f"norms.{i}.{name}"].flatten() for name in ("weight", "bias"))
-            y = F.relu(pool2x2(batch_norm(y, weight, bias)))
+            y = F.relu(norm_pool(y, weight, bias))
         return y.unflatten(1, (tasks, -1)).transpose(0, 1).flatten(2)
 
     def _first_block(self, parameters: Tensors, x: Tensor) -> Tensor:

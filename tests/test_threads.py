@@ -41,7 +41,6 @@ def test_results_come_in_order_and_the_cores_are_divided(threads: int) -> None:
     assert {cores for _, cores, _ in found} == {3 // threads}
     assert len({thread for _, _, thread in found}) == threads
     assert torch.get_num_threads() == 3
-    assert threading.active_count() == len(threading.enumerate())
     assert not any(t.name.startswith("tasks") for t in threading.enumerate())
 
 
@@ -107,8 +106,8 @@ def test_threads_change_nothing(name: str, tasks_at_once: int | None) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
     assert distance(gradients_of(found, beside), gradients_of(expected, alone)) < 1e-10
     assert torch.get_num_threads() == 3
-    before = torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.math_sdp_enabled()
-    assert before == (True, True)
+    assert torch.backends.cuda.flash_sdp_enabled()
+    assert torch.backends.cuda.math_sdp_enabled()
 
 
 @pytest.mark.usefixtures("three_cores")

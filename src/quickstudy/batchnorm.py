@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from quickstudy.layers import pool2x2
+from quickstudy.layers import pool2x2, pool_and_places
 
 Statistics = tuple[Tensor, Tensor]
 """Mean and biased variance of each channel."""
@@ -130,7 +131,7 @@ class _NormPool(Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:
         exact = torch.zeros_like(weight)  # statistics are as exact as it is, and momentum 0 leaves it so
         mean, variance = torch.batch_norm_update_stats(x, exact, exact, 0.0)
-        picked, places = _aten.max_pool2d_with_indices(x, [2, 2], [2, 2])
+        picked, places = pool_and_places(x)
         y = F.batch_norm(picked, mean, variance, weight, bias, eps=eps)
         ctx.save_for_backward(x, weight, bias, mean, variance, picked, places)
         ctx.mark_non_differentiable(mean, variance)
@@ -155,9 +156,7 @@ class _NormPool(Function):
         along = -slope * r * sum_gx / n
         across = -slope * sum_g / n - along * mean
 
-        def each(t: Tensor) -> Tensor:
-            return t.to(x.dtype).view(-1, 1, 1)
-
+        each = partial(_by_channel, x)
         to_x = torch.addcmul(each(across), each(along), x).contiguous(memory_format=torch.channels_last)
         there = torch.addcmul(each(across), each(along), picked).addcmul_(each(slope), g)
         rows, at, values = (t.permute(0, 2, 3, 1).flatten(1, 2) for t in (to_x, places, there))
@@ -210,9 +209,7 @@ class _NormBackward(Function):
         inner = _channel_sum(v * g).to(r.dtype) - sum_v * sum_g / n - sum_vx * sum_gx / n  # Σv·dx / γr
         to_weight = r * inner
 
-        def each(t: Tensor) -> Tensor:
-            return t.to(x.dtype).view(-1, *[1] * (x.ndim - 2))
-
+        each = partial(_by_channel, x)
         slope = v_weight * r
         to_g = to_g.addcmul_(each(slope), x).add_(each(v_bias - slope * mean))
         # through x̂, whose gradient is by_v·v + by_g·g, and through r, which scales dx
@@ -227,6 +224,11 @@ class _NormBackward(Function):
 
 def _backward(g: Tensor, x: Tensor, weight: Tensor, mean: Tensor, r: Tensor, eps: float) -> Any:
     return _aten.native_batch_norm_backward(g, x, weight, None, None, mean, r, True, eps, [True, True, True])
+
+
+def _by_channel(x: Tensor, t: Tensor) -> Tensor:
+    """[C] numbers in the precision of x, to be combined with it."""
+    return t.to(x.dtype).view(-1, *[1] * (x.ndim - 2))
 
 
 def _channel_sum(x: Tensor) -> Tensor:

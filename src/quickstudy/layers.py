@@ -224,7 +224,8 @@ class _ToFilters(Function):
 # Torch's own second derivative adds zeros to the whole of what was pooled.
 
 
-def _pool(x: Tensor) -> tuple[Tensor, Tensor]:
+def pool_and_places(x: Tensor) -> tuple[Tensor, Tensor]:
+    """2×2 max-pool, and where in each picture what it picks stands; no gradient of its own."""
     return _aten.max_pool2d_with_indices(x, [2, 2], [2, 2])
 
 
@@ -241,7 +242,7 @@ def _pick(v: Tensor, places: Tensor) -> Tensor:
 class _Pool(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        y, places = _pool(x)
+        y, places = pool_and_places(x)
         ctx.save_for_backward(places)
         ctx.shape = x.shape
         return y
@@ -287,7 +288,7 @@ class _ConvPoolReLU(Function):
         y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
         added, places = shift.flatten()[:, None, None], list[Tensor]()
         for items, out in _few(x, y):
-            pooled, at = _pool(torch.conv2d(items, filters, None, *how))
+            pooled, at = pool_and_places(torch.conv2d(items, filters, None, *how))
             torch.add(pooled, added, out=out).clamp_min_(0)
             places.append(at)
         ctx.save_for_backward(x, patches, w, y, *places)

@@ -167,17 +167,21 @@ class InnerLoop(Learner):
         handed: Any = _Handed.apply(total, gradients, *wanted)
         return handed
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether the model runs tasks side by side itself, and so does its encoder where it has one."""
+        return all(map(runs_tasks, (self.model, getattr(self.model, "encoder", self.model))))
+
     def threads(self, *items: Tensor) -> int:
         """How many groups of such items run at the same time: one a core, of our networks, few pictures."""
-        ours = all(map(runs_tasks, (self.model, getattr(self.model, "encoder", self.model))))
         few = all(x.ndim == 5 and x.is_cpu and x[0].numel() < PICTURES_IN_THREADS for x in items)
-        return torch.get_num_threads() if ours and few else 1
+        return torch.get_num_threads() if self.is_ours and few else 1
 
     def at_once(self, *items: Tensor) -> int:
         """How many tasks of such items, first those of the support, run side by side."""
         if self.tasks_at_once:
             return self.tasks_at_once
-        device, other = items[0].device.type, not runs_tasks(getattr(self.model, "encoder", self.model))
+        device, other = items[0].device.type, not self.is_ours
         most = FLOATS_AT_ONCE.get(device, OTHER_FLOATS_AT_ONCE) // (1 + other)
         n = most // max(1, *(x[0].numel() for x in items))
         if items[0].ndim == 5:

@@ -12,7 +12,7 @@ from quickstudy.encoders import Classifier, Conv4
 from quickstudy.episode import Episode, Support
 from quickstudy.learner import batch_statistics
 from quickstudy.learners.anil import ANIL
-from quickstudy.learners.inner import InnerLoop
+from quickstudy.learners.inner import InnerLoop, repeated
 from quickstudy.learners.lstm_meta_learner import LSTMMetaLearner
 from quickstudy.learners.maml import FOMAML, MAML
 from quickstudy.learners.meta_sgd import MetaSGD
@@ -270,3 +270,20 @@ def test_training_goes_down_and_tasks_write_nothing(make: Make) -> None:
         learner(e).backward()
         optimizer.step()
     assert error() < 0.9 * before
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (4, 3, 2, 2), (4, 1, 3, 3), (3, 0)])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_parameters_are_repeated_as_by_expand(shape: tuple[int, ...], channels_last: bool) -> None:
+    p = torch.randn(shape, dtype=torch.float64)
+    if channels_last and len(shape) == 4:
+        p = p.contiguous(memory_format=torch.channels_last)
+    p.requires_grad_()
+    many = repeated(p, 3)
+    expected = p.unsqueeze(0).expand(3, *p.shape)
+    assert torch.equal(many, expected)
+    assert many.untyped_storage().data_ptr() == p.untyped_storage().data_ptr()
+    g = torch.randn(3, *shape, dtype=torch.float64)
+    found, literal = (torch.autograd.grad(y, p, g)[0] for y in (many, expected))
+    torch.testing.assert_close(found, literal)
+    assert found.stride() == p.stride()

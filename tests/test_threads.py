@@ -36,7 +36,10 @@ def test_results_come_in_order_and_the_cores_are_divided(threads: int) -> None:
         time.sleep(0.01 * (6 - i))  # the last is the first to be done
         return i, torch.get_num_threads(), threading.get_ident()
 
-    found = list(in_threads(work, range(6), threads))
+    found: list[tuple[int, int, int]] = []
+    for result in in_threads(work, range(6), threads):
+        found.append(result)
+        assert torch.get_num_threads() == (1 if threads > 1 else 3)  # its helpers would be in the way
     assert [i for i, _, _ in found] == list(range(6))
     assert {cores for _, cores, _ in found} == {3 // threads}
     assert len({thread for _, _, thread in found}) == threads

@@ -18,7 +18,7 @@ def in_threads(function: Callable[[Item], Result], items: Sequence[Item], thread
 
     Args:
         function: from an item to a result. It must change nothing that others see.
-        items: results are in their order.
+        items: results are in their order. The caller has one core until it has had the last.
         threads: how many; one is `map`.
     """
     if threads == 1:
@@ -31,6 +31,8 @@ def in_threads(function: Callable[[Item], Result], items: Sequence[Item], thread
         with torch.set_grad_enabled(wanted), torch.autocast("cpu", dtype, enabled=lower):
             return function(item)
 
+    # what the caller does with a result wants no helpers: after it they'd spin for milliseconds on busy cores
+    torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(threads, "tasks", torch.set_num_threads, (max(1, cores // threads),)) as pool:
             yield from pool.map(call, items)

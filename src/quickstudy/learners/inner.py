@@ -107,7 +107,7 @@ class InnerLoop(Learner):
 
     def side_by_side(self, tasks: int) -> Tensors:
         """The model's parameters as every task begins with them, [T, ...]."""
-        return {k: p.unsqueeze(0).expand(tasks, *p.shape) for k, p in self.model.named_parameters()}
+        return {k: repeated(p, tasks) for k, p in self.model.named_parameters()}
 
     @property
     def steps_now(self) -> int:
@@ -157,13 +157,12 @@ class InnerLoop(Learner):
 
         if len(parts) == 1 or not by_group:
             return torch.stack([loss(part) for part in parts]).sum()
-        total, gradients = torch.zeros((), device=self.device), [torch.zeros_like(p) for p in wanted]
+        total, gradients = torch.zeros((), device=self.device), list[Tensor]()
         # `adapt` sets it, for the whole process: threads would undo each other's
         with sdpa_kernel(SDPBackend.MATH) if threads > 1 else nullcontext():
             for value, new in in_threads(gradient, parts, threads):
                 total = total + value
-                for gathered, more in zip(gradients, new, strict=True):
-                    gathered += more
+                gradients = [a + b for a, b in zip(gradients, new, strict=True)] if gradients else list(new)
         handed: Any = _Handed.apply(total, gradients, *wanted)
         return handed
 
@@ -231,6 +230,19 @@ class _Handed(Function):
         ctx: Any, *grad_outputs: Tensor
     ) -> Any:
         return None, None, *(grad_outputs[0] * gradient for gradient in ctx.gradients)
+
+
+def repeated(parameter: Tensor, tasks: int) -> Tensor:
+    """A parameter as T tasks begin with it, [T, ...], by views.
+
+    Flat in the order of its memory in between, so that its gradient is a sum of rows; that of channels-last
+    filters would take torch ten times as long.
+    """
+    order = sorted(range(parameter.ndim), key=parameter.stride, reverse=True)
+    lying = parameter.permute(order)
+    rows = lying.flatten().expand(tasks, -1)
+    back = [0, *(1 + order.index(i) for i in range(parameter.ndim))]
+    return rows.view(tasks, *lying.shape).permute(back)
 
 
 def task_losses(scores: Tensor, y: Tensor, ways: int) -> Tensor:

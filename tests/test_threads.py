@@ -36,27 +36,37 @@ def test_results_come_in_order_and_the_cores_are_divided(threads: int) -> None:
         time.sleep(0.01 * (6 - i))  # the last is the first to be done
         return i, torch.get_num_threads(), threading.get_ident()
 
-    found: list[tuple[int, int, int]] = []
-    for result in in_threads(work, range(6), threads):
-        found.append(result)
-        assert torch.get_num_threads() == (1 if threads > 1 else 3)  # its helpers would be in the way
+    found = list(in_threads(work, range(6), threads))
     assert [i for i, _, _ in found] == list(range(6))
     assert {cores for _, cores, _ in found} == {3 // threads}
-    assert len({thread for _, _, thread in found}) == threads
+    at_work = {thread for _, _, thread in found}
+    assert len(at_work) == threads
+    assert threading.get_ident() in at_work
     assert torch.get_num_threads() == 3
     assert not any(t.name.startswith("tasks") for t in threading.enumerate())
 
 
 @pytest.mark.usefixtures("three_cores")
-def test_an_error_ends_it_and_gives_the_cores_back() -> None:
+@pytest.mark.parametrize("whose", ["the caller's", "another's"])
+def test_an_error_ends_it_and_gives_the_cores_back(whose: str) -> None:
+    caller, barrier = threading.get_ident(), threading.Barrier(2)
+    done: list[int] = []
+
     def work(i: int) -> int:
-        if i == 1:
-            raise ValueError("of the second")
+        if i < 2:
+            barrier.wait(10)  # both are at work
+        if (threading.get_ident() == caller) == (whose == "the caller's"):
+            raise ValueError(whose)
+        time.sleep(0.1)
+        done.append(i)
         return i
 
-    with pytest.raises(ValueError, match="of the second"):
-        list(in_threads(work, range(9), 2))
+    with pytest.raises(ValueError, match=whose):
+        in_threads(work, range(9), 2)
     assert torch.get_num_threads() == 3
+    assert not any(t.name.startswith("tasks") for t in threading.enumerate())
+    if whose == "the caller's":
+        assert len(done) == 1  # what had not begun does not begin
 
 
 @pytest.mark.usefixtures("three_cores")
@@ -75,17 +85,18 @@ def test_grad_mode_and_autocast_go_along(wanted: bool, lower: bool) -> None:
 
 @pytest.mark.usefixtures("three_cores")
 def test_each_thread_has_a_batch_norm_of_its_own() -> None:
-    barrier = threading.Barrier(3)
+    barrier, caller = threading.Barrier(3), threading.get_ident()
 
     def work(i: int) -> list[float]:
         kept: list[Statistics] = []
-        assert not is_open()
+        callers = threading.get_ident() == caller
+        assert is_open() == callers
         with TaskNorm(keep=kept):
             barrier.wait(10)
             for k in range(3):
                 keep(torch.tensor(10.0 * i + k), torch.tensor(1.0))
                 barrier.wait(10)
-        assert not is_open()
+        assert is_open() == callers
         return [mean.item() for mean, _ in kept]
 
     with TaskNorm():

@@ -229,9 +229,17 @@ def pool_and_places(x: Tensor) -> tuple[Tensor, Tensor]:
     return _aten.max_pool2d_with_indices(x, [2, 2], [2, 2])
 
 
-def _put_back(g: Tensor, places: Tensor, shape: Sequence[int]) -> Tensor:
-    like = torch.empty(shape, dtype=g.dtype, device=g.device, memory_format=torch.channels_last)
-    return _aten.max_pool2d_with_indices_backward(g, like, [2, 2], [2, 2], [0, 0], [1, 1], False, places)
+def _pool_into(x: Tensor, y: Tensor, places: Tensor) -> None:
+    _aten.max_pool2d_with_indices.out(x, [2, 2], [2, 2], out=y, indices=places)
+
+
+def _put_back_into(x: Tensor, g: Tensor, places: Tensor) -> Tensor:
+    how = [2, 2], [2, 2], [0, 0], [1, 1], False
+    return _aten.max_pool2d_with_indices_backward.grad_input(g, x, *how, places, grad_input=x)
+
+
+def _empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device=device, memory_format=torch.channels_last)
 
 
 def _pick(v: Tensor, places: Tensor) -> Tensor:
@@ -256,7 +264,7 @@ class _PutBack(Function):
     @staticmethod
     def forward(ctx: Any, g: Tensor, places: Tensor, shape: torch.Size) -> Tensor:
         ctx.save_for_backward(places)
-        return _put_back(g, places, shape)
+        return _put_back_into(_empty(shape, g.dtype, g.device), g, places)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
@@ -285,13 +293,13 @@ class _ConvPoolReLU(Function):
     def forward(ctx: Any, x: Tensor, patches: Tensor, w: Tensor, shift: Tensor) -> Tensor:
         x, filters, how = side_by_side(x), filters_side_by_side(w), _how3x3(w)
         shape = len(x), len(filters), *(n // 2 for n in x.shape[2:])
-        y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-        added, places = shift.flatten()[:, None, None], list[Tensor]()
-        for items, out in _few(x, y):
-            pooled, at = pool_and_places(torch.conv2d(items, filters, None, *how))
-            torch.add(pooled, added, out=out).clamp_min_(0)
-            places.append(at)
-        ctx.save_for_backward(x, patches, w, y, *places)
+        y, places = (_empty(shape, dtype, x.device) for dtype in (x.dtype, torch.int64))
+        added = shift.flatten()[:, None, None]
+        # into what is there already: so the convolutions take the same memory in turn, and find it in a cache
+        for items, out, at in _few(x, y, places):
+            _pool_into(torch.conv2d(items, filters, None, *how), out, at)
+            out.add_(added).clamp_min_(0)
+        ctx.save_for_backward(x, patches, w, y, places)
         return y
 
     @staticmethod
@@ -304,39 +312,40 @@ class _ConvPoolReLUBackward(Function):
     """Gradients of the filters and the shift; `w` is for its shape only."""
 
     @staticmethod
-    def forward(
-        ctx: Any, g: Tensor, x: Tensor, patches: Tensor, w: Tensor, y: Tensor, *places: Tensor
-    ) -> Any:
-        ctx.save_for_backward(x, y, *places)
-        return _conv_pool_relu_backward(g, x, patches, w, y, *places)
+    def forward(ctx: Any, g: Tensor, x: Tensor, patches: Tensor, w: Tensor, y: Tensor, places: Tensor) -> Any:
+        ctx.save_for_backward(x, y, places)
+        return _conv_pool_relu_backward(g, x, patches, w, y, places)
 
     @staticmethod
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride] (the decorator's type)
         ctx: Any, *grad_outputs: Tensor
     ) -> Any:
-        x, y, *places = ctx.saved_tensors
+        x, y, places = ctx.saved_tensors
         w, shift = grad_outputs
         filters, added, to_g = filters_side_by_side(w), shift.flatten()[:, None, None], torch.empty_like(y)
-        for (items, out), at in zip(_few(x, to_g), places, strict=True):
+        for items, out, at in _few(x, to_g, places):
             v = torch.conv2d(items, filters, None, *_how3x3(w))
             torch.add(_pick(v, at), added, out=out)
-        return _aten.threshold_backward(to_g, y, 0), None, None, None, None, *(None for _ in places)
+        return _aten.threshold_backward(to_g, y, 0), None, None, None, None, None
 
 
 def _conv_pool_relu_backward(
-    g: Tensor, x: Tensor, patches: Tensor, w: Tensor, y: Tensor, *places: Tensor
+    g: Tensor, x: Tensor, patches: Tensor, w: Tensor, y: Tensor, places: Tensor
 ) -> tuple[Tensor, Tensor]:
     tasks, filters = w.shape[:2]
     to_w, to_shift = patches.new_zeros(tasks, patches.shape[1], filters), patches.new_zeros(tasks * filters)
     by_picture = patches.transpose(0, 2)  # [B, 9 C, T, H, W]
-    for (items, out, of_y, rows), at in zip(_few(x, y, g, by_picture), places, strict=True):
-        passed = _aten.threshold_backward(of_y, out, 0).to(patches.dtype)
-        to_shift += passed.sum((0, 2, 3))
-        spread = _put_back(passed, at, (*passed.shape[:2], *items.shape[2:]))
-        columns = spread.permute(0, 2, 3, 1).reshape(-1, tasks, filters)  # [B · H · W, T, D]
-        # not the convolution's own gradient, which for few channels is slower, and far so in bfloat16
-        with torch.autocast(x.device.type, enabled=False):
+    spread = None
+    with torch.autocast(x.device.type, enabled=False):
+        for items, out, of_y, at, rows in _few(x, y, g, places, by_picture):
+            passed = _aten.threshold_backward(of_y, out, 0).to(patches.dtype)
+            to_shift += passed.sum((0, 2, 3))
+            if spread is None:
+                spread = _empty((*passed.shape[:2], *items.shape[2:]), passed.dtype, passed.device)
+            columns = _put_back_into(spread[: len(passed)], passed, at).permute(0, 2, 3, 1)
+            columns = columns.reshape(-1, tasks, filters)  # [B · H · W, T, D]
+            # not the convolution's own gradient, which for few channels is slower, and far so in bfloat16
             to_w += rows.transpose(0, 2).flatten(2) @ columns.transpose(0, 1)
     return to_w.transpose(1, 2).reshape(w.shape).to(w.dtype), to_shift.view(w.shape[:2]).to(w.dtype)
 

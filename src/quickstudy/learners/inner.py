@@ -238,11 +238,12 @@ def repeated(parameter: Tensor, tasks: int) -> Tensor:
     Flat in the order of its memory in between, so that its gradient is a sum of rows; that of channels-last
     filters would take torch ten times as long.
     """
+    if parameter.is_contiguous():
+        return parameter.expand(tasks, *parameter.shape)
     order = sorted(range(parameter.ndim), key=parameter.stride, reverse=True)
     lying = parameter.permute(order)
-    rows = lying.flatten().expand(tasks, -1)
     back = [0, *(1 + order.index(i) for i in range(parameter.ndim))]
-    return rows.view(tasks, *lying.shape).permute(back)
+    return lying.flatten().expand(tasks, -1).view(tasks, *lying.shape).permute(back)
 
 
 def task_losses(scores: Tensor, y: Tensor, ways: int) -> Tensor:

@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from quickstudy.batchnorm import Statistics, TaskNorm, is_open, keep
+from quickstudy.episode import Episode
+from quickstudy.learners import inner
 from quickstudy.learners.inner import PICTURES_IN_THREADS
 from quickstudy.learners.maml import MAML
 from quickstudy.per_task import per_task
@@ -122,6 +125,27 @@ def test_threads_change_nothing(name: str, tasks_at_once: int | None) -> None:
     assert torch.get_num_threads() == 3
     assert torch.backends.cuda.flash_sdp_enabled()
     assert torch.backends.cuda.math_sdp_enabled()
+
+
+@pytest.mark.usefixtures("three_cores")
+@pytest.mark.parametrize("tasks", [1, 2, 5, 7, 8])
+@pytest.mark.parametrize("tasks_at_once", [1, 2, 3, 4, 5, 7, 100])
+def test_no_more_tasks_run_at_once_than_asked_for(
+    tasks: int, tasks_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[int, list[int]]] = []
+
+    def watched(function: Callable[[Episode], Any], parts: list[Episode], threads: int) -> Iterable[Any]:
+        ran.append((threads, [part.tasks for part in parts]))
+        return in_threads(function, parts, threads)
+
+    monkeypatch.setattr(inner, "in_threads", watched)
+    MAML(network(), tasks_at_once=tasks_at_once)(pictures(tasks=tasks))
+    for threads, sizes in ran:
+        assert sum(sizes) == tasks
+        assert sum(sizes[:threads]) <= tasks_at_once  # the first are the largest
+        assert max(sizes) == sizes[0]
+    assert ran or tasks == 1
 
 
 @pytest.mark.usefixtures("three_cores")

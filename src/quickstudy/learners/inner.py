@@ -143,7 +143,8 @@ class InnerLoop(Learner):
         by_group = torch.is_grad_enabled() and bool(wanted) and not any(x.requires_grad for x in items)
         n = min(self.at_once(*items), episode.tasks)
         threads = min(self.threads(*items), n) if by_group else 1
-        n = math.ceil(n / threads)
+        rounds = 1 if n == episode.tasks else math.ceil(episode.tasks / (n // threads * threads))
+        n = math.ceil(episode.tasks / (rounds * threads))  # no more than asked for at once, and alike in size
         parts = [episode[i : i + n] for i in range(0, episode.tasks, n)]
 
         def loss(part: Episode) -> Tensor:

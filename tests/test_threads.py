@@ -128,7 +128,7 @@ def test_threads_change_nothing(name: str, tasks_at_once: int | None) -> None:
 
 
 @pytest.mark.usefixtures("three_cores")
-@pytest.mark.parametrize("tasks", [1, 2, 5, 7, 8])
+@pytest.mark.parametrize("tasks", [2, 5, 7, 8])
 @pytest.mark.parametrize("tasks_at_once", [1, 2, 3, 4, 5, 7, 100])
 def test_no_more_tasks_run_at_once_than_asked_for(
     tasks: int, tasks_at_once: int, monkeypatch: pytest.MonkeyPatch
@@ -145,7 +145,7 @@ def test_no_more_tasks_run_at_once_than_asked_for(
         assert sum(sizes) == tasks
         assert sum(sizes[:threads]) <= tasks_at_once  # the first are the largest
         assert max(sizes) == sizes[0]
-    assert ran or tasks == 1
+    assert ran
 
 
 @pytest.mark.usefixtures("three_cores")

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from quickstudy.layers import pool2x2, pool_and_places
+from quickstudy.layers import by_place, pool2x2, pool_and_places
 
 Statistics = tuple[Tensor, Tensor]
 """Mean and biased variance of each channel."""
@@ -159,8 +159,7 @@ class _NormPool(Function):
         each = partial(_by_channel, x)
         to_x = torch.addcmul(each(across), each(along), x).contiguous(memory_format=torch.channels_last)
         there = torch.addcmul(each(across), each(along), picked).addcmul_(each(slope), g)
-        rows, at, values = (t.permute(0, 2, 3, 1).flatten(1, 2) for t in (to_x, places, there))
-        rows.scatter_(1, at, values)
+        by_place(to_x).scatter_(1, by_place(places), by_place(there))
         return to_x, sum_gx, sum_g, None
 
 

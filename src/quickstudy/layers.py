@@ -242,9 +242,13 @@ def _empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Te
     return torch.empty(shape, dtype=dtype, device=device, memory_format=torch.channels_last)
 
 
+def by_place(x: Tensor) -> Tensor:
+    """Channels-last [B, C, H, W] as [B, H · W, C], a view: places are numbers of its dimension 1."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
 def _pick(v: Tensor, places: Tensor) -> Tensor:
-    at, rows = (t.permute(0, 2, 3, 1).flatten(1, 2) for t in (places, v))  # views: channels lie last
-    return rows.gather(1, at).unflatten(1, places.shape[2:]).permute(0, 3, 1, 2)
+    return by_place(v).gather(1, by_place(places)).unflatten(1, places.shape[2:]).permute(0, 3, 1, 2)
 
 
 class _Pool(Function):
@@ -295,7 +299,7 @@ class _ConvPoolReLU(Function):
         shape = len(x), len(filters), *(n // 2 for n in x.shape[2:])
         y, places = (_empty(shape, dtype, x.device) for dtype in (x.dtype, torch.int64))
         added = shift.flatten()[:, None, None]
-        # into what is there already: so the convolutions take the same memory in turn, and find it in a cache
+        # pooled straight into y: a pass less than to pool apart and add into it
         for items, out, at in _few(x, y, places):
             _pool_into(torch.conv2d(items, filters, None, *how), out, at)
             out.add_(added).clamp_min_(0)
@@ -336,13 +340,12 @@ def _conv_pool_relu_backward(
     tasks, filters = w.shape[:2]
     to_w, to_shift = patches.new_zeros(tasks, patches.shape[1], filters), patches.new_zeros(tasks * filters)
     by_picture = patches.transpose(0, 2)  # [B, 9 C, T, H, W]
-    spread = None
+    few = min(len(x), _at_once(x))
+    spread = _empty((few, tasks * filters, *x.shape[2:]), patches.dtype, x.device)
     with torch.autocast(x.device.type, enabled=False):
-        for items, out, of_y, at, rows in _few(x, y, g, places, by_picture):
+        for _, out, of_y, at, rows in _few(x, y, g, places, by_picture):
             passed = _aten.threshold_backward(of_y, out, 0).to(patches.dtype)
             to_shift += passed.sum((0, 2, 3))
-            if spread is None:
-                spread = _empty((*passed.shape[:2], *items.shape[2:]), passed.dtype, passed.device)
             columns = _put_back_into(spread[: len(passed)], passed, at).permute(0, 2, 3, 1)
             columns = columns.reshape(-1, tasks, filters)  # [B · H · W, T, D]
             # not the convolution's own gradient, which for few channels is slower, and far so in bfloat16
@@ -356,5 +359,9 @@ def _how3x3(w: Tensor) -> _How:
 
 def _few(x: Tensor, *beside: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """A few pictures of every task at a time, and what belongs to them."""
-    n = max(1, NUMBERS_AT_ONCE.get(x.device.type, OTHER_NUMBERS_AT_ONCE) // x[0].numel())
+    n = _at_once(x)
     return zip(*(t.split(n) for t in (x, *beside)), strict=True)
+
+
+def _at_once(x: Tensor) -> int:
+    return max(1, NUMBERS_AT_ONCE.get(x.device.type, OTHER_NUMBERS_AT_ONCE) // x[0].numel())

@@ -32,7 +32,7 @@ from quickstudy import experiment
 from quickstudy.data.episodes import Episodes, Setting
 from quickstudy.data.pool import ClassPool
 from quickstudy.display import Terminal
-from quickstudy.episode import Batches, Episode
+from quickstudy.episode import Batches, Episode, Support
 from quickstudy.learner import Learner, embed
 from quickstudy.learners.gaussian import GaussianPrototypical, distances, gaussians
 from quickstudy.learners.prototypical import Prototypical
@@ -194,11 +194,12 @@ def trial(
     Args:
         gaussian: the network.
         plain: a plain one.
-        episode: of one task, its support class after class.
+        episode: of one task.
         damaged: how many of the support items of each class, the first, which are as good as any.
         seed: of the damage.
     """
-    support, ways = episode.support, episode.ways
+    ways, by_class = episode.ways, episode.support.y[0].argsort(stable=True)
+    support = Support(episode.support.x[:, by_class], episode.support.y[:, by_class], ways)
     items = support.x.shape[1]
     encoded = [encode(m, torch.cat([support.x, episode.query_x], 1)) for m in (gaussian, plain)]
     x = support.x.unflatten(1, (ways, -1))

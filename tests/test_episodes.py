@@ -6,19 +6,25 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import coded_pool
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
+from quickstudy.data.augment import Augment
 from quickstudy.data.episodes import Episodes, Labels, Setting, distinct
 from quickstudy.data.pool import ClassPool
-from quickstudy.episode import Episode
+from quickstudy.episode import Episode, Support
+from quickstudy.evaluation import evaluate
+from quickstudy.learner import Learner
+from quickstudy.train import fit
 
 
 @st.composite
@@ -111,8 +117,8 @@ def test_shapes_and_labels(pool: ClassPool) -> None:
     assert e.support.x.shape == (3, 8, 1, 2, 2)
     assert e.support.unlabelled.shape == (3, 4, 1, 2, 2)
     assert e.query_x.shape == (3, 12, 1, 2, 2)
-    assert e.support.y.tolist() == [[0, 0, 1, 1, 2, 2, 3, 3]] * 3
-    assert e.query_y.tolist() == [[0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]] * 3
+    assert e.support.y.sort().values.tolist() == [[0, 0, 1, 1, 2, 2, 3, 3]] * 3
+    assert e.query_y.sort().values.tolist() == [[0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]] * 3
     assert (e.tasks, e.ways, e.shots) == (3, 4, 2)
 
 
@@ -151,8 +157,11 @@ def test_values_are_the_bytes_over_255() -> None:
     everything = torch.cat([e.support.x, e.query_x], 1)
     assert (everything.min(), everything.max()) == (0, 1)
     for ours, part in ((e.support.x, index[..., :1]), (e.query_x, index[..., 1:])):
-        expected = torch.from_numpy(items[part.reshape(2, -1)].astype(np.float64) / 255)
-        torch.testing.assert_close(ours.double(), expected, rtol=1e-6, atol=0)
+        for task, drawn in zip(ours.double(), part.reshape(2, -1), strict=True):
+            expected = torch.from_numpy(items[drawn].astype(np.float64) / 255)
+            off = torch.cdist(task.flatten(1), expected.flatten(1))
+            assert sorted(off.argmin(1).tolist()) == list(range(len(drawn)))
+            torch.testing.assert_close(task, expected[off.argmin(1)], rtol=1e-6, atol=0)
 
 
 def test_the_pool_stays_as_it_was(pool: ClassPool) -> None:
@@ -490,6 +499,66 @@ def test_what_cannot_be_kept_apart_is_said(pool: ClassPool) -> None:
             Episodes(two, **({"setting": SETTING_1, "apart": True} | rest))  # pyright: ignore
 
 
+# What an item's position tells
+
+
+class ByPosition(Learner):
+    """Looks at nothing but where a query stands in its task."""
+
+    def __init__(self, queries: int, ways: int) -> None:
+        super().__init__()
+        self.scores = nn.Parameter(torch.zeros(queries, ways))
+
+    def predict(self, support: Support, query_x: torch.Tensor) -> torch.Tensor:
+        return self.scores.expand(len(query_x), -1, -1)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_learner_that_knows_positions_only_is_at_chance(apart: bool) -> None:
+    pool = of_sources([[4, 4, 4]] * 8) if apart else coded_pool([12] * 12)
+    setting = Setting(3, 1, 2) if apart else Setting(4, 1, 5)
+    learner = ByPosition(setting.ways * setting.queries, setting.ways)
+    make = partial(Episodes, pool, setting, 16, apart=apart)
+    fit(learner, make(seed=0), 60, optimizer=partial(torch.optim.Adam, lr=0.1))
+    score = evaluate(learner, make(seed=1), 1600)
+    assert abs(score.accuracy - 1 / setting.ways) < 0.02
+
+
+@pytest.mark.parametrize("change", [None, lambda x, rng: x])
+def test_no_position_is_of_one_class(change: Augment | None) -> None:
+    """Of the support, the queries, the unlabelled items and the distractors among them."""
+    episodes = Episodes(
+        coded_pool([12] * 12), Setting(3, 2, 2, 2, distractors=1), 3000, augment_classes=change
+    )
+    e = episodes[0]
+    extra = episodes.unlabelled_y(0)
+    for y, classes in ((e.support.y, 3), (e.query_y, 3), (extra, 4)):
+        shares = F.one_hot(y, classes).double().mean(0)
+        assert (shares - 1 / classes).abs().max() < 0.04
+        assert (y[:, 1:] == y[:, :-1]).double().mean() == pytest.approx(1 / (2 * classes - 1), abs=0.03)
+
+
+@pytest.mark.parametrize("change", [None, lambda x, rng: x])
+def test_items_keep_their_labels_whatever_their_order(change: Augment | None) -> None:
+    episodes = Episodes(coded_pool([12] * 12), Setting(3, 2, 2, 2, distractors=1), 4, augment_classes=change)
+    e, extra = episodes[0], episodes.unlabelled_y(0)
+    drawn = episodes.indices(0)[..., 0] // 12
+    for t in range(4):
+        for x, y in ((e.support.x, e.support.y), (e.query_x, e.query_y), (e.support.unlabelled, extra)):
+            for (c, _), label in zip(codes(x)[t], y[t].tolist(), strict=True):
+                assert label == 3 or drawn[t, label] == c
+
+
+def test_the_order_is_the_same_whoever_draws() -> None:
+    episodes = Episodes(coded_pool([12] * 12), Setting(3, 2, 2, 2), 4, seed=3)
+    whole = episodes[5]
+    for rank in range(2):
+        part = episodes.part(5, rank, 2)
+        assert torch.equal(part.query_y, whole.query_y[rank::2])
+        assert torch.equal(part.support.y, whole.support.y[rank::2])
+        assert torch.equal(part.support.unlabelled, whole.support.unlabelled[rank::2])
+
+
 # Clips
 
 
@@ -501,6 +570,7 @@ def test_samples_become_floats_below_1_and_keep_their_shape() -> None:
     e, index = episodes[0], episodes.indices(0)
     assert e.support.x.shape == (2, 2, 30)
     assert e.query_x.dtype == torch.float32
-    expected = torch.from_numpy(items[index[..., 1:].reshape(2, -1)].astype(np.float64) / 32768)
-    assert torch.equal(e.query_x.double(), expected)
+    expected = items[index[..., 1:].reshape(2, -1)].astype(np.float64) / 32768
+    for ours, task in zip(e.query_x.double().tolist(), expected.tolist(), strict=True):
+        assert sorted(ours) == sorted(task)
     assert (e.query_x.min(), e.query_x.max()) == (-1, 32767 / 32768)

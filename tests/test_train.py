@@ -7,14 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
 from torch import nn
 
 from quickstudy import checkpoint
+from quickstudy.data.augment import Affine
 from quickstudy.data.episodes import Episodes, Setting
 from quickstudy.data.pool import ClassPool
 from quickstudy.encoders import Conv4
@@ -83,7 +87,6 @@ def test_it_learns_and_keeps_the_best():
     after = evaluate(learner, episodes, 100)
     assert progress.stopped == "finished"
     assert after.accuracy > before.accuracy + 0.1
-    assert not learner.training
 
 
 def test_the_best_weights_are_the_ones_left_and_saved(tmp_path: Path):
@@ -198,6 +201,83 @@ def test_resuming_another_training_is_refused(tmp_path: Path):
     small_fit(small_learner(), tmp_path, manifest={"seed": 1})
     with pytest.raises(ValueError, match=r"holds a training with seed 1, not 2"):
         small_fit(small_learner(), tmp_path, manifest={"seed": 2}, resume=True)
+
+
+POOL = noisy_pool(16)
+HALVES = replace(POOL, splits={"train": np.arange(8), "test": np.arange(8, 16)})
+
+
+def tasks(pool: ClassPool = POOL, seed: int = 0, count: int = 2, **rest) -> Episodes:
+    return Episodes(pool, Setting(5, 1, 3), count, seed, **rest)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ({"seed": 1}, {"seed": 2}, r"train\.seed 1, not 2"),
+        ({"count": 2}, {"count": 4}, r"train\.tasks 2, not 4"),
+        ({}, {"pool": noisy_pool(16, seed=3)}, r"train\.pool\.digest \w+, not \w+"),
+        (
+            {"pool": HALVES.split("train")},
+            {"pool": HALVES.split("test")},
+            r"train\.pool\.name pool\.train, not",
+        ),
+        ({}, {"setting": Setting(4, 1, 3)}, r"train\.setting\.ways 5, not 4"),
+        ({}, {"augment": Affine()}, r"train\.augment None, not Affine\("),
+        ({}, {"steps": 24}, "steps 20, not 24"),
+        ({}, {"clip": 1.0}, r"clip None, not 1\.0"),
+        ({}, {"schedule": halve_every(5)}, r"schedule \[1\.0, .*\], not \[1\.0, .*0\.125\]"),
+        ({}, {"optimizer": adam(0.1)}, r"parameter_groups .*'lr': 0\.001.*, not .*'lr': 0\.1"),
+        ({}, {"optimizer": partial(torch.optim.Adam, weight_decay=1e-4)}, "'weight_decay': 0.0001"),
+        ({}, {"optimizer": partial(torch.optim.SGD, lr=1e-3)}, "optimizer Adam, not SGD"),
+        ({}, {"validation": tasks(seed=8)}, r"validation\.seed 7, not 8"),
+        ({}, {"validation_episodes": 9}, "validation_episodes 8, not 9"),
+        ({}, {"keep": "last"}, "keep best, not last"),
+        (
+            {},
+            {"fabric": Fabric(accelerator="cpu", devices=1, precision="bf16-mixed")},
+            "precision 32-true, not",
+        ),
+    ],
+)
+def test_resuming_another_training_is_refused_whatever_differs(
+    tmp_path: Path, before: dict, after: dict, message: str
+):
+    def run(resume: bool, **options):
+        own = {"setting", "augment", "pool", "seed", "count"}
+        given = {k: v for k, v in options.items() if k in own}
+        episodes = tasks(**{k: v for k, v in given.items() if k != "setting"})
+        if "setting" in given:
+            episodes = Episodes(POOL, given["setting"], 2)
+        rest = {k: v for k, v in options.items() if k not in own}
+        settings = {"validation": tasks(seed=7), "validation_episodes": 8, "every": 10, "steps": 20} | rest
+        return fit(small_learner(), episodes, out=tmp_path, resume=resume, **settings)
+
+    run(False, **before)
+    untouched = (tmp_path / "last.safetensors").read_bytes()
+    with pytest.raises(
+        ValueError, match=f"holds a training with {message}" if "'" not in message else message
+    ):
+        run(True, **(before | after))
+    assert (tmp_path / "last.safetensors").read_bytes() == untouched
+    assert run(True, **before).step == 20
+
+
+def test_a_training_of_an_earlier_version_is_not_gone_on_with(tmp_path: Path):
+    small_fit(small_learner(), tmp_path)
+    tensors, manifest = checkpoint.load(tmp_path / "last.safetensors")
+    del manifest["fit"]
+    checkpoint.save(tmp_path / "last.safetensors", tensors, manifest)
+    with pytest.raises(ValueError, match="a training of an earlier version of quickstudy"):
+        small_fit(small_learner(), tmp_path, resume=True)
+
+
+def test_the_manifest_knows_the_classes_and_its_copy_their_number(tmp_path: Path):
+    small_fit(small_learner(), tmp_path, manifest={"classes": {"calibration": {"x": "00"}}})
+    classes = checkpoint.load(tmp_path / "best.safetensors")[1]["classes"]
+    assert classes["train"] == classes["validation"] == noisy_pool().class_digests()
+    assert classes["calibration"] == {"x": "00"}
+    assert json.loads((tmp_path / "best.json").read_text())["classes"]["train"] == 12
 
 
 def test_resuming_without_an_option_that_the_training_had_is_refused(tmp_path: Path):

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Generator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import safetensors
 import safetensors.torch
@@ -41,7 +41,16 @@ def save(path: Path, tensors: Mapping[str, Tensor], manifest: Manifest) -> None:
         {MANIFEST: json.dumps(manifest)},
     )
     write_whole(path, blob)
-    write_whole(path.with_suffix(".json"), (json.dumps(manifest, indent=2) + "\n").encode())
+    write_whole(path.with_suffix(".json"), (json.dumps(_readable(manifest), indent=2) + "\n").encode())
+
+
+def _readable(manifest: Manifest) -> Manifest:
+    """The manifest with the numbers of classes in place of their names and digests, which fill pages."""
+    classes = manifest.get("classes")
+    if not isinstance(classes, dict):
+        return manifest
+    numbers = {split: len(of) for split, of in cast(dict[str, dict[str, str]], classes).items()}
+    return manifest | {"classes": numbers}
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], Manifest]:

@@ -20,6 +20,7 @@ from quickstudy.learners.inner import InnerLoop
 from quickstudy.learners.prototypical import Prototypical
 from quickstudy.memory import keep_freed_memory
 from quickstudy.metrics import Score
+from quickstudy.seeds import generators_kept
 
 RECIPE = "prototypical-glyphs"
 SETTINGS = (Setting(5, 1, 15), Setting(20, 1, 15))
@@ -118,10 +119,11 @@ def _error(value: float) -> str:
 
 
 def _contestants(learner: Learner) -> list[tuple[str, Learner]]:
-    torch.manual_seed(0)
+    with generators_kept(0):
+        untrained = Prototypical(Conv4())
     return [
         ("raw pixels, nearest", Prototypical(nn.Flatten())),
-        ("untrained network", Prototypical(Conv4())),
+        ("untrained network", untrained),
         ("this network", learner),
     ]
 

@@ -9,8 +9,9 @@ import torch
 from lightning_fabric import Fabric
 
 from quickstudy.episode import Trials
-from quickstudy.learner import Learner, batch_statistics
+from quickstudy.learner import Learner, batch_statistics, evaluation_mode
 from quickstudy.metrics import Mode, Score, accuracies, mean_ci95
+from quickstudy.seeds import generators_kept
 
 
 @torch.no_grad()
@@ -26,7 +27,7 @@ def evaluate(
     """Mean accuracy of a learner over the first `count` tasks of `episodes`.
 
     Args:
-        learner: left in the state (training or not) it was in.
+        learner: Learner to measure; each of its modules is left in the mode, training or not, it was in.
         episodes: of classes the learner has never seen.
         count: n, tasks.
         mode: "inductive": each query is classified alone, batch norm uses the running statistics of training.
@@ -58,7 +59,7 @@ def evaluate(
 
 @contextmanager
 def evaluation(learner: Learner, count: int, mode: Mode) -> Generator[None]:
-    """Let batch norm see what `mode` says, as in `evaluate`, and leave the learner in the state it was in.
+    """Let batch norm see what `mode` says, as in `evaluate`; leave modes and random generators as they were.
 
     Raises:
         ValueError: if count < 1 or the mode is unknown.
@@ -68,10 +69,5 @@ def evaluation(learner: Learner, count: int, mode: Mode) -> Generator[None]:
     statistics: AbstractContextManager[None] = (
         batch_statistics(learner) if mode == "transductive" else nullcontext()
     )
-    training = learner.training
-    learner.eval()
-    try:
-        with statistics:
-            yield
-    finally:
-        learner.train(training)
+    with generators_kept(), evaluation_mode(learner), statistics:
+        yield

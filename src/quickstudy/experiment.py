@@ -34,6 +34,7 @@ from quickstudy.recipes import RECIPES, Recipe
 from quickstudy.roc import Verification, verify
 from quickstudy.run import Progress
 from quickstudy.schedules import Schedule
+from quickstudy.seeds import generators_kept
 from quickstudy.train import Reporter, fit
 
 TASKS = 10
@@ -177,8 +178,8 @@ def train(
         raise ValueError(
             f"{name}: recorded() is true of none of the classes to train on, such as {classes.classes[0]!r}"
         )
-    torch.manual_seed(seed)
-    learner = recipe.learner()
+    with generators_kept(seed):
+        learner = recipe.learner()
     start = options.get("start")
     before = start_from(learner, start) if start else None
     # what an encoder was trained on, it has met, whatever is trained on now
@@ -192,6 +193,7 @@ def train(
         "train": asdict(setting) | {"tasks": tasks, "steps": steps, "lr": lr, "clip": clip},
         "precision": fabric.strategy.precision.precision,
         "data": classes.summary(),
+        "classes": {"validation": validation.pool.class_digests()},
         "items": recipe.item_format.as_dict(),
         "version": importlib.metadata.version("quickstudy"),
     }
@@ -215,7 +217,7 @@ def train(
         out=out,
         manifest=manifest,
     )
-    return learner, progress
+    return learner.eval(), progress
 
 
 def start_from(learner: nn.Module, name_or_path: str | os.PathLike[str]) -> checkpoint.Manifest:
@@ -370,7 +372,8 @@ def load_learner(name_or_path: str | os.PathLike[str]) -> tuple[Learner, checkpo
             f"{path} was trained by recipe {manifest.get('recipe')!r}, which this version lacks: build "
             "its learner in Python and use checkpoint.load and checkpoint.load_weights"
         )
-    learner = recipe_of(manifest).learner()
+    with generators_kept():
+        learner = recipe_of(manifest).learner()
     checkpoint.load_weights(learner, weights, str(path))
     return learner.eval(), manifest
 

@@ -110,6 +110,43 @@ def _each_task(encoder: nn.Module, x: Tensor, norms: list[_BatchNorm]) -> Iterat
 
 
 @contextmanager
+def modes_kept(module: nn.Module) -> Generator[None]:
+    """Leave each submodule in the mode, training or evaluation, it was in, however the block ends."""
+    before = [(m, m.training) for m in module.modules()]
+    try:
+        yield
+    finally:
+        for m, training in before:
+            m.training = training
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Generator[None]:
+    """Put a module into evaluation mode for the block; afterwards each submodule is in the mode it was in."""
+    with modes_kept(module):
+        module.eval()
+        yield
+
+
+def training_mode(module: nn.Module) -> None:
+    """Put a module into training mode, but for what is frozen: it stays in evaluation mode.
+
+    Frozen are submodules that are in evaluation mode while the whole is not, and those with parameters of
+    which none requires a gradient.
+    """
+    as_found = module.training
+    kept: list[nn.Module] = []
+    for m in module.modules():
+        parameters = list(m.parameters())
+        frozen = bool(parameters) and not any(p.requires_grad for p in parameters)
+        if not m.training and (as_found or frozen):
+            kept.append(m)
+    module.train()
+    for m in kept:
+        m.eval()
+
+
+@contextmanager
 def batch_statistics(module: nn.Module) -> Generator[None]:
     """Let batch norm use the statistics of each task's own items: transductive evaluation.
 

@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree  # pyright: ignore[reportPrivateUsage]
 
 from quickstudy.adapt import Adapted, Loss, Rule, State, Tensors, adapt
 from quickstudy.problems.problem import Family, Optimizees, generator
+from quickstudy.seeds import derived_seed
 
 Estimator = Literal["backprop", "es", "pes"]
 Objective = Literal["train", "held_out"]
@@ -50,7 +51,7 @@ class Draws:
             raise ValueError(
                 "a rule is learned by one process, which runs optimisees side by side: devices=1"
             )
-        return Draw(i, hash((self.seed, i)) % 2**62)
+        return Draw(i, derived_seed(self.seed, i))
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ class RuleLearner(nn.Module):
         """
         at = self._carried or self._begin(draw.seed, self.horizon.draw(draw))
         steps = min(self.unroll, at.horizon - at.step)
-        value = self._backprop(at, steps) if self.estimator == "backprop" else self._evolve(at, steps)
+        value = self._backprop(at, steps) if self.estimator == "backprop" else self._evolve(at, steps, draw)
         at.step += steps
         at.parameters, at.state = pytree.tree_map(torch.detach, (at.parameters, at.state))
         self._carried = at if at.step < at.horizon else None
@@ -296,9 +297,10 @@ class RuleLearner(nn.Module):
         surrogate = torch.stack(terms).sum() / (steps * self.problems)
         return torch.stack(values).mean() + (surrogate - surrogate.detach())
 
-    def _evolve(self, at: _Carried, steps: int) -> Tensor:
+    def _evolve(self, at: _Carried, steps: int, draw: Draw) -> Tensor:
+        rng = generator(draw.seed, 7, draw.step)
         noise = {
-            k: self.sigma * torch.randn(self.problems // 2, *p.shape).to(p)
+            k: self.sigma * torch.randn(self.problems // 2, *p.shape, generator=rng).to(p)
             for k, p in self.rule.named_parameters()
         }
         noise = {k: torch.cat([n, -n]) for k, n in noise.items()}

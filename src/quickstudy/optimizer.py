@@ -17,6 +17,7 @@ from quickstudy.adapt import Rule
 from quickstudy.rules.lstm import LSTMRule
 from quickstudy.rules.mlp import MLPRule
 from quickstudy.rules.rnnprop import RNNpropRule
+from quickstudy.seeds import generators_kept
 
 LearnedRule = LSTMRule | RNNpropRule | MLPRule
 """A rule that a file can hold."""
@@ -372,7 +373,8 @@ def load_rule(name_or_path: str | os.PathLike[str]) -> tuple[LearnedRule, checkp
             f"{path} holds the rule {kind}, which this version lacks: it knows {', '.join(RULES)}"
         )
     try:
-        rule = RULES[kind](**arguments)
+        with generators_kept():
+            rule = RULES[kind](**arguments)
         # in a training's folder the rule is a part of what was trained
         weights = checkpoint.without_prefix("rule.", weights) or weights
         checkpoint.load_weights(rule, weights, "what it holds")

@@ -14,7 +14,7 @@ from sklearn.decomposition import PCA
 from quickstudy.data.episodes import Episodes, Labels, Setting
 from quickstudy.data.pool import ClassPool
 from quickstudy.episode import Episode
-from quickstudy.learner import Learner, embed
+from quickstudy.learner import Learner, embed, evaluation_mode
 from quickstudy.learners.prototypical import Prototypical, prototypes
 from quickstudy.learners.semi_supervised import SemiPrototypical
 from quickstudy.metrics import mean_ci95
@@ -109,15 +109,19 @@ def episode(
     What a wrongly told query was taken for stands under it.
     """
     one = Episodes(classes, setting, 1, seed)[0]
-    predicted = learner.eval().predict(one.support, one.query_x)[0].argmax(-1)
+    with evaluation_mode(learner):
+        predicted = learner.predict(one.support, one.query_x)[0].argmax(-1)
+    # row by row
+    first, then = one.support.y[0].argsort(stable=True), one.query_y[0].argsort(stable=True)
     n, shots, queries = setting.ways, setting.shots, setting.queries
     figure = Figure(figsize=(1.0 * (shots + queries) + 1.2, 1.12 * n + 0.7), layout="constrained")
     grid = figure.subplots(
         n, shots + queries + 1, squeeze=False, width_ratios=[1] * shots + [0.4] + [1] * queries
     )
-    support, asked = (1 - x[0] if inverted else x[0] for x in (one.support.x, one.query_x))
+    support, asked = one.support.x[0, first], one.query_x[0, then]
+    support, asked = (1 - x if inverted else x for x in (support, asked))
     support, asked = support.unflatten(0, (n, shots)), asked.unflatten(0, (n, queries))
-    told = predicted.unflatten(0, (n, queries))
+    told = predicted[then].unflatten(0, (n, queries))
     for k in range(n):
         for j in range(shots):
             _picture(grid[k, j], support[k, j], "#57606a")
@@ -139,7 +143,8 @@ def embedding(learner: Prototypical, classes: ClassPool, seed: int = 0) -> Figur
     items = int(min(20, classes.counts.min()))
     setting = Setting(min(EMBEDDED_WAYS, len(classes)), items - 1, 1)
     support = Episodes(classes, setting, 1, seed)[0].support
-    z = embed(learner.eval().encoder, support.x)
+    with evaluation_mode(learner):
+        z = embed(learner.encoder, support.x)
     centres = prototypes(z, support.y, setting.ways)[0].numpy()
     pca = PCA(2).fit(z[0].numpy())
     points, middles = pca.transform(z[0].numpy()), pca.transform(centres)
@@ -180,8 +185,10 @@ def refinement(
         seed: of the task.
         labels: which items bear labels.
     """
-    support = Episodes(classes, setting, 1, seed, labels=labels)[0].support
-    z = embed(learner.eval().encoder, torch.cat([support.x, support.unlabelled], 1))
+    episodes = Episodes(classes, setting, 1, seed, labels=labels)
+    support, by_class = episodes[0].support, episodes.unlabelled_y(0)[0].argsort(stable=True)
+    with evaluation_mode(learner):
+        z = embed(learner.encoder, torch.cat([support.x, support.unlabelled[:, by_class]], 1))
     shots, others = z.split([support.x.shape[1], support.unlabelled.shape[1]], 1)
     own = setting.ways * setting.unlabelled
     before = prototypes(shots, support.y, setting.ways)

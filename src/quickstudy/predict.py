@@ -12,7 +12,7 @@ from quickstudy.data.folders import files_in, find_files, report_bad
 from quickstudy.data.formats import ItemFormat, decode_items
 from quickstudy.data.images import Progress
 from quickstudy.episode import Support
-from quickstudy.learner import Learner
+from quickstudy.learner import Learner, evaluation_mode
 from quickstudy.learners.inner import InnerLoop
 
 
@@ -86,7 +86,8 @@ def predict_folders(
         raise ValueError(f"no {item_format.noun} of {query} can be read")
     x = floats(torch.from_numpy(items).to(learner.device)).unsqueeze(0)  # one task
     labelled_items = Support(x[:, good], y.to(learner.device), len(files))
-    scores = learner.eval().predict(labelled_items, x[:, asked])[0]
+    with evaluation_mode(learner):
+        scores = learner.predict(labelled_items, x[:, asked])[0]
     names = list(files)
     if save and isinstance(learner, InnerLoop):
         weights = learner.adapted(labelled_items).state_dict()

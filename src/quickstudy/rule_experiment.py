@@ -16,6 +16,7 @@ from quickstudy.race import follow
 from quickstudy.recipes.rules import RULE_RECIPES, RuleRecipe
 from quickstudy.run import Progress
 from quickstudy.schedules import adam
+from quickstudy.seeds import generators_kept
 
 VALIDATION_SEED, TEST_SEED = 1, 2
 """Of problems, beside the training's own."""
@@ -29,9 +30,10 @@ def train_rule(
     steps, lr = options.get("steps") or recipe.steps, options.get("lr") or recipe.lr
     problems, clip = options.get("tasks") or recipe.problems, options.get("clip") or recipe.clip
     family, held_out = (recipe.family(split, options.get("data_root")) for split in ("train", "validation"))
-    torch.manual_seed(seed)
+    with generators_kept(seed):
+        rule = recipe.rule()
     learner = RuleLearner(
-        recipe.rule(),
+        rule,
         family,
         problems,
         recipe.unroll,
@@ -39,7 +41,6 @@ def train_rule(
         objective=recipe.objective,
         log=recipe.log,
     )
-    rule = learner.rule
     manifest = {
         "kind": "rule",
         "recipe": name,

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy import checkpoint
+from quickstudy.data.pool import ClassPool, described
+from quickstudy.episode import Batches
 from quickstudy.metrics import Verdict
 
 Keep = Literal["best", "last"]
@@ -71,6 +73,75 @@ class Progress:
         return True
 
 
+FACTS = "fit"
+"""Key of a manifest under which `fit` states what its training is."""
+
+
+def facts_of(
+    learner: nn.Module,
+    episodes: Batches,
+    steps: int,
+    optimizer: torch.optim.Optimizer,
+    schedule: Callable[[int], float],
+    validation: Batches | Callable[..., object] | None,
+    **settings: object,
+) -> checkpoint.Manifest:
+    """All that makes a training what it is, as a manifest states it: another fact, another training.
+
+    Args:
+        learner: What is trained.
+        episodes: What it is trained on.
+        steps: Number of meta-batches.
+        optimizer: Optimizer of the learner's parameters, with its settings.
+        schedule: From the number of a step to the multiplier of the learning rate.
+        validation: Episodes, or a function, by which weights are selected.
+        settings: Further numbers and names, stated as they are.
+
+    Returns:
+        `{"fit": facts, "classes": {"train": {name: digest}, "validation": …}}`.
+    """
+    groups = [
+        {"parameters": len(group["params"])} | {k: _stated(v) for k, v in group.items() if k != "params"}
+        for group in optimizer.param_groups
+    ]
+    # a function can't be compared, what it gives can
+    places = sorted({round(i * (steps - 1) / 16) for i in range(17)})
+    facts: dict[str, Any] = {
+        "learner": type(learner).__qualname__,
+        "train": _summary(episodes),
+        "steps": steps,
+        "optimizer": type(optimizer).__name__,
+        "parameter_groups": groups,
+        "schedule": [float(f"{schedule(step):.9g}") for step in places],
+        "validation": _summary(validation) if hasattr(validation, "part") else described(validation),
+    }
+    pools = {"train": episodes, "validation": validation}
+    classes = {
+        split: pool.class_digests()
+        for split, of in pools.items()
+        if isinstance(pool := getattr(of, "pool", None), ClassPool)
+    }
+    return {FACTS: facts | settings, "classes": classes}
+
+
+def _summary(batches: object) -> dict[str, Any]:
+    """What meta-batches say of themselves; of those that say nothing their kind, tasks and seed."""
+    summary: Callable[[], dict[str, Any]] | None = getattr(batches, "summary", None)
+    if summary:
+        return summary()
+    tasks, seed = getattr(batches, "tasks", None), getattr(batches, "seed", None)
+    return {"kind": type(batches).__qualname__, "tasks": tasks, "seed": seed}
+
+
+def _stated(value: object) -> Any:
+    """Numbers and names as they are, lists of them too; anything else by its description."""
+    if isinstance(value, list | tuple):
+        return [_stated(v) for v in value]  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return value.item()
+    return value if isinstance(value, bool | int | float | str | None) else described(value)
+
+
 class Run:
     """The folder of a training: `best.safetensors`, `last.safetensors`, `log.jsonl`."""
 
@@ -110,14 +181,24 @@ class Run:
 
     def _check_same(self, before: checkpoint.Manifest) -> None:
         """A resumed training must be the same training, or its figures would belong to neither."""
-        was = _flat({k: v for k, v in before.items() if k not in ("version", "progress", "optimizer")})
-        now = _flat({k: v for k, v in self.manifest.items() if k != "version"})
+        if FACTS not in before:
+            raise ValueError(
+                f"{self.folder} holds a training of an earlier version of quickstudy, whose draws this one "
+                "does not repeat: begin it anew in another --out"
+            )
+        apart = (
+            "version",
+            "progress",
+            "optimizer",
+            "classes",
+        )  # of the classes there is a digest in the facts
+        was, now = (_flat({k: v for k, v in m.items() if k not in apart}) for m in (before, self.manifest))
         now = json.loads(json.dumps(now))  # a tuple comes back from a file as a list
         for key in (*now, *was):
             if was.get(key) != now.get(key):
                 raise ValueError(
-                    f"{self.folder} holds a training with {key} {was.get(key)}, not {now.get(key)}: "
-                    "resume it with the same options, or name another --out"
+                    f"{self.folder} holds a training with {key.removeprefix(f'{FACTS}.')} {was.get(key)}, "
+                    f"not {now.get(key)}: resume it with the same options, or name another --out"
                 )
 
     def best_weights(self) -> dict[str, Tensor]:

@@ -10,11 +10,13 @@ from torch import Tensor
 from quickstudy.data.sinusoids import Sinusoids
 from quickstudy.encoders import MLP
 from quickstudy.episode import Episode
+from quickstudy.learner import evaluation_mode
 from quickstudy.learners.inner import InnerLoop
 from quickstudy.learners.maml import MAML
 from quickstudy.learners.meta_sgd import MetaSGD
 from quickstudy.learners.reptile import Reptile
 from quickstudy.schedules import MakeOptimizer, Schedule, adam, cosine, linear, sgd
+from quickstudy.seeds import generators_kept
 from quickstudy.train import Reporter, fit
 
 TEST_SEED = 10_000
@@ -66,9 +68,9 @@ def train(
         seed: of weights and tasks.
         report: as in `fit`.
     """
-    torch.manual_seed(seed)
     contestant = CONTESTANTS[name]
-    learner = contestant.learner()
+    with generators_kept(seed):
+        learner = contestant.learner()
     fit(
         learner,
         Sinusoids(shots, shots, 25, seed),
@@ -86,11 +88,11 @@ def fits(learner: InnerLoop, task: Episode, x: Tensor, steps: Sequence[int]) -> 
     """Predictions [steps, T, B, 1] at the points x [B], after each number of inner steps on the support."""
     before, learner.test_steps = learner.test_steps, 0
     points = x[None, :, None].expand(task.tasks, -1, -1)
-    learner.eval()
     made: list[Tensor] = []
     try:
         for learner.test_steps in steps:
-            made.append(learner.predict(task.support, points))
+            with evaluation_mode(learner):
+                made.append(learner.predict(task.support, points))
     finally:
         learner.test_steps = before
     return torch.stack(made)

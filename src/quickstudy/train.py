@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from quickstudy import checkpoint
 from quickstudy.episode import Batches, Trials
 from quickstudy.evaluation import evaluate
-from quickstudy.learner import Learner
+from quickstudy.learner import Learner, modes_kept, training_mode
 from quickstudy.metrics import Mode, Verdict
-from quickstudy.run import Carries, Keep, Progress, Run
+from quickstudy.run import Carries, Keep, Progress, Run, facts_of
 from quickstudy.schedules import MakeOptimizer, Schedule, adam
+from quickstudy.seeds import derived_seed, generators_kept, seed_generators
 
 
 class Reporter(Protocol):
@@ -55,10 +56,14 @@ def fit(
     """Train a learner on episodes, and leave it with its best weights, or its last.
 
     Step i draws meta-batch i, and randomness inside the model from (seed, i): a training that was stopped
-    anywhere and resumed gives what it would have given without the stop, bit for bit.
+    anywhere and resumed gives what it would have given without the stop, bit for bit. The seed is that of
+    `episodes`; torch's, numpy's and Python's global generators are left as they were, and so is the mode of
+    each module, training or not.
 
     Args:
-        learner: a `Learner`, or any module that makes a loss of a meta-batch; changed in place.
+        learner: A `Learner`, or any module that makes a loss of a meta-batch; its weights change in place.
+            What is frozen stays in evaluation mode: submodules that are in it while the learner is not, and
+            those with parameters of which none requires a gradient.
         episodes: what to train on, one meta-batch a step.
         steps: how many.
         optimizer: makes one from the parameters; Adam with learning rate 1e-3 by default.
@@ -75,8 +80,10 @@ def fit(
         clip: largest norm of the gradient.
         fabric: device, precision and processes; one CPU or accelerator in float32 by default.
         out: folder for `best.safetensors`, `last.safetensors` and `log.jsonl`; nothing is written without.
-        resume: go on from `out/last.safetensors` if it is there.
-        manifest: goes into the checkpoints.
+        resume: Whether to go on from `out/last.safetensors` if it is there.
+        manifest: Further facts for the checkpoints, beside those that `fit` knows: under "fit" the data,
+            tasks and seed of training and validation, steps, optimizer, schedule, clip and precision, and
+            under "classes" the names and digests of the classes.
         report: told the news after every step.
 
     Returns:
@@ -86,8 +93,8 @@ def fit(
         KeyboardInterrupt: on Ctrl-C, after the step has been ended and saved; a second Ctrl-C won't wait.
         FloatingPointError: if the loss or the weights are not finite; no checkpoint is written from then on.
         ValueError: if tasks can't be shared out equally among the processes, there is a training in `out`
-            already and `resume` is not asked for, `resume` is asked for without `out`, or there is patience
-            and the last weights are to be kept.
+            already and `resume` is not asked for, `resume` is asked for without `out` or of a training that
+            differs in what the manifest states, or there is patience and the last weights are to be kept.
         OSError: if `out` can't be written.
     """
     fabric = fabric or Fabric(devices=1)
@@ -101,9 +108,27 @@ def fit(
         raise ValueError("there is nothing to resume without a folder: name it, out=...")
     if patience and keep == "last":
         raise ValueError("there is no better validation to have patience for where the last weights are kept")
-    run = Run(Path(out), manifest or {}) if out else None
     learner.to(fabric.device)  # first, so that a resumed optimizer's state goes there as well
     bare = (optimizer or adam())(learner.parameters())
+    run = None
+    if out:
+        stated = facts_of(
+            learner,
+            episodes,
+            steps,
+            bare,
+            schedule,
+            validation,
+            validation_episodes=validation_episodes,
+            validation_mode=validation_mode,
+            keep=keep,
+            every=every,
+            clip=clip,
+            precision=fabric.strategy.precision.precision,
+        )
+        given = manifest or {}
+        classes = {"classes": stated["classes"] | given.get("classes", {})}
+        run = Run(Path(out), stated | given | classes)
     rates = [group["lr"] for group in bare.param_groups]
     if isinstance(learner, Carries):
         learner.carry_on({})  # nothing of an earlier training
@@ -115,11 +140,11 @@ def fit(
     started = time.monotonic() - before
     progress.stopped = "patience" if patience and progress.stale >= patience else ""
 
-    learner.train()
-    with _interruptible() as interrupted:
+    with generators_kept(), modes_kept(learner), _interruptible() as interrupted:
+        training_mode(learner)
         while progress.step < steps and not progress.stopped:
             step = progress.step
-            torch.manual_seed(hash((episodes.seed, step, rank)) % 2**63)
+            seed_generators(derived_seed(episodes.seed, step, rank))
             for group, rate in zip(bare.param_groups, rates, strict=True):
                 group["lr"] = rate * schedule(step)
             episode = episodes.part(step, rank, world)
@@ -189,7 +214,6 @@ def fit(
         learner.load_state_dict(best_weights)
     elif run and rank == 0:
         run.save_best(learner.state_dict(), progress)
-    learner.eval()
     fabric.barrier()
     return progress
 

@@ -5,6 +5,8 @@ program induction", Science 2015. Gregory Koch, Richard Zemel, Ruslan Salakhutdi
 for One-shot Image Recognition", ICML Deep Learning Workshop 2015, §4.3.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -25,9 +27,9 @@ class WithinAlphabets:
     """An endless, repeatable sequence of runs of 20 one-shot trials each, for `evaluate`.
 
     A run is a task: an alphabet, 20 of its characters, two of its drawers. The 20 characters of one drawer
-    are the support, those of the other the queries. Runs go round the alphabets in turn: the first 20 on the
-    20 alphabets of Omniglot's evaluation set are 400 trials, and further ones are new draws. Run i is a pure
-    function of the pool, `seed` and i.
+    are the support, those of the other the queries, in another random order. Runs go round the alphabets in
+    turn: the first 20 on the 20 alphabets of Omniglot's evaluation set are 400 trials, and further ones are
+    new draws. Run i is a pure function of the pool, `seed` and i.
 
     Args:
         pool: classes named ALPHABET/CHARACTER, item j of each by drawer j of its alphabet, such as
@@ -69,17 +71,28 @@ class WithinAlphabets:
     def part(self, i: int, rank: int = 0, world: int = 1) -> Episode:
         """The runs of meta-batch i that fall to process `rank` of `world`: every world-th."""
         runs = range(i * self.tasks + rank, (i + 1) * self.tasks, world)
-        index = np.asarray([self.indices(run) for run in runs], np.int64).reshape(-1, 2, WAYS)
-        x = floats(torch.from_numpy(self.pool.items[index]).to(self.device))
-        y = torch.arange(WAYS, device=self.device).expand(len(index), -1)
-        return Episode(Support(x[:, 0], y, WAYS), x[:, 1], y)
+        drawn = np.asarray([self._draw(run) for run in runs], np.int64).reshape(-1, 2, 2, WAYS)
+        index, y = drawn[:, 0], drawn[:, 1]
+        items = self.pool.items[np.take_along_axis(index, y, 2)]
+        x, labels = floats(torch.from_numpy(items).to(self.device)), torch.from_numpy(y).to(self.device)
+        return Episode(Support(x[:, 0], labels[:, 0], WAYS), x[:, 1], labels[:, 1])
+
+    def summary(self) -> dict[str, Any]:
+        """What makes these runs what they are, for a manifest."""
+        pool = self.pool.summary() | {"digest": self.pool.content_digest()}
+        return {"pool": pool, "setting": self.setting, "tasks": self.tasks, "seed": self.seed}
 
     def indices(self, run: int) -> Index:
         """[2, 20] indices into the pool's items of a run: a row a drawer, a column a character."""
+        return self._draw(run)[0]
+
+    def _draw(self, run: int) -> tuple[Index, Index]:
+        """The indices, and [2, 20] the order, another for each drawer, in which the characters come."""
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(run,)))
         characters = rng.choice(self._characters[run % len(self._characters)], WAYS, replace=False)
         drawers = rng.choice(self._drawers, 2, replace=False)
-        return self.pool.starts[characters] + drawers[:, None]
+        orders = rng.permuted(np.tile(np.arange(WAYS), (2, 1)), axis=1)
+        return self.pool.starts[characters] + drawers[:, None], orders
 
 
 def _alphabets(pool: ClassPool) -> dict[str, list[int]]:

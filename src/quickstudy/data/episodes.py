@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from quickstudy.data.augment import Augment
-from quickstudy.data.pool import ClassPool, Index
+from quickstudy.data.pool import ClassPool, Index, described
 from quickstudy.episode import Episode, Support
 
 
@@ -100,7 +100,8 @@ class Episodes:
 
     `episodes[i]` is a pure function of the pool, the setting, `tasks`, `seed` and i. Its items are float32:
     pictures in [0, 1], clips in [−1, 1). Within a task all classes and all items are distinct, so support,
-    query and unlabelled items never overlap. All T tasks are drawn by array arithmetic and one gather.
+    query and unlabelled items never overlap; and each of these three is in random order, so that nothing can
+    be told from an item's position. All T tasks are drawn by array arithmetic and one gather.
 
     Args:
         pool: where classes and items come from.
@@ -159,10 +160,6 @@ class Episodes:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of read-only arrays: we only read
             self._items = torch.from_numpy(pool.items).flatten(1)
-        self._y = {
-            n: torch.arange(setting.ways, device=device).repeat_interleave(n).expand(tasks, -1)
-            for n in (setting.shots, setting.queries)
-        }
 
     def on(self, device: torch.device | str) -> "Episodes":
         """The same episodes on another device."""
@@ -189,11 +186,13 @@ class Episodes:
         All processes draw the same indices, so they see the same meta-batch however many they are.
         """
         s = self.setting
-        index, others = (torch.from_numpy(drawn[rank::world]) for drawn in self._draw(i))
+        index, others, *orders = (torch.from_numpy(drawn[rank::world]) for drawn in self._draw(i))
         tasks = len(index)
         # all items in one gather, the parts one after the other so that each is contiguous
         parts = [part.flatten(1) for part in index.split([s.shots, s.queries, s.unlabelled], -1)]
         parts[2] = torch.cat([parts[2], others.flatten(1)], 1)
+        if not self.augment_classes:  # which needs the items class by class
+            parts = [part.gather(1, order) for part, order in zip(parts, orders, strict=True)]
         items = self._gather(torch.cat([part.flatten() for part in parts]))
         split = [
             x.view(*part.shape, *x.shape[1:])
@@ -206,22 +205,53 @@ class Episodes:
             ]
             if self.augment_classes:
                 split = self._as_other_classes(self.augment_classes, split, sources)
+                task = torch.arange(tasks).unsqueeze(1)
+                split = [x[task, order] for x, order in zip(split, orders, strict=True)]
             if self.augment:
                 split = [_changed(self.augment, x, sources) for x in split]
         support, query, unlabelled = split
-        y = self._y
-        return Episode(Support(support, y[s.shots][:tasks], s.ways, unlabelled), query, y[s.queries][:tasks])
+        y, asked = (
+            order.to(self.device) // n for order, n in zip(orders, (s.shots, s.queries), strict=False)
+        )
+        return Episode(Support(support, y, s.ways, unlabelled), query, asked)
 
     def indices(self, i: int) -> Index:
-        """[T, N, shots + queries + unlabelled] indices into the pool's items of meta-batch i."""
+        """[T, N, shots + queries + unlabelled] indices into the pool's items of meta-batch i, by class."""
         return self._draw(i)[0]
 
-    def _draw(self, i: int) -> tuple[Index, Index]:
-        """The indices, and those of the distractors, [T, distractors, unlabelled]."""
+    def unlabelled_y(self, i: int) -> Tensor:
+        """[T, U] classes of the unlabelled items of meta-batch i, N and more for distractors.
+
+        For pictures and tests: no learner is shown them.
+        """
+        *_, order = self._draw(i)
+        return torch.from_numpy(order // max(1, self.setting.unlabelled))
+
+    def summary(self) -> dict[str, Any]:
+        """What makes these episodes what they are, for a manifest: JSON-able, equal if the draws are."""
+        return {
+            "pool": self.pool.summary() | {"digest": self.pool.content_digest()},
+            "setting": asdict(self.setting),
+            "labels": self.labels and asdict(self.labels),
+            "augment": described(self.augment),
+            "augment_classes": described(self.augment_classes),
+            "group": described(self.group),
+            "apart": self.apart,
+            "tasks": self.tasks,
+            "seed": self.seed,
+        }
+
+    def _draw(self, i: int) -> tuple[Index, Index, Index, Index, Index]:
+        """The indices; those of the distractors, [T, distractors, unlabelled]; and the orders.
+
+        An order [T, items] tells of each place of the support, the queries or the unlabelled items which of
+        those class by class, the distractors last, stands there.
+        """
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(i,)))
         s, counts = self.setting, self.pool.counts
         if self._sources:
-            return self._sources.draw(rng, self.tasks), np.empty((self.tasks, 0, 0), np.int64)
+            items = self._sources.draw(rng, self.tasks)
+            return items, np.empty((self.tasks, 0, 0), np.int64), *self._orders(rng)
         classes = self._classes(rng)
         of_task, others = np.split(classes, [s.ways], -1)
         if self.labels:
@@ -231,7 +261,16 @@ class Episodes:
         else:
             drawn = distinct(rng, counts[of_task], s.items)
             away = distinct(rng, counts[others], s.unlabelled)
-        return self._items_at(of_task, drawn), self._items_at(others, away)
+        return self._items_at(of_task, drawn), self._items_at(others, away), *self._orders(rng)
+
+    def _orders(self, rng: np.random.Generator) -> tuple[Index, Index, Index]:
+        """Orders [T, S], [T, Q] and [T, U] of the support, the queries and the unlabelled items."""
+        s = self.setting
+        sizes = (s.ways * s.shots, s.ways * s.queries, (s.ways + s.distractors) * s.unlabelled)
+        of_support, of_queries, of_others = (
+            rng.permuted(np.tile(np.arange(n), (self.tasks, 1)), axis=1) for n in sizes
+        )
+        return of_support, of_queries, of_others
 
     def _classes(self, rng: np.random.Generator) -> Index:
         """[T, N + distractors] classes of each task."""

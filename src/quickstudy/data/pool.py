@@ -3,11 +3,13 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +135,17 @@ class ClassPool:
         i = self.classes.index(name)
         return self.items[self.starts[i] : self.starts[i] + self.counts[i]]
 
+    def class_digests(self) -> dict[str, str]:
+        """A digest of the items of each class, by its name: of what they show, not of where they lie."""
+        return {
+            name: hashlib.blake2b(np.ascontiguousarray(self.items[i : i + n]).data, digest_size=6).hexdigest()
+            for name, i, n in zip(self.classes, self.starts.tolist(), self.counts.tolist(), strict=True)
+        }
+
+    def content_digest(self) -> str:
+        """A digest of the classes' names and of all their items: equal for equal data, however loaded."""
+        return hashlib.blake2b(json.dumps(self.class_digests()).encode(), digest_size=8).hexdigest()
+
     def summary(self) -> dict[str, Any]:
         """What a manifest or a table says of it."""
         return {
@@ -141,6 +154,21 @@ class ClassPool:
             "items": int(self.counts.sum()),
             "digest": self.digest,
         }
+
+
+def described(thing: object) -> str | None:
+    """What a function, or an object of settings, is called in a manifest; None for None."""
+    if thing is None:
+        return None
+    if isinstance(thing, partial):
+        arguments = [*map(repr, thing.args), *(f"{k}={v!r}" for k, v in sorted(thing.keywords.items()))]
+        return _without_addresses(f"{described(thing.func)}({', '.join(arguments)})")
+    return _without_addresses(getattr(thing, "__qualname__", None) or repr(thing))
+
+
+def _without_addresses(text: str) -> str:
+    """Without the places in memory that Python writes into a representation: they differ at every start."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
 
 
 def _check_sources(sources: Index, items: int, names: tuple[str, ...]) -> None:

@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 from quickstudy.adapt import Adapted, Rule, Tensors, adapt
 from quickstudy.batchnorm import Statistics, TaskNorm
 from quickstudy.episode import Episode, Support
-from quickstudy.learner import Learner
+from quickstudy.learner import Learner, evaluation_mode
 from quickstudy.per_task import check_batch_norm, per_task, runs_tasks
 from quickstudy.threads import in_threads
 
@@ -205,13 +205,9 @@ class InnerLoop(Learner):
         """
         if len(support.x) != 1:
             raise ValueError(f"the support is of {len(support.x)} tasks: adapt to one at a time")
-        training = self.training
         with torch.no_grad():
-            self.eval()
-            try:
+            with evaluation_mode(self):
                 parameters = {k: p[0].clone() for k, p in self.adapt(support).parameters.items()}
-            finally:
-                self.train(training)
             model = copy.deepcopy(self.model)
             model.load_state_dict(parameters, strict=False)
             return with_statistics_of(model, support.x[0])

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 
 from quickstudy.adapt import Loss, Tensors
+from quickstudy.seeds import derived_seed
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,9 @@ class Family(Protocol):
         ...
 
 
-def generator(*seeds: int) -> torch.Generator:
-    """A source of randomness that is a function of some numbers."""
-    return torch.Generator().manual_seed(hash(seeds) % 2**63)
+def generator(seed: int, *key: int) -> torch.Generator:
+    """A source of randomness that is a function of a seed and the numbers of a part: see `derived_seed`."""
+    return torch.Generator().manual_seed(derived_seed(seed, *key))
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,7 @@ def calibrate_model(
     weights, manifest = checkpoint.load(embedder.path)
     facts = {"apart": apart, "data": labelled.pool.summary()}
     manifest[CALIBRATION] = made.as_dict() | poolings.as_dict() | facts
+    manifest["classes"] = manifest.get("classes", {}) | {"calibration": labelled.pool.class_digests()}
     checkpoint.save(embedder.path, weights, manifest)
     return made, poolings
 

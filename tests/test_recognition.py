@@ -37,7 +37,7 @@ def untrained(folder: Path, seed: int = 0, **arguments: object) -> Path:
     torch.manual_seed(seed)
     manifest = {"recipe": "siamese", "arguments": arguments, "items": recipe.item_format.as_dict()}
     manifest |= {"train": asdict(recipe.train), "training": {"minutes": 0.0}, "seed": seed}
-    checkpoint.save(folder / "best.safetensors", recipe.learner().state_dict(), manifest)
+    checkpoint.save(folder / "best.safetensors", recipe.used(recipe.learner()).state_dict(), manifest)
     return folder
 
 

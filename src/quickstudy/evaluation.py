@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from torch import nn
 
 from quickstudy.episode import Trials
 from quickstudy.learner import Learner, batch_statistics
@@ -57,8 +58,8 @@ def evaluate(
 
 
 @contextmanager
-def evaluation(learner: Learner, count: int, mode: Mode) -> Generator[None]:
-    """Let batch norm see what `mode` says, as in `evaluate`, and leave the learner in the state it was in.
+def evaluation(learner: nn.Module, count: int, mode: Mode) -> Generator[None]:
+    """Let batch norm see what `mode` says, as in `evaluate`, and leave every part in the state it was in.
 
     Raises:
         ValueError: if count < 1 or the mode is unknown.
@@ -68,10 +69,11 @@ def evaluation(learner: Learner, count: int, mode: Mode) -> Generator[None]:
     statistics: AbstractContextManager[None] = (
         batch_statistics(learner) if mode == "transductive" else nullcontext()
     )
-    training = learner.training
+    before = [(m, m.training) for m in learner.modules()]  # parts may be in another state than the whole
     learner.eval()
     try:
         with statistics:
             yield
     finally:
-        learner.train(training)
+        for m, training in before:
+            m.training = training

@@ -50,6 +50,7 @@ def fit(
     out: str | Path | None = None,
     resume: bool = False,
     manifest: checkpoint.Manifest | None = None,
+    saved: nn.Module | None = None,
     report: Reporter | None = None,
 ) -> Progress:
     """Train a learner on episodes, and leave it with its best weights, or its last.
@@ -77,6 +78,8 @@ def fit(
         out: folder for `best.safetensors`, `last.safetensors` and `log.jsonl`; nothing is written without.
         resume: go on from `out/last.safetensors` if it is there.
         manifest: goes into the checkpoints.
+        saved: Module whose `state_dict` the checkpoints hold, and which gets the best weights in the end; it
+            must share the learner's parameters. The learner itself by default.
         report: told the news after every step.
 
     Returns:
@@ -86,8 +89,8 @@ def fit(
         KeyboardInterrupt: on Ctrl-C, after the step has been ended and saved; a second Ctrl-C won't wait.
         FloatingPointError: if the loss or the weights are not finite; no checkpoint is written from then on.
         ValueError: if tasks can't be shared out equally among the processes, there is a training in `out`
-            already and `resume` is not asked for, `resume` is asked for without `out`, or there is patience
-            and the last weights are to be kept.
+            already and `resume` is not asked for, `resume` is asked for without `out`, there is patience
+            and the last weights are to be kept, or `saved` doesn't share the learner's parameters.
         OSError: if `out` can't be written.
     """
     fabric = fabric or Fabric(devices=1)
@@ -101,13 +104,19 @@ def fit(
         raise ValueError("there is nothing to resume without a folder: name it, out=...")
     if patience and keep == "last":
         raise ValueError("there is no better validation to have patience for where the last weights are kept")
+    saved = learner if saved is None else saved
+    if not set(learner.parameters()) <= set(saved.parameters()):
+        raise ValueError(
+            f"saved, a {type(saved).__name__}, lacks parameters of the learner: build it around it"
+        )
     run = Run(Path(out), manifest or {}) if out else None
     learner.to(fabric.device)  # first, so that a resumed optimizer's state goes there as well
+    saved.to(fabric.device)
     bare = (optimizer or adam())(learner.parameters())
     rates = [group["lr"] for group in bare.param_groups]
     if isinstance(learner, Carries):
         learner.carry_on({})  # nothing of an earlier training
-    progress = run.begin(learner, bare, resume, write=rank == 0) if run else Progress()
+    progress = run.begin(learner, bare, resume, write=rank == 0, saved=saved) if run else Progress()
     fabric.barrier()
     best_weights = run.best_weights() if run and progress.best_step else None
     model, wrapped = fabric.setup(learner, bare)
@@ -168,7 +177,7 @@ def fit(
                         )
                     new["validation"] = verdict
                     if progress.judge(verdict, keep):
-                        best_weights = {k: v.clone() for k, v in learner.state_dict().items()}
+                        best_weights = {k: v.clone() for k, v in saved.state_dict().items()}
                         if run and rank == 0:
                             run.save_best(best_weights, progress)
                     if patience and progress.stale >= patience and not progress.stopped:
@@ -178,7 +187,7 @@ def fit(
                     run.log(progress, bare.param_groups[0]["lr"], new)
                 progress.losses.clear()
             if run and rank == 0 and (whole or progress.stopped):
-                run.save_last(learner, bare, progress)
+                run.save_last(learner, bare, progress, saved)
             if report:
                 report(progress.step, new)
 
@@ -186,10 +195,11 @@ def fit(
         raise KeyboardInterrupt
     progress.stopped = progress.stopped or "finished"
     if best_weights:
-        learner.load_state_dict(best_weights)
+        saved.load_state_dict(best_weights)
     elif run and rank == 0:
-        run.save_best(learner.state_dict(), progress)
+        run.save_best(saved.state_dict(), progress)
     learner.eval()
+    saved.eval()
     fabric.barrier()
     return progress
 

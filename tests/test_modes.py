@@ -135,6 +135,8 @@ def test_a_used_learner_shares_all_that_is_trained(name: str) -> None:
     assert used.encoder is not encoder
     assert learner.state_dict().keys() == before.keys()
     assert [*map(id, used.parameters())] == [*map(id, learner.parameters())]
+    learner.double()  # as another device would, it replaces what parameters and buffers hold
+    assert all(p.dtype == torch.float64 for p in used.parameters())
     assert {*map(id, learner.buffers())} <= {*map(id, used.buffers())}
 
 

@@ -29,7 +29,7 @@ def untrained(folder: Path) -> Path:
     recipe = experiment.RECIPES[RECIPE]()
     manifest = {"recipe": RECIPE, "arguments": {}, "items": recipe.item_format.as_dict()}
     manifest |= {"train": asdict(recipe.train), "seed": 0}
-    checkpoint.save(folder / "best.safetensors", recipe.learner().state_dict(), manifest)
+    checkpoint.save(folder / "best.safetensors", recipe.used(recipe.learner()).state_dict(), manifest)
     return folder
 
 

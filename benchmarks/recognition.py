@@ -19,13 +19,14 @@ from typing import get_args
 
 import numpy as np
 import torch
+from torch import nn
 
 from benchmarks.rows import Row, read, write
 from quickstudy import experiment
 from quickstudy.data.faces import LFW_TEST, LFW_VALIDATION, lfw, orl, pair_items, view2
 from quickstudy.data.pool import ClassPool
-from quickstudy.encoders import Averaged
-from quickstudy.measured import Measured
+from quickstudy.encoders import TestTimeAugmentation
+from quickstudy.measured import Embedding
 from quickstudy.memory import keep_freed_memory
 from quickstudy.metrics import mean_ci95
 from quickstudy.recognition.calibration import calibrate
@@ -117,12 +118,12 @@ def _accuracies(
 
 
 def _without(name: str, embedder: Embedder, pool: ClassPool, scorer, row) -> Iterator[Row]:
-    """What is lost without what an encoder does only once it is trained: the outermost first, then all."""
+    """What is lost without what is done after training: without the last of it first, then without all."""
     left_out: list[str] = []
     embedder = copy(embedder)
-    while isinstance(embedder.encoder, Measured | Averaged):
-        left_out.append(type(embedder.encoder).__name__)
-        embedder.encoder = embedder.encoder.encoder
+    for part, encoder in _peeled(embedder.encoder):
+        left_out.append(type(part).__name__)
+        embedder.encoder = encoder
         test = embed_pool(embedder, pool)
         pairs = score_pairs(test.embeddings, test.labels, scorer)
         without = f", without {', '.join(left_out)}"
@@ -132,6 +133,17 @@ def _without(name: str, embedder: Embedder, pool: ClassPool, scorer, row) -> Ite
             value=100 * verification(pairs.scores, pairs.same).eer,
         )
         yield from _accuracies(name, test, scorer, row, after=without)
+
+
+def _peeled(encoder: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
+    """What is done after training, the last first, each with the encoder that is left without it."""
+    if isinstance(encoder, Embedding):
+        for n in reversed(range(len(encoder.transforms))):
+            yield encoder.transforms[n], Embedding(encoder.encoder, encoder.transforms[:n])
+        encoder = encoder.encoder
+    while isinstance(encoder, TestTimeAugmentation):
+        yield encoder, encoder.encoder
+        encoder = encoder.encoder
 
 
 def _calibrated(development: Labelled, test: Labelled, scorer, row, apart: bool) -> Iterator[Row]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from quickstudy.encoders import TDNN, Conv4, Mirrored, ResNet
+from quickstudy.encoders import TDNN, Conv4, FlipTTA, ResNet, WithFeatures
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 64, 64), (3, 1, 40, 101), (2, 1, 17, 31)])
@@ -80,11 +80,22 @@ def test_the_time_delay_network_learns_in_every_part_and_names_a_wrong_shape() -
             net(torch.randn(shape))
 
 
-def test_mirrored_embeds_a_picture_as_its_mirror_image_once_trained() -> None:
+def test_a_picture_is_embedded_as_its_mirror_image() -> None:
     torch.manual_seed(0)
-    net, x = Mirrored(ResNet(1, (4, 8), dimensions=5)), torch.rand(6, 1, 32, 32)
+    net, x = FlipTTA(ResNet(1, (4, 8), dimensions=5)), torch.rand(6, 1, 32, 32)
     net.eval()
     torch.testing.assert_close(net(x), net(x.flip(3)))
+    torch.testing.assert_close(net(x), (net.encoder(x) + net.encoder(x.flip(3))) / 2)
     assert not torch.allclose(net.encoder(x), net.encoder(x.flip(3)))
-    net.train()
-    torch.testing.assert_close(net(x), net.encoder(x))
+
+
+def test_a_residual_network_gives_its_features_where_they_are_asked_for() -> None:
+    torch.manual_seed(0)
+    net, x = ResNet(1, (4, 6), dimensions=3, grid=(2, 2), dropout=0.5), torch.rand(8, 1, 16, 16)
+    for training in (True, False):
+        net.train(training)
+        assert net(x).shape == (8, 3)
+        assert net(x, return_features=True).shape == (8, 27)
+    z, f = WithFeatures(net)(x).split([3, 24], 1)
+    torch.testing.assert_close(z, net(x))
+    torch.testing.assert_close(z, net.last_norm(net.last(f)), msg="f is what the last layer is given")

@@ -127,7 +127,7 @@ def test_the_picture_shows_every_curve_by_step_and_by_the_clock() -> None:
     by_step, by_clock = race_curves(curves, "bowls").axes
     assert [line.get_label() for line in by_step.lines] == ["mine", "Adam (α = 0.01)"]
     for line, clock, curve in zip(by_step.lines, by_clock.lines, curves, strict=True):
-        np.testing.assert_allclose(line.get_ydata(), curve.losses.mean(1))
+        np.testing.assert_allclose(line.get_ydata(), curve.losses.mean(1), rtol=1e-6)
         np.testing.assert_allclose(line.get_xdata(), range(6))
         np.testing.assert_allclose(clock.get_xdata(), curve.seconds * np.arange(6))
     assert by_step.get_yscale() == "log"

@@ -19,6 +19,7 @@ from PIL import Image
 from quickstudy import checkpoint, experiment
 from quickstudy.__main__ import main
 from quickstudy.data.folders import class_folders
+from quickstudy.display import Terminal
 from quickstudy.recognition import embedder as embedder_module
 from quickstudy.recognition.calibration import Calibration
 from quickstudy.recognition.embedder import Embedder
@@ -37,7 +38,7 @@ def untrained(folder: Path, seed: int = 0, **arguments: object) -> Path:
     torch.manual_seed(seed)
     manifest = {"recipe": "siamese", "arguments": arguments, "items": recipe.item_format.as_dict()}
     manifest |= {"train": asdict(recipe.train), "training": {"minutes": 0.0}, "seed": seed}
-    checkpoint.save(folder / "best.safetensors", recipe.learner().state_dict(), manifest)
+    checkpoint.save(folder / "best.safetensors", recipe.used(recipe.learner()).state_dict(), manifest)
     return folder
 
 
@@ -572,6 +573,58 @@ def test_what_was_trained_on_the_validation_classes_is_not_calibrated_on_them(
     assert "holds a training with trainval True, not None" in str(code)
 
 
+@pytest.mark.filterwarnings("ignore:.*-way it is")
+def test_what_is_fitted_after_training_travels_with_the_weights(
+    people: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, many, quiet = people.parent / "out", draw(people.parent / "many", 12, seed=5), Terminal(quiet=True)
+    arguments, fabric = {"images": str(many), "grey": True, "size": 32}, experiment.launch("cpu")
+    learner, _ = experiment.train("siamese", arguments, out, display=quiet, fabric=fabric, steps=3)
+    whitening, cohort = learner.encoder.transforms
+    weights, manifest = checkpoint.load(out / "best.safetensors")
+    for key, fitted in (("0.whitening", whitening.whitening), ("1.cohort", cohort.cohort)):
+        assert torch.equal(weights[f"encoder.transforms.{key}"], fitted)
+    assert not torch.equal(whitening.whitening, torch.eye(128)), "it is not as it began"
+    assert cohort.cohort.norm(dim=1).allclose(torch.ones(600))
+
+    (tasks,) = experiment.tasks_of_test(
+        experiment.recipe_of(manifest), (), tasks=2, seed=0, display=quiet, data_root=None
+    )
+    episode, again = tasks[0], experiment.load_learner(out)[0]
+    assert not again.training
+    with torch.no_grad():
+        made = again.predict(episode.support, episode.query_x)
+        assert torch.equal(made, learner.predict(episode.support, episode.query_x))
+    plain = experiment.recipe_of(manifest).learner()
+    experiment.start_from(plain, out)
+    assert plain.encoder.state_dict().keys() == learner.encoder.encoder.state_dict().keys()
+    for name, tensor in plain.encoder.state_dict().items():
+        assert torch.equal(tensor, weights[f"encoder.encoder.{name}"])
+
+    tested = ["evaluate", out, "--episodes", 4, "--json"]
+    expected = experiment.measure(experiment.recipe_of(manifest), learner, display=quiet, episodes=4)
+    assert json.loads(run(tested, capsys)[1])[0]["accuracy"] == pytest.approx(expected[0].accuracy)
+    db = ["--gallery", people.parent / "people.db"]
+    assert run(["enroll", people, "--model", out, *db], capsys)[0] == 0
+    assert Embedder(out).embed(np.zeros((2, 1, 32, 32), np.uint8)).shape == (2, 129)
+
+
+@pytest.mark.filterwarnings("ignore:.*-way it is")
+def test_a_training_with_transforms_resumes_bit_for_bit(people: Path) -> None:
+    many, fabric = draw(people.parent / "many", 12, seed=5), experiment.launch("cpu")
+    arguments = {"images": str(many), "grey": True, "size": 16}
+    for out, parts in (("whole", [{}]), ("parts", [{"minutes": 1e-9}, {"resume": True}])):
+        for options in parts:
+            folder, shown = people.parent / out, Terminal(quiet=True)
+            experiment.train("siamese", arguments, folder, display=shown, fabric=fabric, steps=2, **options)
+    for name in ("best", "last"):
+        whole, parts = (
+            checkpoint.load(people.parent / f / f"{name}.safetensors")[0] for f in ("whole", "parts")
+        )
+        assert whole.keys() == parts.keys()
+        assert all(torch.equal(whole[k], parts[k]) for k in whole)
+
+
 def test_what_is_kept_of_people_can_be_read_by_its_owner_alone(model: Path, people: Path) -> None:
     gallery = people.parent / "people.db"
     recogniser = enrolled(model, people, names=1)
@@ -583,8 +636,6 @@ def test_what_is_kept_of_people_can_be_read_by_its_owner_alone(model: Path, peop
 
 
 def test_a_task_of_siamese_has_sixteen_classes_or_as_many_as_there_are(people: Path) -> None:
-    from quickstudy.display import Terminal
-
     fabric = experiment.launch("cpu")
     for arguments, ways in (({}, 5), ({"ways": 3}, 3)):
         out = people.parent / f"run{ways}"

@@ -23,8 +23,9 @@ from quickstudy.data.episodes import Episodes, Setting
 from quickstudy.data.pool import ClassPool
 from quickstudy.encoders import Conv4
 from quickstudy.evaluation import evaluate
-from quickstudy.learner import Learner
+from quickstudy.learner import Learner, with_embedding
 from quickstudy.learners.prototypical import Prototypical
+from quickstudy.measured import WCCN, Embedding
 from quickstudy.metrics import Score
 from quickstudy.run import read_log
 from quickstudy.schedules import adam, cosine, halve_every
@@ -189,6 +190,34 @@ def test_a_last_line_of_the_log_that_a_power_cut_left_half_written_is_dropped(tm
     (tmp_path / "log.jsonl").write_text('{"st\n{"step": 2}\n')
     with pytest.raises(ValueError, match=r"log.jsonl, line 1, is not JSON"):
         small_fit(small_learner(), tmp_path, resume=True)
+
+
+def test_what_is_saved_instead_of_the_learner_is_kept_and_restored(tmp_path: Path):
+    learner, out = small_learner(), tmp_path / "run"
+    saved = with_embedding(learner, lambda encoder: Embedding(encoder, [WCCN(64)]))
+    counted: list[float] = []
+
+    def validation() -> Score:
+        """Best the first time; it notes when it was by what is fitted."""
+        counted.append(float(len(counted)))
+        saved.encoder.transforms[0].mean.fill_(counted[-1])
+        return Score(1 - counted[-1] / 10, 0.0, 1, 0, "2w1s", "inductive")
+
+    small_fit(learner, out, steps=6, every=2, validation=validation, saved=saved)
+    assert counted == [0, 1, 2]
+    best, last = (checkpoint.load(out / f"{name}.safetensors")[0] for name in ("best", "last"))
+    assert best.keys() == saved.state_dict().keys()
+    for weights, when, prefix in ((best, 0, ""), (last, 2, "learner.")):
+        assert (weights[f"{prefix}encoder.transforms.0.mean"] == when).all()
+    assert all(torch.equal(best[k], v) for k, v in saved.state_dict().items())
+    for name, tensor in learner.encoder.state_dict().items():
+        assert torch.equal(best[f"encoder.encoder.{name}"], tensor), "the learner has the best weights too"
+    assert not saved.training
+
+
+def test_what_is_saved_must_share_the_parameters():
+    with pytest.raises(ValueError, match="saved, a Prototypical, lacks parameters of the learner"):
+        small_fit(small_learner(), saved=small_learner())
 
 
 def test_an_existing_training_is_not_overwritten(tmp_path: Path):

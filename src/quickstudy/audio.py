@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quickstudy.encoders import Averaged
+from quickstudy.encoders import TestTimeAugmentation
 
 Normalise = Literal["clip", "none"]
 
@@ -123,7 +123,7 @@ class SpecAugment(nn.Module):
         return x.masked_fill(pitch[:, None, :, None] | time[:, None, None, :], 0.0)
 
 
-class Replayed(Averaged):
+class ShiftSpeedTTA(TestTimeAugmentation):
     """Clips [B, samples] as they are, a little earlier and later, and a little slower and faster.
 
     Args:

@@ -160,8 +160,6 @@ class ResNet(nn.Module):
         grid: rows and columns that the last features are averaged to. Aligned faces want several of both,
             (1, 1) forgets where things are, and spectrograms of words want columns, which are time, in order.
         dropout: share of the features that are left out in training.
-        beside: whether, once trained, those F features come out as well, after the embedding, for
-            `FeaturesBeside`.
 
     Reference: blocks after He et al. 2016; the last layers after Deng et al. 2019 (ArcFace).
     """
@@ -173,10 +171,9 @@ class ResNet(nn.Module):
         dimensions: int = 128,
         grid: tuple[int, int] = (4, 4),
         dropout: float = 0.0,
-        beside: bool = False,
     ) -> None:
         super().__init__()
-        self.in_channels, self.grid, self.dropout, self.beside = in_channels, grid, dropout, beside
+        self.in_channels, self.grid, self.dropout = in_channels, grid, dropout
         self.stem = nn.Conv2d(in_channels, widths[0], 5, stride=2, padding=2, bias=False)
         self.stem_norm = nn.BatchNorm2d(widths[0])
         self.blocks = nn.ModuleList(ResidualBlock(i, o) for i, o in pairwise(widths))
@@ -184,8 +181,17 @@ class ResNet(nn.Module):
         self.last_norm = nn.BatchNorm1d(dimensions)
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (its stub lacks this)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] pictures in [0, 1] or spectrograms → [B, D] embeddings."""
+    def forward(self, x: Tensor, return_features: bool = False) -> Tensor:
+        """Embed pictures or spectrograms.
+
+        Args:
+            x: [B, C, H, W] pictures in [0, 1], or spectrograms.
+            return_features: Whether what the linear layer is given comes out as well, behind the embedding:
+                F = widths[-1] · rows · columns features, none of them left out.
+
+        Returns:
+            [B, D] embeddings, or [B, D + F] with their features.
+        """
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise ValueError(
                 f"ResNet takes [B, {self.in_channels}, H, W], not {list(x.shape)}: choose in_channels to fit"
@@ -195,7 +201,23 @@ class ResNet(nn.Module):
             x = block(x)
         f = F.adaptive_avg_pool2d(x, self.grid).flatten(1)
         z = self.last_norm(self.last(F.dropout(f, self.dropout, self.training)))
-        return torch.cat([z, f], 1) if self.beside and not self.training else z
+        return torch.cat([z, f], 1) if return_features else z
+
+
+class WithFeatures(nn.Module):
+    """An encoder that gives its features behind the embedding, for `ConcatFeatures`.
+
+    Args:
+        encoder: Any module that takes `return_features=True`, such as a `ResNet`.
+    """
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, ...] items → [B, D + F] embeddings and features."""
+        return self.encoder(x, return_features=True)
 
 
 class TDNN(nn.Module):
@@ -267,14 +289,19 @@ def _over_time(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (variance + 1e-4).sqrt()
 
 
-class Averaged(nn.Module, ABC):
-    """An encoder that, once trained, embeds each item and variants of it, and takes their mean.
+class TestTimeAugmentation(nn.Module, ABC):
+    r"""An encoder that embeds each item and variants of it, and takes the mean.
 
-    In what variants differ, such as where exactly a word begins, matters less then.
+    $$x \mapsto \frac{1}{1 + V}\Big(f(x) + \sum_{v=1}^V f(x_v)\Big)$$
+
+    In what variants differ, such as where exactly a word begins, matters less then. It is put around an
+    encoder after training, and means the same in training and evaluation.
 
     Args:
-        encoder: any module from [B, ...] to [B, D].
+        encoder: f, any module from [B, ...] to [B, D].
     """
+
+    __test__ = False  # for pytest, which takes classes of such names for tests
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
@@ -286,16 +313,14 @@ class Averaged(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, ...] items → [B, D] embeddings."""
-        z = self.encoder(x)
-        if self.training:
-            return z
+        z: Tensor = self.encoder(x)
         others = self.variants(x)
         for other in others:
             z = z + self.encoder(other)
         return z / (1 + len(others))
 
 
-class Mirrored(Averaged):
+class FlipTTA(TestTimeAugmentation):
     """Pictures [B, C, H, W] and their mirror images: faces are much alike on both sides."""
 
     def variants(self, x: Tensor) -> Sequence[Tensor]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from torch import nn
 
 from quickstudy.episode import Trials
 from quickstudy.learner import Learner, batch_statistics, evaluation_mode
@@ -58,7 +59,7 @@ def evaluate(
 
 
 @contextmanager
-def evaluation(learner: Learner, count: int, mode: Mode) -> Generator[None]:
+def evaluation(learner: nn.Module, count: int, mode: Mode) -> Generator[None]:
     """Let batch norm see what `mode` says, as in `evaluate`; leave modes and random generators as they were.
 
     Raises:

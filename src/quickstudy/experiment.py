@@ -28,7 +28,7 @@ from quickstudy.episode import Batches
 from quickstudy.evaluation import evaluate
 from quickstudy.learner import Learner
 from quickstudy.learners.siamese import Siamese
-from quickstudy.measured import measure_embeddings
+from quickstudy.measured import fit_transforms
 from quickstudy.metrics import Mode, Score
 from quickstudy.recipes import RECIPES, Recipe
 from quickstudy.roc import Verification, verify
@@ -141,7 +141,8 @@ def train(
         options: as in `Options`.
 
     Returns:
-        The learner with its best weights, and how the training went.
+        The learner with its best weights, as it is used after training (see `Recipe.used`), and how the
+        training went.
     """
     recipe, seed = RECIPES[name](**arguments), options.get("seed", 0)
     steps, lr = options.get("steps") or recipe.steps, options.get("lr") or recipe.lr
@@ -182,6 +183,7 @@ def train(
         learner = recipe.learner()
     start = options.get("start")
     before = start_from(learner, start) if start else None
+    used = recipe.used(learner)
     # what an encoder was trained on, it has met, whatever is trained on now
     met = trainval or bool(before and before.get("trainval") and before["data"]["digest"] == pool.digest)
     manifest = {
@@ -199,8 +201,8 @@ def train(
     }
 
     def judge() -> Score:
-        measure_embeddings(learner, recorded, seed)
-        return evaluate(learner, validation, recipe.validation_episodes, recipe.mode, fabric=fabric)
+        fit_transforms(used, recorded, seed)
+        return evaluate(used, validation, recipe.validation_episodes, recipe.mode, fabric=fabric)
 
     progress = fit_stated(
         recipe,
@@ -216,12 +218,13 @@ def train(
         fabric=fabric,
         out=out,
         manifest=manifest,
+        saved=used,
     )
-    return learner.eval(), progress
+    return used.eval(), progress
 
 
 def start_from(learner: nn.Module, name_or_path: str | os.PathLike[str]) -> checkpoint.Manifest:
-    """Give a learner the encoder of a trained one, which must be made alike.
+    """Give a learner the encoder of a trained one, which must be made alike, without what is put around it.
 
     Returns:
         The manifest of the trained one.
@@ -229,7 +232,7 @@ def start_from(learner: nn.Module, name_or_path: str | os.PathLike[str]) -> chec
     Raises:
         ValueError: if one of them has no encoder, or they differ.
     """
-    trained, manifest = load_learner(name_or_path)
+    trained, _, manifest = _load(name_or_path)
     mine, other = (getattr(part, "encoder", None) for part in (learner, trained))
     if not isinstance(mine, nn.Module) or not isinstance(other, nn.Module):
         raise ValueError(
@@ -356,10 +359,19 @@ def load_learner(name_or_path: str | os.PathLike[str]) -> tuple[Learner, checkpo
     Args:
         name_or_path: a name that `quickstudy models` lists, a checkpoint file, or a training's folder.
 
+    Returns:
+        The learner as it is used after training (see `Recipe.used`), in evaluation mode, and its manifest.
+
     Raises:
         FileNotFoundError: if there is no such checkpoint.
         ValueError: if it isn't whole, or its recipe is unknown here.
     """
+    _, used, manifest = _load(name_or_path)
+    return used, manifest
+
+
+def _load(name_or_path: str | os.PathLike[str]) -> tuple[Learner, Learner, checkpoint.Manifest]:
+    """A trained learner as it was trained and as it is used, and its manifest."""
     path = find(name_or_path)
     weights, manifest = checkpoint.load(path)
     if manifest.get("kind") == "rule":
@@ -372,10 +384,12 @@ def load_learner(name_or_path: str | os.PathLike[str]) -> tuple[Learner, checkpo
             f"{path} was trained by recipe {manifest.get('recipe')!r}, which this version lacks: build "
             "its learner in Python and use checkpoint.load and checkpoint.load_weights"
         )
+    recipe = recipe_of(manifest)
     with generators_kept():
-        learner = recipe_of(manifest).learner()
-    checkpoint.load_weights(learner, weights, str(path))
-    return learner.eval(), manifest
+        learner = recipe.learner()
+    used = recipe.used(learner)
+    checkpoint.load_weights(used, weights, str(path))
+    return learner.eval(), used.eval(), manifest
 
 
 def recipe_of(manifest: checkpoint.Manifest) -> Recipe:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.data.augment import pixel_middles
-from quickstudy.encoders import Averaged
+from quickstudy.encoders import TestTimeAugmentation
 
 LEAST, MOST = 0.5, 1.6
 """Bounds of s, but for ends of strokes: at most 1 / LEAST times as large, and no smaller than by 1 / MOST."""
@@ -74,7 +74,7 @@ class MomentNorm(nn.Module):
         return F.grid_sample(exact, torch.stack([from_x, from_y], 3), align_corners=False).to(x.dtype)
 
 
-class Turned(Averaged):
+class RotateTTA(TestTimeAugmentation):
     """Pictures [B, C, H, W] as they are and turned a little both ways: nobody writes quite upright.
 
     Args:
@@ -93,10 +93,10 @@ class Turned(Averaged):
 
     def variants(self, x: Tensor) -> Sequence[Tensor]:
         """Turned to the left, and to the right."""
-        return [_turned(x, angle) for angle in (-self.degrees, self.degrees)]
+        return [_rotated(x, angle) for angle in (-self.degrees, self.degrees)]
 
 
-def _turned(x: Tensor, degrees: float) -> Tensor:
+def _rotated(x: Tensor, degrees: float) -> Tensor:
     """Pictures turned clockwise about their middle, with 0 where they end."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     wide = x.shape[3] / x.shape[2]  # both axes run from −1 to 1

@@ -1,8 +1,9 @@
 """Learner, the only base class; and the one way an encoder is applied to tasks."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from copy import copy
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +47,31 @@ class Learner(nn.Module, ABC):
         """The meta-loss: mean cross-entropy of the queries of all tasks, in nats, a scalar."""
         scores = self.predict(episode.support, episode.query_x)
         return F.cross_entropy(scores.flatten(0, 1), episode.query_y.flatten())
+
+
+def with_embedding(learner: Learner, make: Callable[[nn.Module], nn.Module]) -> Learner:
+    """Make of a learner the same one with its encoder changed, as it is used after training.
+
+    Args:
+        learner: A learner with an `encoder`; it stays as it is.
+        make: From the learner's encoder to the one of the new learner, usually a module around it.
+
+    Returns:
+        A learner of the same class, which shares all parameters and buffers with the one given: as that is
+        trained, this is.
+
+    Raises:
+        ValueError: if the learner has no encoder.
+    """
+    encoder = getattr(learner, "encoder", None)
+    if not isinstance(encoder, nn.Module):
+        raise ValueError(
+            f"{type(learner).__name__} has no encoder to put anything around: leave the embedding out"
+        )
+    made = copy(learner)
+    vars(made)["_modules"] = dict(vars(made)["_modules"])  # all else of the two stays one and the same
+    made.encoder = make(encoder)
+    return made
 
 
 def embed(encoder: nn.Module, x: Tensor) -> Tensor:

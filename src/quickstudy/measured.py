@@ -1,7 +1,8 @@
-"""What is done to embeddings once an encoder is trained, as measured on classes that it was trained on."""
+"""From the embeddings that an encoder makes to those that are used after training: fitted transforms."""
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -11,47 +12,65 @@ from torch import Tensor, nn
 from quickstudy.data.episodes import floats
 from quickstudy.data.pool import ClassPool
 from quickstudy.evaluation import evaluation
-from quickstudy.learner import Learner, embed
+from quickstudy.learner import embed
 
-MEASURED = 3000
-"""Items, at least, that are taken to measure, where there are so many."""
+FITTED_ON = 3000
+"""Items, at least, that transforms are fitted on, where there are so many."""
 NEAREST = 10
 """The nearest of a cohort are one in so many."""
 
 
-class Measured(nn.Module, ABC):
-    """An encoder whose embeddings are changed once it is trained; training sees nothing of it.
+class EmbeddingTransform(nn.Module, ABC):
+    """What is done to embeddings after training, as fitted on embeddings of known classes.
 
-    `measure` is called afterwards, or before each validation, on classes that were trained on.
-
-    Args:
-        encoder: any module from [B, ...] to [B, D].
+    It holds no encoder: `Embedding` puts it behind one. What is fitted is kept in buffers, which travel with
+    the weights.
     """
 
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, ...] items → [B, D] embeddings, once trained as `after` has them."""
-        z = self.encoder(x)
-        return z if self.training else self.after(z)
-
     @abstractmethod
-    def after(self, z: Tensor) -> Tensor:
-        """What becomes of the encoder's embeddings [B, D]."""
-
-    @abstractmethod
-    def measure(self, z: Tensor, y: Tensor) -> None:
-        """Measure what `after` needs.
+    def fit(self, z: Tensor, y: Tensor) -> None:
+        """Fit what `transform` does.
 
         Args:
-            z: [I, D] embeddings of the encoder, as it is once trained.
-            y: [I] classes.
+            z: [I, D] embeddings, as `transform` will get them.
+            y: [I] their classes.
         """
 
+    @abstractmethod
+    def transform(self, z: Tensor) -> Tensor:
+        """[B, D] → [B, D′] embeddings."""
 
-class WCCN(Measured):
+    def forward(self, z: Tensor) -> Tensor:
+        """`transform`, whatever the mode."""
+        return self.transform(z)
+
+
+class Embedding(nn.Module):
+    r"""An encoder and the transforms behind it: an encoder as it is used after training.
+
+    $$x \mapsto t_n(\dots t_1(f(x)))$$
+
+    It means the same in training and evaluation; what is trained is the encoder by itself. `fit_transforms`
+    fits the transforms.
+
+    Args:
+        encoder: f, any module from [B, ...] to [B, D].
+        transforms: t₁ … tₙ, in the order they are applied; each takes what the one before it makes.
+    """
+
+    def __init__(self, encoder: nn.Module, transforms: Iterable[EmbeddingTransform] = ()) -> None:
+        super().__init__()
+        self.encoder, self.transforms = encoder, nn.ModuleList(transforms)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, ...] items → [B, D′] embeddings."""
+        z: Tensor = self.encoder(x)
+        for transform in self.transforms:
+            z = transform(z)
+        return z
+
+
+class WCCN(EmbeddingTransform):
     r"""Within-class covariance normalisation: embeddings that vary alike in every direction within classes.
 
     What makes items of one class differ, such as who says a word, takes up some directions more than others.
@@ -62,14 +81,13 @@ class WCCN(Measured):
       W = \frac{1}{n}\sum_i (z_i - \mu_{y_i})(z_i - \mu_{y_i})^\top, \qquad \alpha = \alpha_0 + \frac{D}{n}$$
 
     for I items of K classes with means $\mu_k$, and $n = I - K$: of few items little is known, and less is
-    done. μ is 0 or, if `centred`, the mean of all items.
+    done. μ is 0 or, if `centered`, the mean of all items.
 
     Args:
-        encoder: any module from [B, ...] to [B, D], or more numbers, of which those beyond D are left alone.
-        dimensions: D.
+        dimensions: D; of embeddings of more numbers, those beyond D are left alone.
         shrinkage: α₀ ≥ 0, towards all directions alike.
-        centred: whether the mean is moved to 0: better for unseen words, worse for unseen speakers.
-        unit: whether embeddings are brought to length 1 before all this: better where a contrastive loss of
+        centered: Whether the mean is moved to 0: better for unseen words, worse for unseen speakers.
+        unit: Whether embeddings are brought to length 1 before all this: better where a contrastive loss of
             cosines trained them, worse where the supervised contrastive loss did.
 
     Raises:
@@ -84,19 +102,18 @@ class WCCN(Measured):
 
     def __init__(
         self,
-        encoder: nn.Module,
         dimensions: int,
         shrinkage: float = 0.5,
-        centred: bool = False,
+        centered: bool = False,
         unit: bool = False,
     ) -> None:
-        super().__init__(encoder)
+        super().__init__()
         if shrinkage < 0:
             raise ValueError(f"shrinkage is {shrinkage}: it must be at least 0")
-        self.shrinkage, self.centred, self.unit = shrinkage, centred, unit
+        self.shrinkage, self.centered, self.unit = shrinkage, centered, unit
         self.mean, self.whitening = nn.Buffer(torch.zeros(dimensions)), nn.Buffer(torch.eye(dimensions))
 
-    def after(self, z: Tensor) -> Tensor:
+    def transform(self, z: Tensor) -> Tensor:
         """[B, D] → [B, D], or of more numbers as many."""
         d = len(self.mean)
         return torch.cat([(self._scaled(z[:, :d]) - self.mean) @ self.whitening, z[:, d:]], 1)
@@ -105,7 +122,7 @@ class WCCN(Measured):
         return F.normalize(z, dim=1) if self.unit else z
 
     @torch.no_grad()
-    def measure(self, z: Tensor, y: Tensor) -> None:
+    def fit(self, z: Tensor, y: Tensor) -> None:
         """Whiten within these classes [I] of z [I, D] from now on, or not if nothing differs within any."""
         _, numbers, counts = torch.unique(y, return_inverse=True, return_counts=True)
         z, numbers, counts = z.cpu(), numbers.cpu(), counts.cpu()  # not every accelerator has float64
@@ -119,12 +136,12 @@ class WCCN(Measured):
         within += (self.shrinkage + dimensions / n) * spread * one if spread else one
         inverse = torch.linalg.solve_triangular(torch.linalg.cholesky(within), one, upper=False)
         self.whitening.copy_(inverse.T)
-        if self.centred:
+        if self.centered:
             self.mean.copy_(z.mean(0))
 
 
-class FeaturesBeside(Measured):
-    r"""An embedding and, beside it, the features that it is made of: cosines are the mean of both cosines.
+class ConcatFeatures(EmbeddingTransform):
+    r"""An embedding and the features that it is made of, joined: cosines are the mean of both cosines.
 
     The last layer of an encoder keeps what tells the classes that it is trained on apart. What it throws away
     may tell others apart. Of an embedding z and features f,
@@ -134,12 +151,11 @@ class FeaturesBeside(Measured):
     with μ the mean of the features.
 
     Args:
-        encoder: from [B, ...] to [B, D] in training and [B, D + F] after it, such as `ResNet(beside=True)`.
-        dimensions: D.
+        dimensions: D of the embedding z.
         features: F, the widths[-1] · rows · columns of a `ResNet`.
 
     Raises:
-        ValueError: once trained, if the encoder makes another number of numbers.
+        ValueError: in `transform` and `fit`, if it gets embeddings of another number of numbers than D + F.
 
     Reference: Khosla et al. 2020, where the last layer is the projection head, and embeddings are the
     features.
@@ -147,28 +163,31 @@ class FeaturesBeside(Measured):
     Departures: there the head is dropped. Either by itself does as well here, and both do better.
     """
 
-    def __init__(self, encoder: nn.Module, dimensions: int, features: int) -> None:
-        super().__init__(encoder)
+    def __init__(self, dimensions: int, features: int) -> None:
+        super().__init__()
         self.dimensions, self.mean = dimensions, nn.Buffer(torch.zeros(features))
 
-    def after(self, z: Tensor) -> Tensor:
+    def transform(self, z: Tensor) -> Tensor:
         """[B, D + F] → as many, of length 1."""
-        d, features = self.dimensions, len(self.mean)
-        if z.shape[1] != d + features:
-            raise ValueError(
-                f"once trained the encoder makes {z.shape[1]} numbers of an item, not {d} + {features}: "
-                "give it its features beside the embedding, as ResNet(beside=True) does, or state how many"
-            )
-        z, f = z[:, :d], z[:, d:]
+        z, f = self._parted(z)
         return torch.cat([F.normalize(z, dim=1), F.normalize(f - self.mean, dim=1)], 1) / math.sqrt(2)
 
     @torch.no_grad()
-    def measure(self, z: Tensor, y: Tensor) -> None:
+    def fit(self, z: Tensor, y: Tensor) -> None:
         """Take the mean of the features from now on: z [I, D + F]."""
-        self.mean.copy_(z[:, self.dimensions :].mean(0))
+        self.mean.copy_(self._parted(z)[1].mean(0))
+
+    def _parted(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        d, features = self.dimensions, len(self.mean)
+        if z.shape[1] != d + features:
+            raise ValueError(
+                f"an embedding has {z.shape[1]} numbers, not {d} + {features}: "
+                "let the encoder give its features too, as WithFeatures(ResNet()) does, or state how many"
+            )
+        return z[:, :d], z[:, d:]
 
 
-class CohortNorm(Measured):
+class CohortNorm(EmbeddingTransform):
     r"""One more coordinate, by which an item that resembles everybody has lower cosines with all others.
 
     Some items are near to a great many others: a short clip, a dark picture. Their scores are high whoever is
@@ -183,12 +202,11 @@ class CohortNorm(Measured):
 
     $$\tfrac12\Big(1 + u \cdot v - \tfrac k2\,(1 - u \cdot v)\,(m(u) + m(v) - 2 \bar m)\Big),$$
 
-    so where nothing is measured, or nothing differs, all cosines are in the order they were in. γ is never
+    so where nothing is fitted, or nothing differs, all cosines are in the order they were in. γ is never
     negative.
 
     Args:
-        encoder: any module from [B, ...] to [B, D].
-        dimensions: D; once trained, it makes D + 1.
+        dimensions: D; it makes D + 1 numbers of D.
         size: C, items of the cohort; of fewer, some are there twice.
         strength: κ ≥ 0.
 
@@ -205,8 +223,8 @@ class CohortNorm(Measured):
     words and speakers that are none of the test's.
     """
 
-    def __init__(self, encoder: nn.Module, dimensions: int, size: int = 600, strength: float = 0.12) -> None:
-        super().__init__(encoder)
+    def __init__(self, dimensions: int, size: int = 600, strength: float = 0.12) -> None:
+        super().__init__()
         if size < NEAREST or strength < 0:
             raise ValueError(
                 f"size is {size} and strength {strength}: they must be at least {NEAREST} and at least 0"
@@ -215,14 +233,14 @@ class CohortNorm(Measured):
         self.cohort = nn.Buffer(torch.zeros(size, dimensions))
         self.mean, self.slope = nn.Buffer(torch.zeros(())), nn.Buffer(torch.zeros(()))
 
-    def after(self, z: Tensor) -> Tensor:
+    def transform(self, z: Tensor) -> Tensor:
         """[B, D] → [B, D + 1]."""
         u = F.normalize(z, dim=1)
         m = (u @ self.cohort.T).topk(self.size // NEAREST, dim=1, sorted=False).values.mean(1, keepdim=True)
         return torch.cat([u, 1 - self.slope * (m - self.mean)], 1)
 
     @torch.no_grad()
-    def measure(self, z: Tensor, y: Tensor) -> None:
+    def fit(self, z: Tensor, y: Tensor) -> None:
         """Have a cohort drawn of these items from now on: z [I, D] of classes y [I]."""
         order = torch.randperm(len(z), generator=torch.Generator().manual_seed(0)).to(z.device)
         drawn = order[torch.arange(self.size, device=z.device) % len(z)]
@@ -238,26 +256,30 @@ class CohortNorm(Measured):
 
 
 @torch.no_grad()
-def measure_embeddings(learner: Learner, pool: ClassPool, seed: int = 0) -> None:
-    """Measure what the learner's encoder does to embeddings once it is trained, if anything.
+def fit_transforms(module: nn.Module, pool: ClassPool, seed: int = 0, items: int = FITTED_ON) -> None:
+    """Fit the transforms of every `Embedding` in a learner, or of one `Embedding`; the innermost first.
+
+    They are fitted in evaluation mode. Weights, modes and the global random generators stay as they were.
 
     Args:
-        learner: its weights stay as they are, and it in the state (training or not) it was in.
-        pool: classes that were trained on; of many, so many are drawn as have 3,000 items.
-        seed: of that draw.
+        module: A learner with an `Embedding` for its encoder, or an `Embedding`; others have nothing to fit.
+        pool: Classes that the encoder was trained on.
+        seed: Seed of the draw of classes, where there are many.
+        items: Items, at least, of the classes that are drawn; all are taken where there are fewer.
     """
-    parts = [module for module in learner.modules() if isinstance(module, Measured)][::-1]
-    if not parts:
+    embeddings = [m for m in module.modules() if isinstance(m, Embedding) and len(m.transforms)]
+    if not embeddings:
         return
     order = np.random.default_rng(seed).permutation(len(pool))
-    few = pool.subset(order[: np.searchsorted(np.cumsum(pool.counts[order]), MEASURED) + 1])
-    items, index = few.items, np.array_split(few.indices, math.ceil(few.counts.sum() / 512))
-    y = torch.from_numpy(np.repeat(np.arange(len(few)), few.counts)).to(learner.device)
-    z, inner = None, None
-    with evaluation(learner, 1, "inductive"):
-        for module in parts:  # the innermost first
-            if z is None or module.encoder is not inner:
-                x = (floats(torch.from_numpy(items[i])).to(learner.device)[None] for i in index)
-                z = torch.cat([embed(module.encoder, part)[0] for part in x])
-            module.measure(z, y)
-            z, inner = module.after(z), module
+    few = pool.subset(order[: np.searchsorted(np.cumsum(pool.counts[order]), items) + 1])
+    index = np.array_split(few.indices, math.ceil(few.counts.sum() / 512))
+    device = next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
+    y = torch.from_numpy(np.repeat(np.arange(len(few)), few.counts)).to(device)
+    with evaluation(module, 1, "inductive"):
+        for embedding in embeddings[::-1]:  # one that holds another comes before it
+            x = (floats(torch.from_numpy(few.items[i])).to(device)[None] for i in index)
+            z = torch.cat([embed(embedding.encoder, part)[0] for part in x])
+            for transform in embedding.transforms:
+                assert isinstance(transform, EmbeddingTransform)
+                transform.fit(z, y)
+                z = transform(z)

@@ -154,7 +154,12 @@ class Run:
         )
 
     def begin(
-        self, learner: nn.Module, optimizer: torch.optim.Optimizer, resume: bool, write: bool
+        self,
+        learner: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        resume: bool,
+        write: bool,
+        saved: nn.Module,
     ) -> Progress:
         """Take up the training that lies here, or make sure that none does and that we can write."""
         if self.last.exists():
@@ -165,7 +170,7 @@ class Run:
                 )
             tensors, manifest = checkpoint.load(self.last)
             self._check_same(manifest)
-            checkpoint.load_weights(learner, checkpoint.without_prefix("learner.", tensors), str(self.last))
+            checkpoint.load_weights(saved, checkpoint.without_prefix("learner.", tensors), str(self.last))
             checkpoint.unpack_optimizer(
                 optimizer, checkpoint.without_prefix("optimizer.", tensors), manifest["optimizer"]
             )
@@ -214,10 +219,12 @@ class Run:
         }
         checkpoint.save(self.best, weights, self.manifest | {"training": trained})
 
-    def save_last(self, learner: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    def save_last(
+        self, learner: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, saved: nn.Module
+    ) -> None:
         """Write all that resuming takes."""
         state, groups = checkpoint.pack_optimizer(optimizer)
-        tensors = checkpoint.prefixed("learner.", learner.state_dict()) | checkpoint.prefixed(
+        tensors = checkpoint.prefixed("learner.", saved.state_dict()) | checkpoint.prefixed(
             "optimizer.", state
         )
         if isinstance(learner, Carries):

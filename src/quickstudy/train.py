@@ -51,6 +51,7 @@ def fit(
     out: str | Path | None = None,
     resume: bool = False,
     manifest: checkpoint.Manifest | None = None,
+    saved: nn.Module | None = None,
     report: Reporter | None = None,
 ) -> Progress:
     """Train a learner on episodes, and leave it with its best weights, or its last.
@@ -84,6 +85,8 @@ def fit(
         manifest: Further facts for the checkpoints, beside those that `fit` knows: under "fit" the data,
             tasks and seed of training and validation, steps, optimizer, schedule, clip and precision, and
             under "classes" the names and digests of the classes.
+        saved: Module whose `state_dict` the checkpoints hold, and which gets the best weights in the end; it
+            must share the learner's parameters. The learner itself by default.
         report: told the news after every step.
 
     Returns:
@@ -94,7 +97,8 @@ def fit(
         FloatingPointError: if the loss or the weights are not finite; no checkpoint is written from then on.
         ValueError: if tasks can't be shared out equally among the processes, there is a training in `out`
             already and `resume` is not asked for, `resume` is asked for without `out` or of a training that
-            differs in what the manifest states, or there is patience and the last weights are to be kept.
+            differs in what the manifest states, there is patience and the last weights are to be kept, or
+            `saved` doesn't share the learner's parameters.
         OSError: if `out` can't be written.
     """
     fabric = fabric or Fabric(devices=1)
@@ -108,7 +112,13 @@ def fit(
         raise ValueError("there is nothing to resume without a folder: name it, out=...")
     if patience and keep == "last":
         raise ValueError("there is no better validation to have patience for where the last weights are kept")
+    saved = learner if saved is None else saved
+    if not set(learner.parameters()) <= set(saved.parameters()):
+        raise ValueError(
+            f"saved, a {type(saved).__name__}, lacks parameters of the learner: build it around it"
+        )
     learner.to(fabric.device)  # first, so that a resumed optimizer's state goes there as well
+    saved.to(fabric.device)
     bare = (optimizer or adam())(learner.parameters())
     run = None
     if out:
@@ -128,11 +138,11 @@ def fit(
         )
         given = manifest or {}
         classes = {"classes": stated["classes"] | given.get("classes", {})}
-        run = Run(Path(out), stated | given | classes)
+        run = Run(Path(out), given | stated | classes)
     rates = [group["lr"] for group in bare.param_groups]
     if isinstance(learner, Carries):
         learner.carry_on({})  # nothing of an earlier training
-    progress = run.begin(learner, bare, resume, write=rank == 0) if run else Progress()
+    progress = run.begin(learner, bare, resume, write=rank == 0, saved=saved) if run else Progress()
     fabric.barrier()
     best_weights = run.best_weights() if run and progress.best_step else None
     model, wrapped = fabric.setup(learner, bare)
@@ -193,7 +203,7 @@ def fit(
                         )
                     new["validation"] = verdict
                     if progress.judge(verdict, keep):
-                        best_weights = {k: v.clone() for k, v in learner.state_dict().items()}
+                        best_weights = {k: v.clone() for k, v in saved.state_dict().items()}
                         if run and rank == 0:
                             run.save_best(best_weights, progress)
                     if patience and progress.stale >= patience and not progress.stopped:
@@ -203,7 +213,7 @@ def fit(
                     run.log(progress, bare.param_groups[0]["lr"], new)
                 progress.losses.clear()
             if run and rank == 0 and (whole or progress.stopped):
-                run.save_last(learner, bare, progress)
+                run.save_last(learner, bare, progress, saved)
             if report:
                 report(progress.step, new)
 
@@ -211,9 +221,9 @@ def fit(
         raise KeyboardInterrupt
     progress.stopped = progress.stopped or "finished"
     if best_weights:
-        learner.load_state_dict(best_weights)
+        saved.load_state_dict(best_weights)
     elif run and rank == 0:
-        run.save_best(learner.state_dict(), progress)
+        run.save_best(saved.state_dict(), progress)
     fabric.barrier()
     return progress
 

@@ -20,8 +20,8 @@ from quickstudy.data.augment import Affine, Alike, Chain, Elastic, Flip
 from quickstudy.data.episodes import Setting
 from quickstudy.data.images import ImageFormat
 from quickstudy.data.omniglot import omniglot
-from quickstudy.encoders import Conv4, ResNet
-from quickstudy.handwriting import MomentNorm, Turned
+from quickstudy.encoders import Conv4, ResNet, WithFeatures
+from quickstudy.handwriting import MomentNorm, RotateTTA
 from quickstudy.learner import Learner
 from quickstudy.learners.gaussian import GaussianPrototypical
 from quickstudy.learners.matching import Matching
@@ -29,11 +29,13 @@ from quickstudy.learners.relation import Comparison, Relation, relation_encoder
 from quickstudy.learners.siamese import Siamese, contrastive_loss
 from quickstudy.learners.siamese import cosine as cosine_energy
 from quickstudy.learners.supervised_contrastive import SupervisedContrastive
-from quickstudy.measured import WCCN, CohortNorm, FeaturesBeside
+from quickstudy.measured import WCCN, CohortNorm, ConcatFeatures, Embedding
 from quickstudy.metrics import Mode
 from quickstudy.recipes.recipe import Recipe
 from quickstudy.schedules import cosine
 
+WIDTHS, DIMENSIONS, GRID = (16, 32, 96, 192), 128, (4, 4)
+"""Of the residual network of unseen alphabets."""
 OTHER_ALPHABETS = Alike(
     Chain((Flip(), Elastic(4.0), Affine(6.0, scale=(0.7, 1.3), shift=0.0, probability=0.7)))
 )
@@ -96,6 +98,7 @@ def siamese_omniglot_lake() -> Recipe:
         pool=partial(omniglot, size=56, split="lake", rotations=True),
         item_format=ImageFormat(56, 1, invert=True),
         learner=lambda: SupervisedContrastive(_character_encoder()),
+        embedding=_character_embedding,
         train=Setting(24, 1, 2),
         tasks=2,
         group=alphabet_of,
@@ -143,10 +146,14 @@ def _upright(name: str) -> bool:
 
 
 def _character_encoder() -> nn.Module:
-    widths, d, grid = (16, 32, 96, 192), 128, (4, 4)
-    f = widths[-1] * math.prod(grid)
-    seen = nn.Sequential(MomentNorm(), Turned(ResNet(1, widths, d, grid, dropout=0.2, beside=True)))
-    return CohortNorm(FeaturesBeside(WCCN(seen, d), d, f), d + f)
+    return nn.Sequential(MomentNorm(), ResNet(1, WIDTHS, DIMENSIONS, GRID, dropout=0.2))
+
+
+def _character_embedding(encoder: nn.Module) -> nn.Module:
+    placed, network = encoder.children()
+    seen = nn.Sequential(placed, RotateTTA(WithFeatures(network)))
+    d, f = DIMENSIONS, WIDTHS[-1] * math.prod(GRID)
+    return Embedding(seen, [WCCN(d), ConcatFeatures(d, f), CohortNorm(d + f)])
 
 
 def _recipe(

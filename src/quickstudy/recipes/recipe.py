@@ -5,12 +5,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from torch import nn
+
 from quickstudy.data.augment import Augment
 from quickstudy.data.episodes import Labels, Setting
 from quickstudy.data.formats import ItemFormat
 from quickstudy.data.images import Progress
 from quickstudy.data.pool import ClassPool
-from quickstudy.learner import Learner
+from quickstudy.learner import Learner, with_embedding
 from quickstudy.metrics import Mode
 from quickstudy.schedules import MakeOptimizer, Schedule, adam
 
@@ -32,7 +34,9 @@ class Recipe:
         paper: where it was published.
         pool: loads the data.
         item_format: what the encoder takes.
-        learner: makes a fresh learner.
+        learner: makes a fresh learner, with the encoder that is trained.
+        embedding: From the trained encoder to how it is used after training: test-time augmentation and
+            fitted transforms; the encoder as it is by default.
         train: the tasks trained on.
         fewer_ways: tasks may be of fewer classes in training, where there are no more.
         tasks: how many of them a step takes.
@@ -50,8 +54,8 @@ class Recipe:
         labels: which items bear labels, in all three splits; all by default.
         augment: changes the items that are trained on at random; nothing does by default.
         augment_classes: changes all items of a class alike, as in `Episodes`.
-        recorded: whether a class to train on, by its name, was recorded and not made from others: an encoder
-            that is `Measured` is measured on those; all by default.
+        recorded: whether a class to train on, by its name, was recorded and not made from others: the
+            transforms of `embedding` are fitted on those; all by default.
         apart: support and queries of validation and test come from different sources, such as speakers.
         group: the classes of a task are of one group in training and validation, as in `Episodes`.
     """
@@ -61,6 +65,7 @@ class Recipe:
     pool: MakePool
     item_format: ItemFormat
     learner: Callable[[], Learner]
+    embedding: Callable[[nn.Module], nn.Module] | None = None
     train: Setting
     steps: int
     validation: Setting
@@ -81,3 +86,11 @@ class Recipe:
     recorded: Callable[[str], bool] = lambda _: True
     apart: bool = False
     group: Callable[[str], str] | None = None
+
+    def used(self, learner: Learner) -> Learner:
+        """The learner as it is used after training, by `embedding`.
+
+        Args:
+            learner: What `learner()` made; it stays as it is, and shares all weights with the one returned.
+        """
+        return with_embedding(learner, self.embedding) if self.embedding else learner

@@ -15,7 +15,7 @@ from typing import Literal, get_args
 
 from torch import nn
 
-from quickstudy.audio import LogMel, Replayed, SpecAugment
+from quickstudy.audio import LogMel, ShiftSpeedTTA, SpecAugment
 from quickstudy.data.audio import AudioFormat
 from quickstudy.data.augment import FACES, Augment, Chain
 from quickstudy.data.augment_audio import Gain, Noise, Shift, Speed
@@ -33,19 +33,19 @@ from quickstudy.data.speech import (
     arabic_words,
     fsdd,
 )
-from quickstudy.encoders import TDNN, Mirrored, ResNet
+from quickstudy.encoders import TDNN, FlipTTA, ResNet
 from quickstudy.learner import Learner
 from quickstudy.learners.prototypical import Prototypical
 from quickstudy.learners.siamese import Siamese, contrastive_loss
 from quickstudy.learners.siamese import cosine as cosine_energy
 from quickstudy.learners.supervised_contrastive import SupervisedContrastive
-from quickstudy.measured import WCCN, CohortNorm
+from quickstudy.measured import WCCN, CohortNorm, Embedding
 from quickstudy.recipes.recipe import MakePool, Recipe
 from quickstudy.schedules import Schedule, cosine, restarted
 
 Method = Literal["siamese", "euclidean", "prototypical", "supervised-contrastive"]
 COSINES: tuple[Method, ...] = ("siamese", "supervised-contrastive")
-"""The methods that compare by cosines, which are what embeddings are normalised for once trained."""
+"""The methods that compare by cosines, which are what embeddings are normalised for after training."""
 
 WORDS = Chain((Speed(0.87, 1.15), Shift(0.1), Gain(10.0), Noise(5.0, 30.0)))
 """What may happen to a clip without its becoming another word."""
@@ -71,6 +71,7 @@ def faces_orl(method: Method = "siamese") -> Recipe:
         method,
         _face_encoder,
         FACES,
+        embedding=FlipTTA,
         train=Setting(25, 1, 3),
         steps=600,
         validation=Setting(5, 1, 5),
@@ -87,6 +88,7 @@ def faces_lfw(method: Method = "supervised-contrastive") -> Recipe:
         method,
         _face_encoder,
         FACES,
+        embedding=FlipTTA,
         train=Setting(64, 1, 1),
         steps=6_000,
         schedule=restarted,
@@ -107,8 +109,11 @@ def words_arabic(method: Method = "supervised-contrastive") -> Recipe:
         partial(arabic_words, spliced=306),
         WORDS_16K,
         method,
-        partial(_measured, method, _word_encoder, centred=True, strength=0.08),
+        partial(_speech_encoder, 16_000, grid=(1, 6)),
         WORDS,
+        embedding=lambda encoder: _normalized(
+            ShiftSpeedTTA(encoder, reach=2), method, centered=True, strength=0.08
+        ),
         train=Setting(48, 1, 2),
         steps=1_200,
         validation=Setting(4, 1, 5),
@@ -129,8 +134,9 @@ def speakers_arabic(method: Method = "supervised-contrastive") -> Recipe:
         arabic_speakers,
         VOICES_16K,
         method,
-        partial(_measured, method, _voice_encoder, strength=0.2),
+        _voice_encoder,
         VOICES,
+        embedding=partial(_normalized, method=method, strength=0.2),
         augment_classes=OTHER_VOICES,
         train=Setting(18, 1, 5),
         steps=1_600,
@@ -214,8 +220,9 @@ def siamese(
         folder_pool(images or audio or "", form, split, skip_corrupt, pattern),
         form,
         method,
-        partial(_measured, method, encoder),
+        encoder,
         augment,
+        embedding=partial(_normalized, method=method),
         train=Setting(ways or 16, shots, queries),
         fewer_ways=ways is None,
         steps=1_500,
@@ -225,15 +232,11 @@ def siamese(
 
 
 def _face_encoder() -> nn.Module:
-    return Mirrored(ResNet(1, (24, 48, 96, 192), 128, (4, 4), dropout=0.2))
+    return ResNet(1, (24, 48, 96, 192), 128, (4, 4), dropout=0.2)
 
 
 def _speech_encoder(rate: int, grid: tuple[int, int]) -> nn.Module:
     return nn.Sequential(LogMel(rate), SpecAugment(), ResNet(1, (16, 32, 64, 128), 128, grid, dropout=0.2))
-
-
-def _word_encoder() -> nn.Module:
-    return Replayed(_speech_encoder(16_000, grid=(1, 6)), reach=2)
 
 
 def _voice_encoder() -> nn.Module:
@@ -242,13 +245,13 @@ def _voice_encoder() -> nn.Module:
     return nn.Sequential(heard, SpecAugment(), TDNN(80))
 
 
-def _measured(
-    method: Method, encoder: Callable[[], nn.Module], centred: bool = False, strength: float = 0.12
+def _normalized(
+    encoder: nn.Module, method: Method, centered: bool = False, strength: float = 0.12
 ) -> nn.Module:
     if method not in COSINES:
-        return encoder()
-    whitened = WCCN(encoder(), 128, centred=centred, unit=method == "siamese")
-    return CohortNorm(whitened, 128, strength=strength)
+        return encoder
+    whitening = WCCN(128, centered=centered, unit=method == "siamese")
+    return Embedding(encoder, [whitening, CohortNorm(128, strength=strength)])
 
 
 _warmed = partial(cosine, warmup=100)
@@ -278,6 +281,7 @@ def _recipe(
     apart: bool = False,
     fewer_ways: bool = False,
     temperature: float = 0.1,
+    embedding: Callable[[nn.Module], nn.Module] | None = None,
     recorded: Callable[[str], bool] = lambda _: True,
 ) -> Recipe:
     if method not in get_args(Method):
@@ -288,6 +292,7 @@ def _recipe(
         pool=pool,
         item_format=form,
         learner=lambda: _learner(method, encoder(), temperature),
+        embedding=embedding,
         train=train,
         fewer_ways=fewer_ways,
         steps=steps,

@@ -1,12 +1,12 @@
 """Sound as people have it, made into clips, and the pictures of clips that encoders see."""
 
 import io
+import math
 import struct
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-import librosa
 import numpy as np
 import pytest
 import soundfile
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from small_models import Kept
 from torch import nn
 
-from quickstudy.audio import LogMel, ShiftSpeedTTA, SpecAugment
+from quickstudy.audio import LogMel, ShiftSpeedTTA, SpecAugment, mel_filters
 from quickstudy.data import audio
 from quickstudy.data.audio import AudioFormat, is_silent
 from quickstudy.data.formats import decode_items, item_format
@@ -263,25 +263,91 @@ def clips(number: int = 3, samples: int = 16_000) -> torch.Tensor:
     return torch.rand(number, samples, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-@pytest.mark.parametrize(
-    ("rate", "mels", "n_fft", "window", "hop"), [(16_000, 40, 512, 400, 160), (8000, 32, 256, 200, 80)]
+def peaks(rate: int, mels: int) -> list[float]:
+    """Frequencies of the triangles' peaks, and the ends: 15 mel are 1,000 Hz and 42 are 6,400 by Slaney."""
+
+    def to_mel(f: float) -> float:
+        return f * 15 / 1000 if f < 1000 else 15 + 27 * math.log(f / 1000, 6.4)
+
+    def to_hertz(m: float) -> float:
+        return m * 1000 / 15 if m < 15 else 1000 * 6.4 ** ((m - 15) / 27)
+
+    return [to_hertz(i * to_mel(rate / 2) / (mels + 1)) for i in range(mels + 2)]
+
+
+def literal_filters(rate: int, n_fft: int, mels: int) -> np.ndarray:
+    """One weight after the other, in float64."""
+    f = peaks(rate, mels)
+    m = np.zeros((mels, n_fft // 2 + 1))
+    for row in range(mels):
+        low, peak, high = f[row : row + 3]
+        for k in range(n_fft // 2 + 1):
+            at = k * rate / n_fft
+            if low < at <= peak:
+                m[row, k] = (at - low) / (peak - low)
+            elif peak < at < high:
+                m[row, k] = (high - at) / (high - peak)
+        m[row] *= 2 / (high - low)
+    return m
+
+
+RATES = pytest.mark.parametrize(
+    ("rate", "n_fft", "mels"),
+    [(16_000, 512, 40), (8000, 256, 32), (44_100, 2048, 128), (1000, 64, 4), (1999, 127, 8), (2000, 128, 8)],
 )
-def test_log_mel_is_librosas(rate: int, mels: int, n_fft: int, window: int, hop: int) -> None:
-    x = clips(2, rate + 37)
+
+
+@RATES
+def test_mel_filters_one_by_one(rate: int, n_fft: int, mels: int) -> None:
+    made = mel_filters(rate, n_fft, mels)
+    assert made.dtype == np.float32
+    np.testing.assert_allclose(made, literal_filters(rate, n_fft, mels), rtol=1e-6, atol=1e-9)
+
+
+@RATES
+def test_mel_filters_are_librosas(rate: int, n_fft: int, mels: int) -> None:
+    librosa = pytest.importorskip("librosa", reason="librosa is not installed")
+    theirs = librosa.filters.mel(sr=rate, n_fft=n_fft, n_mels=mels)
+    np.testing.assert_allclose(mel_filters(rate, n_fft, mels), theirs, rtol=1e-7, atol=1e-12)
+
+
+def test_mel_filters_as_librosa_made_them() -> None:
+    """Its version 0.11, at 16,000 Hz, 512 samples and 40 mel."""
+    m = mel_filters(16_000, 512, 40)
+    frozen = {
+        (0, 1): 0.00577360112,
+        (0, 2): 0.0115472022,
+        (5, 14): 0.0128680663,
+        (14, 30): 0,
+        (20, 55): 0.00542963389,
+        (39, 240): 0.00151894242,
+        (39, 256): 0,
+        (30, 10): 0,
+    }
+    assert {at: m[at] for at in frozen} == pytest.approx(frozen, rel=1e-6)
+    assert (np.count_nonzero(m), float(m.sum(dtype=np.float64))) == (490, pytest.approx(1.27933313, rel=1e-6))
+
+
+def test_log_mel_frame_by_frame() -> None:
+    rate, mels, n_fft, window, hop = 8000, 32, 256, 200, 80
+    x = clips(2, 2037)
     ours = LogMel(rate, mels, normalise="none")(x)
-    theirs = librosa.feature.melspectrogram(
-        y=x.numpy(), sr=rate, n_fft=n_fft, win_length=window, hop_length=hop, n_mels=mels
-    )
-    assert ours.shape == (2, 1, mels, (rate + 37) // hop + 1)
-    np.testing.assert_allclose((ours.exp() - 1e-6)[:, 0].numpy(), theirs, rtol=1e-4, atol=1e-6)
+    padded = np.pad(x.double().numpy(), ((0, 0), (n_fft // 2, n_fft // 2)))
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
+    hann = np.pad(hann, (n_fft - window) // 2)
+    frames = np.stack([padded[:, i : i + n_fft] for i in range(0, 2037 + 1, hop)], 2)
+    powers = abs(np.fft.rfft(frames * hann[:, None], axis=1)) ** 2
+    literal = literal_filters(rate, n_fft, mels) @ powers
+    assert ours.shape == (2, 1, mels, 2037 // hop + 1)
+    np.testing.assert_allclose((ours.exp() - 1e-6)[:, 0].numpy(), literal, rtol=1e-4, atol=1e-6)
 
 
 def test_a_higher_tone_is_higher_up() -> None:
     front = LogMel(normalise="none")
     x = torch.stack([torch.from_numpy(tone(h, 1)).float() for h in (200, 1000, 5000)])
     strongest = front(x)[:, 0, :, 50].argmax(1).tolist()
-    centres = librosa.mel_frequencies(42, fmax=8000)[1:-1]
-    assert [abs(np.log(centres[m] / h)) < 0.15 for m, h in zip(strongest, (200, 1000, 5000), strict=True)]
+    centers = peaks(16_000, 40)[1:-1]
+    assert [abs(np.log(centers[m] / h)) < 0.15 for m, h in zip(strongest, (200, 1000, 5000), strict=True)]
     assert strongest == sorted(strongest)
 
 

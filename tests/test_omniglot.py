@@ -6,14 +6,14 @@ import io
 import os
 import socket
 import threading
-import urllib.error
-import urllib.request
 import zipfile
 from collections.abc import Callable, Generator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
+import rich.console
 from PIL import Image
 
 from quickstudy.data import download as fetching
@@ -38,9 +38,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*_: object, **__: object) -> None:
-        raise urllib.error.URLError("Name or service not known")
+        raise requests.ConnectionError("Name or service not known")
 
-    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
+    monkeypatch.setattr(requests, "get", unreachable)
 
 
 def drawing(number: int, drawer: int) -> bytes:
@@ -312,10 +312,24 @@ def test_a_wrong_checksum_leaves_nothing(shop: tuple[str, list[str]], tmp_path: 
 def test_a_transfer_that_breaks_off_leaves_nothing(shop: tuple[str, list[str]], tmp_path: Path) -> None:
     """Without a checksum, too: half a class list would be taken for the whole."""
     with pytest.raises(
-        OSError, match=r"file\.bin is absent and .*/short can't be reached \(.*5000 of 204800"
+        OSError, match=r"file\.bin is absent and .*/short can't be reached \(.*5000 bytes read, 199800 more"
     ):
         download(f"{shop[0]}/short", tmp_path / "file.bin")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_bar_shows_how_far_it_is(shop: tuple[str, list[str]], tmp_path: Path, monkeypatch) -> None:
+    terminal = rich.console.Console(file=io.StringIO(), force_terminal=True, width=80)
+    monkeypatch.setattr(fetching, "messages", terminal)
+    download(f"{shop[0]}/whole", tmp_path / "file.bin")
+    shown = terminal.file.getvalue()
+    assert "file.bin" in shown
+    assert "100%" in shown
+
+
+def test_nothing_else_is_said(shop: tuple[str, list[str]], tmp_path: Path, capfd) -> None:
+    download(f"{shop[0]}/whole", tmp_path / "file.bin")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_not_there(shop: tuple[str, list[str]], tmp_path: Path) -> None:

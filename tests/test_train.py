@@ -28,7 +28,7 @@ from quickstudy.learners.prototypical import Prototypical
 from quickstudy.measured import WCCN, Embedding
 from quickstudy.metrics import Score
 from quickstudy.run import read_log
-from quickstudy.schedules import adam, cosine, halve_every
+from quickstudy.schedules import Schedule, adam, cosine, halve_every, linear, restarted
 from quickstudy.train import fit
 
 HERE = Path(__file__).parent
@@ -408,6 +408,16 @@ def test_schedules():
     short = cosine(4, 200)  # half of it is warm-up
     assert [short(0), short(1), short(2)] == [0.5, 1.0, 1.0]
     assert short(4) == 0
+
+
+@pytest.mark.parametrize("schedule", [halve_every(3), cosine(12, 2), linear(12), restarted(12)])
+def test_schedules_are_lambda_lrs(schedule: Schedule) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.3)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+    for step in range(12):
+        assert scheduler.get_last_lr() == [0.3 * schedule(step)]
+        optimizer.step()
+        scheduler.step()
 
 
 def test_gradients_are_clipped():

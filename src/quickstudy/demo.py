@@ -21,6 +21,7 @@ from quickstudy.learners.prototypical import Prototypical
 from quickstudy.memory import keep_freed_memory
 from quickstudy.metrics import Score
 from quickstudy.seeds import generators_kept
+from quickstudy.wording import plural
 
 RECIPE = "prototypical-glyphs"
 SETTINGS = (Setting(5, 1, 15), Setting(20, 1, 15))
@@ -98,7 +99,7 @@ def run_sinusoids(out: Path, steps: int) -> None:
             learners[name] = sinusoids.train(name, steps=steps, report=report)
     errors = {name: sinusoids.errors(learner) for name, learner in learners.items()}
     shown = (0, 1, 5, 10)
-    table = Table("mean squared error", *(f"{k} steps" if k != 1 else "1 step" for k in shown))
+    table = Table("mean squared error", *(plural(k, "step") for k in shown))
     for name, e in errors.items():
         style = "bold green" if name == "MAML" else ""
         table.add_row(name, *(_error(e[k].mean().item()) for k in shown), style=style)

@@ -21,6 +21,7 @@ from quickstudy.metrics import mean_ci95
 from quickstudy.race import Curve
 from quickstudy.roc import Verification
 from quickstudy.run import read_log
+from quickstudy.wording import plural
 
 RIGHT, WRONG = "#1a7f37", "#cf222e"
 EMBEDDED_WAYS = 10
@@ -329,9 +330,7 @@ def sinusoid_fits(
     for axes, (name, made) in zip(panels, fits.items(), strict=True):
         axes.plot(x, truth, color=WRONG, lw=2, label="truth")
         for k, y, shade in zip(steps, made, shades, strict=True):
-            axes.plot(
-                x, y, color=shade, lw=1.2, ls=":" if k == 0 else "-", label=f"{k} step" + "s" * (k != 1)
-            )
+            axes.plot(x, y, color=shade, lw=1.2, ls=":" if k == 0 else "-", label=plural(k, "step"))
         axes.scatter(
             task.support.x[0, :, 0], task.support.y[0, :, 0], color="black", zorder=3, s=22, label="support"
         )

@@ -7,7 +7,12 @@ import torch
 from torch import nn
 
 Schedule = Callable[[int], float]
-"""From the number of a step to what its learning rate is multiplied by."""
+"""From the number of a step, the first being 0, to what its learning rate is multiplied by.
+
+It holds no state, so that a training is resumed exactly. For a loop of one's own,
+`torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)` makes a scheduler of torch of it; and any function
+that LambdaLR takes is a schedule.
+"""
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 
 

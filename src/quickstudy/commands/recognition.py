@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from quickstudy.commands.shared import AsJson
+from quickstudy.wording import plural
 
 if TYPE_CHECKING:
     from quickstudy.recognition.recogniser import Decision, Enrolment, Recogniser
@@ -316,7 +317,7 @@ def remove(
         if not yes:
             typer.confirm(f"Remove {what if source is None else f'a sample of {name}'} for good?", abort=True)
         removed = opened.remove(name, source)
-    _say(f"removed {removed} sample{'s' * (removed != 1)} of {name}")
+    _say(f"removed {plural(removed, 'sample')} of {name}")
 
 
 @gallery_app.command()
@@ -428,9 +429,8 @@ def _figures(decision: Any) -> str:
 
 def _summary(done: "Enrolment") -> str:
     """What became of an enrolment: one line, and one for each file refused or doubtful."""
-    samples = sum(done.added.values())
-    names = len(done.added)
-    parts = [f"enrolled {samples} new sample{'s' * (samples != 1)} of {names} name{'s' * (names != 1)}"]
+    samples, names = sum(done.added.values()), len(done.added)
+    parts = [f"enrolled {plural(samples, 'new sample')} of {plural(names, 'name')}"]
     if done.known:
         parts.append(f"{done.known} known already")
     if done.refused:

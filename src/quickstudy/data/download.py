@@ -1,16 +1,11 @@
 """Fetching a file that isn't there yet."""
 
-import hashlib
-import http.client
-import os
-import shutil
-import tempfile
-import urllib.error
-import urllib.request
 from pathlib import Path
+from typing import Any
 
-import rich.console
-import rich.progress
+from rich.progress import Progress
+
+from quickstudy.display import messages
 
 TIMEOUT = 30
 """Seconds without an answer after which we stop waiting."""
@@ -22,41 +17,60 @@ def download(address: str, path: Path, md5: str | None = None) -> Path:
     It is written under a temporary name, checked and renamed: whole or absent.
 
     Args:
-        address: where it is published.
-        path: where it belongs.
-        md5: published checksum of a fetched file; one that already lies there is taken as it is.
+        address: Where it is published, https or http.
+        path: Where it belongs.
+        md5: Published checksum of a fetched file; one that already lies there is taken as it is.
 
     Returns:
         `path`.
 
     Raises:
-        OSError: if it can't be fetched or written, or its checksum is wrong; says what to do.
+        OSError: If it can't be fetched or written, or its checksum is wrong; says what to do.
     """
     if path.exists():
         return path
-    temporary: str | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        console = rich.console.Console(stderr=True)  # so that answers can be piped
-        with os.fdopen(handle, "wb") as out, urllib.request.urlopen(address, timeout=TIMEOUT) as answer:
-            size = int(answer.headers.get("Content-Length") or 0)
-            with rich.progress.wrap_file(
-                answer, size, description=path.name, transient=True, console=console
-            ) as body:
-                shutil.copyfileobj(body, out)
-            if out.tell() < size:
-                raise ConnectionError(f"it broke off after {out.tell()} of {size} bytes")
-        if md5 and hashlib.md5(Path(temporary).read_bytes(), usedforsecurity=False).hexdigest() != md5:
-            raise OSError(f"what came from {address} has the wrong checksum: try again later")
-        os.replace(temporary, path)
-    except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
-        reason = getattr(error, "reason", error)
-        raise OSError(
-            f"{path} is absent and {address} can't be reached ({reason}): put the file there yourself, or "
-            "name the folder that has it with --data-root or QUICKSTUDY_DATA"
-        ) from None
-    finally:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
+    import pooch  # not above: what is there already is quick without them
+    import requests
+
+    pooch.get_logger().setLevel("ERROR")  # else it advises the user to note the file's hash
+    with Progress(console=messages, transient=True, disable=not messages.is_terminal) as progress:
+        bar: Any = _Bar(progress, path.name)  # pooch takes both, but its types don't say so
+        fetch: Any = pooch.HTTPDownloader(bar, chunk_size=1 << 16, timeout=TIMEOUT)
+        try:
+            pooch.retrieve(address, md5 and f"md5:{md5}", path.name, path.parent, downloader=fetch)
+        except requests.RequestException as error:
+            raise OSError(
+                f"{path} is absent and {address} can't be reached ({_reason(error)}): put the file there "
+                "yourself, or name the folder that has it with --data-root or QUICKSTUDY_DATA"
+            ) from None
+        except ValueError:
+            raise OSError(f"what came from {address} has the wrong checksum: try again later") from None
     return path
+
+
+class _Bar:
+    """A bar as pooch wants it, on our display."""
+
+    total = 0
+
+    def __init__(self, progress: Progress, name: str) -> None:
+        self._progress, self._task = progress, progress.add_task(name, total=None)
+
+    def update(self, count: int) -> None:
+        self._progress.update(self._task, total=self.total or None, advance=count)
+
+    def reset(self) -> None:
+        self._progress.reset(self._task)
+
+    def close(self) -> None:
+        self._progress.stop_task(self._task)
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, in the words of what failed first: requests and urllib3 wrap it several times."""
+    answer = getattr(error, "response", None)
+    if answer is not None:
+        return answer.reason
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    return str(error)

@@ -16,6 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from quickstudy.recognition.pairs import Floats, Interval, Pairs, Resamples, Scorer, checked, score_pairs
 from quickstudy.recognition.search import Pooling
 from quickstudy.roc import verification
+from quickstudy.wording import plural
 
 Cost = tuple[float, float, float]
 """Cost of a false accept, cost of a false reject, prior of a genuine pair."""
@@ -178,7 +179,7 @@ class Calibration:
             f"threshold {t.point.threshold:.4g} for FAR {100 * t.far:.3g} % "
             f"(95 %: {_percent(t.point.far95[0])} … {_percent(t.point.far95[1])} %), "
             f"FRR {100 * t.point.frr:.1f} % there "
-            f"({t.samples} sample{'s' * (t.samples > 1)}, {t.genuine} genuine + {t.impostor} impostor pairs "
+            f"({plural(t.samples, 'sample')}, {t.genuine} genuine + {t.impostor} impostor pairs "
             f"of {t.identities} identities)"
             for t in self.tables
         ]
@@ -348,8 +349,8 @@ def _percent(share: float) -> str:
 
 
 def _warnings(table: Table) -> list[str]:
-    s = "s" * (table.samples > 1)
-    these = f"{table.impostor} impostor pairs of {table.identities} identities ({table.samples} sample{s})"
+    samples = plural(table.samples, "sample")
+    these = f"{table.impostor} impostor pairs of {table.identities} identities ({samples})"
     if not table.far:
         return [
             f"no threshold that accepts one of {these} is as cheap as one that accepts none: it is above all "

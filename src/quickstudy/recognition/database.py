@@ -1,6 +1,7 @@
 """Where a gallery lies, a SQLite file or a PostgreSQL database: tables, transactions, forgetting for good."""
 
 import contextlib
+import functools
 import os
 import sqlite3
 from collections.abc import Generator
@@ -15,6 +16,7 @@ from sqlalchemy import (
     Column,
     Engine,
     ForeignKey,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -29,8 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import QueuePool
-from sqlalchemy.sql import ColumnElement
-from sqlalchemy.types import UserDefinedType
+from sqlalchemy.types import TypeEngine
 
 from quickstudy.checkpoint import temporary_beside
 
@@ -44,35 +45,14 @@ _CREATION = 7_839_221_904
 """Of PostgreSQL's advisory locks, ours."""
 
 
-class Vector(UserDefinedType[bytes]):
-    """pgvector's type, which is the bytes of `WIRE` to us: as text inwards, in its binary form outwards."""
-
-    cache_ok = True
-
-    def __init__(self, dimensions: int | None) -> None:
-        self.dimensions = dimensions
-
-    def get_col_spec(self, **_: Any) -> str:
-        """As in CREATE TABLE."""
-        return f"vector({self.dimensions})" if self.dimensions else "vector"
-
-    def bind_processor(self, dialect: object) -> Any:
-        """`[0.25, …]`, with as many digits as it takes to get the same number back."""
-        return _as_text
-
-    def column_expression(self, colexpr: ColumnElement[Any]) -> ColumnElement[Any]:
-        """What to select."""
-        return func.vector_send(colexpr, type_=self)
-
-    def result_processor(self, dialect: object, coltype: object) -> Any:
-        """Two int16, of which the first is D, go before D float32, all with the high byte first."""
-        return _as_bytes
-
-
 class Tables:
-    """The tables of a gallery, for either kind of database."""
+    """The tables of a gallery, for either kind of database.
 
-    def __init__(self, embedding: LargeBinary | Vector) -> None:
+    Args:
+        embedding: The type of a column of embeddings, which are the bytes of `WIRE` to us.
+    """
+
+    def __init__(self, embedding: TypeEngine[bytes]) -> None:
         key = BigInteger().with_variant(Integer(), "sqlite")
         self.metadata = MetaData()
         # one row
@@ -116,6 +96,16 @@ class Tables:
             Column("value", Text, nullable=False),  # JSON
         )
 
+    @functools.cached_property
+    def nearest(self) -> Index:
+        """PostgreSQL's index of the samples; not made with the tables, but when there are many samples."""
+        return Index(
+            "gallery_nearest",
+            self.sample.c.embedding,
+            postgresql_using="hnsw",
+            postgresql_ops={"embedding": "vector_l2_ops"},
+        )
+
 
 class Database:
     """The database of one gallery.
@@ -131,8 +121,8 @@ class Database:
         self._url = _url(where)
         self.backend = self._url.get_backend_name()
         self.path = Path(self._url.database or "") if self.backend == "sqlite" else None
-        self.tables = Tables(LargeBinary() if self.path else Vector(None))
         try:
+            self.tables = Tables(self._embedding())
             self.engine = _sqlite(self.path) if self.path else create_engine(self._url, pool_pre_ping=True)
         except ModuleNotFoundError:
             raise ValueError(
@@ -238,6 +228,13 @@ class Database:
             finally:
                 raw.close()
 
+    def _embedding(self, dimensions: int | None = None) -> TypeEngine[bytes]:
+        if self.path:
+            return LargeBinary()
+        from quickstudy.recognition.vector import Vector  # not above: it needs pgvector
+
+        return Vector(dimensions)
+
     def _create_file(self, path: Path, row: dict[str, Any]) -> None:
         log = path.with_name(path.name + "-wal")
         if log.exists() and not path.exists():
@@ -254,8 +251,7 @@ class Database:
                 os.link(temporary, path)
 
     def _fill(self, c: Connection, row: dict[str, Any]) -> None:
-        embedding = LargeBinary() if self.path else Vector(row["dimensions"])
-        Tables(embedding).metadata.create_all(c)
+        Tables(self._embedding(row["dimensions"])).metadata.create_all(c)
         c.execute(self.tables.gallery.insert().values(row))
 
     @contextlib.contextmanager
@@ -270,14 +266,6 @@ class Database:
                 raise
             kind, message = known
             raise kind(f"{self} {message}") from None
-
-
-def _as_text(value: bytes) -> str:
-    return str(np.frombuffer(value, WIRE).tolist())
-
-
-def _as_bytes(value: bytes) -> bytes:
-    return np.frombuffer(value, ">f4", offset=4).astype(WIRE).tobytes()
 
 
 def _url(where: str | Path) -> URL:

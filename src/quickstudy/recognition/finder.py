@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from sqlalchemy import func, select
 from sqlalchemy.engine import Connection, Row
+from sqlalchemy.schema import CreateIndex
 from sqlalchemy.sql import ColumnElement
 
 from quickstudy.recognition.database import WIRE, Database
@@ -79,10 +80,7 @@ class Finder:
         dimensions = c.scalar(select(self._tables.gallery.c.dimensions)) or 0
         if self._database.path or self.last(c) <= self.exact or dimensions > HNSW_DIMENSIONS:
             return
-        c.exec_driver_sql(
-            "CREATE INDEX IF NOT EXISTS gallery_nearest "
-            "ON gallery_sample USING hnsw (embedding vector_l2_ops)"
-        )
+        c.execute(CreateIndex(self._tables.nearest, if_not_exists=True))
 
     def last(self, c: Connection) -> int:
         """The highest id of a sample, or 0."""
@@ -165,7 +163,7 @@ class Finder:
         sample = self._tables.sample
         count = min(1000, max(200, 20 * k))
         c.exec_driver_sql(f"SET LOCAL hnsw.ef_search = {count}")
-        distance = sample.c.embedding.op("<->")(probe.astype(WIRE).tobytes())
+        distance = sample.c.embedding.l2_distance(probe.astype(WIRE).tobytes())
         near = set(c.scalars(select(sample.c.name_id).order_by(distance).limit(count)))
         if len(near) < k:  # some names have very many samples: without the index, then
             by_name = select(sample.c.name_id).group_by(sample.c.name_id)

@@ -1,12 +1,12 @@
 """Pictures of recognition: DET, score histogram, CMC, DIR over FPIR. The ROC is in `quickstudy.plots`."""
 
 from collections.abc import Mapping
-from statistics import NormalDist
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.special import ndtri
 
 from quickstudy.plots import RIGHT, WRONG
 from quickstudy.recognition.identification import Identification, OpenSet
@@ -155,5 +155,4 @@ def _axes(title: str, x: str, y: str, size: tuple[float, float]) -> tuple[Figure
 
 def _deviates(rates: Floats, least: float) -> Floats:
     """Quantiles of the normal distribution; rates below what the axes show lie on their edge."""
-    normal = NormalDist()
-    return np.array([normal.inv_cdf(p) for p in np.clip(rates, least, 1 - least).tolist()])
+    return ndtri(np.clip(rates, least, 1 - least))

@@ -78,7 +78,7 @@ class Bowls:
 def directly(
     rule: Any, problems: Optimizees, at: Tensors, state: State, first: int, steps: int, how: dict[str, Any]
 ) -> tuple[Tensor, Tensors, State]:
-    """1/K Σ_t f(θ_t), or of log f, meaned over problems, with its graph; and where the unroll has got to."""
+    """1/K Σ_t f(θ_t), or of log f, averaged over problems, with its graph; and where the unroll has got."""
     objective = problems.loss if how["objective"] == "train" else problems.held_out
     total = torch.zeros((), dtype=torch.float64)
     for t in range(first, first + steps):

@@ -263,6 +263,7 @@ def clips(number: int = 3, samples: int = 16_000) -> torch.Tensor:
     return torch.rand(number, samples, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rate", "mels", "n_fft", "window", "hop"), [(16_000, 40, 512, 400, 160), (8000, 32, 256, 200, 80)]
 )

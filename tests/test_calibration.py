@@ -157,6 +157,7 @@ def _random_scores(names: int, probes: int):
     return scores
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [1, 3])
 def test_the_rate_holds_for_other_identities(samples: int) -> None:
     """The end of it all: calibrated on some, tried on others that are like them, it is right on average.

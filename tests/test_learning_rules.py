@@ -456,6 +456,7 @@ class KilledError(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "estimator", "at"),
     [
@@ -658,6 +659,7 @@ def live_tensors() -> int:
     return sum(issubclass(type(o), Tensor) for o in gc.get_objects())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["backprop", "second-order", "pes"])
 def test_memory_does_not_grow_with_the_meta_steps(estimator: str) -> None:
     """Nor with the steps of an optimisee, whose unroll alone is kept."""
@@ -684,6 +686,7 @@ def test_memory_does_not_grow_with_the_meta_steps(estimator: str) -> None:
 # And does it learn?
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [lambda: LSTMRule(hidden=8), lambda: MLPRule(lr=0.1, hidden=8)])
 def test_a_rule_that_was_learned_beats_gradient_descent(make: Callable[[], nn.Module]) -> None:
     """With the best of its rates, chosen on the very problems of the comparison, which training never saw."""

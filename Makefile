@@ -1,6 +1,6 @@
 # make demo           set everything up and watch a network learn to learn (about three minutes)
 # make test           set everything up, then style, types, and the tests that need neither data nor much time
-# make test-fast      those tests alone, with fewer examples each and without doctests: a minute on two cores
+# make test-fast      those tests alone, with fewer examples each and without doctests: a minute or two
 # make test-all       style, types and every test, also the slow ones and those of QUICKSTUDY_DATA
 # make coverage       the fast tests, and which lines they don't reach
 # make lint           style

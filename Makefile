@@ -1,32 +1,57 @@
-# make demo   set everything up and watch a network learn to learn (about three minutes)
-# make test   set everything up, then style, types and tests
-# make docs   build the site into site/
-# make tables render benchmarks/results into the docs and the README
+# make demo           set everything up and watch a network learn to learn (about three minutes)
+# make test           set everything up, then style, types, and the tests that need neither data nor much time
+# make test-fast      those tests alone, with fewer examples each and without doctests: a minute or two
+# make test-all       style, types and every test, also the slow ones and those of QUICKSTUDY_DATA
+# make coverage       the fast tests, and which lines they don't reach
+# make lint           style
+# make types          types
+# make format         mend the style
+# make docs           build the site into site/
+# make docs-serve     show the site, and follow changes
+# make tables         render benchmarks/results into the docs and the README
+# make build          build the wheel and the sdist into dist/, and try the wheel in an environment of its own
+# make release-check  everything that must hold before a release
+# make setup          make the virtual environment in .venv
+# make clean          remove what these make
+# make help           show this
 
 PYTHON ?= python3
 BIN := .venv/bin
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+# torch comes first and by its exact version: a range would let the resolver take another build
+TORCH = "$$(grep '^torch==' constraints.txt)"
+QUICK := not slow and not data and not browser and not torchvision
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types docs tables clean
+.PHONY: help setup demo test test-fast test-all coverage lint types format docs docs-setup docs-serve tables build \
+	release-check clean
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
 setup: .venv/.installed
 
-# torch comes first and by its exact version: a range would let the resolver take another build
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "quickstudy needs Python 3.11 or newer, and $(PYTHON) is %d.%d: run make PYTHON=python3.12 …" % sys.version_info[:2])'
 	@echo "Setting up .venv (once; a few minutes, mostly the download of torch)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python $(PIP_INSTALL) $(TORCH)
+	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[dev]'
 	@touch $@
 
 demo: setup
 	@$(BIN)/quickstudy demo
 
 test: setup lint types
+	@env -u QUICKSTUDY_DATA $(BIN)/python -m pytest -q -n 2 -m "$(QUICK)"
+
+test-fast: setup
+	@env -u QUICKSTUDY_DATA $(BIN)/python -m pytest -q -n 2 -m "$(QUICK)" --hypothesis-profile=fast tests
+
+test-all: setup lint types
 	@$(BIN)/python -m pytest -q -n 2
+
+coverage: setup
+	@env -u QUICKSTUDY_DATA $(BIN)/python -m pytest -q -n 2 -m "$(QUICK)" --cov --cov-report=term-missing:skip-covered
 
 lint: setup
 	@$(BIN)/ruff check --quiet .
@@ -35,12 +60,39 @@ lint: setup
 types: setup
 	@$(BIN)/pyright
 
-docs: setup
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+format: setup
+	@$(BIN)/ruff check --fix --quiet .
+	@$(BIN)/ruff format --quiet .
+
+docs-setup: setup
+	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[docs]'
+
+docs: docs-setup
 	@$(BIN)/mkdocs build --strict
+
+docs-serve: docs-setup
+	@$(BIN)/mkdocs serve
 
 tables: setup
 	@$(BIN)/python -m benchmarks.tables
 
+build: setup
+	@rm -rf dist
+	@$(BIN)/python -m build --outdir dist
+	@trial=$$(mktemp -d) && trap 'rm -rf "$$trial"' EXIT && set -e && \
+		$(BIN)/python -m venv "$$trial" && \
+		"$$trial/bin/python" $(PIP_INSTALL) $(TORCH) && \
+		"$$trial/bin/python" $(PIP_INSTALL) -c constraints.txt dist/*.whl && \
+		cd "$$trial" && \
+		bin/quickstudy --version && \
+		bin/python -W error -c 'import quickstudy; [getattr(quickstudy, name) for name in quickstudy.__all__]' && \
+		bin/quickstudy recipes > /dev/null && \
+		echo "The wheel installs and runs"
+
+release-check: setup
+	@$(BIN)/python -m tools.release_check
+	@$(BIN)/python -m benchmarks.tables --check
+	@$(MAKE) test-all docs build
+
 clean:
-	rm -rf .venv site
+	rm -rf .venv site dist .coverage

@@ -1,7 +1,6 @@
 """One-shot trials within alphabets: who drew what, and that nothing is got right for free."""
 
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +16,6 @@ from quickstudy.learner import Learner
 from quickstudy.learners.prototypical import Prototypical
 from quickstudy.learners.siamese import Siamese
 from quickstudy.roc import verify
-
-REAL = os.environ.get("QUICKSTUDY_DATA")
 
 
 def alphabets(sizes: Sequence[int] = (20, 23, 31), drawers: int = 5) -> ClassPool:
@@ -150,11 +147,12 @@ def test_tasks_and_seed_are_checked(tasks: int, seed: int) -> None:
         WithinAlphabets(alphabets(), tasks, seed)
 
 
-def test_on_the_real_omniglot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not REAL or not (Path(REAL) / "omniglot" / "images_background.zip").is_file():
-        pytest.skip("the archives of Omniglot are not in QUICKSTUDY_DATA")
+def test_on_the_real_omniglot(
+    real_data: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = real_data("omniglot/images_background.zip")
     monkeypatch.setenv("QUICKSTUDY_CACHE", str(tmp_path))
-    pool = omniglot(REAL, split="lake", rotations=False).split("test")
+    pool = omniglot(root, split="lake", rotations=False).split("test")
     runs = WithinAlphabets(pool)
     found = [{pool.classes[i // 20].split("/")[0] for i in _local(pool, runs.indices(k))} for k in range(20)]
     assert all(len(alphabet) == 1 for alphabet in found)

@@ -2,7 +2,7 @@
 
 import json
 import math
-import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -157,6 +157,7 @@ def _random_scores(names: int, probes: int):
     return scores
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [1, 3])
 def test_the_rate_holds_for_other_identities(samples: int) -> None:
     """The end of it all: calibrated on some, tried on others that are like them, it is right on average.
@@ -469,14 +470,12 @@ def test_another_unit_of_the_scores_is_another_unit_of_the_thresholds(seed, scal
 # Real faces
 
 
-def test_orl_by_its_pixels() -> None:
+def test_orl_by_its_pixels(real_data: Callable[[str], Path]) -> None:
     """Twenty people calibrate, ten others try, over and over with others: on average the rate holds.
 
     The intervals of both must meet; of any ten people the rate may be far off, by their own interval too.
     """
-    root = Path(os.environ.get("QUICKSTUDY_DATA", "")) / "orl_faces"
-    if not os.environ.get("QUICKSTUDY_DATA") or not root.is_dir():
-        pytest.skip("QUICKSTUDY_DATA names no folder with orl_faces")
+    root = real_data("orl_faces") / "orl_faces"
     faces = []
     for person in range(1, 41):
         for k in range(1, 11):

@@ -340,6 +340,7 @@ def test_predict_with_pictures_that_cannot_be_read(run: Run, few: Path) -> None:
     assert len(json.loads(skipped.out)) == 3
 
 
+@pytest.mark.slow
 def test_maml_on_own_pictures(run: Run, few: Path, tmp_path: Path) -> None:
     """Train, resume, evaluate both ways, adapt to a handful, and save what came of it."""
     train = f"train maml-images --images pics {OWN} --out {tmp_path}/m --test-episodes 10"
@@ -364,6 +365,7 @@ def test_prototypical_networks_have_no_adapted_weights(run: Run, few: Path, tmp_
     assert not saved.exists()
 
 
+@pytest.mark.slow
 def test_demo_of_sinusoids(run: Run, tmp_path: Path) -> None:
     shown = run(f"demo sinusoids --steps 5 --out {tmp_path}/d")
     assert shown.code == 0, shown.err
@@ -433,6 +435,7 @@ def test_a_training_is_not_overwritten(run: Run, home: Path) -> None:
     assert (home / "r" / "best.safetensors").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_says_how_to_go_on(run: Run, home: Path, tmp_path: Path) -> None:
     line = own(tmp_path / "r", "--steps 100000")
     # a session of its own, so that nobody else is interrupted
@@ -470,6 +473,7 @@ def test_ctrl_c_in_the_final_test_keeps_the_training_and_says_how_to_test(
     assert "transductive" in tested.out
 
 
+@pytest.mark.slow
 def test_two_processes_speak_with_one_voice(home: Path, tmp_path: Path) -> None:
     line = own(tmp_path / "r", "--devices 2 --tasks 2 --steps 4")
     with program(line, home) as child:
@@ -612,6 +616,7 @@ def test_help_is_quick(run: Run, heavy: list[str]) -> None:
         assert run(f"{command} --help").code == 0
 
 
+@pytest.mark.slow
 def test_a_rule_is_learned_stopped_resumed_and_raced(run: Run, tmp_path: Path) -> None:
     training = "train lstm-optimizer-quadratics --steps 4 --tasks 4 --test-episodes 8 --accelerator cpu"
     stopped = run(f"{training} --out {tmp_path}/r --minutes 1e-9")

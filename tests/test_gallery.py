@@ -771,6 +771,7 @@ def test_postgresql_is_vacuumed(server: str) -> None:
 # Several at once
 
 
+@pytest.mark.slow
 def test_eight_writers_at_once_lose_nothing(where: str) -> None:
     writers = [processes.Process(target=write, args=(where, i, 5)) for i in range(8)]
     for writer in writers:
@@ -819,6 +820,7 @@ def let_the_server_notice(where: str) -> None:
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_killed_at_random_nothing_is_half_written(where: str, tmp_path: Path) -> None:
     """Five times, each going on where the last left off."""
     rng, log, first, gone = random.Random(1), tmp_path / "log", 0, set[int]()

@@ -136,6 +136,7 @@ def test_the_papers_encoder_fits_both_kinds() -> None:
     assert gaussian_encoder(outputs=128)(x).min() < 0
 
 
+@pytest.mark.slow
 def test_the_shipped_network_is_not_equally_sure_of_everything() -> None:
     """With ReLU before batch norm the filter that tells the variance died, and s was the same for all."""
     learner, _ = load_learner("gaussian-omniglot")

@@ -78,7 +78,7 @@ class Bowls:
 def directly(
     rule: Any, problems: Optimizees, at: Tensors, state: State, first: int, steps: int, how: dict[str, Any]
 ) -> tuple[Tensor, Tensors, State]:
-    """1/K Σ_t f(θ_t), or of log f, meaned over problems, with its graph; and where the unroll has got to."""
+    """1/K Σ_t f(θ_t), or of log f, averaged over problems, with its graph; and where the unroll has got."""
     objective = problems.loss if how["objective"] == "train" else problems.held_out
     total = torch.zeros((), dtype=torch.float64)
     for t in range(first, first + steps):
@@ -454,6 +454,7 @@ class KilledError(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "estimator", "at"),
     [
@@ -655,6 +656,7 @@ def live_tensors() -> int:
     return sum(issubclass(type(o), Tensor) for o in gc.get_objects())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["backprop", "second-order", "pes"])
 def test_memory_does_not_grow_with_the_meta_steps(estimator: str) -> None:
     """Nor with the steps of an optimisee, whose unroll alone is kept."""
@@ -681,6 +683,7 @@ def test_memory_does_not_grow_with_the_meta_steps(estimator: str) -> None:
 # And does it learn?
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [lambda: LSTMRule(hidden=8), lambda: MLPRule(lr=0.1, hidden=8)])
 def test_a_rule_that_was_learned_beats_gradient_descent(make: Callable[[], nn.Module]) -> None:
     """With the best of its rates, chosen on the very problems of the comparison, which training never saw."""

@@ -119,6 +119,7 @@ def test_bfloat16_gives_float32_scores_near_those_of_float32(name: str) -> None:
 CONSTANTS = st.sampled_from([0.0, 1.0, -1.0, 1e-20, 1e4, -1e4])
 
 
+@pytest.mark.slow
 @of_all
 @given(
     shots=st.lists(st.integers(1, 3), min_size=2, max_size=4),

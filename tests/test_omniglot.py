@@ -25,7 +25,6 @@ from quickstudy.data.pool import ClassPool
 BACKGROUND = {"Aa": 2, "Bb": 1, "Cc": 1, "Dd": 1, "Ee": 1, "Ff": 2, "Gg": 1}
 EVALUATION = {"Yy": 2, "Zz": 1}
 DRAWERS = 3
-REAL = os.environ.get("QUICKSTUDY_DATA")
 
 
 @pytest.fixture(autouse=True)
@@ -365,10 +364,8 @@ def test_a_failure_leaves_no_file_open(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def real() -> Path:
-    if not REAL or not (Path(REAL) / "omniglot" / "images_background.zip").is_file():
-        pytest.skip("the archives of Omniglot are not in QUICKSTUDY_DATA")
-    return Path(REAL)
+def real(real_data: Callable[[str], Path]) -> Path:
+    return real_data("omniglot/images_background.zip")
 
 
 def test_omniglot_as_vinyals_divides_it(real: Path) -> None:

@@ -543,6 +543,7 @@ def test_a_threshold_without_pairs_enough_behind_it_is_said_to_be_so(
     assert run(verify, capsys)[2].startswith("warning: too few pairs were calibrated on for a FAR of 0.01 %:")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*-way it is")
 def test_what_was_trained_on_the_validation_classes_is_not_calibrated_on_them(
     people: Path, capsys: pytest.CaptureFixture[str]
@@ -635,6 +636,7 @@ def test_what_is_kept_of_people_can_be_read_by_its_owner_alone(model: Path, peop
         assert path.stat().st_mode & 0o077 == 0, path
 
 
+@pytest.mark.slow
 def test_a_task_of_siamese_has_sixteen_classes_or_as_many_as_there_are(people: Path) -> None:
     fabric = experiment.launch("cpu")
     for arguments, ways in (({}, 5), ({"ways": 3}, 3)):
@@ -809,6 +811,7 @@ def test_a_wrong_call_is_one_line(
     assert not out
 
 
+@pytest.mark.slow
 def test_calibrating_and_reporting_from_the_command_line(
     model: Path, people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -836,6 +839,7 @@ def test_calibrating_and_reporting_from_the_command_line(
     assert "<html" in (tmp_path / "r.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_demonstration_runs_on_embedded_data(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

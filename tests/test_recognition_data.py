@@ -1,6 +1,6 @@
 """Faces, invented words and voices."""
 
-import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,6 @@ from quickstudy.data.augment import FACES, Affine, Chain, Erase, Flip, Light
 from quickstudy.data.faces import FacePair, lfw, orl, pair_items, view2
 from quickstudy.data.invented import with_new_words
 from quickstudy.data.pool import ClassPool
-
-DATA = Path(os.environ.get("QUICKSTUDY_DATA", "none"))
-real = pytest.mark.skipif(not (DATA / "lfw").is_dir(), reason="needs LFW and ORL in QUICKSTUDY_DATA")
 
 
 @pytest.fixture
@@ -95,15 +92,15 @@ def test_absent_data_say_where_to_put_them(tmp_path: Path) -> None:
         view2(tmp_path)
 
 
-@real
-def test_the_real_folds_share_nobody_with_training() -> None:
-    pool, folds = lfw(DATA, 64), view2(DATA)
+def test_the_real_folds_share_nobody_with_training(real_data: Callable[[str], Path]) -> None:
+    root = real_data("lfw")
+    pool, folds = lfw(root, 64), view2(root)
     assert len(pool) == 5749
     assert len(folds) == 10
     assert all(len(f) == 600 for f in folds)
     trained = set(pool.split("train").classes)
     assert not trained & {p.first[0] for f in folds[7:] for p in f}
-    people = orl(DATA)
+    people = orl(real_data("orl_faces"))
     assert [len(people.split(s)) for s in ("train", "validation", "test")] == [25, 5, 10]
 
 

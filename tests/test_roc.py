@@ -99,6 +99,7 @@ def test_agrees_with_the_literal_computation(drawn: tuple[list[float], list[int]
     assert (v.auc, v.eer, v.tar[far]) == pytest.approx(literal(*drawn, far), abs=1e-12)
 
 
+@pytest.mark.slow
 @given(pairs())
 def test_the_threshold_lies_between_the_two_operating_points(drawn: tuple[list[float], list[int]]) -> None:
     scores, genuine = (np.array(a) for a in drawn)

@@ -242,6 +242,7 @@ def test_autocast_lowers_the_encoder_only(refinement: str) -> None:
     torch.testing.assert_close(scores, exact, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @of_each
 @pytest.mark.parametrize("low", [False, True], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("fresh", [False, True], ids=["any-parameters", "first-parameters"])

@@ -75,6 +75,7 @@ def test_they_do_not_change() -> None:
         Sinusoids().tasks = 3  # pyright: ignore[reportAttributeAccessIssue]
 
 
+@pytest.mark.slow
 def test_maml_beats_pre_training() -> None:
     """The point of it all, small: after one step MAML is well ahead, pre-training is where it was."""
     errors = {

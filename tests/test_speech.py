@@ -1,6 +1,5 @@
 """Pools of spoken words: who and what is in which split, and what absent or odd data is answered with."""
 
-import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -192,8 +191,6 @@ def test_no_list_of_speakers(root: Path) -> None:
 
 # The data themselves
 
-REAL = Path(os.environ.get("QUICKSTUDY_DATA", "nowhere"))
-
 
 @pytest.mark.parametrize(
     ("load", "folder", "sizes", "sources"),
@@ -213,13 +210,13 @@ def test_the_data_themselves(
     folder: str,
     sizes: dict[str, tuple[int, int]],
     sources: int,
+    real_data: Callable[[str], Path],
     tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    if not (REAL / folder).is_dir():
-        pytest.skip(f"{folder} is not there: set QUICKSTUDY_DATA")
+    root = real_data(folder)
     monkeypatch.setenv("QUICKSTUDY_CACHE", str(tmp_path_factory.mktemp("cache")))
-    pool = load(REAL)
+    pool = load(root)
     for split, (classes, items) in sizes.items():
         assert Counter(pool.split(split).counts.tolist()) == {items: classes}
     assert len(pool.source_names) == sources

@@ -127,6 +127,7 @@ class KilledError(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [1, 4, 6, 11, 19])
 def test_a_stopped_training_resumes_bit_for_bit(tmp_path: Path, at: int):
     small_fit(small_learner(), tmp_path / "whole", schedule=cosine(20, 3))
@@ -159,6 +160,7 @@ def test_interrupted_by_a_signal_it_saves_at_once_and_resumes(tmp_path: Path):
     same_result(tmp_path / "whole", tmp_path / "cut")
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_by_the_system_it_resumes_bit_for_bit(tmp_path: Path):
     script = (
         f"import sys; sys.path.insert(0, {str(HERE)!r}); import test_train as t; from pathlib import Path\n"
@@ -468,6 +470,7 @@ def test_evaluation_refuses_nonsense():
         evaluate(small_learner(), Episodes(noisy_pool(), Setting(5, 1, 3)), 10, "psychic")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path: Path):
     """Same tasks, same gradients, same running statistics, same figures, same checkpoint."""
     for devices in (1, 2):

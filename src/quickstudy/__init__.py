@@ -7,6 +7,8 @@ as the command line does, costs nothing.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+__version__: str  # of the installed package; looked up when first asked for
+
 if TYPE_CHECKING:
     from quickstudy.data.alphabets import WithinAlphabets
     from quickstudy.data.episodes import Episodes, Labels, Setting
@@ -126,6 +128,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("quickstudy")
     if name not in _HOMES:
         raise AttributeError(f"module 'quickstudy' has no attribute {name!r}")
     return getattr(importlib.import_module(f"quickstudy.{_HOMES[name]}"), name)

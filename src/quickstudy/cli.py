@@ -3,9 +3,11 @@
 import os
 import sys
 import warnings
+from typing import Annotated
 
 import typer
 
+import quickstudy
 from quickstudy.commands import recognition
 from quickstudy.commands.demo import demo
 from quickstudy.commands.lists import data, models, recipes
@@ -21,8 +23,19 @@ app = typer.Typer(
 )
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"quickstudy {quickstudy.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _quickstudy() -> None:
+def _quickstudy(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
     """Learning to learn: train, evaluate and use meta-learning methods."""
     warnings.showwarning = _warn
 

@@ -230,8 +230,8 @@ class Index:
     def _rows_of(self, name: int) -> int:
         return 1 if self.centroid else int(self.counts[name])
 
-    def _group(self, c: int, atleast: int) -> Group:
+    def _group(self, c: int, least: int) -> Group:
         if c not in self._groups:
-            room = max(atleast, self._expected.get(c, 0))
+            room = max(least, self._expected.get(c, 0))
             self._groups[c] = Group(c, self.dimensions, room + room // 8 + 16)
         return self._groups[c]

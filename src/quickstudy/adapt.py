@@ -10,7 +10,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Tensors = dict[str, Tensor]
 """Tensors by the names that `nn.Module.named_parameters` gives them."""
-State = Any
+RuleState = Any
+"""What a rule remembers between steps: tensors in tuples and dictionaries."""
 Loss = Callable[[Tensors, int], Tensor]
 Watch = Callable[[int, Tensors, Tensors, Tensor], None]
 """Told of each step: its number, the parameters, gradients and loss before it."""
@@ -19,16 +20,16 @@ Watch = Callable[[int, Tensors, Tensors, Tensor], None]
 class Rule(Protocol):
     """An update rule: two functions that change nothing of what they are given.
 
-    `Functions` makes one of any two; a learned rule is an `nn.Module` that has them as methods.
+    `FunctionalRule` makes one of any two; a learned rule is an `nn.Module` that has them as methods.
     """
 
-    def init(self, parameters: Tensors, /) -> State:
+    def init(self, parameters: Tensors, /) -> RuleState:
         """The state before the first step: tensors in tuples and dictionaries; no numbers if learned."""
         ...
 
     def update(
-        self, gradients: Tensors, state: State, parameters: Tensors, loss: Tensor, /
-    ) -> tuple[Tensors, State]:
+        self, gradients: Tensors, state: RuleState, parameters: Tensors, loss: Tensor, /
+    ) -> tuple[Tensors, RuleState]:
         """A step.
 
         Args:
@@ -44,11 +45,11 @@ class Rule(Protocol):
 
 
 @dataclass(frozen=True)
-class Functions:
+class FunctionalRule:
     """A rule of two functions, as `Rule` describes them."""
 
-    init: Callable[[Tensors], State]
-    update: Callable[[Tensors, State, Tensors, Tensor], tuple[Tensors, State]]
+    init: Callable[[Tensors], RuleState]
+    update: Callable[[Tensors, RuleState, Tensors, Tensor], tuple[Tensors, RuleState]]
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Adapted:
 
     parameters: Tensors
     losses: Tensor
-    state: State = None
+    state: RuleState = None
 
 
 def adapt(
@@ -72,7 +73,7 @@ def adapt(
     rule: Rule,
     steps: int,
     first_order: bool = False,
-    state: State = None,
+    state: RuleState = None,
     watch: Watch | None = None,
 ) -> Adapted:
     r"""Take some steps of a rule, $\theta_{k+1} = U(\theta_k, \nabla L_k(\theta_k))$.

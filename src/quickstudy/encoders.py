@@ -10,17 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.adapt import Tensors
-from quickstudy.batchnorm import given, keep, norm_pool
-from quickstudy.layers import (
-    channels_last,
-    conv3x3,
-    conv_pool_relu,
-    linear,
-    moments,
-    patches3x3,
-    pool2x2,
-    side_by_side,
-)
+from quickstudy.conv4_fused import conv4_per_task
+from quickstudy.layers import channels_last, per_task_linear
 from quickstudy.per_task import below, per_task
 
 LOW = 0.08
@@ -81,44 +72,10 @@ class Conv4(nn.Module):
             x = F.relu(F.max_pool2d(norm(conv(x)), 2))
         return x.flatten(1)
 
-    def of_tasks(self, parameters: Tensors, x: Tensor) -> Tensor:
-        """`forward` for T tasks, each with parameters of its own, in one call: [T, B, C, H, W] → [T, B, D].
-
-        Batch norm takes the statistics of each task's own items.
-        """
+    def forward_per_task(self, parameters: Tensors, x: Tensor) -> Tensor:
+        """`forward` for T tasks, each with parameters of its own: [T, B, C, H, W] → [T, B, D]."""
         self._check(x[0])
-        tasks = len(x)
-        y = self._first_block(parameters, x)
-        for i in range(1, 4):
-            y = conv3x3(y, parameters[f"convs.{i}.weight"])
-            weight, bias = (parameters[f"norms.{i}.{name}"].flatten() for name in ("weight", "bias"))
-            y = F.relu(norm_pool(y, weight, bias))
-        return y.unflatten(1, (tasks, -1)).transpose(0, 1).flatten(2)
-
-    def _first_block(self, parameters: Tensors, x: Tensor) -> Tensor:
-        """The first block has most of the activations, and few channels in.
-
-        So its batch norm is folded into the filters before (by statistics from the pictures' moments) and a
-        bias after the pool: a pass over the activations less in each direction.
-        """
-        names = "convs.0.weight", "norms.0.weight", "norms.0.bias"
-        filters, weight, bias = (parameters[name] for name in names)
-        statistics, patches = given(), patches3x3(x)
-        if statistics:
-            mean, variance = statistics
-        else:
-            with torch.autocast(x.device.type, enabled=False):
-                patch_mean, covariance = moments(patches)
-                rows = filters.flatten(2)  # [T, D, 9 C]
-                mean = (rows @ patch_mean.unsqueeze(2)).squeeze(2)
-                variance = ((rows @ covariance) * rows).sum(2)
-            keep(mean, variance)
-        scale = weight * (variance + 1e-5) ** -0.5
-        filters, shift = filters * scale[..., None, None, None], bias - scale * mean
-        if not x.requires_grad:
-            return conv_pool_relu(x, patches, filters, shift)
-        y = pool2x2(conv3x3(side_by_side(x), filters))
-        return F.relu(y + shift.flatten()[:, None, None].to(y.dtype))
+        return conv4_per_task(parameters, x)
 
     def _check(self, x: Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != self.in_channels or min(x.shape[2:]) < 16:
@@ -323,11 +280,11 @@ class MLP(nn.Module):
             x = F.relu(layer(x))
         return self.layers[-1](x)
 
-    def of_tasks(self, parameters: Tensors, x: Tensor) -> Tensor:
+    def forward_per_task(self, parameters: Tensors, x: Tensor) -> Tensor:
         """`forward` for T tasks, each with parameters of its own: [T, B, inputs] → [T, B, outputs]."""
         last = len(self.layers) - 1
         for i in range(last + 1):
-            x = linear(x, parameters[f"layers.{i}.weight"], parameters[f"layers.{i}.bias"])
+            x = per_task_linear(x, parameters[f"layers.{i}.weight"], parameters[f"layers.{i}.bias"])
             x = F.relu(x) if i < last else x
         return x
 
@@ -350,7 +307,7 @@ class Classifier(nn.Module):
         """[B, ...] items → [B, N] scores."""
         return self.head(self.encoder(x))
 
-    def of_tasks(self, parameters: Tensors, x: Tensor) -> Tensor:
+    def forward_per_task(self, parameters: Tensors, x: Tensor) -> Tensor:
         """`forward` for T tasks, each with parameters of its own: [T, B, ...] → [T, B, N]."""
         z = per_task(self.encoder, below("encoder", parameters), x)
         if z.shape[-1] != self.head.in_features:
@@ -358,4 +315,4 @@ class Classifier(nn.Module):
                 f"the encoder makes {z.shape[-1]} numbers and the head takes {self.head.in_features}: "
                 f"say so, Classifier(encoder, ways, dimensions={z.shape[-1]})"
             )
-        return linear(z, parameters["head.weight"], parameters["head.bias"])
+        return per_task_linear(z, parameters["head.weight"], parameters["head.bias"])

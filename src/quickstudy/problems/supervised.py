@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
-from torch.func import vmap
 
 from quickstudy.adapt import Loss, Tensors
+from quickstudy.kernel_switch import for_each
 from quickstudy.per_task import per_task
 from quickstudy.problems.problem import Optimizees, generator
 
@@ -84,7 +84,7 @@ class Supervised:
         return Optimizees(start, train, held_out)
 
     def _loss(self, model: nn.Module, data: Labelled, seed: int, part: int) -> Loss:
-        each = vmap(self.criterion)
+        each = for_each(self.criterion)
         size = min(self.batch, len(data))
 
         def loss(p: Tensors, step: int) -> Tensor:

@@ -32,8 +32,8 @@ def per_task(module: nn.Module, parameters: Tensors, x: Tensor) -> Tensor:
 
     `plain_per_task`, a loop, says what this means, and runs where the kernels are off. With them, modules
     that have `forward_per_task` run all tasks in one call, and so do stacks of linear layers and activations,
-    and, by vmap, other modules that can, of plain vectors or a few pictures a task. Any other module runs task by
-    task, exact whatever it consists of, with our layers in the place of torch's.
+    and, by vmap, other modules that can, of plain vectors or a few pictures a task. Any other module runs
+    task by task, exact whatever it consists of, with our layers in the place of torch's.
 
     Args:
         module: Any module from [B, ...] to [B, ...]. Each task writes into copies of its buffers.

@@ -14,7 +14,7 @@ RuleState = Any
 """What a rule remembers between steps: tensors in tuples and dictionaries."""
 Loss = Callable[[Tensors, int], Tensor]
 Watch = Callable[[int, Tensors, Tensors, Tensor], None]
-"""Told of each step: its number, the parameters, gradients and loss before it."""
+"""Called before each step with its number, the parameters, their gradients and the loss."""
 
 
 class Rule(Protocol):
@@ -33,10 +33,10 @@ class Rule(Protocol):
         """A step.
 
         Args:
-            gradients: of the loss at the parameters.
-            state: as `init` or the last step left it.
-            parameters: before the step.
-            loss: at the parameters: a scalar, or one for each of the tasks that are side by side.
+            gradients: Gradients of the loss at the parameters, by name.
+            state: The state that `init` or the last step has returned.
+            parameters: The parameters before the step.
+            loss: The loss at the parameters: a scalar, or one for each of the tasks that are side by side.
 
         Returns:
             The parameters and the state after the step.
@@ -54,12 +54,12 @@ class FunctionalRule:
 
 @dataclass(frozen=True)
 class Adapted:
-    """What an inner loop has made.
+    """The result of an inner loop.
 
     Args:
-        parameters: after the last step.
+        parameters: Parameters after the last step, by name.
         losses: [steps, ...] the loss before each step, as `loss` gave it; without gradient.
-        state: the rule's, after the last step.
+        state: State of the rule after the last step.
     """
 
     parameters: Tensors
@@ -82,23 +82,23 @@ def adapt(
     to whatever the loss depends on; under `torch.no_grad` nothing is, and no graph is kept.
 
     Args:
-        loss: from (parameters, number of the step) to a loss: a scalar, or one loss for each of some tasks
-            whose parameters are side by side. Tasks must not share parameters, as the gradient of their sum
-            is taken.
-        parameters: what is adapted. They are not changed.
-        rule: such as `sgd(0.4)`.
-        steps: how many, 0 or more.
-        first_order: take the gradients for constants ($\nabla\nabla L = 0$), and keep no graph of a step.
-        state: the rule's, where earlier steps left one; by default it begins anew.
-        watch: told of each step before it is taken. The parameters it sees are differentiable as the result
-            is; so is the loss, unless `first_order`.
+        loss: Function from (parameters, number of the step) to a loss: a scalar, or one loss for each of some
+            tasks whose parameters are side by side. Tasks must not share parameters, as the gradient of
+            their sum is taken.
+        parameters: The parameters to adapt, by name. They are not changed.
+        rule: The update rule, such as `sgd(0.4)`.
+        steps: Number of steps, 0 or more.
+        first_order: Take the gradients for constants ($\nabla\nabla L = 0$), and keep no graph of a step.
+        state: State of the rule that earlier steps have left; by default it begins anew.
+        watch: Called before each step. The parameters it sees are differentiable as the result is; so is the
+            loss, unless `first_order`.
 
     Returns:
         The adapted parameters, and the losses before each step. A parameter that the loss doesn't depend on
         has gradient 0.
 
     Raises:
-        ValueError: if `steps` is negative, or inside `torch.inference_mode`.
+        ValueError: If `steps` is negative, or inside `torch.inference_mode`.
 
     Example:
         >>> import torch

@@ -25,14 +25,14 @@ class Conv4(nn.Module):
     give D = `outputs`, 84×84 give D = 25 × `outputs`.
 
     Args:
-        in_channels: channels of a picture, 1 for grey and 3 for colour.
-        channels: filters of each convolution.
-        running_statistics: batch norm keeps running statistics, and uses them in evaluation. Without, it
+        in_channels: Channels of a picture, 1 for grey and 3 for colour.
+        channels: Filters of each convolution.
+        running_statistics: Batch norm keeps running statistics, and uses them in evaluation. Without, it
             always uses those of the batch, as learners with an inner loop need it.
-        outputs: filters of the last convolution; as many as of the others by default.
+        outputs: Filters of the last convolution; as many as of the others by default.
 
     Raises:
-        ValueError: if one of these is below 1.
+        ValueError: If a number is below 1.
 
     Reference: Vinyals et al. 2016; Snell et al. 2017.
 
@@ -264,9 +264,9 @@ class MLP(nn.Module):
     """Fully connected layers with ReLU between them: [B, inputs] → [B, outputs].
 
     Args:
-        inputs: numbers in.
-        widths: of the hidden layers.
-        outputs: numbers out.
+        inputs: Numbers in an item.
+        widths: Units of each hidden layer.
+        outputs: Numbers in an output.
     """
 
     def __init__(self, inputs: int, widths: Sequence[int], outputs: int) -> None:
@@ -293,9 +293,9 @@ class Classifier(nn.Module):
     """An encoder and a linear head: what learners of an initialisation adapt.
 
     Args:
-        encoder: any module from [B, ...] to [B, D].
-        ways: N, outputs; tasks may have fewer classes, and then use the first of them.
-        dimensions: D.
+        encoder: Any module from [B, ...] to [B, D].
+        ways: N, the number of outputs; tasks may have fewer classes, and then use the first of them.
+        dimensions: D, the length of an embedding.
     """
 
     def __init__(self, encoder: nn.Module, ways: int, dimensions: int = 64) -> None:

@@ -30,8 +30,8 @@ class Learner(nn.Module, ABC):
         """Scores of the queries.
 
         Args:
-            support: the labelled items of T tasks.
-            query_x: [T, Q, ...] items to tell.
+            support: The labelled items of T tasks.
+            query_x: [T, Q, ...] items to classify.
 
         Returns:
             [T, Q, N] scores, higher is likelier; softmax over N makes them probabilities.
@@ -52,14 +52,14 @@ def embed(encoder: nn.Module, x: Tensor) -> Tensor:
     would have moved them, once.
 
     Args:
-        encoder: any module from [B, ...] to [B, D].
+        encoder: Any module from [B, ...] to [B, D].
         x: [T, B, ...] items.
 
     Returns:
         [T, B, D] embeddings, float32 at least (an encoder may run in lower precision).
 
     Raises:
-        ValueError: if the encoder's output is not [B, D].
+        ValueError: If the encoder's output is not [B, D].
     """
     norms = [
         m for m in encoder.modules() if isinstance(m, BatchNorm) and (m.training or m.running_mean is None)

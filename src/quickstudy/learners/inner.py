@@ -19,7 +19,7 @@ from quickstudy.task_norm import Statistics, TaskNorm
 from quickstudy.torch_private import BatchNorm
 
 Batch = Callable[[int], tuple[Tensor, Tensor]]
-"""From the number of an inner step to the items [T, B, ...] and labels [T, B] that its loss is of."""
+"""Function from the number of an inner step to the items [T, B, ...] and labels [T, B] of its loss."""
 
 
 class InnerLoop(Learner):
@@ -136,10 +136,10 @@ class InnerLoop(Learner):
         prediction takes each query into the statistics. Its `state_dict` holds all of it.
 
         Args:
-            support: of one task.
+            support: The labelled items of one task.
 
         Raises:
-            ValueError: if the support is of several tasks.
+            ValueError: If the support is of several tasks.
         """
         if len(support.x) != 1:
             raise ValueError(f"the support is of {len(support.x)} tasks: adapt to one at a time")
@@ -159,12 +159,12 @@ def task_losses(scores: Tensor, y: Tensor, ways: int) -> Tensor:
     """[T] losses: mean cross-entropy in nats, or the mean squared error of a regression (ways = 0).
 
     Args:
-        scores: [T, B, ≥ N], or predictions [T, B, ...].
+        scores: [T, B, ≥ N] scores, or predictions [T, B, ...].
         y: [T, B] labels, or values [T, B, ...].
-        ways: N.
+        ways: N, the number of classes, or 0.
 
     Raises:
-        ValueError: if there are fewer scores than classes, or values are not of the predictions' shape.
+        ValueError: If there are fewer scores than classes, or values are not of the predictions' shape.
     """
     if not ways:
         if scores.shape != y.shape:
@@ -180,10 +180,10 @@ def task_losses(scores: Tensor, y: Tensor, ways: int) -> Tensor:
 
 
 def first_ways(scores: Tensor, ways: int) -> Tensor:
-    """The scores of the first `ways` classes, all of them for a regression.
+    """The scores of the first `ways` classes; all of them for a regression.
 
     Raises:
-        ValueError: if there are fewer.
+        ValueError: If there are fewer.
     """
     if scores.shape[-1] < ways:
         raise ValueError(
@@ -194,24 +194,24 @@ def first_ways(scores: Tensor, ways: int) -> Tensor:
 
 
 def uses_batch_statistics(model: nn.Module) -> bool:
-    """Whether batch norm normalises queries by each other (in training, or made transductive)."""
+    """Whether queries are normalized by each other, in training or by `batch_statistics`; also if not at all."""
     norms = [m for m in model.modules() if isinstance(m, BatchNorm)]
     return not norms or any(m.training for m in norms)
 
 
 def split_support(support: Support, n: int) -> list[Support]:
-    """The supports of n tasks at a time."""
+    """A support in chunks of n tasks."""
     parts = [t.split(n) for t in (support.x, support.y, support.unlabelled)]
     return [Support(x, y, support.ways, u) for x, y, u in zip(*parts, strict=True)]
 
 
 def trainable(parameters: Tensors) -> Tensors:
-    """Those that require a gradient."""
+    """The parameters that require a gradient."""
     return {k: p for k, p in parameters.items() if p.requires_grad}
 
 
 def with_statistics_of(model: nn.Module, x: Tensor) -> nn.Module:
-    """Give a model's batch norm the statistics of a batch as its running ones, for evaluation."""
+    """The model in evaluation mode, with the statistics of a batch as its batch norm's running ones."""
     norms = [m for m in model.modules() if isinstance(m, BatchNorm)]
 
     def remember(m: Any, taken: tuple[Tensor], _: Tensor) -> None:

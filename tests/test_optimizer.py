@@ -282,13 +282,13 @@ SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=6)
 
 
 @settings(max_examples=15)
-@given(sizes=SIZES, at_once=st.integers(1, 60), name=st.sampled_from(list(LEARNED)))
-def test_parts_make_no_difference(sizes: list[int], at_once: int, name: str) -> None:
+@given(counts=SIZES, at_once=st.integers(1, 60), name=st.sampled_from(list(LEARNED)))
+def test_parts_make_no_difference(counts: list[int], at_once: int, name: str) -> None:
     rule = made(name)
     results = []
     for size in (at_once, 10**6):
         torch.manual_seed(2)
-        parameters = [nn.Parameter(torch.randn(n, dtype=torch.float64)) for n in sizes]
+        parameters = [nn.Parameter(torch.randn(n, dtype=torch.float64)) for n in counts]
         of = LearnedOptimizer(parameters, rule)
         with sizes(optimizer_coordinates=size):
             for _ in range(3):

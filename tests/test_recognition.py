@@ -407,8 +407,8 @@ def test_what_was_shown_before_the_program_ended_stays_and_says_its_model(model:
 
 
 @given(st.lists(st.integers(1, 12), max_size=12))
-def test_batches_part_no_group_that_one_can_hold(sizes: list[int]) -> None:
-    groups = [[Path(f"{g}/{i}") for i in range(n)] for g, n in enumerate(sizes)]
+def test_batches_part_no_group_that_one_can_hold(counts: list[int]) -> None:
+    groups = [[Path(f"{g}/{i}") for i in range(n)] for g, n in enumerate(counts)]
     with sizes(embedded_files=5):
         parts = embedder_module._cut(groups)
     assert [f for part in parts for f in part] == [f for group in groups for f in group]

@@ -194,7 +194,7 @@ def first_ways(scores: Tensor, ways: int) -> Tensor:
 
 
 def uses_batch_statistics(model: nn.Module) -> bool:
-    """Whether queries are normalized by each other, in training or by `batch_statistics`; also if not at all."""
+    """Whether queries are normalized by each other: in training, by `batch_statistics`, or if not at all."""
     norms = [m for m in model.modules() if isinstance(m, BatchNorm)]
     return not norms or any(m.training for m in norms)
 

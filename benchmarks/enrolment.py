@@ -17,8 +17,9 @@ from benchmarks.rows import Row, write
 from quickstudy import checkpoint, experiment
 from quickstudy.data.folders import find_files
 from quickstudy.data.pool import data_root
+from quickstudy.kernel_sizes import sizes_on
 from quickstudy.memory import keep_freed_memory
-from quickstudy.recognition.embedder import AT_ONCE, Embedder
+from quickstudy.recognition.embedder import Embedder
 from quickstudy.recognition.recogniser import Recogniser
 
 RECIPE = "faces-lfw"
@@ -57,8 +58,8 @@ def main() -> None:
         with timed(seconds, "decode"):
             items = embedder.decode([file for group in groups for file in group])[2]
         with timed(seconds, "encode"):
-            for i in range(0, files, AT_ONCE):
-                embedder.embed(items[i : i + AT_ONCE])
+            for i in range(0, files, sizes_on().embedded_files):
+                embedder.embed(items[i : i + sizes_on().embedded_files])
         with timed(seconds, "decode and encode, overlapping"):
             for _ in embedder.batches(groups):
                 pass

@@ -24,7 +24,7 @@ class Kept(nn.Module):
 
 
 class OwnEncoder(nn.Module):
-    """Conv4 as a user would write it: no `of_tasks`, the usual order of layers, the usual layout."""
+    """Conv4 as a user would write it: no `forward_per_task`, the usual order of layers, the usual layout."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ import torch
 from small_models import SavedForBackward
 from torch import Tensor
 
-from quickstudy.adapt import Adapted, Functions, Rule, Tensors, adapt
+from quickstudy.adapt import Adapted, FunctionalRule, Rule, Tensors, adapt
 from quickstudy.rules.classic import adam, heavy_ball, nag, rmsprop, sgd
 from quickstudy.schedules import cosine
 
@@ -121,7 +121,7 @@ def momentum(lr: float, decay: float) -> Rule:
         state = {k: decay * v + gradients[k] for k, v in state.items()}
         return {k: p - lr * state[k] for k, p in parameters.items()}, state
 
-    return Functions(lambda parameters: {k: torch.zeros_like(p) for k, p in parameters.items()}, update)
+    return FunctionalRule(lambda parameters: {k: torch.zeros_like(p) for k, p in parameters.items()}, update)
 
 
 def test_a_rule_of_ones_own() -> None:

@@ -37,12 +37,12 @@ def truth() -> tuple[Finn, Weights]:
     return found, gradients_of(found.loss, model)
 
 
-@pytest.mark.parametrize("tasks_at_once", [None, 1])
+@pytest.mark.parametrize("chunk_size", [None, 1])
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_scores_loss_and_meta_gradient_are_the_papers(kind: str, tasks_at_once: int | None) -> None:
+def test_scores_loss_and_meta_gradient_are_the_papers(kind: str, chunk_size: int | None) -> None:
     theirs, gradients = truth()
     e = pictures()
-    learner = ANIL(classifier(kind), lr=RATE, steps=STEPS, tasks_at_once=tasks_at_once)
+    learner = ANIL(classifier(kind), lr=RATE, steps=STEPS, chunk_size=chunk_size)
     torch.testing.assert_close(learner.predict(e.support, e.query_x), theirs.outputs, rtol=1e-10, atol=1e-10)
     loss = learner(e)
     torch.testing.assert_close(loss, theirs.loss, rtol=1e-10, atol=1e-10)

@@ -8,9 +8,10 @@ from small_models import distance, flat, gradients_of, network, one_rate, oracle
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from quickstudy.batchnorm import Statistics, TaskNorm, norm_pool
+from quickstudy.batchnorm import norm_pool
 from quickstudy.learners.maml import MAML
-from quickstudy.substitutes import Replaced
+from quickstudy.substitutes import FastOps
+from quickstudy.task_norm import Statistics, TaskNorm
 
 CHANNELS = 3
 
@@ -39,7 +40,7 @@ def inputs(name: str) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float = 1e-5) -> Tensor:
-    with TaskNorm(), Replaced():
+    with TaskNorm(), FastOps():
         return F.batch_norm(x, None, None, weight, bias, training=True, eps=eps)
 
 
@@ -198,7 +199,7 @@ def test_only_batch_norm_by_batch_statistics_is_ours() -> None:
     moved = running.running_mean.clone()
     running.reset_running_stats()
     kept: list[Statistics] = []
-    with TaskNorm(keep=kept), Replaced():
+    with TaskNorm(keep=kept), FastOps():
         ours = [m(x) for m in (running, group, layer)]
         frozen = running.eval()(x)
     torch.testing.assert_close(ours, expected, rtol=0, atol=0)
@@ -210,7 +211,7 @@ def test_only_batch_norm_by_batch_statistics_is_ours() -> None:
 @pytest.mark.parametrize("training", [True, False])
 def test_a_norm_without_running_statistics_is_ours_in_either_mode(training: bool) -> None:
     kept: list[Statistics] = []
-    with TaskNorm(keep=kept), Replaced():
+    with TaskNorm(keep=kept), FastOps():
         nn.BatchNorm1d(CHANNELS, track_running_stats=False).double().train(training)(inputs("2-d")[0])
     assert len(kept) == 1
 
@@ -220,7 +221,7 @@ def test_statistics_are_kept_in_order_and_used_in_order() -> None:
     batches = [x, 3 * x + 1, x.flip(1)]
     weight, bias = inputs("4-d")[1:]
     kept: list[Statistics] = []
-    with TaskNorm(keep=kept), Replaced():
+    with TaskNorm(keep=kept), FastOps():
         for batch in batches:
             F.batch_norm(batch, None, None, weight, bias, training=True)
     for batch, (mean, variance) in zip(batches, kept, strict=True):
@@ -229,7 +230,7 @@ def test_statistics_are_kept_in_order_and_used_in_order() -> None:
         assert not mean.requires_grad
         assert not variance.requires_grad
     queries = [torch.randn_like(x) for _ in batches]
-    with TaskNorm(use=kept), Replaced():
+    with TaskNorm(use=kept), FastOps():
         ours = [F.batch_norm(q, None, None, weight, bias, training=True) for q in queries]
     for batch, query, y in zip(batches, queries, ours, strict=True):
         together = finn_batch_norm(weight, bias, torch.cat([batch, query]), len(batch))
@@ -238,7 +239,7 @@ def test_statistics_are_kept_in_order_and_used_in_order() -> None:
 
 def test_it_ends_with_its_block() -> None:
     x, weight, bias = inputs("4-d")
-    with TaskNorm(keep=(kept := [])), Replaced():
+    with TaskNorm(keep=(kept := [])), FastOps():
         pass
     F.batch_norm(x, None, None, weight, bias, training=True)
     assert kept == []

@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from sqlalchemy import create_engine, make_url, text
 
 from quickstudy import checkpoint
-from quickstudy.recognition import search
+from quickstudy.kernel_sizes import sizes
 from quickstudy.recognition.gallery import Entry, Gallery, Match, Sample
 from quickstudy.recognition.search import Index, centroids
 
@@ -303,17 +303,17 @@ def test_after_additions_only_their_names_are_read(gallery: Gallery, monkeypatch
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_blocks_make_no_difference(gallery: Gallery, pooling, monkeypatch) -> None:
-    monkeypatch.setattr(search, "BLOCK", 10)
+def test_blocks_make_no_difference(gallery: Gallery, pooling) -> None:
     content = filled(gallery, (1, 2, 1, 2, 5, 2, 1, 1, 1, 1, 9, 1, 2, 2, 2))
-    agrees(gallery, content, some(7, 70), 12, pooling)
+    with sizes(searched_distances=10):
+        agrees(gallery, content, some(7, 70), 12, pooling)
 
 
-def test_a_name_with_more_samples_than_are_read_at_once(gallery: Gallery, monkeypatch) -> None:
-    monkeypatch.setattr("quickstudy.recognition.finder.CHUNK", 4)
-    content = filled(gallery, (3, 14, 1, 1, 4, 4, 2))
-    for pooling in POOLINGS:
-        agrees(gallery, content, some(3, 70), 5, pooling)
+def test_a_name_with_more_samples_than_are_read_at_once(gallery: Gallery) -> None:
+    with sizes(database_rows=4):
+        content = filled(gallery, (3, 14, 1, 1, 4, 4, 2))
+        for pooling in POOLINGS:
+            agrees(gallery, content, some(3, 70), 5, pooling)
 
 
 class Grown(RuleBasedStateMachine):

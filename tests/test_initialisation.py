@@ -12,11 +12,12 @@ from quickstudy.encoders import Classifier, Conv4
 from quickstudy.episode import Episode, Support
 from quickstudy.learner import batch_statistics
 from quickstudy.learners.anil import ANIL
-from quickstudy.learners.inner import InnerLoop, repeated
+from quickstudy.learners.inner import InnerLoop
 from quickstudy.learners.lstm_meta_learner import LSTMMetaLearner
 from quickstudy.learners.maml import FOMAML, MAML
 from quickstudy.learners.meta_sgd import MetaSGD
 from quickstudy.learners.reptile import Reptile
+from quickstudy.task_groups import repeated
 
 Make = Callable[..., InnerLoop]
 
@@ -109,7 +110,7 @@ def test_renaming_the_classes_and_their_rows_of_the_head_permutes_the_scores(mak
 
 @pytest.mark.parametrize("mode", MODES)
 def test_tasks_are_apart_from_each_other(make: Make, mode: str) -> None:
-    learner, e = make(network(), tasks_at_once=3), pictures(tasks=3)
+    learner, e = make(network(), chunk_size=3), pictures(tasks=3)
     together = evaluated(learner, e.support, e.query_x, mode)
     for t in range(3):
         alone = e[t : t + 1]
@@ -120,10 +121,10 @@ def test_tasks_are_apart_from_each_other(make: Make, mode: str) -> None:
 
 def test_groups_of_tasks_change_nothing(make: Make) -> None:
     e = pictures(tasks=3)
-    whole, parts = (make(network(), tasks_at_once=n) for n in (3, 2))
+    whole, parts = (make(network(), chunk_size=n) for n in (3, 2))
     near = 1e-6 if isinstance(whole, Reptile) else 1e-9  # Adam magnifies the rounding of small gradients
     torch.testing.assert_close(parts(e), whole(e), rtol=near, atol=1e-12)
-    whole, parts = (make(network(), tasks_at_once=n) for n in (3, 2))  # Reptile has moved its moments
+    whole, parts = (make(network(), chunk_size=n) for n in (3, 2))  # Reptile has moved its moments
     assert distance(gradients_of(parts(e), parts), gradients_of(whole(e), whole)) < near
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from quickstudy import learner as learner_module
 from quickstudy.episode import Episode, Support
+from quickstudy.kernel_sizes import sizes
 from quickstudy.learner import Learner, batch_statistics, embed
 from quickstudy.learners.prototypical import Prototypical
 
@@ -239,26 +239,23 @@ def test_the_meta_loss_is_the_mean_cross_entropy(episode: Episode) -> None:
     torch.testing.assert_close(Fixed()(episode), -torch.stack(own).mean())
 
 
-def test_chunks_change_nothing(encoder: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_change_nothing(encoder: nn.Module, x: Tensor) -> None:
     encoder.eval()
     calls: list[int] = []
     with torch.no_grad():
         whole = embed(encoder, x)
         encoder[-1].register_forward_hook(lambda m, args, out: calls.append(len(args[0])))
-        monkeypatch.setattr(learner_module, "CHUNK", {"cpu": 7})
-        torch.testing.assert_close(embed(encoder, x), whole, rtol=1e-12, atol=1e-12)
+        with sizes(encoded_items=7):
+            torch.testing.assert_close(embed(encoder, x), whole, rtol=1e-12, atol=1e-12)
     assert calls == [7, 7, 4]
 
 
-def test_batch_statistics_are_never_those_of_a_chunk(
-    encoder: nn.Module, x: Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_batch_statistics_are_never_those_of_a_chunk(encoder: nn.Module, x: Tensor) -> None:
     encoder.eval()
     with torch.no_grad(), batch_statistics(encoder):
         for part in (x, x[:1]):
             whole = embed(encoder, part)
-            with monkeypatch.context() as m:
-                m.setattr(learner_module, "CHUNK", {"cpu": 2})
+            with sizes(encoded_items=2):
                 torch.testing.assert_close(embed(encoder, part), whole, rtol=1e-12, atol=1e-12)
 
 

@@ -16,7 +16,7 @@ from small_models import SavedForBackward, central_difference, distance, gradien
 from torch import Tensor, nn
 
 from quickstudy import checkpoint
-from quickstudy.adapt import Rule, State, Tensors, adapt
+from quickstudy.adapt import Rule, RuleState, Tensors, adapt
 from quickstudy.learning_rules import Draw, Draws, Horizon, RuleLearner
 from quickstudy.problems.problem import Family, Optimizees, generator
 from quickstudy.problems.quadratics import Quadratics
@@ -76,8 +76,14 @@ class Bowls:
 
 
 def directly(
-    rule: Any, problems: Optimizees, at: Tensors, state: State, first: int, steps: int, how: dict[str, Any]
-) -> tuple[Tensor, Tensors, State]:
+    rule: Any,
+    problems: Optimizees,
+    at: Tensors,
+    state: RuleState,
+    first: int,
+    steps: int,
+    how: dict[str, Any],
+) -> tuple[Tensor, Tensors, RuleState]:
     """1/K Σ_t f(θ_t), or of log f, averaged over problems, with its graph; and where the unroll has got."""
     objective = problems.loss if how["objective"] == "train" else problems.held_out
     total = torch.zeros((), dtype=torch.float64)
@@ -251,8 +257,8 @@ def by_formula(
     seed and step, for one parameter of the rule after the other.
     """
     family, names = Bowls().sample(2, 21), dict(rule.named_parameters())
-    each: list[tuple[Tensors, State]] = [(family.start, None)] * 4
-    middle: tuple[Tensors, State] = (family.start, None)
+    each: list[tuple[Tensors, RuleState]] = [(family.start, None)] * 4
+    middle: tuple[Tensors, RuleState] = (family.start, None)
     xi = [{k: torch.zeros_like(p) for k, p in names.items()} for _ in range(4)]
     for u in range(unrolls):
         rng = generator(21, 7, u)
@@ -313,12 +319,12 @@ class Balance(nn.Module):
         self.register_buffer("a", 0.5 * torch.eye(4, dtype=torch.float64) + 0.5 * torch.diag(on, 1))
         self.register_buffer("signs", torch.tensor([1, -1, -1, -1], dtype=torch.float64))
 
-    def init(self, parameters: Tensors) -> State:
+    def init(self, parameters: Tensors) -> RuleState:
         return (parameters["x"].new_zeros(()),)
 
     def update(
-        self, gradients: Tensors, state: State, parameters: Tensors, loss: Tensor
-    ) -> tuple[Tensors, State]:
+        self, gradients: Tensors, state: RuleState, parameters: Tensors, loss: Tensor
+    ) -> tuple[Tensors, RuleState]:
         return {"x": parameters["x"] @ self.a.T + self.phi * self.signs}, state
 
 

@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from quickstudy.adapt import Tensors, adapt
 from quickstudy.encoders import MLP
 from quickstudy.episode import Episode, Support
+from quickstudy.kernel_sizes import sizes
 from quickstudy.learner import batch_statistics
 from quickstudy.learners.lstm_meta_learner import LSTMMetaLearner
 from quickstudy.optimizer import LearnedOptimizer
-from quickstudy.rules import lstm_step as fast
 from quickstudy.rules.cell_state import CellStateRule, Gates
 from quickstudy.rules.coordinates import LSTMCell
+from quickstudy.rules.lstm_step import lstm_step
 
 HIDDEN = 2
 
@@ -197,8 +198,7 @@ def test_autocast_leaves_the_rule_exact() -> None:
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 7, 8])
-def test_the_fast_step_is_the_cell(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(fast.AT_ONCE, "cpu", at_once)
+def test_the_fast_step_is_the_cell(at_once: int) -> None:
     torch.manual_seed(0)
     cell = LSTMCell(2, HIDDEN).double()
     nn.init.uniform_(cell.bias)
@@ -209,15 +209,17 @@ def test_the_fast_step_is_the_cell(at_once: int, monkeypatch: pytest.MonkeyPatch
         loss = (after[0] * to_h + after[1] * to_c).sum()
         return *after, *torch.autograd.grad(loss, [x, h, c, *cell.parameters()])
 
-    ours, theirs = results(fast.lstm_step(cell, x, h, c)), results(cell(x, h, c))
+    with sizes(lstm_coordinates=at_once):
+        ours = results(lstm_step(cell, x, h, c))
+    theirs = results(cell(x, h, c))
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
 def test_groups_of_tasks_change_nothing() -> None:
     losses, gradients = [], []
-    for tasks_at_once in (1, 2, 3):
+    for chunk_size in (1, 2, 3):
         model, _, e, steps = setting("mlp")
-        learner = LSTMMetaLearner(model, rule(), steps, tasks_at_once=tasks_at_once)
+        learner = LSTMMetaLearner(model, rule(), steps, chunk_size=chunk_size)
         losses.append(learner(e))
         gradients.append(gradients_of(losses[-1], learner))
     for loss, gradient in zip(losses, gradients, strict=True):

@@ -59,12 +59,12 @@ def first_order() -> Weights:
     return oracle_first_order(model, pictures(), one_rate(weights_of(model), RATE), STEPS)[0]
 
 
-@pytest.mark.parametrize("tasks_at_once", [None, 1, 2])
+@pytest.mark.parametrize("chunk_size", [None, 1, 2])
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_scores_loss_and_meta_gradient_are_the_papers(kind: str, tasks_at_once: int | None) -> None:
+def test_scores_loss_and_meta_gradient_are_the_papers(kind: str, chunk_size: int | None) -> None:
     truth, gradients = second_order()
     e = pictures(tasks=2)
-    learner = MAML(network(kind), lr=RATE, steps=STEPS, tasks_at_once=tasks_at_once)
+    learner = MAML(network(kind), lr=RATE, steps=STEPS, chunk_size=chunk_size)
     torch.testing.assert_close(learner.predict(e.support, e.query_x), truth.outputs, rtol=1e-10, atol=1e-10)
     loss = learner(e)
     torch.testing.assert_close(loss, truth.loss, rtol=1e-10, atol=1e-10)
@@ -109,10 +109,10 @@ def test_larger_pictures_are_flattened_in_the_same_order(kind: str) -> None:
     assert distance(gradients_of(loss, learner.model), gradients) < 1e-10
 
 
-@pytest.mark.parametrize("tasks_at_once", [1, 2])
+@pytest.mark.parametrize("chunk_size", [1, 2])
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_fomaml_is_the_gradient_at_the_adapted_weights(kind: str, tasks_at_once: int) -> None:
-    learner = FOMAML(network(kind), lr=RATE, steps=STEPS, tasks_at_once=tasks_at_once)
+def test_fomaml_is_the_gradient_at_the_adapted_weights(kind: str, chunk_size: int) -> None:
+    learner = FOMAML(network(kind), lr=RATE, steps=STEPS, chunk_size=chunk_size)
     assert learner.first_order
     loss = learner(pictures())
     torch.testing.assert_close(loss, second_order()[0].loss, rtol=1e-10, atol=1e-10)
@@ -327,8 +327,8 @@ def test_attention_and_recurrence_in_single_precision(name: str) -> None:
 # Memory
 
 
-def most_saved(tasks: int, tasks_at_once: int, steps: int = 1, first_order: bool = False) -> int:
-    learner = MAML(network(), steps=steps, first_order=first_order, tasks_at_once=tasks_at_once)
+def most_saved(tasks: int, chunk_size: int, steps: int = 1, first_order: bool = False) -> int:
+    learner = MAML(network(), steps=steps, first_order=first_order, chunk_size=chunk_size)
     e = pictures(tasks=tasks)
     saved = SavedForBackward()
     with saved:
@@ -354,21 +354,26 @@ def test_what_keeps_more_for_the_way_back_takes_fewer_tasks_at_once() -> None:
         torch.zeros(1, 5, 3, 512, 512),
     )
     found = {
-        (kind, first): MAML(network(kind), first_order=first).at_once(support, support)
+        (kind, first): MAML(network(kind), first_order=first).limits(support, support).tasks
         for kind in ("conv4", "own-encoder")
         for first in (True, False)
     }
     assert found["conv4", True] > found["conv4", False] > found["own-encoder", False] > 1
     assert found["conv4", True] > found["own-encoder", True] > found["own-encoder", False]
     learner = MAML(network(), first_order=True)
-    assert found["conv4", True] > learner.at_once(support, queries) > learner.at_once(large, large) == 1
+    assert (
+        found["conv4", True]
+        > learner.limits(support, queries).tasks
+        > learner.limits(large, large).tasks
+        == 1
+    )
 
 
-@pytest.mark.parametrize("tasks_at_once", [1, 2, 4, 9])
-def test_groups_of_tasks_change_nothing(tasks_at_once: int) -> None:
+@pytest.mark.parametrize("chunk_size", [1, 2, 4, 9])
+def test_groups_of_tasks_change_nothing(chunk_size: int) -> None:
     e = pictures(tasks=5)
-    together = MAML(network(), lr=RATE, steps=2, tasks_at_once=5)
-    apart = MAML(together.model, lr=RATE, steps=2, tasks_at_once=tasks_at_once)
+    together = MAML(network(), lr=RATE, steps=2, chunk_size=5)
+    apart = MAML(together.model, lr=RATE, steps=2, chunk_size=chunk_size)
     assert distance(gradients_of(apart(e), apart.model), gradients_of(together(e), together.model)) < 1e-12
     torch.testing.assert_close(apart(e), together(e), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(
@@ -470,7 +475,7 @@ def test_values_without_the_last_dimension_mean_the_same_or_are_refused() -> Non
     [
         pytest.param({"steps": -1}, "steps is -1, .*steps must be at least 0", id="steps"),
         pytest.param({"test_steps": -2}, "test_steps -2", id="test-steps"),
-        pytest.param({"tasks_at_once": 0}, "tasks_at_once 0: .*at least 1", id="tasks-at-once"),
+        pytest.param({"chunk_size": 0}, "chunk_size 0: .*at least 1", id="chunk-size"),
     ],
 )
 def test_arguments_out_of_range_are_named(arguments: dict[str, int], message: str) -> None:

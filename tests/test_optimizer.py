@@ -17,7 +17,8 @@ from torch.func import functional_call
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler, OneCycleLR
 
 from quickstudy import checkpoint, optimizer
-from quickstudy.adapt import Functions, Rule, Tensors, adapt
+from quickstudy.adapt import FunctionalRule, Rule, Tensors, adapt
+from quickstudy.kernel_sizes import sizes
 from quickstudy.optimizer import LearnedOptimizer, load_rule, save_rule, shipped_rules
 from quickstudy.rules.cell_state import CellStateRule
 from quickstudy.rules.classic import adam, heavy_ball, nag, rmsprop, sgd
@@ -128,7 +129,7 @@ def test_steps_are_those_of_the_inner_loop(name: str, at_once: int) -> None:
     adapted = adapt(loss, start, rule, 6, watch=watch)
     watch(6, adapted.parameters)
     assert (expected[-1] - expected[0]).abs().min() > 1e-6  # else nearly anything would agree
-    with mock.patch.dict(optimizer.AT_ONCE, cpu=at_once):
+    with sizes(optimizer_coordinates=at_once):
         near(train(model, LearnedOptimizer(model.parameters(), rule), range(6)), expected[1:])
 
 
@@ -281,15 +282,15 @@ SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=6)
 
 
 @settings(max_examples=15)
-@given(sizes=SIZES, at_once=st.integers(1, 60), name=st.sampled_from(list(LEARNED)))
-def test_parts_make_no_difference(sizes: list[int], at_once: int, name: str) -> None:
+@given(counts=SIZES, at_once=st.integers(1, 60), name=st.sampled_from(list(LEARNED)))
+def test_parts_make_no_difference(counts: list[int], at_once: int, name: str) -> None:
     rule = made(name)
     results = []
     for size in (at_once, 10**6):
         torch.manual_seed(2)
-        parameters = [nn.Parameter(torch.randn(n, dtype=torch.float64)) for n in sizes]
+        parameters = [nn.Parameter(torch.randn(n, dtype=torch.float64)) for n in counts]
         of = LearnedOptimizer(parameters, rule)
-        with mock.patch.dict(optimizer.AT_ONCE, cpu=size):
+        with sizes(optimizer_coordinates=size):
             for _ in range(3):
                 for p in parameters:
                     p.grad = torch.randn_like(p)
@@ -405,7 +406,9 @@ def test_rules_may_remember_what_torch_changes_in_place() -> None:
     seen: list[Any] = []
     theta = nn.Parameter(torch.tensor(1.0))
     nothing = {"parameter": torch.zeros(())}
-    of = LearnedOptimizer([theta], Functions(lambda p: {"g": dict(nothing), "theta": dict(nothing)}, update))
+    of = LearnedOptimizer(
+        [theta], FunctionalRule(lambda p: {"g": dict(nothing), "theta": dict(nothing)}, update)
+    )
     for value in (2.0, 3.0):
         of.zero_grad(set_to_none=False)
         (value * theta).backward()
@@ -523,7 +526,7 @@ def test_a_rule_that_needs_the_loss_and_gets_none() -> None:
 
 def test_a_rule_that_does_not_ask_for_the_loss_gets_none() -> None:
     seen = []
-    rule = Functions(lambda p: (), lambda g, s, p, loss: (seen.append(loss.item()), (p, s))[1])
+    rule = FunctionalRule(lambda p: (), lambda g, s, p, loss: (seen.append(loss.item()), (p, s))[1])
     theta = nn.Parameter(torch.ones(1))
     theta.grad = torch.ones(1)
     LearnedOptimizer([theta], rule).step(lambda: torch.tensor(5.0))

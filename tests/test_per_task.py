@@ -14,21 +14,21 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from quickstudy.adapt import Tensors, adapt
-from quickstudy.batchnorm import TaskNorm
 from quickstudy.encoders import MLP, Classifier, Conv4
+from quickstudy.kernel_sizes import sizes
 from quickstudy.layers import (
-    NUMBERS_AT_ONCE,
     channels_last,
     conv3x3,
     conv_pool_relu,
     convolution,
-    linear,
     patches3x3,
+    per_task_linear,
     pool2x2,
     side_by_side,
 )
 from quickstudy.per_task import check_batch_norm, per_task
 from quickstudy.rules.classic import sgd
+from quickstudy.task_norm import TaskNorm
 
 
 def own_parameters(module: nn.Module, tasks: int) -> Tensors:
@@ -417,11 +417,13 @@ def test_one_picture_without_a_batch_goes_to_torch() -> None:
 
 
 @pytest.mark.parametrize(("side", "channels"), [(6, 1), (5, 2)])
-def test_conv_pool_relu_is_the_three_one_after_the_other(
-    monkeypatch: pytest.MonkeyPatch, side: int, channels: int
-) -> None:
+def test_conv_pool_relu_is_the_three_one_after_the_other(side: int, channels: int) -> None:
     """Also where the pool leaves an edge out, in parts of unequal size, and with a second derivative."""
-    monkeypatch.setitem(NUMBERS_AT_ONCE, "cpu", 9 * channels * side**2)  # three of each task, then the fourth
+    with sizes(first_block_numbers=9 * channels * side**2):  # three of each task, then the fourth
+        check_conv_pool_relu(side, channels)
+
+
+def check_conv_pool_relu(side: int, channels: int) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3, 4, channels, side, side, generator=generator, dtype=torch.float64)
     weight = torch.randn(3, 5, channels, 3, 3, generator=generator, dtype=torch.float64).requires_grad_()
@@ -459,16 +461,21 @@ def test_linear_layers_of_tasks_are_torchs(shape: tuple[int, ...], bias: bool) -
     weight = torch.randn(shape[0], 3, 6, dtype=torch.float64)
     biases = torch.randn(shape[0], 3, dtype=torch.float64) if bias else None
     expected = [F.linear(x[t], weight[t], None if biases is None else biases[t]) for t in range(len(x))]
-    torch.testing.assert_close(linear(x, weight, biases), torch.stack(expected), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        per_task_linear(x, weight, biases), torch.stack(expected), rtol=1e-12, atol=1e-12
+    )
 
 
 def test_autocast_lowers_what_it_lowers_in_torch() -> None:
     x, weight = (t.float() for t in grouped(2))
     with torch.autocast("cpu", torch.bfloat16):
         assert conv3x3(side_by_side(x), weight).dtype == torch.bfloat16
-        assert linear(torch.ones(2, 3, 4), torch.ones(2, 5, 4), torch.ones(2, 5)).dtype == torch.bfloat16
+        assert (
+            per_task_linear(torch.ones(2, 3, 4), torch.ones(2, 5, 4), torch.ones(2, 5)).dtype
+            == torch.bfloat16
+        )
     assert conv3x3(side_by_side(x), weight).dtype == torch.float32
-    assert linear(torch.ones(2, 3, 4), torch.ones(2, 5, 4), None).dtype == torch.float32
+    assert per_task_linear(torch.ones(2, 3, 4), torch.ones(2, 5, 4), None).dtype == torch.float32
 
 
 # Bugs that this file has found

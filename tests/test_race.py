@@ -13,7 +13,7 @@ import torch
 from conftest import coded_pool
 
 from quickstudy import experiment
-from quickstudy.adapt import Functions, Rule, Tensors, adapt
+from quickstudy.adapt import FunctionalRule, Rule, Tensors, adapt
 from quickstudy.data.pool import ClassPool
 from quickstudy.display import Terminal
 from quickstudy.learning_rules import RuleLearner
@@ -79,7 +79,7 @@ def test_baselines_are_tuned_on_other_problems_than_they_race_on() -> None:
 
     told: list[tuple[int, int]] = []
     curves = race(
-        {"still": Functions(lambda p: (), lambda g, state, p, loss: (p, state))},
+        {"still": FunctionalRule(lambda p: (), lambda g, state, p, loss: (p, state))},
         Noting(),  # type: ignore[arg-type]
         10,
         problems=8,

@@ -20,6 +20,7 @@ from quickstudy import checkpoint, experiment
 from quickstudy.__main__ import main
 from quickstudy.data.folders import class_folders
 from quickstudy.display import Terminal
+from quickstudy.kernel_sizes import sizes
 from quickstudy.recognition import embedder as embedder_module
 from quickstudy.recognition.calibration import Calibration
 from quickstudy.recognition.embedder import Embedder
@@ -203,9 +204,8 @@ def test_a_mislabelled_sample_is_pointed_out(model: Path, people: Path) -> None:
 
 @pytest.mark.parametrize("method", ["siamese", "euclidean"])
 def test_doubtful_is_what_is_nearer_to_another_name_than_to_the_rest_of_its_own(
-    tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, method: str
 ) -> None:
-    monkeypatch.setattr("quickstudy.recognition.recogniser.AT_ONCE", 7)
     recogniser = Recogniser(
         untrained(tmp_path / "run", images="DIR", grey=True, method=method), tmp_path / "db"
     )
@@ -229,7 +229,8 @@ def test_doubtful_is_what_is_nearer_to_another_name_than_to_the_rest_of_its_own(
         best = max(score, key=score.__getitem__)
         if best != own != "a":  # two samples can't outvote each other
             expected.append((f"{i}.png", f"resembles {best!r} more than {str(own)!r}"))
-    found = recogniser._doubtful(used, None)
+    with sizes(embedded_files=7):
+        found = recogniser._doubtful(used, None)
     assert [(r.file.name, r.reason) for r in found] == expected
     assert 2 < len(expected) < len(z) - 2
 
@@ -389,16 +390,13 @@ def test_a_file_too_large_is_not_read(model: Path, people: Path, monkeypatch: py
     assert [r.reason for r in done.refused] == ["3 MiB are more than the 1 MiB that are read of a file"]
 
 
-def test_what_was_shown_before_the_program_ended_stays_and_says_its_model(
-    model: Path, people: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("quickstudy.recognition.embedder.AT_ONCE", 2 * PICTURES)
+def test_what_was_shown_before_the_program_ended_stays_and_says_its_model(model: Path, people: Path) -> None:
 
     def stop(done: int, total: int) -> None:
         if done > 2 * PICTURES:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), sizes(embedded_files=2 * PICTURES):
         Recogniser(model, people.parent / "people.db").enroll_folder(people, stop)
     recogniser = Recogniser(gallery=people.parent / "people.db")
     there = {entry.name: entry.samples for entry in recogniser.gallery.names()}
@@ -410,10 +408,9 @@ def test_what_was_shown_before_the_program_ended_stays_and_says_its_model(
 
 
 @given(st.lists(st.integers(1, 12), max_size=12))
-def test_batches_part_no_group_that_one_can_hold(sizes: list[int]) -> None:
-    groups = [[Path(f"{g}/{i}") for i in range(n)] for g, n in enumerate(sizes)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embedder_module, "AT_ONCE", 5)
+def test_batches_part_no_group_that_one_can_hold(counts: list[int]) -> None:
+    groups = [[Path(f"{g}/{i}") for i in range(n)] for g, n in enumerate(counts)]
+    with sizes(embedded_files=5):
         parts = embedder_module._cut(groups)
     assert [f for part in parts for f in part] == [f for group in groups for f in group]
     assert all(0 < len(part) <= 5 for part in parts)
@@ -446,15 +443,13 @@ def test_a_gallery_emptied_or_of_unknown_model_says_so(model: Path, people: Path
     assert Recogniser(gallery=db).verify("p0", people / "p0" / "4.png").accepted
 
 
-def test_the_items_of_a_split_are_embedded_with_their_own_labels(
-    model: Path, people: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("quickstudy.recognition.evaluation.AT_ONCE", 5)
+def test_the_items_of_a_split_are_embedded_with_their_own_labels(model: Path, people: Path) -> None:
     embedder = Embedder(model)
     names = {"train": ["p1", "p4"], "validation": ["p0"], "test": ["p2", "p5", "p8"]}
     pool = class_folders(people, embedder.format, names).split("test")
     seen: list[tuple[int, int]] = []
-    labelled = embed_pool(embedder, pool, lambda i, n: seen.append((i, n)))
+    with sizes(embedded_files=5):
+        labelled = embed_pool(embedder, pool, lambda i, n: seen.append((i, n)))
     assert labelled.labels.tolist() == [n for n in names["test"] for _ in range(PICTURES)]
     assert seen[-1] == (18, 18)
     files = [p for n in names["test"] for p in sorted((people / n).iterdir())]

@@ -42,11 +42,11 @@ def everything(e: Episode) -> tuple[Tensor, Tensor]:
     return torch.cat([e.support.x, e.query_x], 1), torch.cat([e.support.y, e.query_y], 1)
 
 
-@pytest.mark.parametrize("tasks_at_once", [1, 2, None])
+@pytest.mark.parametrize("chunk_size", [1, 2, None])
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_the_surrogate_and_its_gradient_are_algorithm_2(kind: str, tasks_at_once: int | None) -> None:
+def test_the_surrogate_and_its_gradient_are_algorithm_2(kind: str, chunk_size: int | None) -> None:
     """Twice, so that Adam begins once afresh and once with what the first meta-batch has left."""
-    learner = Recorded(network(kind), LR, steps=4, batch=3, tasks_at_once=tasks_at_once)
+    learner = Recorded(network(kind), LR, steps=4, batch=3, chunk_size=chunk_size)
     weights, state = weights_of(network()), None
     for seed in range(2):
         learner.drawn.clear()

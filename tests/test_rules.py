@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from quickstudy import checkpoint
-from quickstudy.adapt import Functions, State, Tensors, adapt
+from quickstudy.adapt import FunctionalRule, RuleState, Tensors, adapt
 from quickstudy.rules.classic import heavy_ball
 from quickstudy.rules.coordinates import log_and_sign
 from quickstudy.rules.lstm import LSTMRule
@@ -100,8 +100,8 @@ def gradients_of_all_sizes(steps: int) -> list[Tensors]:
 
 
 def walk(
-    rule: nn.Module, parameters: Tensors, gradients: Sequence[Tensors], state: State = None
-) -> tuple[list[Tensors], State]:
+    rule: nn.Module, parameters: Tensors, gradients: Sequence[Tensors], state: RuleState = None
+) -> tuple[list[Tensors], RuleState]:
     """The parameters after each step, and the state after the last."""
     state = rule.init(parameters) if state is None else state
     after = []
@@ -411,7 +411,7 @@ def test_each_step_is_watched_before_it_is_taken() -> None:
     """The number of the step, and what is there before it."""
     taken: list[str] = []
 
-    def update(g: Tensors, state: State, p: Tensors, loss: Tensor) -> tuple[Tensors, State]:
+    def update(g: Tensors, state: RuleState, p: Tensors, loss: Tensor) -> tuple[Tensors, RuleState]:
         taken.append("step")
         return {k: p[k] - 0.25 * g[k] for k in p}, state
 
@@ -421,7 +421,7 @@ def test_each_step_is_watched_before_it_is_taken() -> None:
     adapt(
         lambda p, k: (k + 1) * p["x"] ** 2,
         {"x": torch.tensor(4.0)},
-        Functions(lambda p: (), update),
+        FunctionalRule(lambda p: (), update),
         3,
         watch=watch,
     )
@@ -439,7 +439,7 @@ def test_each_step_is_watched_before_it_is_taken() -> None:
 def test_what_is_watched_is_differentiable_as_the_result_is(first_order: bool) -> None:
     """x_k = (1 − 2α)^k x for L = x²; at first order dx_k/dx is 1 and dx_k/dα = −Σ_j 2 x_j."""
     x, alpha = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (3.0, 0.1))
-    rule = Functions(lambda p: (), lambda g, s, p, loss: ({"x": p["x"] - alpha * g["x"]}, s))
+    rule = FunctionalRule(lambda p: (), lambda g, s, p, loss: ({"x": p["x"] - alpha * g["x"]}, s))
     seen: list[tuple[Tensor, Tensor]] = []
     adapt(
         lambda p, k: p["x"] ** 2,

@@ -12,12 +12,13 @@ from test_initialisation import LEARNERS
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from quickstudy.batchnorm import Statistics, TaskNorm, is_open, keep
+from quickstudy import task_groups
 from quickstudy.episode import Episode
-from quickstudy.learners import inner
-from quickstudy.learners.inner import PICTURES_IN_THREADS
+from quickstudy.kernel_sizes import sizes, sizes_on
+from quickstudy.kernel_switch import kernels, kernels_enabled
 from quickstudy.learners.maml import MAML
 from quickstudy.per_task import per_task
+from quickstudy.task_norm import Statistics, TaskNorm, is_active, record_statistics
 from quickstudy.threads import in_threads
 
 
@@ -88,37 +89,48 @@ def test_grad_mode_and_autocast_go_along(wanted: bool, lower: bool) -> None:
 
 @pytest.mark.usefixtures("three_cores")
 def test_each_thread_has_a_batch_norm_of_its_own() -> None:
-    barrier, caller = threading.Barrier(3), threading.get_ident()
+    barrier = threading.Barrier(3)
 
     def work(i: int) -> list[float]:
         kept: list[Statistics] = []
-        callers = threading.get_ident() == caller
-        assert is_open() == callers
         with TaskNorm(keep=kept):
             barrier.wait(10)
             for k in range(3):
-                keep(torch.tensor(10.0 * i + k), torch.tensor(1.0))
+                record_statistics(torch.tensor(10.0 * i + k), torch.tensor(1.0))
                 barrier.wait(10)
-        assert is_open() == callers
         return [mean.item() for mean, _ in kept]
 
-    with TaskNorm():
+    with TaskNorm(keep=(callers := [])):
         found = list(in_threads(work, range(3), 3))
-        assert is_open()
+        assert is_active()
+    assert callers == []
     assert found == [[10.0 * i + k for k in range(3)] for i in range(3)]
 
 
 @pytest.mark.usefixtures("three_cores")
-@pytest.mark.parametrize("tasks_at_once", [None, 2, 3, 4])
+def test_the_switch_and_sizes_go_along() -> None:
+    barrier = threading.Barrier(3)
+
+    def work(_: int) -> tuple[bool, int]:
+        barrier.wait(10)
+        return kernels_enabled(), sizes_on().encoded_items
+
+    with kernels(enabled=False), sizes(encoded_items=7):
+        assert list(in_threads(work, range(3), 3)) == [(False, 7)] * 3
+    assert kernels_enabled()
+
+
+@pytest.mark.usefixtures("three_cores")
+@pytest.mark.parametrize("chunk_size", [None, 2, 3, 4])
 @pytest.mark.parametrize("name", [name for name in LEARNERS if name != "reptile"])
-def test_threads_change_nothing(name: str, tasks_at_once: int | None) -> None:
+def test_threads_change_nothing(name: str, chunk_size: int | None) -> None:
     make, e = LEARNERS[name], pictures(tasks=5)
     torch.set_num_threads(1)
-    alone = make(network(), tasks_at_once=5)
+    alone = make(network(), chunk_size=5)
     expected = alone(e)
     torch.set_num_threads(3)
-    beside = make(network(), tasks_at_once=tasks_at_once)
-    assert beside.threads(e.support.x, e.query_x) == 3
+    beside = make(network(), chunk_size=chunk_size)
+    assert beside.limits(e.support.x, e.query_x).threads == 3
     found = beside(e)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
     assert distance(gradients_of(found, beside), gradients_of(expected, alone)) < 1e-10
@@ -129,9 +141,9 @@ def test_threads_change_nothing(name: str, tasks_at_once: int | None) -> None:
 
 @pytest.mark.usefixtures("three_cores")
 @pytest.mark.parametrize("tasks", [2, 5, 7, 8])
-@pytest.mark.parametrize("tasks_at_once", [1, 2, 3, 4, 5, 7, 100])
+@pytest.mark.parametrize("chunk_size", [1, 2, 3, 4, 5, 7, 100])
 def test_no_more_tasks_run_at_once_than_asked_for(
-    tasks: int, tasks_at_once: int, monkeypatch: pytest.MonkeyPatch
+    tasks: int, chunk_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[tuple[int, list[int]]] = []
 
@@ -139,12 +151,12 @@ def test_no_more_tasks_run_at_once_than_asked_for(
         ran.append((threads, [part.tasks for part in parts]))
         return in_threads(function, parts, threads)
 
-    monkeypatch.setattr(inner, "in_threads", watched)
-    MAML(network(), tasks_at_once=tasks_at_once)(pictures(tasks=tasks))
-    for threads, sizes in ran:
-        assert sum(sizes) == tasks
-        assert sum(sizes[:threads]) <= tasks_at_once  # the first are the largest
-        assert max(sizes) == sizes[0]
+    monkeypatch.setattr(task_groups, "in_threads", watched)
+    MAML(network(), chunk_size=chunk_size)(pictures(tasks=tasks))
+    for threads, groups in ran:
+        assert sum(groups) == tasks
+        assert sum(groups[:threads]) <= chunk_size  # the first are the largest
+        assert max(groups) == groups[0]
     assert ran
 
 
@@ -159,10 +171,10 @@ def test_another_attention_is_left_as_it_was() -> None:
 
 
 @pytest.mark.usefixtures("three_cores")
-@pytest.mark.parametrize("tasks_at_once", [1, 2, None])
-def test_items_that_need_a_gradient_get_it(tasks_at_once: int | None) -> None:
-    learner, e = MAML(network(), steps=2, tasks_at_once=tasks_at_once), pictures(tasks=3)
-    whole, at = MAML(network(), steps=2, tasks_at_once=3), pictures(tasks=3)
+@pytest.mark.parametrize("chunk_size", [1, 2, None])
+def test_items_that_need_a_gradient_get_it(chunk_size: int | None) -> None:
+    learner, e = MAML(network(), steps=2, chunk_size=chunk_size), pictures(tasks=3)
+    whole, at = MAML(network(), steps=2, chunk_size=3), pictures(tasks=3)
     for episode in (e, at):
         episode.query_x.requires_grad_()
         episode.support.x.requires_grad_()
@@ -178,12 +190,15 @@ def test_items_that_need_a_gradient_get_it(tasks_at_once: int | None) -> None:
 
 @pytest.mark.usefixtures("three_cores")
 def test_only_our_networks_of_few_pictures_get_threads() -> None:
-    few, many = torch.zeros(3, 5, 1, 28, 28), torch.zeros(3, PICTURES_IN_THREADS // 784 + 1, 1, 28, 28)
-    assert MAML(network()).threads(few, few) == 3
-    assert MAML(network()).threads(few, many) == 1
-    assert MAML(network("own-encoder")).threads(few, few) == 1
-    assert MAML(network("own-classifier")).threads(few, few) == 1
-    assert MAML(network()).threads(torch.zeros(3, 5, 8), torch.zeros(3, 5, 8)) == 1
+    few, many = (
+        torch.zeros(3, 5, 1, 28, 28),
+        torch.zeros(3, sizes_on().threaded_task_numbers // 784 + 1, 1, 28, 28),
+    )
+    assert MAML(network()).limits(few, few).threads == 3
+    assert MAML(network()).limits(few, many).threads == 1
+    assert MAML(network("own-encoder")).limits(few, few).threads == 1
+    assert MAML(network("own-classifier")).limits(few, few).threads == 1
+    assert MAML(network()).limits(torch.zeros(3, 5, 8), torch.zeros(3, 5, 8)).threads == 1
 
 
 class Slow(nn.Module):

@@ -10,32 +10,33 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Tensors = dict[str, Tensor]
 """Tensors by the names that `nn.Module.named_parameters` gives them."""
-State = Any
+RuleState = Any
+"""What a rule remembers between steps: tensors in tuples and dictionaries."""
 Loss = Callable[[Tensors, int], Tensor]
 Watch = Callable[[int, Tensors, Tensors, Tensor], None]
-"""Told of each step: its number, the parameters, gradients and loss before it."""
+"""Called before each step with its number, the parameters, their gradients and the loss."""
 
 
 class Rule(Protocol):
     """An update rule: two functions that change nothing of what they are given.
 
-    `Functions` makes one of any two; a learned rule is an `nn.Module` that has them as methods.
+    `FunctionalRule` makes one of any two; a learned rule is an `nn.Module` that has them as methods.
     """
 
-    def init(self, parameters: Tensors, /) -> State:
+    def init(self, parameters: Tensors, /) -> RuleState:
         """The state before the first step: tensors in tuples and dictionaries; no numbers if learned."""
         ...
 
     def update(
-        self, gradients: Tensors, state: State, parameters: Tensors, loss: Tensor, /
-    ) -> tuple[Tensors, State]:
+        self, gradients: Tensors, state: RuleState, parameters: Tensors, loss: Tensor, /
+    ) -> tuple[Tensors, RuleState]:
         """A step.
 
         Args:
-            gradients: of the loss at the parameters.
-            state: as `init` or the last step left it.
-            parameters: before the step.
-            loss: at the parameters: a scalar, or one for each of the tasks that are side by side.
+            gradients: Gradients of the loss at the parameters, by name.
+            state: The state that `init` or the last step has returned.
+            parameters: The parameters before the step.
+            loss: The loss at the parameters: a scalar, or one for each of the tasks that are side by side.
 
         Returns:
             The parameters and the state after the step.
@@ -44,26 +45,26 @@ class Rule(Protocol):
 
 
 @dataclass(frozen=True)
-class Functions:
+class FunctionalRule:
     """A rule of two functions, as `Rule` describes them."""
 
-    init: Callable[[Tensors], State]
-    update: Callable[[Tensors, State, Tensors, Tensor], tuple[Tensors, State]]
+    init: Callable[[Tensors], RuleState]
+    update: Callable[[Tensors, RuleState, Tensors, Tensor], tuple[Tensors, RuleState]]
 
 
 @dataclass(frozen=True)
 class Adapted:
-    """What an inner loop has made.
+    """The result of an inner loop.
 
     Args:
-        parameters: after the last step.
+        parameters: Parameters after the last step, by name.
         losses: [steps, ...] the loss before each step, as `loss` gave it; without gradient.
-        state: the rule's, after the last step.
+        state: State of the rule after the last step.
     """
 
     parameters: Tensors
     losses: Tensor
-    state: State = None
+    state: RuleState = None
 
 
 def adapt(
@@ -72,7 +73,7 @@ def adapt(
     rule: Rule,
     steps: int,
     first_order: bool = False,
-    state: State = None,
+    state: RuleState = None,
     watch: Watch | None = None,
 ) -> Adapted:
     r"""Take some steps of a rule, $\theta_{k+1} = U(\theta_k, \nabla L_k(\theta_k))$.
@@ -81,23 +82,23 @@ def adapt(
     to whatever the loss depends on; under `torch.no_grad` nothing is, and no graph is kept.
 
     Args:
-        loss: from (parameters, number of the step) to a loss: a scalar, or one loss for each of some tasks
-            whose parameters are side by side. Tasks must not share parameters, as the gradient of their sum
-            is taken.
-        parameters: what is adapted. They are not changed.
-        rule: such as `sgd(0.4)`.
-        steps: how many, 0 or more.
-        first_order: take the gradients for constants ($\nabla\nabla L = 0$), and keep no graph of a step.
-        state: the rule's, where earlier steps left one; by default it begins anew.
-        watch: told of each step before it is taken. The parameters it sees are differentiable as the result
-            is; so is the loss, unless `first_order`.
+        loss: Function from (parameters, number of the step) to a loss: a scalar, or one loss for each of some
+            tasks whose parameters are side by side. Tasks must not share parameters, as the gradient of
+            their sum is taken.
+        parameters: The parameters to adapt, by name. They are not changed.
+        rule: The update rule, such as `sgd(0.4)`.
+        steps: Number of steps, 0 or more.
+        first_order: Take the gradients for constants ($\nabla\nabla L = 0$), and keep no graph of a step.
+        state: State of the rule that earlier steps have left; by default it begins anew.
+        watch: Called before each step. The parameters it sees are differentiable as the result is; so is the
+            loss, unless `first_order`.
 
     Returns:
         The adapted parameters, and the losses before each step. A parameter that the loss doesn't depend on
         has gradient 0.
 
     Raises:
-        ValueError: if `steps` is negative, or inside `torch.inference_mode`.
+        ValueError: If `steps` is negative, or inside `torch.inference_mode`.
 
     Example:
         >>> import torch

@@ -1,7 +1,5 @@
-"""Batch norm in an inner loop: fast where it is differentiated twice, and with the support's statistics."""
+"""Batch norm by batch statistics that is fast to differentiate twice."""
 
-from collections.abc import Sequence
-from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -11,15 +9,13 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from quickstudy.layers import by_place, pool2x2, pool_and_places
-
-Statistics = tuple[Tensor, Tensor]
-"""Mean and biased variance of each channel."""
-_aten = torch.ops.aten
+from quickstudy.layers import flat_pixels, pool2x2, pool_with_indices
+from quickstudy.task_norm import next_statistics, record_statistics, uses_given_statistics
+from quickstudy.torch_private import aten
 
 
-class TaskNorm:
-    r"""While open, batch norm by batch statistics is ours, in the modules that `per_task` runs.
+def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
+    r"""Batch norm by batch statistics, or by those that an active `TaskNorm` gives.
 
     $$y = \gamma \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta$$
 
@@ -27,113 +23,45 @@ class TaskNorm:
     formulas that read the data as few times as they can.
 
     Args:
-        keep: gets the statistics of every call, in the order of the calls.
-        use: statistics of an earlier pass, taken in the order of the calls instead of the batch's own:
-            queries normalised by what the support has taught.
+        x: [B, C, ...] activations.
+        weight: [C] scale γ.
+        bias: [C] offset β.
+        eps: Stabilizer ε of the division.
     """
-
-    def __init__(self, keep: list[Statistics] | None = None, use: Sequence[Statistics] | None = None) -> None:
-        self.keep, self.use, self.used = keep, use, 0
-
-    def __enter__(self) -> None:
-        """Open it; the one that a thread opened last counts there."""
-        self._before = _open.set(self)
-
-    def __exit__(self, *_: object) -> None:
-        """Close it."""
-        _open.reset(self._before)
-
-
-_open: ContextVar[TaskNorm | None] = ContextVar("open", default=None)
-
-
-def is_open() -> bool:
-    """Whether batch norm is to be ours."""
-    return _open.get() is not None
-
-
-def is_noting() -> bool:
-    """Whether statistics are kept or used, in the order of the calls."""
-    norm = _open.get()
-    return norm is not None and (norm.keep is not None or norm.use is not None)
-
-
-def is_using() -> bool:
-    """Whether statistics are given."""
-    norm = _open.get()
-    return norm is not None and norm.use is not None
-
-
-def given() -> Statistics | None:
-    """The statistics to normalise by, where they are given; each call takes the next."""
-    norm = _open.get()
-    if norm is None or norm.use is None:
-        return None
-    norm.used += 1
-    return norm.use[norm.used - 1]
-
-
-def position() -> tuple[int, int]:
-    """How many statistics have been used and kept: where `rewind` goes back to, for another try."""
-    norm = _open.get()
-    return (norm.used, len(norm.keep or ())) if norm else (0, 0)
-
-
-def rewind(used: int, kept: int) -> None:
-    """Forget what has been used and kept since."""
-    norm = _open.get()
-    if norm:
-        norm.used = used
-        del (norm.keep or [])[kept:]
-
-
-def keep(mean: Tensor, variance: Tensor) -> None:
-    """Note the statistics of a batch, where they are wanted."""
-    norm = _open.get()
-    if norm and norm.keep is not None:
-        norm.keep.append((mean.detach(), variance.detach()))
-
-
-def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
-    """Batch norm by batch statistics, or by those that an open `TaskNorm` gives.
-
-    Args:
-        x: [B, C, ...].
-        weight: [C] γ.
-        bias: [C] β.
-        eps: ε.
-    """
-    statistics = given()
+    statistics = next_statistics()
     if statistics:
         return F.batch_norm(x, *statistics, weight, bias, eps=eps)
     y, mean, r = _Norm.apply(x, weight, bias, eps)  # pyright: ignore[reportGeneralTypeIssues]
-    keep(mean, r.detach() ** -2 - eps)
+    record_statistics(mean, r.detach() ** -2 - eps)
     return y
 
 
 def norm_pool(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
     """2×2 max-pool of `batch_norm`: from [B, C, H, W] to [B, C, H // 2, W // 2].
 
-    Where every γ is positive the pool picks the same places before it. So only what is picked is normalised,
-    and on the way back a pass over the whole is enough. The second derivative is that of the two apart.
+    Where every γ is positive the pool picks the same positions before the norm as after it. So only what is
+    picked is normalized, and backward needs one pass over the whole. The second derivative is that of the
+    two one after the other.
     """
-    if not x.is_cpu or is_using() or not (weight > 0).all():  # another device would have to be waited for
+    if (
+        not x.is_cpu or uses_given_statistics() or not (weight > 0).all()
+    ):  # another device would have to be waited for
         return pool2x2(batch_norm(x, weight, bias, eps))
     y, mean, variance = _NormPool.apply(x, weight, bias, eps)  # pyright: ignore[reportGeneralTypeIssues]
-    keep(mean, variance)
+    record_statistics(mean, variance)
     return y
 
 
 class _NormPool(Function):
-    """y, and the statistics, which carry no gradient."""
+    """y, and the statistics, which have no gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:
         exact = torch.zeros_like(weight)  # statistics are as exact as it is, and momentum 0 leaves it so
         mean, variance = torch.batch_norm_update_stats(x, exact, exact, 0.0)
-        picked, places = pool_and_places(x)
+        picked, indices = pool_with_indices(x)
         y = F.batch_norm(picked, mean, variance, weight, bias, eps=eps)
-        ctx.save_for_backward(x, weight, bias, mean, variance, picked, places)
+        ctx.save_for_backward(x, weight, bias, mean, variance, picked, indices)
         ctx.mark_non_differentiable(mean, variance)
         ctx.eps = eps
         return y, mean, variance
@@ -141,14 +69,14 @@ class _NormPool(Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
         g = grad_outputs[0]
-        x, weight, bias, mean, variance, picked, places = ctx.saved_tensors
+        x, weight, bias, mean, variance, picked, indices = ctx.saved_tensors
         if torch.is_grad_enabled():
             y = pool2x2(_Norm.apply(x, weight, bias, ctx.eps)[0])  # pyright: ignore
             of = [t for t in (x, weight, bias) if t.requires_grad]
             found = iter(torch.autograd.grad(y, of, g, create_graph=True))
             return *(next(found) if t.requires_grad else None for t in (x, weight, bias)), None
         r = (variance + ctx.eps) ** -0.5
-        _, sum_gx, sum_g = _aten.native_batch_norm_backward(
+        _, sum_gx, sum_g = aten.native_batch_norm_backward(
             g, picked, weight, None, None, mean, r, True, ctx.eps, [False, True, True]
         )
         # γr(g − ḡ − x̂·mean(gx̂)) = γr·g + across + along·x, in which g is 0 where nothing was picked
@@ -159,7 +87,7 @@ class _NormPool(Function):
         each = partial(_by_channel, x)
         to_x = torch.addcmul(each(across), each(along), x).contiguous(memory_format=torch.channels_last)
         there = torch.addcmul(each(across), each(along), picked).addcmul_(each(slope), g)
-        by_place(to_x).scatter_(1, by_place(places), by_place(there))
+        flat_pixels(to_x).scatter_(1, flat_pixels(indices), flat_pixels(there))
         return to_x, sum_gx, sum_g, None
 
 
@@ -222,7 +150,7 @@ class _NormBackward(Function):
 
 
 def _backward(g: Tensor, x: Tensor, weight: Tensor, mean: Tensor, r: Tensor, eps: float) -> Any:
-    return _aten.native_batch_norm_backward(g, x, weight, None, None, mean, r, True, eps, [True, True, True])
+    return aten.native_batch_norm_backward(g, x, weight, None, None, mean, r, True, eps, [True, True, True])
 
 
 def _by_channel(x: Tensor, t: Tensor) -> Tensor:

@@ -10,17 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.adapt import Tensors
-from quickstudy.batchnorm import given, keep, norm_pool
-from quickstudy.layers import (
-    channels_last,
-    conv3x3,
-    conv_pool_relu,
-    linear,
-    moments,
-    patches3x3,
-    pool2x2,
-    side_by_side,
-)
+from quickstudy.conv4_fused import conv4_per_task
+from quickstudy.layers import channels_last, per_task_linear
 from quickstudy.per_task import below, per_task
 
 LOW = 0.08
@@ -34,14 +25,14 @@ class Conv4(nn.Module):
     give D = `outputs`, 84×84 give D = 25 × `outputs`.
 
     Args:
-        in_channels: channels of a picture, 1 for grey and 3 for colour.
-        channels: filters of each convolution.
-        running_statistics: batch norm keeps running statistics, and uses them in evaluation. Without, it
+        in_channels: Channels of a picture, 1 for grey and 3 for colour.
+        channels: Filters of each convolution.
+        running_statistics: Batch norm keeps running statistics, and uses them in evaluation. Without, it
             always uses those of the batch, as learners with an inner loop need it.
-        outputs: filters of the last convolution; as many as of the others by default.
+        outputs: Filters of the last convolution; as many as of the others by default.
 
     Raises:
-        ValueError: if one of these is below 1.
+        ValueError: If a number is below 1.
 
     Reference: Vinyals et al. 2016; Snell et al. 2017.
 
@@ -81,44 +72,10 @@ class Conv4(nn.Module):
             x = F.relu(F.max_pool2d(norm(conv(x)), 2))
         return x.flatten(1)
 
-    def of_tasks(self, parameters: Tensors, x: Tensor) -> Tensor:
-        """`forward` for T tasks, each with parameters of its own, in one call: [T, B, C, H, W] → [T, B, D].
-
-        Batch norm takes the statistics of each task's own items.
-        """
+    def forward_per_task(self, parameters: Tensors, x: Tensor) -> Tensor:
+        """`forward` for T tasks, each with parameters of its own: [T, B, C, H, W] → [T, B, D]."""
         self._check(x[0])
-        tasks = len(x)
-        y = self._first_block(parameters, x)
-        for i in range(1, 4):
-            y = conv3x3(y, parameters[f"convs.{i}.weight"])
-            weight, bias = (parameters[f"norms.{i}.{name}"].flatten() for name in ("weight", "bias"))
-            y = F.relu(norm_pool(y, weight, bias))
-        return y.unflatten(1, (tasks, -1)).transpose(0, 1).flatten(2)
-
-    def _first_block(self, parameters: Tensors, x: Tensor) -> Tensor:
-        """The first block has most of the activations, and few channels in.
-
-        So its batch norm is folded into the filters before (by statistics from the pictures' moments) and a
-        bias after the pool: a pass over the activations less in each direction.
-        """
-        names = "convs.0.weight", "norms.0.weight", "norms.0.bias"
-        filters, weight, bias = (parameters[name] for name in names)
-        statistics, patches = given(), patches3x3(x)
-        if statistics:
-            mean, variance = statistics
-        else:
-            with torch.autocast(x.device.type, enabled=False):
-                patch_mean, covariance = moments(patches)
-                rows = filters.flatten(2)  # [T, D, 9 C]
-                mean = (rows @ patch_mean.unsqueeze(2)).squeeze(2)
-                variance = ((rows @ covariance) * rows).sum(2)
-            keep(mean, variance)
-        scale = weight * (variance + 1e-5) ** -0.5
-        filters, shift = filters * scale[..., None, None, None], bias - scale * mean
-        if not x.requires_grad:
-            return conv_pool_relu(x, patches, filters, shift)
-        y = pool2x2(conv3x3(side_by_side(x), filters))
-        return F.relu(y + shift.flatten()[:, None, None].to(y.dtype))
+        return conv4_per_task(parameters, x)
 
     def _check(self, x: Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != self.in_channels or min(x.shape[2:]) < 16:
@@ -332,9 +289,9 @@ class MLP(nn.Module):
     """Fully connected layers with ReLU between them: [B, inputs] → [B, outputs].
 
     Args:
-        inputs: numbers in.
-        widths: of the hidden layers.
-        outputs: numbers out.
+        inputs: Numbers in an item.
+        widths: Units of each hidden layer.
+        outputs: Numbers in an output.
     """
 
     def __init__(self, inputs: int, widths: Sequence[int], outputs: int) -> None:
@@ -348,11 +305,11 @@ class MLP(nn.Module):
             x = F.relu(layer(x))
         return self.layers[-1](x)
 
-    def of_tasks(self, parameters: Tensors, x: Tensor) -> Tensor:
+    def forward_per_task(self, parameters: Tensors, x: Tensor) -> Tensor:
         """`forward` for T tasks, each with parameters of its own: [T, B, inputs] → [T, B, outputs]."""
         last = len(self.layers) - 1
         for i in range(last + 1):
-            x = linear(x, parameters[f"layers.{i}.weight"], parameters[f"layers.{i}.bias"])
+            x = per_task_linear(x, parameters[f"layers.{i}.weight"], parameters[f"layers.{i}.bias"])
             x = F.relu(x) if i < last else x
         return x
 
@@ -361,9 +318,9 @@ class Classifier(nn.Module):
     """An encoder and a linear head: what learners of an initialisation adapt.
 
     Args:
-        encoder: any module from [B, ...] to [B, D].
-        ways: N, outputs; tasks may have fewer classes, and then use the first of them.
-        dimensions: D.
+        encoder: Any module from [B, ...] to [B, D].
+        ways: N, the number of outputs; tasks may have fewer classes, and then use the first of them.
+        dimensions: D, the length of an embedding.
     """
 
     def __init__(self, encoder: nn.Module, ways: int, dimensions: int = 64) -> None:
@@ -375,7 +332,7 @@ class Classifier(nn.Module):
         """[B, ...] items → [B, N] scores."""
         return self.head(self.encoder(x))
 
-    def of_tasks(self, parameters: Tensors, x: Tensor) -> Tensor:
+    def forward_per_task(self, parameters: Tensors, x: Tensor) -> Tensor:
         """`forward` for T tasks, each with parameters of its own: [T, B, ...] → [T, B, N]."""
         z = per_task(self.encoder, below("encoder", parameters), x)
         if z.shape[-1] != self.head.in_features:
@@ -383,4 +340,4 @@ class Classifier(nn.Module):
                 f"the encoder makes {z.shape[-1]} numbers and the head takes {self.head.in_features}: "
                 f"say so, Classifier(encoder, ways, dimensions={z.shape[-1]})"
             )
-        return linear(z, parameters["head.weight"], parameters["head.bias"])
+        return per_task_linear(z, parameters["head.weight"], parameters["head.bias"])

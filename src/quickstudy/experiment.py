@@ -35,6 +35,7 @@ from quickstudy.roc import Verification, verify
 from quickstudy.run import Progress
 from quickstudy.schedules import Schedule
 from quickstudy.seeds import generators_kept
+from quickstudy.torch_private import cpu_has_bfloat16
 from quickstudy.train import Reporter, fit
 
 TASKS = 10
@@ -67,7 +68,7 @@ def launch(accelerator: str = "auto", devices: int = 1, precision: str = "32-tru
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
-    if on_cpu and precision == "bf16-mixed" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if on_cpu and precision == "bf16-mixed" and not cpu_has_bfloat16():
         precision = "32-true"
     wanted: Any = precision
     try:

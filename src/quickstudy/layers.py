@@ -9,12 +9,10 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from quickstudy.kernel_sizes import sizes_on
+from quickstudy.torch_private import aten
+
 Pair = tuple[int, int]
-NUMBERS_AT_ONCE = {"cpu": 2**14}
-"""In the pictures that `conv_pool_relu` takes at once, by device: few enough that on a CPU what it makes of
-them stays in its caches."""
-OTHER_NUMBERS_AT_ONCE = 2**22
-_aten = torch.ops.aten
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -39,7 +37,7 @@ def conv3x3(x: Tensor, weight: Tensor) -> Tensor:
 
     Args:
         x: [B, T · C, H, W] pictures, the channels of a task adjacent.
-        weight: [T, D, C, 3, 3].
+        weight: [T, D, C, 3, 3] filters.
 
     Returns:
         [B, T · D, H, W].
@@ -65,12 +63,12 @@ def convolution(
 
     Args:
         x: [B, C, H, W] pictures.
-        weight: [D, C / groups, h, w].
-        bias: [D].
-        stride: as in `F.conv2d`, as are the rest.
-        padding: of zeros.
-        dilation: of the filters.
-        groups: of channels.
+        weight: [D, C / groups, h, w] filters.
+        bias: [D], or None.
+        stride: Rows and columns between two outputs.
+        padding: Rows and columns of zeros on every side.
+        dilation: Rows and columns between two weights of a filter.
+        groups: Groups of channels that are convolved apart from each other.
 
     Returns:
         [B, D, H', W']; in lower precision inside autocast, as `F.conv2d` would.
@@ -110,7 +108,7 @@ def moments(patches: Tensor) -> tuple[Tensor, Tensor]:
     are few channels, as in pictures, batch norm needs no look at what the convolution has made of them.
 
     Args:
-        patches: [T, 9 C, ...], as of `patches3x3`.
+        patches: [T, 9 C, ...] patches, as `patches3x3` makes them.
     """
     with torch.autocast(patches.device.type, enabled=False):
         rows = patches.flatten(2)
@@ -127,9 +125,9 @@ def conv_pool_relu(x: Tensor, patches: Tensor, weight: Tensor, shift: Tensor) ->
 
     Args:
         x: [T, B, C, H, W] pictures. They get no gradient: see `conv3x3` where they need one.
-        patches: [T, 9 C, B, H, W] of them, by `patches3x3`: for the gradient of the filters.
-        weight: [T, D, C, 3, 3].
-        shift: [T, D].
+        patches: [T, 9 C, B, H, W] their patches, by `patches3x3`: for the gradient of the filters.
+        weight: [T, D, C, 3, 3] filters.
+        shift: [T, D] numbers added to each filter's output.
 
     Returns:
         [B, T · D, H // 2, W // 2], channels-last; in lower precision inside autocast.
@@ -142,7 +140,7 @@ def conv_pool_relu(x: Tensor, patches: Tensor, weight: Tensor, shift: Tensor) ->
     return y
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def per_task_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """[T, B, ..., C] by weights [T, D, C] and biases [T, D] to [T, B, ..., D]."""
     device = x.device.type
     if torch.is_autocast_enabled(device):
@@ -162,7 +160,7 @@ _How = tuple[Pair, Pair, Pair, int]
 
 def _gradients(g: Tensor, x: Tensor, w: Tensor, how: _How, wanted: tuple[bool, bool]) -> Any:
     stride, padding, dilation, groups = how
-    return _aten.convolution_backward(
+    return aten.convolution_backward(
         g, x, w, None, stride, padding, dilation, False, [0, 0], groups, [*wanted, False]
     )
 
@@ -182,12 +180,12 @@ class _Conv(Function):
         to_bias = g.sum((0, 2, 3)) if bias else None
         if not torch.is_grad_enabled():
             return *_gradients(g, x, w, ctx.how, (pictures, filters))[:2], to_bias, None
-        to_x = _ToPictures.apply(g, w, x, ctx.how) if pictures else None
-        return to_x, _ToFilters.apply(x, g, w, ctx.how) if filters else None, to_bias, None
+        to_x = _InputGrad.apply(g, w, x, ctx.how) if pictures else None
+        return to_x, _WeightGrad.apply(x, g, w, ctx.how) if filters else None, to_bias, None
 
 
-class _ToPictures(Function):
-    """Gradient of the pictures; `x` is for its shape only."""
+class _InputGrad(Function):
+    """The gradient with respect to the pictures; of `x` only the shape is used."""
 
     @staticmethod
     def forward(ctx: Any, g: Tensor, w: Tensor, x: Tensor, how: _How) -> Tensor:
@@ -200,11 +198,11 @@ class _ToPictures(Function):
         (v,) = grad_outputs
         g, w = ctx.saved_tensors
         to_g = _Conv.apply(v, w, None, ctx.how) if ctx.needs_input_grad[0] else None
-        return to_g, _ToFilters.apply(v, g, w, ctx.how) if ctx.needs_input_grad[1] else None, None, None
+        return to_g, _WeightGrad.apply(v, g, w, ctx.how) if ctx.needs_input_grad[1] else None, None, None
 
 
-class _ToFilters(Function):
-    """Gradient of the filters; `w` is for its shape only."""
+class _WeightGrad(Function):
+    """The gradient with respect to the filters; of `w` only the shape is used."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, g: Tensor, w: Tensor, how: _How) -> Tensor:
@@ -216,80 +214,80 @@ class _ToFilters(Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
         (v,) = grad_outputs
         x, g = ctx.saved_tensors
-        to_x = _ToPictures.apply(g, v, x, ctx.how) if ctx.needs_input_grad[0] else None
+        to_x = _InputGrad.apply(g, v, x, ctx.how) if ctx.needs_input_grad[0] else None
         return to_x, _Conv.apply(x, v, None, ctx.how) if ctx.needs_input_grad[1] else None, None, None
 
 
-# Max-pool picks values, and its gradient puts values back in their places; each is the other's derivative.
-# Torch's own second derivative adds zeros to the whole of what was pooled.
+# Max-pool gathers values by their indices, and its gradient scatters them back: each is the other's
+# derivative. Torch's own second derivative adds zeros to the whole of what was pooled.
 
 
-def pool_and_places(x: Tensor) -> tuple[Tensor, Tensor]:
-    """2×2 max-pool, and where in each picture what it picks stands; no gradient of its own."""
-    return _aten.max_pool2d_with_indices(x, [2, 2], [2, 2])
+def pool_with_indices(x: Tensor) -> tuple[Tensor, Tensor]:
+    """2×2 max-pool, and the index in its channel of each value picked; not differentiable."""
+    return aten.max_pool2d_with_indices(x, [2, 2], [2, 2])
 
 
-def _pool_into(x: Tensor, y: Tensor, places: Tensor) -> None:
-    _aten.max_pool2d_with_indices.out(x, [2, 2], [2, 2], out=y, indices=places)
+def _pool_into(x: Tensor, y: Tensor, indices: Tensor) -> None:
+    aten.max_pool2d_with_indices.out(x, [2, 2], [2, 2], out=y, indices=indices)
 
 
-def _put_back_into(x: Tensor, g: Tensor, places: Tensor) -> Tensor:
+def _unpool_into(x: Tensor, g: Tensor, indices: Tensor) -> Tensor:
     how = [2, 2], [2, 2], [0, 0], [1, 1], False
-    return _aten.max_pool2d_with_indices_backward.grad_input(g, x, *how, places, grad_input=x)
+    return aten.max_pool2d_with_indices_backward.grad_input(g, x, *how, indices, grad_input=x)
 
 
 def _empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.empty(shape, dtype=dtype, device=device, memory_format=torch.channels_last)
 
 
-def by_place(x: Tensor) -> Tensor:
-    """Channels-last [B, C, H, W] as [B, H · W, C], a view: places are numbers of its dimension 1."""
+def flat_pixels(x: Tensor) -> Tensor:
+    """Channels-last [B, C, H, W] as [B, H · W, C], a view: indices of a pool count its dimension 1."""
     return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
-def _pick(v: Tensor, places: Tensor) -> Tensor:
-    return by_place(v).gather(1, by_place(places)).unflatten(1, places.shape[2:]).permute(0, 3, 1, 2)
+def _gather(v: Tensor, indices: Tensor) -> Tensor:
+    return flat_pixels(v).gather(1, flat_pixels(indices)).unflatten(1, indices.shape[2:]).permute(0, 3, 1, 2)
 
 
 class _Pool(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        y, places = pool_and_places(x)
-        ctx.save_for_backward(places)
+        y, indices = pool_with_indices(x)
+        ctx.save_for_backward(indices)
         ctx.shape = x.shape
         return y
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
-        return _PutBack.apply(*grad_outputs, *ctx.saved_tensors, ctx.shape)
+        return _MaxUnpool.apply(*grad_outputs, *ctx.saved_tensors, ctx.shape)
 
 
-class _PutBack(Function):
+class _MaxUnpool(Function):
     @staticmethod
-    def forward(ctx: Any, g: Tensor, places: Tensor, shape: torch.Size) -> Tensor:
-        ctx.save_for_backward(places)
-        return _put_back_into(_empty(shape, g.dtype, g.device), g, places)
+    def forward(ctx: Any, g: Tensor, indices: Tensor, shape: torch.Size) -> Tensor:
+        ctx.save_for_backward(indices)
+        return _unpool_into(_empty(shape, g.dtype, g.device), g, indices)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
-        (v,), (places,) = grad_outputs, ctx.saved_tensors
-        picked: Any = _Pick.apply(v, places)
+        (v,), (indices,) = grad_outputs, ctx.saved_tensors
+        picked: Any = _Gather.apply(v, indices)
         return picked, None, None
 
 
-class _Pick(Function):
+class _Gather(Function):
     @staticmethod
-    def forward(ctx: Any, v: Tensor, places: Tensor) -> Tensor:
-        ctx.save_for_backward(places)
+    def forward(ctx: Any, v: Tensor, indices: Tensor) -> Tensor:
+        ctx.save_for_backward(indices)
         ctx.shape = v.shape
-        return _pick(v, places)
+        return _gather(v, indices)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
-        return _PutBack.apply(*grad_outputs, *ctx.saved_tensors, ctx.shape), None
+        return _MaxUnpool.apply(*grad_outputs, *ctx.saved_tensors, ctx.shape), None
 
 
-# y = max(0, pick(x * w) + shift): where the pool picks and ReLU passes, linear in filters and shift.
+# y = max(0, pool(x * w) + shift): for fixed indices and where ReLU passes, linear in filters and shift.
 
 
 class _ConvPoolReLU(Function):
@@ -297,13 +295,13 @@ class _ConvPoolReLU(Function):
     def forward(ctx: Any, x: Tensor, patches: Tensor, w: Tensor, shift: Tensor) -> Tensor:
         x, filters, how = side_by_side(x), filters_side_by_side(w), _how3x3(w)
         shape = len(x), len(filters), *(n // 2 for n in x.shape[2:])
-        y, places = (_empty(shape, dtype, x.device) for dtype in (x.dtype, torch.int64))
+        y, indices = (_empty(shape, dtype, x.device) for dtype in (x.dtype, torch.int64))
         added = shift.flatten()[:, None, None]
         # pooled straight into y: a pass less than to pool apart and add into it
-        for items, out, at in _few(x, y, places):
+        for items, out, at in _few(x, y, indices):
             _pool_into(torch.conv2d(items, filters, None, *how), out, at)
             out.add_(added).clamp_min_(0)
-        ctx.save_for_backward(x, patches, w, y, places)
+        ctx.save_for_backward(x, patches, w, y, indices)
         return y
 
     @staticmethod
@@ -313,29 +311,31 @@ class _ConvPoolReLU(Function):
 
 
 class _ConvPoolReLUBackward(Function):
-    """Gradients of the filters and the shift; `w` is for its shape only."""
+    """The gradients with respect to the filters and the shift; of `w` only the shape is used."""
 
     @staticmethod
-    def forward(ctx: Any, g: Tensor, x: Tensor, patches: Tensor, w: Tensor, y: Tensor, places: Tensor) -> Any:
-        ctx.save_for_backward(x, y, places)
-        return _conv_pool_relu_backward(g, x, patches, w, y, places)
+    def forward(
+        ctx: Any, g: Tensor, x: Tensor, patches: Tensor, w: Tensor, y: Tensor, indices: Tensor
+    ) -> Any:
+        ctx.save_for_backward(x, y, indices)
+        return _conv_pool_relu_backward(g, x, patches, w, y, indices)
 
     @staticmethod
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride] (the decorator's type)
         ctx: Any, *grad_outputs: Tensor
     ) -> Any:
-        x, y, places = ctx.saved_tensors
+        x, y, indices = ctx.saved_tensors
         w, shift = grad_outputs
         filters, added, to_g = filters_side_by_side(w), shift.flatten()[:, None, None], torch.empty_like(y)
-        for items, out, at in _few(x, to_g, places):
+        for items, out, at in _few(x, to_g, indices):
             v = torch.conv2d(items, filters, None, *_how3x3(w))
-            torch.add(_pick(v, at), added, out=out)
-        return _aten.threshold_backward(to_g, y, 0), None, None, None, None, None
+            torch.add(_gather(v, at), added, out=out)
+        return aten.threshold_backward(to_g, y, 0), None, None, None, None, None
 
 
 def _conv_pool_relu_backward(
-    g: Tensor, x: Tensor, patches: Tensor, w: Tensor, y: Tensor, places: Tensor
+    g: Tensor, x: Tensor, patches: Tensor, w: Tensor, y: Tensor, indices: Tensor
 ) -> tuple[Tensor, Tensor]:
     tasks, filters = w.shape[:2]
     to_w, to_shift = patches.new_zeros(tasks, patches.shape[1], filters), patches.new_zeros(tasks * filters)
@@ -343,10 +343,10 @@ def _conv_pool_relu_backward(
     few = min(len(x), _at_once(x))
     spread = _empty((few, tasks * filters, *x.shape[2:]), patches.dtype, x.device)
     with torch.autocast(x.device.type, enabled=False):
-        for _, out, of_y, at, rows in _few(x, y, g, places, by_picture):
-            passed = _aten.threshold_backward(of_y, out, 0).to(patches.dtype)
+        for _, out, of_y, at, rows in _few(x, y, g, indices, by_picture):
+            passed = aten.threshold_backward(of_y, out, 0).to(patches.dtype)
             to_shift += passed.sum((0, 2, 3))
-            columns = _put_back_into(spread[: len(passed)], passed, at).permute(0, 2, 3, 1)
+            columns = _unpool_into(spread[: len(passed)], passed, at).permute(0, 2, 3, 1)
             columns = columns.reshape(-1, tasks, filters)  # [B · H · W, T, D]
             # not the convolution's own gradient, which for few channels is slower, and far so in bfloat16
             to_w += rows.transpose(0, 2).flatten(2) @ columns.transpose(0, 1)
@@ -364,4 +364,4 @@ def _few(x: Tensor, *beside: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 def _at_once(x: Tensor) -> int:
-    return max(1, NUMBERS_AT_ONCE.get(x.device.type, OTHER_NUMBERS_AT_ONCE) // x[0].numel())
+    return max(1, sizes_on(x.device.type).first_block_numbers // x[0].numel())

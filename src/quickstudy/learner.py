@@ -8,15 +8,10 @@ from copy import copy
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from quickstudy.episode import Episode, Support
-
-CHUNK = {"cpu": 64}
-"""Items encoded at once where no gradient is wanted, by device: few enough that on a CPU the activations stay
-in its caches, and below the size at which the C library returns them to the system every time."""
-OTHER_CHUNK = 4096
-"""The same on other devices, which want much work at once; it bounds the memory."""
+from quickstudy.kernel_sizes import sizes_on
+from quickstudy.torch_private import BatchNorm
 
 
 class Learner(nn.Module, ABC):
@@ -36,8 +31,8 @@ class Learner(nn.Module, ABC):
         """Scores of the queries.
 
         Args:
-            support: the labelled items of T tasks.
-            query_x: [T, Q, ...] items to tell.
+            support: The labelled items of T tasks.
+            query_x: [T, Q, ...] items to classify.
 
         Returns:
             [T, Q, N] scores, higher is likelier; softmax over N makes them probabilities.
@@ -83,17 +78,17 @@ def embed(encoder: nn.Module, x: Tensor) -> Tensor:
     would have moved them, once.
 
     Args:
-        encoder: any module from [B, ...] to [B, D].
+        encoder: Any module from [B, ...] to [B, D].
         x: [T, B, ...] items.
 
     Returns:
         [T, B, D] embeddings, float32 at least (an encoder may run in lower precision).
 
     Raises:
-        ValueError: if the encoder's output is not [B, D].
+        ValueError: If the encoder's output is not [B, D].
     """
     norms = [
-        m for m in encoder.modules() if isinstance(m, _BatchNorm) and (m.training or m.running_mean is None)
+        m for m in encoder.modules() if isinstance(m, BatchNorm) and (m.training or m.running_mean is None)
     ]
     if norms and x.shape[0] > 1:
         z = torch.stack(list(_each_task(encoder, x, norms)))
@@ -103,7 +98,7 @@ def embed(encoder: nn.Module, x: Tensor) -> Tensor:
 
 
 def _encode(encoder: nn.Module, x: Tensor, whole: bool) -> Tensor:
-    chunk = CHUNK.get(x.device.type, OTHER_CHUNK)
+    chunk = sizes_on(x.device.type).encoded_items
     if whole or torch.is_grad_enabled() or len(x) <= chunk:
         z: Tensor = encoder(x)
     else:
@@ -116,7 +111,7 @@ def _encode(encoder: nn.Module, x: Tensor, whole: bool) -> Tensor:
     return z
 
 
-def _each_task(encoder: nn.Module, x: Tensor, norms: list[_BatchNorm]) -> Iterator[Tensor]:
+def _each_task(encoder: nn.Module, x: Tensor, norms: list[BatchNorm]) -> Iterator[Tensor]:
     # Each task begins from the same running statistics, and moves copies of them: autograd may hold on
     # to what a task has used, so that must not be written again.
     running = [(m, name, b) for m in norms for name, b in m.named_buffers(recurse=False)]
@@ -178,7 +173,7 @@ def batch_statistics(module: nn.Module) -> Generator[None]:
 
     Running statistics are neither used nor changed, and everything else (dropout, …) stays as it is.
     """
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    norms = [m for m in module.modules() if isinstance(m, BatchNorm)]
     before = [(m.training, m.track_running_stats) for m in norms]
     for m in norms:
         m.training, m.track_running_stats = True, False

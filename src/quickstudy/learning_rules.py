@@ -6,12 +6,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
-from torch.utils import _pytree as pytree  # pyright: ignore[reportPrivateUsage]
+from torch.func import functional_call
 
-from quickstudy.adapt import Adapted, Loss, Rule, State, Tensors, adapt
+from quickstudy.adapt import Adapted, Loss, Rule, RuleState, Tensors, adapt
+from quickstudy.kernel_switch import for_each
 from quickstudy.problems.problem import Family, Optimizees, generator
 from quickstudy.seeds import derived_seed
+from quickstudy.torch_private import pytree
 
 Estimator = Literal["backprop", "es", "pes"]
 Objective = Literal["train", "held_out"]
@@ -110,7 +111,7 @@ class _Carried:
     horizon: int
     step: int
     parameters: Tensors
-    state: State
+    state: RuleState
     perturbed: Tensors
     """PES: the sum of what the rule of each was perturbed by so far."""
 
@@ -322,7 +323,7 @@ class RuleLearner(nn.Module):
         return losses.mean() + (surrogate - surrogate.detach())
 
     def _follow(
-        self, at: _Carried, parameters: Tensors, state: State, rule: Rule, steps: int
+        self, at: _Carried, parameters: Tensors, state: RuleState, rule: Rule, steps: int
     ) -> tuple[Tensor, Adapted]:
         """The mean objective of each optimisee over some steps [B], and where they get to."""
         objective = self._objective(at.problems)
@@ -357,13 +358,13 @@ class _OnesOwn:
     def __init__(self, rule: nn.Module, weights: Tensors) -> None:
         self.rule, self.weights = rule, weights
 
-    def init(self, parameters: Tensors) -> State:
+    def init(self, parameters: Tensors) -> RuleState:
         """A state [B, ...] for each optimisee."""
         return self._call("init", parameters)
 
     def update(
-        self, gradients: Tensors, state: State, parameters: Tensors, loss: Tensor
-    ) -> tuple[Tensors, State]:
+        self, gradients: Tensors, state: RuleState, parameters: Tensors, loss: Tensor
+    ) -> tuple[Tensors, RuleState]:
         """A step of each optimisee by its own weights."""
         return self._call("update", gradients, state, parameters, loss)
 
@@ -373,7 +374,7 @@ class _OnesOwn:
         def one(weights: Tensors, *own: Any) -> Any:
             return functional_call(caller, {f"rule.{k}": w for k, w in weights.items()}, own)
 
-        return vmap(one)(self.weights, *arguments)
+        return for_each(one)(self.weights, *arguments)
 
 
 class _Caller(nn.Module):

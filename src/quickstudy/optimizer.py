@@ -10,23 +10,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from quickstudy import checkpoint
 from quickstudy.adapt import Rule
+from quickstudy.kernel_sizes import sizes_on
 from quickstudy.rules.lstm import LSTMRule
 from quickstudy.rules.mlp import MLPRule
 from quickstudy.rules.rnnprop import RNNpropRule
 from quickstudy.seeds import generators_kept
+from quickstudy.torch_private import pytree
 
 LearnedRule = LSTMRule | RNNpropRule | MLPRule
 """A rule that a file can hold."""
 RULES: dict[str, type[LearnedRule]] = {"LSTMRule": LSTMRule, "RNNpropRule": RNNpropRule, "MLPRule": MLPRule}
-AT_ONCE = {"cpu": 4096}
-"""Coordinates that a coordinatewise rule is given together, by device: as many as a CPU's cache has room for
-with all that comes up in between (measured best)."""
-AT_ONCE_ELSEWHERE = 2**18
-"""On other devices: enough to keep them busy, and a bound on their memory."""
 
 
 class LearnedOptimizer(torch.optim.Optimizer):
@@ -255,7 +251,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         gradients = [p.grad.flatten().to(loss.dtype) for p in members if p.grad is not None]
         states = [_leaves(self.state[p]) for p in members]
         leaves: list[Any] = []
-        at_once = AT_ONCE.get(loss.device.type, AT_ONCE_ELSEWHERE)
+        at_once = sizes_on(loss.device.type).optimizer_coordinates
         for part in _parts([len(theta) for theta in thetas], at_once):
             theta = _joined([thetas[i][s] for i, s in part])
             g = _joined([gradients[i][s] for i, s in part])

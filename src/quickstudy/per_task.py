@@ -1,27 +1,28 @@
 """A module applied to tasks each of which has parameters of its own."""
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import partial
-from threading import RLock
 from typing import Protocol, TypeGuard
 from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
-from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
+from torch.func import vmap
 
 from quickstudy.adapt import Tensors
-from quickstudy.batchnorm import is_noting, position, rewind
-from quickstudy.layers import channels_last, linear
-from quickstudy.substitutes import Replaced
+from quickstudy.kernel_sizes import sizes_on
+from quickstudy.kernel_switch import call_with, kernels_enabled, parameter_places, plain_per_task
+from quickstudy.layers import channels_last, per_task_linear
+from quickstudy.substitutes import FastOps
+from quickstudy.task_norm import needs_statistics, undone_on_error
+from quickstudy.torch_private import BatchNorm
 
 
-class OfTasks(Protocol):
+class HasForwardPerTask(Protocol):
     """A module that can run tasks side by side; on a CPU several groups of them at once, each in a thread."""
 
-    def of_tasks(self, parameters: Tensors, x: Tensor) -> Tensor:
+    def forward_per_task(self, parameters: Tensors, x: Tensor) -> Tensor:
         """Its `forward` for T tasks: parameters [T, ...] and items [T, B, ...] to [T, B, ...]."""
         ...
 
@@ -29,93 +30,86 @@ class OfTasks(Protocol):
 def per_task(module: nn.Module, parameters: Tensors, x: Tensor) -> Tensor:
     """Apply a module to the items of T tasks, each with parameters of its own.
 
-    Modules that have `of_tasks` run all tasks in one call, and so do stacks of linear layers and activations,
-    and, by vmap, other modules that can, of plain vectors or a few pictures a task. Any other runs task by
-    task, by `torch.func.functional_call`: exact whatever it consists of. Its buffers are handed to each task
-    as copies, so tasks can't write into the module.
+    `plain_per_task`, a loop, says what this means, and runs where the kernels are off. With them, modules
+    that have `forward_per_task` run all tasks in one call, and so do stacks of linear layers and activations,
+    and, by vmap, other modules that can, of plain vectors or a few pictures a task. Any other module runs
+    task by task, exact whatever it consists of, with our layers in the place of torch's.
 
     Args:
-        module: from [B, ...] to [B, ...].
-        parameters: [T, ...] for each of its parameters, by name.
+        module: Any module from [B, ...] to [B, ...]. Each task writes into copies of its buffers.
+        parameters: [T, ...] for each of the module's parameters, by name.
         x: [T, B, ...] items.
 
     Returns:
         [T, B, ...].
     """
-    if runs_tasks(module):
-        return module.of_tasks(parameters, x)
+    if not kernels_enabled():
+        return plain_per_task(module, parameters, x)
+    if has_forward_per_task(module):
+        return module.forward_per_task(parameters, x)
     if _is_pointwise(module) and _has_no_twins(module):
         return _pointwise(module, parameters, x)
-    start = position()
-    buffers = dict(module.named_buffers())
-    small = x.ndim == 3 or (x.ndim == 5 and x[0].numel() < PICTURES_SIDE_BY_SIDE and not is_noting())
-    if small and not buffers and module not in _UNMAPPABLE:
+    # Two ways are tried, not known beforehand: what vmap and `view` refuse can depend on values, on the mode
+    # and on the sizes. What was refused once is remembered.
+    if _is_small(x) and module not in _UNMAPPABLE and not list(module.buffers()):
         try:
-            with warnings.catch_warnings():
-                # it would loop, more slowly than we
-                warnings.filterwarnings("error", "There is a performance drop")
-                return vmap(partial(_call, module, list(_places(module))))(parameters, x)
+            return _mapped(module, parameters, x)
         except (RuntimeError, UserWarning):  # randomness, control flow by values, a layer that has no rule
             _UNMAPPABLE.add(module)
-            rewind(*start)
     if x.ndim == 5 and module not in _CONTIGUOUS:  # pictures, in the layout convolutions are fastest in
         try:
-            return _one_by_one(module, parameters, buffers, [channels_last(items) for items in x])
+            return _one_by_one(module, parameters, [channels_last(items) for items in x])
         except RuntimeError as error:
             if "view size is not compatible" not in str(error):
                 raise
             _CONTIGUOUS.add(module)
-            rewind(*start)
-    return _one_by_one(module, parameters, buffers, x)
+    return _one_by_one(module, parameters, x)
 
 
-PICTURES_SIDE_BY_SIDE = 2**14
-"""Numbers in the pictures of a task, from which on any module but ours is faster task by task, since its
-activations then stay near the caches (measured)."""
 _UNMAPPABLE: WeakSet[nn.Module] = WeakSet()
 """Modules that vmap has refused."""
 _CONTIGUOUS: WeakSet[nn.Module] = WeakSet()
-"""Modules whose `view` takes the usual layout for granted, so that theirs can't be channels-last."""
-_HANDS_OFF = RLock()
-"""While a call has put a task's parameters into the module."""
+"""Modules whose `view` takes the usual layout for granted, so that pictures can't be channels-last."""
 
 
-def _one_by_one(module: nn.Module, parameters: Tensors, buffers: Tensors, x: Iterable[Tensor]) -> Tensor:
-    places = list(_places(module))
+def _is_small(x: Tensor) -> bool:
+    """Whether items are plain vectors or few pictures a task: larger ones leave the caches side by side."""
+    limit = sizes_on(x.device.type).vmapped_task_numbers
+    return x.ndim == 3 or (x.ndim == 5 and x[0].numel() < limit and not needs_statistics())
+
+
+def _mapped(module: nn.Module, parameters: Tensors, x: Tensor) -> Tensor:
+    with undone_on_error(), warnings.catch_warnings():
+        # it would loop, more slowly than we
+        warnings.filterwarnings("error", "There is a performance drop")
+        return vmap(partial(_call, module, list(parameter_places(module))))(parameters, x)
+
+
+def _one_by_one(module: nn.Module, parameters: Tensors, x: Iterable[Tensor]) -> Tensor:
+    places, buffers = list(parameter_places(module)), dict(module.named_buffers())
     # not p[t], whose gradient would be zeros for all other tasks
     unbound = {k: p.unbind() for k, p in parameters.items()}
     each: list[Tensor] = []
-    for t, items in enumerate(x):
-        own = {k: p[t] for k, p in unbound.items()} | {k: b.clone() for k, b in buffers.items()}
-        each.append(_call(module, places, own, items))
+    with undone_on_error():
+        for t, items in enumerate(x):
+            own = {k: p[t] for k, p in unbound.items()} | {k: b.clone() for k, b in buffers.items()}
+            each.append(_call(module, places, own, items))
     return torch.stack(each)
 
 
 def _call(module: nn.Module, places: Iterable[tuple[str, str]], own: Tensors, items: Tensor) -> Tensor:
-    # each place gets its tensor by name: torch, asked to tie them, leaves a layer that stands twice changed
-    everywhere = {place: own[name] for place, name in places if name in own}
-    with _HANDS_OFF, Replaced():
-        return functional_call(module, everywhere, (items,), tie_weights=False)
-
-
-def _places(module: nn.Module) -> Iterator[tuple[str, str]]:
-    """Where each parameter and buffer stands, once a layer, and the name it goes by."""
-    names: dict[int, str] = {}
-    for prefix, layer in module.named_modules():
-        for kind in (layer.named_parameters, layer.named_buffers):
-            for local, tensor in kind(recurse=False, remove_duplicate=False):
-                place = f"{prefix}.{local}" if prefix else local
-                yield place, names.setdefault(id(tensor), place)
+    with FastOps():
+        return call_with(module, places, own, items)
 
 
 def check_batch_norm(module: nn.Module) -> None:
-    """Refuse running statistics: the steps of a task would write them, and its weights would not fit them.
+    """Refuse running statistics: every task would write them, and no task's adapted weights would fit them.
 
     Raises:
-        ValueError: names the first batch norm that has them.
+        ValueError: If a batch norm keeps them; the message names the first.
     """
     for name, m in module.named_modules():
-        if isinstance(m, _BatchNorm) and m.track_running_stats:
+        if isinstance(m, BatchNorm) and m.track_running_stats:
             raise ValueError(
                 f"{name or 'the module'} keeps running statistics, which an inner loop can't adapt: build it "
                 "with track_running_stats=False (Conv4(running_statistics=False))"
@@ -136,17 +130,17 @@ _POINTWISE = (
 )
 
 
-def runs_tasks(module: nn.Module) -> TypeGuard[OfTasks]:
-    """Whether it has an `of_tasks`, and not one of a base whose `forward` was replaced since."""
+def has_forward_per_task(module: nn.Module) -> TypeGuard[HasForwardPerTask]:
+    """Whether a module has `forward_per_task`, and not that of a base class whose `forward` it overrides."""
     for kind in type(module).__mro__:
         own = vars(kind)
-        if "of_tasks" in own or "forward" in own:
-            return "of_tasks" in own
+        if "forward_per_task" in own or "forward" in own:
+            return "forward_per_task" in own
     return False
 
 
 def _has_no_twins(module: nn.Module) -> bool:
-    """Whether no layer and no parameter stands in several places, of which only the first has a name."""
+    """Whether no layer and no parameter is shared (tied), so that each has a name of its own."""
     return all(
         len(list(named())) == len(list(named(remove_duplicate=False)))
         for named in (module.named_modules, module.named_parameters)
@@ -165,7 +159,7 @@ def _pointwise(module: nn.Module, parameters: Tensors, x: Tensor) -> Tensor:
         for name, layer in module.named_children():
             x = _pointwise(layer, below(name, parameters), x)
         return x
-    return linear(x, parameters["weight"], parameters.get("bias")) if parameters else module(x)
+    return per_task_linear(x, parameters["weight"], parameters.get("bias")) if parameters else module(x)
 
 
 def below(name: str, parameters: Tensors) -> Tensors:

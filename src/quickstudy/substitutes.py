@@ -1,4 +1,4 @@
-"""Our layers in the place of torch's, in any module that an inner loop runs."""
+"""Our layers in the place of torch's, inside any module that an inner loop runs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -7,17 +7,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
-from torch.nn.modules.utils import _pair  # pyright: ignore
 from torch.overrides import TorchFunctionMode
 
-from quickstudy.batchnorm import batch_norm, is_open
+from quickstudy.batchnorm import batch_norm
 from quickstudy.layers import Pair, convolution, filters_side_by_side, pool2x2, side_by_side
+from quickstudy.task_norm import is_active
+from quickstudy.torch_private import is_vmapped, pair
 
 
-class Replaced(TorchFunctionMode):
-    """While open, our layers stand in for torch's, in any module: they differentiate twice, fast.
+class FastOps(TorchFunctionMode):
+    """While active, torch's convolution, batch norm and pool are ours, which are fast to differentiate twice.
 
-    Batch norm only while a `TaskNorm` is open.
+    Batch norm only while a `TaskNorm` is active.
 
     Raises:
         NotImplementedError: under vmap, for layers that torch differentiates wrongly there, or task by task.
@@ -26,10 +27,10 @@ class Replaced(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Every function of torch that is called meanwhile comes by here."""
+        """Torch calls this in the place of every function of its own."""
         substitute = _SUBSTITUTES.get(func)
         y = substitute(*args, **(kwargs or {})) if substitute else None
-        if y is None and func in _WRONG_UNDER_VMAP and _is_mapped(args[0]):
+        if y is None and func in _WRONG_UNDER_VMAP and is_vmapped(args[0]):
             raise NotImplementedError(f"{func} under vmap")
         return func(*args, **(kwargs or {})) if y is None else y
 
@@ -44,12 +45,12 @@ def _norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor | None:
-    """In the place of `F.batch_norm`, where it is by batch statistics alone."""
-    if not is_open() or not training or running_mean is not None:
+    """For `F.batch_norm`, where it takes nothing but batch statistics."""
+    if not is_active() or not training or running_mean is not None:
         return None
     weight = input.new_ones(input.shape[1]) if weight is None else weight
     bias = input.new_zeros(input.shape[1]) if bias is None else bias
-    if not _is_mapped(input):
+    if not is_vmapped(input):
         return batch_norm(input, weight, bias, eps)
     if input.ndim == 4:
         return _SideBySide.apply(_norms, input, weight, bias, eps)  # pyright: ignore
@@ -69,11 +70,11 @@ def _conv(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor | None:
-    """In the place of `F.conv2d`, where it is of a batch and the padding is in numbers."""
+    """For `F.conv2d`, of a batch, with padding in numbers."""
     if input.ndim != 4 or isinstance(padding, str):
         return None
-    how = _pair(stride), _pair(padding), _pair(dilation), groups
-    if _is_mapped(input):
+    how = pair(stride), pair(padding), pair(dilation), groups
+    if is_vmapped(input):
         y: Any = _SideBySide.apply(_convolutions, input, weight, bias, *how)
         return y
     return convolution(input, weight, bias, *how)
@@ -96,11 +97,11 @@ def _pool(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Tensor | None:
-    """In the place of `F.max_pool2d`, for the usual one."""
-    how = _pair(kernel_size), _pair(stride or kernel_size), _pair(padding), _pair(dilation)
+    """For `F.max_pool2d`, where it is 2×2."""
+    how = pair(kernel_size), pair(stride or kernel_size), pair(padding), pair(dilation)
     if how != ((2, 2), (2, 2), (0, 0), (1, 1)) or ceil_mode or return_indices or input.ndim != 4:
         return None
-    if _is_mapped(input):
+    if is_vmapped(input):
         return _SideBySide.apply(lambda x: pool2x2(side_by_side(x)), input)  # pyright: ignore
     return pool2x2(input)
 
@@ -111,17 +112,13 @@ _SUBSTITUTES: dict[Any, Callable[..., Tensor | None]] = {
     F.max_pool2d: _pool,
     torch.max_pool2d: _pool,
 }
-"""What stands in for a function of torch; None from it means that torch's own must do."""
+"""What replaces a function of torch; None as its result means that torch's own is called."""
 _WRONG_UNDER_VMAP = {F.batch_norm, torch.batch_norm, F.instance_norm, torch.instance_norm}
-"""Their second derivatives take the statistics for constants."""
-
-
-def _is_mapped(x: Tensor) -> bool:
-    return torch._C._functorch.is_batchedtensor(x)  # pyright: ignore
+"""Their second derivatives under vmap take the statistics for constants, which is wrong (torch 2.x)."""
 
 
 class _SideBySide(Function):
-    """Under vmap, a function of the tasks' pictures [T, B, C, H, W] and parameters, to [B, T · D, H', W']."""
+    """Under vmap, a function of all tasks' pictures [T, B, C, H, W] and parameters to [B, T · D, H', W']."""
 
     @staticmethod
     def forward(of_all: Callable[..., Tensor], *operands: Any) -> Any:

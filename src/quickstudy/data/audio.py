@@ -12,6 +12,7 @@ import soundfile
 import soxr
 
 from quickstudy.data.images import Source
+from quickstudy.kernel_sizes import sizes_on
 
 Clip = npt.NDArray[np.int16]
 Place = Literal["strongest", "centred", "middle", "start"]
@@ -24,8 +25,6 @@ ENDINGS = frozenset(
     {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64", ".rf64"}
 )
 """Of the files that soundfile reads and people have."""
-BLOCK = 1 << 18
-"""Frames decoded at once, so that a file of many channels takes little memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +138,7 @@ def _read(source: Source) -> tuple[npt.NDArray[np.float32], int]:
                 )
             blocks: list[npt.NDArray[np.float32]] = []
             # not f.blocks(), which makes up the rest of a file that ends early
-            while len(block := f.read(BLOCK, dtype="float32", always_2d=True)):
+            while len(block := f.read(sizes_on().decoded_frames, dtype="float32", always_2d=True)):
                 blocks.append(block.mean(1, dtype=np.float32))
             samples = np.concatenate([np.empty(0, np.float32), *blocks])
             if not len(samples):

@@ -11,12 +11,10 @@ import numpy.typing as npt
 
 from quickstudy.data.audio import AudioFormat
 from quickstudy.data.images import ImageFormat, Progress, Source
+from quickstudy.kernel_sizes import sizes_on
 
 Items = npt.NDArray[np.uint8 | np.int16]
 """uint8 pictures [I, C, H, W] or int16 clips [I, samples]."""
-
-DECODED_AT_ONCE = 64
-"""Items a thread decodes before it reports: handing over single ones costs more than decoding."""
 
 
 class ItemFormat(Protocol):
@@ -83,9 +81,8 @@ def decode_items(
                 bad[i] = error.strerror or str(error)
         return len(indices)
 
-    parts = [
-        range(i, min(i + DECODED_AT_ONCE, len(sources))) for i in range(0, len(sources), DECODED_AT_ONCE)
-    ]
+    size = sizes_on().decoded_items
+    parts = [range(i, min(i + size, len(sources))) for i in range(0, len(sources), size)]
     with warnings.catch_warnings(), ThreadPoolExecutor(cpu_count()) as threads:
         warnings.simplefilter("ignore")  # of Pillow's about odd files: what can't be read is reported anyway
         done = 0

@@ -9,13 +9,12 @@ from dataclasses import replace
 from torch import Tensor
 
 from quickstudy.adapt import Adapted, Rule, Tensors, adapt
-from quickstudy.batchnorm import Statistics, TaskNorm
 from quickstudy.encoders import Classifier
 from quickstudy.episode import Support
-from quickstudy.layers import linear
-from quickstudy.learners.inner import InnerLoop, cut, task_losses, trainable, uses_batch_statistics
+from quickstudy.learners.inner import InnerLoop, first_ways, task_losses, trainable, uses_batch_statistics
 from quickstudy.per_task import below, per_task
 from quickstudy.rules.classic import sgd
+from quickstudy.task_norm import Statistics, TaskNorm
 
 
 class ANIL(InnerLoop):
@@ -32,7 +31,7 @@ class ANIL(InnerLoop):
         steps: as in `MAML`.
         test_steps: as in `MAML`.
         first_order: as in `MAML`.
-        tasks_at_once: as in `MAML`.
+        chunk_size: Tasks that run at the same time, as in `MAML`.
 
     Raises:
         ValueError: as in `MAML`, or if no parameter of the head requires a gradient.
@@ -50,14 +49,14 @@ class ANIL(InnerLoop):
         steps: int = 1,
         test_steps: int | None = None,
         first_order: bool = False,
-        tasks_at_once: int | None = None,
+        chunk_size: int | None = None,
     ) -> None:
         if not isinstance(model, Classifier):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(
                 f"the model is a {type(model).__name__} and ANIL adapts the head alone: "
                 "wrap your encoder, ANIL(Classifier(encoder, ways, dimensions))"
             )
-        super().__init__(model, steps, test_steps, first_order, tasks_at_once)
+        super().__init__(model, steps, test_steps, first_order, chunk_size)
         if not any(p.requires_grad for p in model.head.parameters()):
             raise ValueError("no parameter of the head requires a gradient: there is nothing to adapt")
         self.lr = lr
@@ -68,32 +67,31 @@ class ANIL(InnerLoop):
 
     def adapt(self, support: Support) -> Adapted:
         """As in `InnerLoop`; the support is embedded once."""
-        everything = self.side_by_side(len(support.x))
+        everything = self.starting_parameters(len(support.x))
         with TaskNorm():
             z = self._embed(everything, support.x)
         return self._adapt_head(everything, z, support)
 
     def scores(self, support: Support, query_x: Tensor) -> Tensor:
         """As in `InnerLoop`."""
-        everything = self.side_by_side(len(support.x))
+        everything = self.starting_parameters(len(support.x))
         statistics: list[Statistics] | None = None if uses_batch_statistics(self.model) else []
         with TaskNorm(keep=statistics):
             z = self._embed(everything, support.x)
         parameters = self._adapt_head(everything, z, support).parameters
         with TaskNorm(use=statistics):
-            return cut(_head(parameters, self._embed(everything, query_x)), support.ways)
+            return first_ways(self._head(parameters, self._embed(everything, query_x)), support.ways)
 
     def _embed(self, parameters: Tensors, x: Tensor) -> Tensor:
         return per_task(self.model.encoder, below("encoder", parameters), x)
 
+    def _head(self, parameters: Tensors, z: Tensor) -> Tensor:
+        return per_task(self.model.head, below("head", parameters), z)
+
     def _adapt_head(self, everything: Tensors, z: Tensor, support: Support) -> Adapted:
         def loss(head: Tensors, step: int) -> Tensor:
-            return task_losses(_head(everything | head, z), support.y, support.ways)
+            return task_losses(self._head(everything | head, z), support.y, support.ways)
 
         head = {k: p for k, p in trainable(everything).items() if k.startswith("head.")}
         adapted = adapt(loss, head, self.rule(), self.steps_now, self.first_order)
         return replace(adapted, parameters=everything | adapted.parameters)
-
-
-def _head(parameters: Tensors, z: Tensor) -> Tensor:
-    return linear(z, parameters["head.weight"], parameters["head.bias"])

@@ -27,7 +27,7 @@ class LSTMMetaLearner(InnerLoop):
         test_steps: as in `MAML`.
         first_order: take gradients and losses for constants, as the paper does; what is left is the way
             through f, i and $\theta_{t-1}$ of equation 2.
-        tasks_at_once: as in `MAML`.
+        chunk_size: Tasks that run at the same time, as in `MAML`.
 
     Raises:
         ValueError: as in `MAML`.
@@ -48,9 +48,9 @@ class LSTMMetaLearner(InnerLoop):
         steps: int = 12,
         test_steps: int | None = None,
         first_order: bool = True,
-        tasks_at_once: int | None = None,
+        chunk_size: int | None = None,
     ) -> None:
-        super().__init__(model, steps, test_steps, first_order, tasks_at_once)
+        super().__init__(model, steps, test_steps, first_order, chunk_size)
         self.cell = CellStateRule() if rule is None else rule
 
     def rule(self) -> Rule:

@@ -33,8 +33,8 @@ class MAML(InnerLoop):
         steps: inner steps in training.
         test_steps: inner steps in evaluation; as many as in training by default.
         first_order: FOMAML: take $\nabla\nabla\mathcal{L}$ for 0 (§5.2 of the paper). It is cheaper.
-        tasks_at_once: as in `InnerLoop`, as are the errors and what batch norm does. The paper's figures are
-            transductive.
+        chunk_size: Tasks that run at the same time, as in `InnerLoop`; so are the errors and what batch norm
+            does. The paper's figures are transductive.
 
     Departures: the mean over tasks stands for the sum, so that the learning rate does not depend on their
     number.
@@ -47,9 +47,9 @@ class MAML(InnerLoop):
         steps: int = 1,
         test_steps: int | None = None,
         first_order: bool = False,
-        tasks_at_once: int | None = None,
+        chunk_size: int | None = None,
     ) -> None:
-        super().__init__(model, steps, test_steps, first_order, tasks_at_once)
+        super().__init__(model, steps, test_steps, first_order, chunk_size)
         self.lr = lr
 
     def rule(self) -> Rule:

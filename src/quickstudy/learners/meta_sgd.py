@@ -31,7 +31,7 @@ class MetaSGD(InnerLoop):
         steps: as in `MAML`; the paper takes one.
         test_steps: as in `MAML`.
         first_order: as in `MAML`; the rates are learned in any case.
-        tasks_at_once: as in `MAML`.
+        chunk_size: Tasks that run at the same time, as in `MAML`.
 
     Raises:
         ValueError: if `rates` is neither, or as in `MAML`.
@@ -47,9 +47,9 @@ class MetaSGD(InnerLoop):
         steps: int = 1,
         test_steps: int | None = None,
         first_order: bool = False,
-        tasks_at_once: int | None = None,
+        chunk_size: int | None = None,
     ) -> None:
-        super().__init__(model, steps, test_steps, first_order, tasks_at_once)
+        super().__init__(model, steps, test_steps, first_order, chunk_size)
         if rates not in ("parameter", "layer"):
             raise ValueError(f"rates is {rates!r}: choose 'parameter' or 'layer'")
         self.names = [name for name, p in model.named_parameters() if p.requires_grad]

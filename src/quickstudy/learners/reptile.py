@@ -8,12 +8,12 @@ import math
 import torch
 from torch import Tensor, nn
 
-from quickstudy.adapt import Functions, Rule, State, Tensors
-from quickstudy.batchnorm import TaskNorm
+from quickstudy.adapt import FunctionalRule, Rule, RuleState, Tensors
 from quickstudy.episode import Episode, Support
-from quickstudy.learners.inner import Batch, InnerLoop, cut, trainable, uses_batch_statistics
+from quickstudy.learners.inner import Batch, InnerLoop, first_ways, trainable, uses_batch_statistics
 from quickstudy.per_task import per_task
 from quickstudy.rules.classic import adam
+from quickstudy.task_norm import TaskNorm
 
 
 class Reptile(InnerLoop):
@@ -37,7 +37,7 @@ class Reptile(InnerLoop):
         steps: k, inner steps in training.
         batch: items of a minibatch in training, drawn without replacement until all have been.
         test_steps: inner steps in evaluation, each on the whole support.
-        tasks_at_once: as in `MAML`.
+        chunk_size: Tasks that run at the same time, as in `MAML`.
 
     Raises:
         ValueError: as in `MAML`, or if `batch` is less than 1.
@@ -59,9 +59,9 @@ class Reptile(InnerLoop):
         steps: int = 5,
         batch: int = 10,
         test_steps: int = 50,
-        tasks_at_once: int | None = None,
+        chunk_size: int | None = None,
     ) -> None:
-        super().__init__(model, steps, test_steps, True, tasks_at_once)
+        super().__init__(model, steps, test_steps, True, chunk_size)
         if batch < 1:
             raise ValueError(f"batch is {batch}: it must be at least 1")
         self.lr, self.batch = lr, batch
@@ -75,31 +75,31 @@ class Reptile(InnerLoop):
         """Adam with β₁ = 0, which begins with the second moments of earlier tasks."""
         fresh = adam(self.lr, beta1=0.0)
 
-        def init(parameters: Tensors) -> State:
+        def init(parameters: Tensors) -> RuleState:
             seconds = {
                 k: self.get_buffer(f"second{i}").expand_as(parameters[k]) for i, k in enumerate(self.names)
             }
             return self.get_buffer("taken").item(), {}, seconds
 
-        return Functions(init, fresh.update)
+        return FunctionalRule(init, fresh.update)
 
     def scores(self, support: Support, query_x: Tensor) -> Tensor:
         """As in `InnerLoop`."""
         parameters = self.adapt(support).parameters
         with TaskNorm():
             if uses_batch_statistics(self.model):
-                return cut(per_task(self.model, parameters, query_x), support.ways)
+                return first_ways(per_task(self.model, parameters, query_x), support.ways)
             each = [
                 per_task(self.model, parameters, torch.cat([support.x, query], 1))[:, -1]
                 for query in query_x.split(1, 1)
             ]
-        return cut(torch.stack(each, 1), support.ways)
+        return first_ways(torch.stack(each, 1), support.ways)
 
     def forward(self, episode: Episode) -> Tensor:
         """The surrogate, a scalar: half the mean squared distance to the adapted weights."""
         support = episode.support
         x, y = torch.cat([support.x, episode.query_x], 1), torch.cat([support.y, episode.query_y], 1)
-        n = self.at_once(x[:, : self.batch])
+        n = self.limits(x[:, : self.batch]).tasks
         wanted = trainable(dict(self.model.named_parameters()))
         with torch.no_grad():
             means = {k: torch.zeros_like(p) for k, p in wanted.items()}

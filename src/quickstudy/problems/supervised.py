@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
-from torch.func import vmap
 
 from quickstudy.adapt import Loss, Tensors
+from quickstudy.kernel_switch import for_each
 from quickstudy.per_task import per_task
 from quickstudy.problems.problem import Optimizees, generator
 from quickstudy.seeds import derived_seed, generators_kept
@@ -84,7 +84,6 @@ class Supervised:
         return Optimizees(start, train, held_out)
 
     def _loss(self, model: nn.Module, data: Labelled, seed: int, part: int) -> Loss:
-        each = vmap(self.criterion)
         size = min(self.batch, len(data))
 
         def loss(p: Tensors, step: int) -> Tensor:
@@ -94,7 +93,7 @@ class Supervised:
             # distinct within a minibatch: the first of shuffled places
             chosen = torch.rand(count, len(data), generator=rng).topk(size, 1).indices
             x, y = data.x[chosen].to(device), data.y[chosen].to(device)
-            return each(per_task(model, p, x), y)
+            return for_each(self.criterion)(per_task(model, p, x), y)
 
         return loss
 

@@ -17,6 +17,7 @@ from quickstudy import experiment
 from quickstudy.data.audio import AudioFormat, is_silent
 from quickstudy.data.episodes import floats
 from quickstudy.data.formats import ItemFormat, Items, decode_items
+from quickstudy.kernel_sizes import sizes_on
 from quickstudy.learner import Learner, embed
 from quickstudy.learners.prototypical import Prototypical
 from quickstudy.learners.siamese import Siamese, cosine, euclidean
@@ -27,8 +28,6 @@ Vectors = npt.NDArray[np.float32]
 
 LARGEST = 256 * 2**20
 """Bytes of the largest file that is read."""
-AT_ONCE = 512
-"""Files decoded, then encoded, at once: the memory they take, and how often an enrolment is written."""
 BLANK = 2.0
 """Standard deviation of the pixels, of 0 … 255, below which a picture shows nothing."""
 
@@ -190,10 +189,11 @@ def _empty(item: npt.NDArray[Any], item_format: ItemFormat) -> str | None:
 def _cut(groups: Sequence[Sequence[Path]]) -> list[list[Path]]:
     """Batches of whole groups, of 512 files or a few more; a larger group is cut."""
     parts: list[list[Path]] = []
+    size = sizes_on().embedded_files
     for group in groups:
-        for i in range(0, len(group), AT_ONCE):
-            piece = list(group[i : i + AT_ONCE])
-            if parts and len(parts[-1]) + len(piece) <= AT_ONCE:
+        for i in range(0, len(group), size):
+            piece = list(group[i : i + size])
+            if parts and len(parts[-1]) + len(piece) <= size:
                 parts[-1] += piece
             else:
                 parts.append(piece)

@@ -10,8 +10,9 @@ from quickstudy import checkpoint, experiment
 from quickstudy.data.folders import class_folders
 from quickstudy.data.pool import ClassPool, Index
 from quickstudy.experiment import Display
+from quickstudy.kernel_sizes import sizes_on
 from quickstudy.recognition.calibration import Calibration, Cost, calibrate
-from quickstudy.recognition.embedder import AT_ONCE, Embedder, Vectors
+from quickstudy.recognition.embedder import Embedder, Vectors
 from quickstudy.recognition.pairs import pooled_scores
 from quickstudy.recognition.pooling import Poolings, compare_poolings
 from quickstudy.recognition.recogniser import CALIBRATION
@@ -42,10 +43,11 @@ def embed_pool(
     """Embed all items of a pool's classes."""
     index = pool.indices
     parts: list[Vectors] = []
-    for i in range(0, len(index), AT_ONCE):
-        parts.append(embedder.embed(pool.items[index[i : i + AT_ONCE]]))
+    size = sizes_on().embedded_files
+    for i in range(0, len(index), size):
+        parts.append(embedder.embed(pool.items[index[i : i + size]]))
         if progress:
-            progress(min(i + AT_ONCE, len(index)), len(index))
+            progress(min(i + size, len(index)), len(index))
     labels = np.repeat(np.asarray(pool.classes), pool.counts)
     sources = None if pool.sources is None else pool.sources[index]
     return Labelled(np.concatenate(parts), labels, sources, pool)

@@ -11,13 +11,12 @@ from sqlalchemy.engine import Connection, Row
 from sqlalchemy.schema import CreateIndex
 from sqlalchemy.sql import ColumnElement
 
+from quickstudy.kernel_sizes import sizes_on
 from quickstudy.recognition.database import WIRE, Database
 from quickstudy.recognition.search import Floats, Index, Ints, Pooling, centroids, euclidean, pooled
 
 EXACT = 1_000_000
 """Samples up to which a search in PostgreSQL is exact and in memory, as it always is in SQLite."""
-CHUNK = 20_000
-"""Rows read or written at once."""
 HNSW_DIMENSIONS = 2000
 """The most that pgvector's index takes."""
 
@@ -96,8 +95,9 @@ class Finder:
         """By their id, in the order of the ids."""
         name = self._tables.name
         found: dict[int, str] = {}
-        for start in range(0, len(ids), CHUNK):
-            query = select(name.c.id, name.c.name).where(name.c.id.in_(ids[start : start + CHUNK].tolist()))
+        size = sizes_on().database_rows
+        for start in range(0, len(ids), size):
+            query = select(name.c.id, name.c.name).where(name.c.id.in_(ids[start : start + size].tolist()))
             found.update(c.execute(query.order_by(name.c.id)).all())
         return found
 
@@ -110,7 +110,7 @@ class Finder:
         if chosen is not None:
             query = query.where(chosen)
         held: list[Row[int, bytes]] = []
-        for part in c.execute(query.execution_options(yield_per=CHUNK)).partitions():
+        for part in c.execute(query.execution_options(yield_per=sizes_on().database_rows)).partitions():
             held += part
             # the last name may go on in the next part
             whole = next((end for end in range(len(held), 0, -1) if held[end - 1][0] != held[-1][0]), 0)

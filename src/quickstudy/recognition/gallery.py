@@ -18,9 +18,10 @@ from sqlalchemy import bindparam, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Row
 
+from quickstudy.kernel_sizes import sizes_on
 from quickstudy.recognition.database import WIRE, Database
 from quickstudy.recognition.exchange import SCHEMA, Kind, Samples, read_export, write_export
-from quickstudy.recognition.finder import CHUNK, EXACT, Finder
+from quickstudy.recognition.finder import EXACT, Finder
 from quickstudy.recognition.search import Floats, Ints, Pooling
 
 LONGEST = 200
@@ -207,7 +208,7 @@ class Gallery:
         """
         parts: list[Samples] = []
         source, now = iter(samples), _now()
-        while part := list(itertools.islice(source, CHUNK)):
+        while part := list(itertools.islice(source, sizes_on().database_rows)):
             names, embeddings, sources = zip(*part, strict=True)
             shapes = {np.shape(e) for e in embeddings}
             if len(shapes) > 1:
@@ -413,7 +414,7 @@ class Gallery:
         query = select(name.c.name, sample.c.source, sample.c.time, sample.c.embedding)
         query = query.join_from(name, sample).order_by(name.c.id, sample.c.id)
         with self._reading() as (c, row):
-            found = c.execute(query.execution_options(yield_per=CHUNK))
+            found = c.execute(query.execution_options(yield_per=sizes_on().database_rows))
             return write_export(Path(path), Kind(row.encoder, row.dimensions, row.cosine), found)
 
     def import_(self, path: str | Path) -> int:
@@ -434,7 +435,8 @@ class Gallery:
             self._cosine = kind.cosine if self._cosine is None else self._cosine
         self._same(str(path), kind)
         self._checked(samples.embeddings, "embeddings")
-        return self._add([samples[i : i + CHUNK] for i in range(0, len(samples), CHUNK)])
+        size = sizes_on().database_rows
+        return self._add([samples[i : i + size] for i in range(0, len(samples), size)])
 
     # Search
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from quickstudy.kernel_sizes import sizes_on
 from quickstudy.recognition.search import TOP, Pooling
 
 Floats = npt.NDArray[np.float64]
@@ -58,7 +59,7 @@ def pooled_scores(energy: Energy = "euclidean", pooling: Pooling = "centroid") -
             return _energies(enrolled.mean(1), asked, energy)
         names, n, dimensions = enrolled.shape
         made = np.empty((len(asked), names))
-        step = max(1, 10_000_000 // (names * n))  # probes at a time, so that memory is bounded
+        step = max(1, sizes_on().scored_pairs // (names * n))  # probes at a time, so that memory is bounded
         for i in range(0, len(asked), step):
             each = _energies(enrolled.reshape(-1, dimensions), asked[i : i + step], energy)
             each = np.sort(each.reshape(-1, names, n), 2)

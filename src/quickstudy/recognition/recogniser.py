@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from quickstudy.data.folders import find_files
+from quickstudy.kernel_sizes import sizes_on
 from quickstudy.recognition.calibration import EXPECTED, FEW, Calibration, calibrate
-from quickstudy.recognition.embedder import AT_ONCE, Embedder, Progress, Refusal, Vectors
+from quickstudy.recognition.embedder import Embedder, Progress, Refusal, Vectors
 from quickstudy.recognition.gallery import Gallery, Match
 from quickstudy.recognition.pairs import Energy, pooled_scores
 from quickstudy.recognition.search import Pooling, means_of
@@ -211,8 +212,9 @@ class Recogniser:
         means, at = means_of(sums, counts, cosine), {name: i for i, name in enumerate(names)}
         asked = [sample for sample in used if counts[at[sample[0]]] > 2]
         doubtful: list[Refusal] = []
-        for i in range(0, len(asked), AT_ONCE):
-            part = asked[i : i + AT_ONCE]
+        size = sizes_on().embedded_files
+        for i in range(0, len(asked), size):
+            part = asked[i : i + size]
             own, x = np.asarray([at[name] for name, _, _ in part]), np.stack([z for _, _, z in part]) - origin
             # ‖x‖² / 2 − ‖x − m‖² / 2, the greater the nearer
             near = x @ means.T - np.square(means).sum(1) / 2

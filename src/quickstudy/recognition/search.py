@@ -14,14 +14,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from quickstudy.kernel_sizes import sizes_on
+
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Pooling = Literal["centroid", "nearest", "top"]
 """Distance of a probe to a name: to the mean of its samples, the least, or the root mean square of the `TOP`
 least, which under the cosine is the mean of their energies."""
 TOP = 3
-BLOCK = 2**21
-"""Distances that are held at once."""
 SPARE = 8
 """Names beyond those asked for that go from the quick pass, by matrix product, to the precise one."""
 
@@ -110,7 +110,7 @@ class Group:
         """
         keep = min(k + SPARE, self.size)
         least, places = torch.empty(len(probes), 0), torch.empty(len(probes), 0, dtype=torch.int64)
-        step = max(1, BLOCK // (self.rows.shape[1] * len(probes)))
+        step = max(1, sizes_on().searched_distances // (self.rows.shape[1] * len(probes)))
         for start in range(0, self.size, step):
             found = self._quick(probes, slice(start, min(start + step, self.size)), pooling)
             some, at = found.topk(min(keep, found.shape[1]), largest=False, sorted=False)

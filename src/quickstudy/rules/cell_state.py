@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from quickstudy.adapt import State, Tensors
+from quickstudy.adapt import RuleState, Tensors
 from quickstudy.rules.coordinates import LSTMCell, flat, log_and_sign, shaped
 from quickstudy.rules.lstm_step import lstm_step
 
@@ -74,7 +74,7 @@ class CellStateRule(nn.Module):
         drawn = torch.tensor([[torch.empty(()).uniform_(*between)] for between in (forget_bias, input_bias)])
         self.bias = nn.Parameter(drawn, requires_grad=gates != "fixed")  # b_F, b_I
 
-    def init(self, parameters: Tensors) -> State:
+    def init(self, parameters: Tensors) -> RuleState:
         """The LSTM's h and c [hidden, C] and the gates before σ [2, C], f first: zeros for C coordinates."""
         if self.gates != "learned":
             return ()
@@ -83,8 +83,8 @@ class CellStateRule(nn.Module):
         return hidden, hidden, like.new_zeros(2, len(like))
 
     def update(
-        self, gradients: Tensors, state: State, parameters: Tensors, loss: Tensor
-    ) -> tuple[Tensors, State]:
+        self, gradients: Tensors, state: RuleState, parameters: Tensors, loss: Tensor
+    ) -> tuple[Tensors, RuleState]:
         """A step, as `Rule.update`.
 
         Raises:

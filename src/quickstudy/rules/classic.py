@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from quickstudy.adapt import Functions, Rule, State, Tensors
+from quickstudy.adapt import FunctionalRule, Rule, RuleState, Tensors
 
 Rate = float | Tensors
 """A rate, or for each parameter a tensor that broadcasts to its shape, learned or not."""
@@ -21,10 +21,10 @@ def sgd(lr: Rate) -> Rule:
         lr: α.
     """
 
-    def update(g: Tensors, state: State, parameters: Tensors, loss: Tensor) -> tuple[Tensors, State]:
+    def update(g: Tensors, state: RuleState, parameters: Tensors, loss: Tensor) -> tuple[Tensors, RuleState]:
         return _descend(parameters, g, lr), state
 
-    return Functions(lambda parameters: (), update)
+    return FunctionalRule(lambda parameters: (), update)
 
 
 def heavy_ball(lr: Rate, momentum: float = 0.9) -> Rule:
@@ -39,11 +39,11 @@ def heavy_ball(lr: Rate, momentum: float = 0.9) -> Rule:
     Reference: Polyak: "Some methods of speeding up the convergence of iteration methods", 1964.
     """
 
-    def update(g: Tensors, state: State, parameters: Tensors, loss: Tensor) -> tuple[Tensors, State]:
+    def update(g: Tensors, state: RuleState, parameters: Tensors, loss: Tensor) -> tuple[Tensors, RuleState]:
         ball = {k: torch.add(g[k], state[k], alpha=momentum) for k in parameters}
         return _descend(parameters, ball, lr), ball
 
-    return Functions(_zeros, update)
+    return FunctionalRule(_zeros, update)
 
 
 def nag(lr: Rate, momentum: float = 0.9) -> Rule:
@@ -60,12 +60,12 @@ def nag(lr: Rate, momentum: float = 0.9) -> Rule:
     1983, in the form of Sutskever et al. 2013.
     """
 
-    def update(g: Tensors, state: State, parameters: Tensors, loss: Tensor) -> tuple[Tensors, State]:
+    def update(g: Tensors, state: RuleState, parameters: Tensors, loss: Tensor) -> tuple[Tensors, RuleState]:
         ball = {k: torch.add(g[k], state[k], alpha=momentum) for k in parameters}
         ahead = {k: torch.add(g[k], ball[k], alpha=momentum) for k in parameters}
         return _descend(parameters, ahead, lr), ball
 
-    return Functions(_zeros, update)
+    return FunctionalRule(_zeros, update)
 
 
 def rmsprop(lr: Rate, decay: float = 0.99, eps: float = 1e-8) -> Rule:
@@ -81,11 +81,11 @@ def rmsprop(lr: Rate, decay: float = 0.99, eps: float = 1e-8) -> Rule:
     Reference: Tieleman, Hinton: "Lecture 6.5: RMSprop", 2012.
     """  # noqa: E501
 
-    def update(g: Tensors, state: State, parameters: Tensors, loss: Tensor) -> tuple[Tensors, State]:
+    def update(g: Tensors, state: RuleState, parameters: Tensors, loss: Tensor) -> tuple[Tensors, RuleState]:
         v = {k: _mean_square(state[k], g[k], decay) for k in parameters}
         return _descend(parameters, {k: g[k] / (_root(v[k]) + eps) for k in parameters}, lr), v
 
-    return Functions(_zeros, update)
+    return FunctionalRule(_zeros, update)
 
 
 def adam(
@@ -112,10 +112,10 @@ def adam(
     Weight Decay Regularization", 2019.
     """
 
-    def init(parameters: Tensors) -> State:
+    def init(parameters: Tensors) -> RuleState:
         return 0, _zeros(parameters), _zeros(parameters)
 
-    def update(g: Tensors, state: State, parameters: Tensors, loss: Tensor) -> tuple[Tensors, State]:
+    def update(g: Tensors, state: RuleState, parameters: Tensors, loss: Tensor) -> tuple[Tensors, RuleState]:
         t, m, v = state[0] + 1, state[1], state[2]
         m = {k: beta1 * m[k] + (1 - beta1) * g[k] for k in parameters} if beta1 else g
         v = {k: _mean_square(v[k], g[k], beta2) for k in parameters}
@@ -126,7 +126,7 @@ def adam(
         }
         return _descend(parameters, way, lr, schedule(t - 1) if schedule else 1.0), (t, m, v)
 
-    return Functions(init, update)
+    return FunctionalRule(init, update)
 
 
 def _zeros(parameters: Tensors) -> Tensors:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from quickstudy.adapt import State, Tensors
+from quickstudy.adapt import RuleState, Tensors
 from quickstudy.rules.coordinates import StackedLSTM, flat, linear, log_and_sign, moved
 
 
@@ -57,13 +57,13 @@ class LSTMRule(nn.Module):
         own = {"preprocess": self.preprocess, "scale": self.scale, "p": self.p}
         return own | {"hidden": self.lstm.hidden, "layers": len(self.lstm.cells)}
 
-    def init(self, parameters: Tensors) -> State:
+    def init(self, parameters: Tensors) -> RuleState:
         """The state before the first step: h and c of each layer, [hidden, C], zeros."""
         return self.lstm.init(flat(parameters))
 
     def update(
-        self, gradients: Tensors, state: State, parameters: Tensors, loss: Tensor
-    ) -> tuple[Tensors, State]:
+        self, gradients: Tensors, state: RuleState, parameters: Tensors, loss: Tensor
+    ) -> tuple[Tensors, RuleState]:
         """A step, as `Rule.update`."""
         g = flat(gradients)
         h, state = self.lstm(log_and_sign(g, self.p) if self.preprocess else g.unsqueeze(0), state)

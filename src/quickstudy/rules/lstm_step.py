@@ -7,30 +7,30 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from quickstudy.kernel_sizes import sizes_on
+from quickstudy.kernel_switch import kernels_enabled
 from quickstudy.rules.coordinates import LSTMCell
-
-AT_ONCE = {"cpu": 2048}
-"""Coordinates that are gone through together, by device: few enough that their gates stay in a CPU's cache
-(measured best); on other devices all."""
-_aten = torch.ops.aten
+from quickstudy.torch_private import aten
 
 
 def lstm_step(cell: LSTMCell, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """What the cell does, in 0.6 of the time for many coordinates, keeping a quarter for the way back.
+    """What the cell does, in 0.6 of the time for many coordinates, keeping a quarter of it for backward.
 
-    It goes through some coordinates at a time, and computes the gates again on the way back. Differentiable
+    It goes through some coordinates at a time, and computes the gates again in backward. Differentiable
     once; in the precision of its arguments, inside autocast too.
 
     Args:
-        cell: whose weights they are.
-        x: [inputs, C].
-        h: [hidden, C].
-        c: [hidden, C].
+        cell: The cell, with its weights.
+        x: [inputs, C] features of the coordinates.
+        h: [hidden, C] the last output.
+        c: [hidden, C] the cell's state.
 
     Returns:
         The next h and c.
     """
     with torch.autocast(x.device.type, enabled=False):
+        if not kernels_enabled():
+            return cell(x, h, c)
         weight = torch.cat([cell.of_input, cell.of_state, cell.bias], 1)
         after: Any = _Step.apply(x, h, c, weight)
         return after
@@ -63,7 +63,7 @@ class _Step(Function):
                 given, gates = _gates(x[:, s], h[:, s], weight)
                 i, f, o, g = gates.chunk(4)
                 tanh = after_c[:, s].tanh()
-                to_c_now = _aten.tanh_backward(o * to_after_h[:, s], tanh).add_(to_after_c[:, s])
+                to_c_now = aten.tanh_backward(o * to_after_h[:, s], tanh).add_(to_after_c[:, s])
                 torch.mul(to_c_now, f, out=to_c[:, s])
                 slopes = torch.empty_like(
                     gates
@@ -74,8 +74,8 @@ class _Step(Function):
                 torch.mul(to_after_h[:, s], tanh, out=to_o)
                 torch.mul(to_c_now, i, out=to_g)
                 sigmoids = slopes[: 3 * n]
-                _aten.sigmoid_backward(sigmoids, gates[: 3 * n], grad_input=sigmoids)
-                _aten.tanh_backward(to_g, g, grad_input=to_g)
+                aten.sigmoid_backward(sigmoids, gates[: 3 * n], grad_input=sigmoids)
+                aten.tanh_backward(to_g, g, grad_input=to_g)
                 torch.mm(back[inputs:-1], slopes, out=to_h[:, s])
                 if to_x is not None:
                     torch.mm(back[:inputs], slopes, out=to_x[:, s])
@@ -85,7 +85,7 @@ class _Step(Function):
 
 def _parts(x: Tensor) -> list[slice]:
     count = x.shape[1]
-    size = AT_ONCE.get(x.device.type, max(1, count))
+    size = min(sizes_on(x.device.type).lstm_coordinates, max(1, count))
     return [slice(i, i + size) for i in range(0, count, size)]
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quickstudy.adapt import State, Tensors
+from quickstudy.adapt import RuleState, Tensors
 from quickstudy.rules.coordinates import flat, linear, moved
 
 DECAYS = (0.5, 0.9, 0.99)
@@ -61,14 +61,14 @@ class MLPRule(nn.Module):
         """What it was made with."""
         return {"lr": self.lr, "hidden": self.second.in_features, "eps": self.eps}
 
-    def init(self, parameters: Tensors) -> State:
+    def init(self, parameters: Tensors) -> RuleState:
         """Steps taken, and the means [len(DECAYS), C] and mean squares [C]: zeros."""
         like = flat(parameters)
         return like.new_zeros(()), like.new_zeros(len(DECAYS), like.numel()), torch.zeros_like(like)
 
     def update(
-        self, gradients: Tensors, state: State, parameters: Tensors, loss: Tensor
-    ) -> tuple[Tensors, State]:
+        self, gradients: Tensors, state: RuleState, parameters: Tensors, loss: Tensor
+    ) -> tuple[Tensors, RuleState]:
         """A step, as `Rule.update`."""
         t, means, v = state[0] + 1, state[1], state[2]
         g = flat(gradients)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quickstudy.adapt import State, Tensors
+from quickstudy.adapt import RuleState, Tensors
 from quickstudy.rules.coordinates import StackedLSTM, flat, linear, moved
 
 
@@ -61,14 +61,14 @@ class RNNpropRule(nn.Module):
         own = {"lr": self.lr, "beta1": self.beta1, "beta2": self.beta2, "eps": self.eps}
         return own | {"hidden": self.lstm.hidden, "layers": len(self.lstm.cells)}
 
-    def init(self, parameters: Tensors) -> State:
+    def init(self, parameters: Tensors) -> RuleState:
         """Steps taken, m and v [C], and h and c of each layer [hidden, C]: zeros."""
         like = flat(parameters)
         return like.new_zeros(()), torch.zeros_like(like), torch.zeros_like(like), *self.lstm.init(like)
 
     def update(
-        self, gradients: Tensors, state: State, parameters: Tensors, loss: Tensor
-    ) -> tuple[Tensors, State]:
+        self, gradients: Tensors, state: RuleState, parameters: Tensors, loss: Tensor
+    ) -> tuple[Tensors, RuleState]:
         """A step, as `Rule.update`."""
         t, m, v, *lstm = state
         g, t = flat(gradients), t + 1

@@ -74,7 +74,7 @@ docs-serve: docs-setup
 	@$(BIN)/mkdocs serve
 
 tables: setup
-	@$(BIN)/python -m benchmarks.tables
+	@$(BIN)/python -m tools.tables
 
 build: setup
 	@rm -rf dist
@@ -91,7 +91,7 @@ build: setup
 
 release-check: setup
 	@$(BIN)/python -m tools.release_check
-	@$(BIN)/python -m benchmarks.tables --check
+	@$(BIN)/python -m tools.tables --check
 	@$(MAKE) test-all docs build
 
 clean:

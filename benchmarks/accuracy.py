@@ -9,11 +9,11 @@ import math
 from collections.abc import Iterable
 
 from benchmarks.rows import Row, read, write
-from quickstudy import experiment
-from quickstudy.checkpoint import Manifest
-from quickstudy.display import Terminal
-from quickstudy.memory import keep_freed_memory
-from quickstudy.metrics import Score
+from quickstudy.cli.terminal import Terminal
+from quickstudy.core.checkpoint import Manifest
+from quickstudy.core.kernels.memory import keep_freed_memory
+from quickstudy.core.scores import Score
+from quickstudy.recipes import run, weights
 
 
 def measure(name: str, episodes: int, seed: int) -> list[Row]:
@@ -24,9 +24,9 @@ def measure(name: str, episodes: int, seed: int) -> list[Row]:
         episodes: test tasks for each figure.
         seed: of the tasks.
     """
-    learner, manifest = experiment.load_learner(name)
-    recipe = experiment.recipe_of(manifest)
-    scores = experiment.measure(
+    learner, manifest = weights.load_learner(name)
+    recipe = weights.recipe_of(manifest)
+    scores = run.measure(
         recipe,
         learner,
         display=Terminal(),
@@ -39,7 +39,7 @@ def measure(name: str, episodes: int, seed: int) -> list[Row]:
 
 def rows_of(name: str, manifest: Manifest, scores: Iterable[Score]) -> list[Row]:
     """Rows of a model's test figures, in %."""
-    recipe = experiment.recipe_of(manifest)
+    recipe = weights.recipe_of(manifest)
     return [
         Row(
             benchmark="accuracy",
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     keep_freed_memory()
-    shipped = experiment.models()
+    shipped = weights.models()
     names = options.models or list(shipped)
     if not names:
         parser.exit(1, "no models ship with this version: name a checkpoint with --models\n")

@@ -28,19 +28,22 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from benchmarks.rows import Row, read, write
-from quickstudy import experiment
-from quickstudy.data.episodes import Episodes, Setting
+from quickstudy.cli.terminal import Terminal
+from quickstudy.core.episode import Batches, Episode, Support
+from quickstudy.core.kernels.memory import keep_freed_memory
+from quickstudy.core.learner import Learner, embed
+from quickstudy.core.scores import accuracies, mean_ci95
+from quickstudy.data.episodes import Episodes
 from quickstudy.data.pool import ClassPool
-from quickstudy.display import Terminal
-from quickstudy.episode import Batches, Episode, Support
-from quickstudy.learner import Learner, embed
-from quickstudy.learners.gaussian import GaussianPrototypical, distances, gaussians
-from quickstudy.learners.prototypical import Prototypical
-from quickstudy.memory import keep_freed_memory
-from quickstudy.metrics import accuracies, mean_ci95
-from quickstudy.recipes import RECIPES, Recipe
-from quickstudy.schedules import adam, cosine
-from quickstudy.train import fit
+from quickstudy.data.setting import Setting
+from quickstudy.metric.gaussian import GaussianPrototypical, distances, gaussians
+from quickstudy.metric.prototypical import Prototypical
+from quickstudy.recipes import weights
+from quickstudy.recipes.catalogue import RECIPES
+from quickstudy.recipes.recipe import Recipe
+from quickstudy.training.fit import fit
+from quickstudy.training.launch import launch
+from quickstudy.training.schedules import adam, cosine
 
 SETTING = Setting(20, 5, 5)
 TRAIN = Setting(20, 2, 5)
@@ -325,7 +328,7 @@ def train(
             optimizer=adam(LR),
             schedule=cosine(steps, warmup=round(WARMUP * steps)),
             every=50,
-            fabric=experiment.launch("cpu"),
+            fabric=launch("cpu"),
             out=out / name,
             resume=True,
             manifest=manifest,
@@ -434,7 +437,7 @@ def clean_pair(gaussian: str, plain: str) -> Pair:
     Raises:
         ValueError: if they are of another kind, or take different pictures.
     """
-    pair = [experiment.load_learner(name) for name in (gaussian, plain)]
+    pair = [weights.load_learner(name) for name in (gaussian, plain)]
     for (learner, _), kind, name in zip(
         pair, (GaussianPrototypical, Prototypical), (gaussian, plain), strict=True
     ):

@@ -13,7 +13,7 @@ from functools import partial
 
 from benchmarks.children import Child, run
 from benchmarks.rows import Row, write
-from quickstudy.data.omniglot import omniglot
+from quickstudy.data.datasets.omniglot import omniglot
 
 PICTURES = 32_460
 

@@ -14,20 +14,21 @@ from pathlib import Path
 import torch
 
 from benchmarks.rows import Row, write
-from quickstudy import checkpoint, experiment
-from quickstudy.data.folders import find_files
-from quickstudy.data.pool import data_root
-from quickstudy.kernel_sizes import sizes_on
-from quickstudy.memory import keep_freed_memory
+from quickstudy.core import checkpoint
+from quickstudy.core.kernels.memory import keep_freed_memory
+from quickstudy.core.kernels.sizes import sizes_on
+from quickstudy.data.cache import data_root
+from quickstudy.data.datasets.folders import find_files
+from quickstudy.recipes import catalogue
 from quickstudy.recognition.embedder import Embedder
-from quickstudy.recognition.recogniser import Recogniser
+from quickstudy.recognition.recognizer import Recogniser
 
 RECIPE = "faces-lfw"
 
 
 def untrained(folder: Path) -> Path:
     """A checkpoint that nothing was learned by."""
-    recipe = experiment.RECIPES[RECIPE]()
+    recipe = catalogue.RECIPES[RECIPE]()
     manifest = {"recipe": RECIPE, "arguments": {}, "items": recipe.item_format.as_dict()}
     manifest |= {"train": asdict(recipe.train), "seed": 0}
     checkpoint.save(folder / "best.safetensors", recipe.used(recipe.learner()).state_dict(), manifest)

@@ -14,9 +14,11 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.rows import Row, kept, write
-from quickstudy import experiment
-from quickstudy.display import Terminal
-from quickstudy.memory import keep_freed_memory
+from quickstudy.cli.terminal import Terminal
+from quickstudy.core.kernels.memory import keep_freed_memory
+from quickstudy.recipes import catalogue
+from quickstudy.recipes import run as recipes_run
+from quickstudy.training.launch import launch
 
 TASKS = {
     "maml-omniglot": 32,
@@ -34,9 +36,9 @@ TASKS = {
 
 def run(name: str, options: argparse.Namespace) -> list[Row]:
     """Train and measure one recipe."""
-    recipe, display = experiment.RECIPES[name](), Terminal()
-    fabric = experiment.launch(options.accelerator, precision=recipe.precision)
-    learner, progress = experiment.train(
+    recipe, display = catalogue.RECIPES[name](), Terminal()
+    fabric = launch(options.accelerator, precision=recipe.precision)
+    learner, progress = recipes_run.train(
         name,
         {},
         options.out / name,
@@ -48,7 +50,7 @@ def run(name: str, options: argparse.Namespace) -> list[Row]:
         seed=options.seed,
         resume=True,
     )
-    scores = experiment.measure(
+    scores = recipes_run.measure(
         recipe,
         learner,
         display=display,

@@ -56,7 +56,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 def enrol(path: Path, names: int, each: int) -> dict[str, float]:
     """Make a gallery."""
-    from quickstudy.recognition.gallery import Gallery
+    from quickstudy.recognition.gallery.gallery import Gallery
 
     with Gallery(path, encoder="benchmark", dimensions=DIMENSIONS) as gallery:
         rows = list(samples(names, each))
@@ -66,8 +66,8 @@ def enrol(path: Path, names: int, each: int) -> dict[str, float]:
 
 def search(path: Path, rounds: int) -> dict[str, dict[str, float]]:
     """Search it, by each pooling, and change it."""
-    from quickstudy.recognition.gallery import Gallery
-    from quickstudy.recognition.search import Pooling
+    from quickstudy.recognition.gallery.gallery import Gallery
+    from quickstudy.recognition.gallery.search import Pooling
 
     probes = np.random.default_rng(1).standard_normal((BATCH, DIMENSIONS), dtype=np.float32)
     with Gallery(path) as gallery:
@@ -93,7 +93,7 @@ def search(path: Path, rounds: int) -> dict[str, dict[str, float]]:
 
 def be_killed(path: Path, first: int) -> None:
     """Enrol number after number and remove every third, saying so."""
-    from quickstudy.recognition.gallery import Gallery
+    from quickstudy.recognition.gallery.gallery import Gallery
 
     with Gallery(path, encoder="benchmark") as gallery:
         for i in range(first, 10**9):
@@ -106,7 +106,7 @@ def be_killed(path: Path, first: int) -> None:
 
 def kill(path: Path, times: int) -> dict[str, int]:
     """Names told to be enrolled that are lost, names with some of their samples, damaged files."""
-    from quickstudy.recognition.gallery import Gallery
+    from quickstudy.recognition.gallery.gallery import Gallery
 
     rng, first, gone = random.Random(0), 0, set[int]()
     found = {"lost": 0, "half-written": 0, "not removed": 0, "damaged": 0}

@@ -15,11 +15,12 @@ from typing import Any
 import torch
 
 from benchmarks.rows import Row, read, write
-from quickstudy import experiment
-from quickstudy.display import Terminal
-from quickstudy.memory import keep_freed_memory
-from quickstudy.metrics import Mode, mean_ci95
-from quickstudy.recipes import RECIPES
+from quickstudy.cli.terminal import Terminal
+from quickstudy.core.kernels.memory import keep_freed_memory
+from quickstudy.core.scores import Mode, mean_ci95
+from quickstudy.recipes import run
+from quickstudy.recipes.catalogue import RECIPES
+from quickstudy.training.launch import launch
 
 BENCHMARK = "label_splits"
 NAMES = (
@@ -36,8 +37,8 @@ EPISODES = 1000
 
 def measure(name: str, draw: int, steps: int | None, episodes: int, out: Path) -> list[Row]:
     """Train one recipe with one draw of labels, and test it: a row a mode."""
-    fabric = experiment.launch("cpu", 1, RECIPES[name]().precision)
-    learner, progress = experiment.train(
+    fabric = launch("cpu", 1, RECIPES[name]().precision)
+    learner, progress = run.train(
         name,
         {"label_seed": draw},
         out / f"{name}-{draw}",
@@ -48,7 +49,7 @@ def measure(name: str, draw: int, steps: int | None, episodes: int, out: Path) -
         resume=True,
     )
     recipe = RECIPES[name](label_seed=draw)
-    scores = experiment.measure(recipe, learner, display=Terminal(), episodes=episodes, modes=MODES)
+    scores = run.measure(recipe, learner, display=Terminal(), episodes=episodes, modes=MODES)
     return [
         row_of(
             name,

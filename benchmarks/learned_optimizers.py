@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.rows import Row, kept, write
-from quickstudy.adapt import Rule
-from quickstudy.memory import keep_freed_memory
-from quickstudy.metrics import FinalLoss
-from quickstudy.optimizer import load_rule, shipped_rules
-from quickstudy.plots import race_curves
-from quickstudy.race import Curve, baselines, race
-from quickstudy.recipes.rules import FAMILIES, RULE_RECIPES
+from quickstudy.core.adapt import Rule
+from quickstudy.core.kernels.memory import keep_freed_memory
+from quickstudy.core.scores import FinalLoss
+from quickstudy.optimizer.plots import race_curves
+from quickstudy.optimizer.race import Curve, baselines, race
+from quickstudy.optimizer.weights import load_rule, shipped_rules
+from quickstudy.recipes.optimizer import RULE_RECIPES
+from quickstudy.recipes.problems import FAMILIES
 
 
 @dataclass(frozen=True)

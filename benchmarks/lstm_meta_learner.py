@@ -22,21 +22,24 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.rows import Row, kept, write
-from quickstudy.data.episodes import Episodes, Setting, floats
-from quickstudy.data.omniglot import omniglot
+from quickstudy.core.kernels.memory import keep_freed_memory
+from quickstudy.core.learner import Learner
+from quickstudy.core.scores import Mode, Score
+from quickstudy.data.datasets.omniglot import omniglot
+from quickstudy.data.episodes import Episodes
+from quickstudy.data.formats.items import floats
 from quickstudy.data.pool import ClassPool
-from quickstudy.encoders import Classifier, Conv4
-from quickstudy.evaluation import evaluate
-from quickstudy.learner import Learner
-from quickstudy.learners.lstm_meta_learner import LSTMMetaLearner
-from quickstudy.learners.maml import FOMAML, MAML
-from quickstudy.learners.meta_sgd import MetaSGD
-from quickstudy.learners.prototypical import Prototypical
-from quickstudy.memory import keep_freed_memory
-from quickstudy.metrics import Mode, Score
-from quickstudy.rules.cell_state import CellStateRule, Gates
-from quickstudy.schedules import adam, cosine
-from quickstudy.train import fit
+from quickstudy.data.setting import Setting
+from quickstudy.encoders.classifier import Classifier
+from quickstudy.encoders.conv4 import Conv4
+from quickstudy.initialization.maml import FOMAML, MAML
+from quickstudy.initialization.meta_sgd import MetaSGD
+from quickstudy.metric.prototypical import Prototypical
+from quickstudy.optimizer.lstm_meta_learner import LSTMMetaLearner
+from quickstudy.optimizer.rules.cell_state import CellStateRule, Gates
+from quickstudy.training.evaluate import evaluate
+from quickstudy.training.fit import fit
+from quickstudy.training.schedules import adam, cosine
 
 MODES: tuple[Mode, Mode] = ("inductive", "transductive")
 CLIP, CHANNELS, BATCH = 1.0, 32, 128

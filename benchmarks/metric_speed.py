@@ -22,19 +22,21 @@ import torch
 from benchmarks.children import Child, alternate, pooled
 from benchmarks.plain import characters
 from benchmarks.rows import Row, write
-from quickstudy.data.episodes import Episodes, Setting
-from quickstudy.encoders import Conv4
-from quickstudy.evaluation import evaluate
-from quickstudy.experiment import TASKS, launch
-from quickstudy.learner import Learner
-from quickstudy.learners.gaussian import GaussianPrototypical, gaussian_encoder
-from quickstudy.learners.matching import FullContext, Matching
-from quickstudy.learners.prototypical import Prototypical
-from quickstudy.learners.relation import Comparison, Relation, relation_encoder
-from quickstudy.learners.semi_supervised import SemiPrototypical
-from quickstudy.learners.siamese import Siamese
-from quickstudy.memory import keep_freed_memory
-from quickstudy.train import fit
+from quickstudy.core.kernels.memory import keep_freed_memory
+from quickstudy.core.learner import Learner
+from quickstudy.data.episodes import Episodes
+from quickstudy.data.setting import Setting
+from quickstudy.encoders.conv4 import Conv4
+from quickstudy.metric.gaussian import GaussianPrototypical, gaussian_encoder
+from quickstudy.metric.matching import FullContext, Matching
+from quickstudy.metric.prototypical import Prototypical
+from quickstudy.metric.relation import Comparison, Relation, relation_encoder
+from quickstudy.metric.semi_supervised import SemiPrototypical
+from quickstudy.metric.siamese import Siamese
+from quickstudy.recipes.run import TASKS
+from quickstudy.training.evaluate import evaluate
+from quickstudy.training.fit import fit
+from quickstudy.training.launch import launch
 
 WARM_UP = 3
 """Steps and meta-batches that are not timed: the first ones allocate."""

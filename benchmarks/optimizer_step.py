@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from benchmarks.rows import Row, write
-from quickstudy.memory import keep_freed_memory
-from quickstudy.optimizer import LearnedOptimizer
-from quickstudy.rules.lstm import LSTMRule
-from quickstudy.rules.mlp import MLPRule
-from quickstudy.rules.rnnprop import RNNpropRule
+from quickstudy.core.kernels.memory import keep_freed_memory
+from quickstudy.optimizer.rules.lstm import LSTMRule
+from quickstudy.optimizer.rules.mlp import MLPRule
+from quickstudy.optimizer.rules.rnnprop import RNNpropRule
+from quickstudy.optimizer.torch_optimizer import LearnedOptimizer
 
 PARAMETERS = 100_000
 TENSORS = (4, 40)

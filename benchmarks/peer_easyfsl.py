@@ -52,16 +52,17 @@ from torch import Tensor, nn
 from benchmarks.children import Child, alternate, pooled, run
 from benchmarks.plain import PlainConv4, characters, plain_comparison, plain_relation_encoder, take_weights
 from benchmarks.rows import Row, write
-from quickstudy.data.episodes import Episodes, Setting
-from quickstudy.encoders import Conv4
-from quickstudy.episode import Episode
-from quickstudy.experiment import TASKS
-from quickstudy.learner import Learner
-from quickstudy.learners.matching import FullContext, Matching
-from quickstudy.learners.prototypical import Prototypical
-from quickstudy.learners.relation import Comparison, Relation, relation_encoder
-from quickstudy.memory import keep_freed_memory
-from quickstudy.metrics import accuracies
+from quickstudy.core.episode import Episode
+from quickstudy.core.kernels.memory import keep_freed_memory
+from quickstudy.core.learner import Learner
+from quickstudy.core.scores import accuracies
+from quickstudy.data.episodes import Episodes
+from quickstudy.data.setting import Setting
+from quickstudy.encoders.conv4 import Conv4
+from quickstudy.metric.matching import FullContext, Matching
+from quickstudy.metric.prototypical import Prototypical
+from quickstudy.metric.relation import Comparison, Relation, relation_encoder
+from quickstudy.recipes.run import TASKS
 
 TEST = Setting(5, 1, 15)
 WARM_UP = 2

@@ -57,13 +57,15 @@ from torch.func import functional_call
 from benchmarks.children import Child, alternate, pooled, run
 from benchmarks.plain import characters
 from benchmarks.rows import Row, read, write
-from benchmarks.tables import RATIO, number, pivot
-from quickstudy.data.episodes import Episodes, Setting
-from quickstudy.encoders import MLP, Classifier, Conv4
-from quickstudy.episode import Episode, Support
-from quickstudy.layers import channels_last
-from quickstudy.learners.maml import MAML
-from quickstudy.memory import keep_freed_memory
+from quickstudy.core.episode import Episode, Support
+from quickstudy.core.kernels.convolution import channels_last
+from quickstudy.core.kernels.memory import keep_freed_memory
+from quickstudy.data.episodes import Episodes
+from quickstudy.data.setting import Setting
+from quickstudy.encoders.classifier import MLP, Classifier
+from quickstudy.encoders.conv4 import Conv4
+from quickstudy.initialization.maml import MAML
+from tools.tables import RATIO, number, pivot
 
 VERSIONS = {"learn2learn": "0.2.0", "higher": "0.2.1", "torchopt": "0.7.3"}
 CHECKED = 3

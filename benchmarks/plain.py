@@ -5,11 +5,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from quickstudy.data.glyphs import glyphs
-from quickstudy.data.omniglot import ARCHIVES, omniglot
-from quickstudy.data.pool import ClassPool, data_root
-from quickstudy.encoders import Conv4
-from quickstudy.layers import channels_last as to_channels_last
+from quickstudy.core.kernels.convolution import channels_last as to_channels_last
+from quickstudy.data.cache import data_root
+from quickstudy.data.datasets.glyphs import glyphs
+from quickstudy.data.datasets.omniglot import ARCHIVES, omniglot
+from quickstudy.data.pool import ClassPool
+from quickstudy.encoders.conv4 import Conv4
 
 
 class PlainConv4(nn.Module):

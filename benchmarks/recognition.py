@@ -22,22 +22,22 @@ import torch
 from torch import nn
 
 from benchmarks.rows import Row, read, write
-from quickstudy import experiment
-from quickstudy.data.faces import LFW_TEST, LFW_VALIDATION, lfw, orl, pair_items, view2
+from quickstudy.core.kernels.memory import keep_freed_memory
+from quickstudy.core.scores import mean_ci95
+from quickstudy.data.datasets.faces import LFW_TEST, LFW_VALIDATION, lfw, orl, pair_items, view2
 from quickstudy.data.pool import ClassPool
-from quickstudy.encoders import TestTimeAugmentation
-from quickstudy.measured import Embedding
-from quickstudy.memory import keep_freed_memory
-from quickstudy.metrics import mean_ci95
+from quickstudy.encoders.postprocess import Embedding
+from quickstudy.encoders.test_time import TestTimeAugmentation
+from quickstudy.metric.verification import verification
+from quickstudy.recipes import weights
 from quickstudy.recognition.calibration import calibrate
 from quickstudy.recognition.embedder import Embedder
 from quickstudy.recognition.evaluation import Labelled, embed_pool
-from quickstudy.recognition.identification import enrolment_draws
+from quickstudy.recognition.gallery.search import Pooling
 from quickstudy.recognition.pairs import pooled_scores, score_pairs
 from quickstudy.recognition.pooling import Poolings, compare_poolings
-from quickstudy.recognition.search import Pooling
-from quickstudy.recognition.verification import achieved, lfw_view2, min_dcf
-from quickstudy.roc import verification
+from quickstudy.recognition.report.error_rates import achieved, lfw_view2, min_dcf
+from quickstudy.recognition.report.identification import enrolment_draws
 
 SETTINGS = {  # ways, shots, draws
     "faces-orl": ((10, 1, 500), (10, 5, 500)),
@@ -59,7 +59,7 @@ def rows_of(name: str, run: Path) -> Iterator[Row]:
     manifest = embedder.manifest
     if manifest.get("trainval"):
         raise SystemExit(f"{run} was trained on the validation classes too, which thresholds are measured on")
-    recipe = experiment.recipe_of(manifest)
+    recipe = weights.recipe_of(manifest)
     pool = recipe.pool()
     development, test = (embed_pool(embedder, pool.split(s)) for s in ("validation", "test"))
     sources = development.sources if recipe.apart else None

@@ -104,7 +104,7 @@ class Row:
 def write(name: str, rows: Iterable[Row]) -> Path:
     """Write the results of a benchmark, one row a line, in place of those of its last run."""
     # late, because it brings torch along: a parent must hold less than the child it measures (children.py)
-    from quickstudy.checkpoint import write_whole
+    from quickstudy.core.files import write_whole
 
     lines = [json.dumps(_rounded(asdict(row)), ensure_ascii=False, allow_nan=False) for row in rows]
     path = RESULTS / f"{name}.json"

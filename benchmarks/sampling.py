@@ -24,9 +24,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.plain import characters
 from benchmarks.rows import Row, write
-from quickstudy.data.episodes import Episodes, Setting
+from quickstudy.core.kernels.memory import keep_freed_memory
+from quickstudy.data.episodes import Episodes
 from quickstudy.data.pool import ClassPool
-from quickstudy.memory import keep_freed_memory
+from quickstudy.data.setting import Setting
 
 TASKS = 32
 SETTING = Setting(5, 1, 15)

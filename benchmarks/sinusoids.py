@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 
 from benchmarks.rows import Row, write
-from quickstudy import plots, sinusoids
-from quickstudy.data.sinusoids import Sinusoids
-from quickstudy.display import Terminal
-from quickstudy.metrics import mean_ci95
+from quickstudy.cli.terminal import Terminal
+from quickstudy.core.scores import mean_ci95
+from quickstudy.data.datasets.sinusoids import Sinusoids
+from quickstudy.initialization import plots
+from quickstudy.recipes import sinusoids
 
 STEPS = (0, 1, 5, 10)
 TASKS = 600

@@ -24,14 +24,15 @@ from typing import Any
 from benchmarks.children import run
 from benchmarks.plain import encoder
 from benchmarks.rows import Row, write
-from quickstudy.data.episodes import Episodes, Setting
-from quickstudy.data.omniglot import omniglot
-from quickstudy.evaluation import evaluate
-from quickstudy.experiment import launch
-from quickstudy.learners.prototypical import Prototypical
-from quickstudy.memory import keep_freed_memory
-from quickstudy.schedules import adam, cosine, halve_every
-from quickstudy.train import fit
+from quickstudy.core.kernels.memory import keep_freed_memory
+from quickstudy.data.datasets.omniglot import omniglot
+from quickstudy.data.episodes import Episodes
+from quickstudy.data.setting import Setting
+from quickstudy.metric.prototypical import Prototypical
+from quickstudy.training.evaluate import evaluate
+from quickstudy.training.fit import fit
+from quickstudy.training.launch import launch
+from quickstudy.training.schedules import adam, cosine, halve_every
 
 TRAIN, GOAL = Setting(60, 1, 5), Setting(5, 1, 15)
 EPISODES, EVERY, TASKS = 400, 50, 10

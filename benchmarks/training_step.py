@@ -23,12 +23,13 @@ from torch import Tensor, nn
 from benchmarks.children import alternate, pooled, run
 from benchmarks.plain import characters, encoder
 from benchmarks.rows import Row, write
-from quickstudy.data.episodes import Episodes, Setting
-from quickstudy.experiment import launch
-from quickstudy.learners.prototypical import Prototypical
-from quickstudy.memory import keep_freed_memory
-from quickstudy.schedules import adam
-from quickstudy.train import fit
+from quickstudy.core.kernels.memory import keep_freed_memory
+from quickstudy.data.episodes import Episodes
+from quickstudy.data.setting import Setting
+from quickstudy.metric.prototypical import Prototypical
+from quickstudy.training.fit import fit
+from quickstudy.training.launch import launch
+from quickstudy.training.schedules import adam
 
 SETTING = Setting(60, 1, 5)
 WARM_UP = 3

@@ -17,16 +17,18 @@ from typing import Any
 import torch
 
 from benchmarks.rows import Row, kept, write
-from quickstudy import experiment, plots
-from quickstudy.data.alphabets import WithinAlphabets
-from quickstudy.data.episodes import Episodes, Setting
-from quickstudy.data.omniglot import omniglot
+from quickstudy.core.kernels.memory import keep_freed_memory
+from quickstudy.core.scores import Mode, mean_ci95
+from quickstudy.data.datasets.alphabets import WithinAlphabets
+from quickstudy.data.datasets.omniglot import omniglot
+from quickstudy.data.episodes import Episodes
 from quickstudy.data.pool import ClassPool
-from quickstudy.evaluation import evaluate
-from quickstudy.learners.siamese import Siamese
-from quickstudy.memory import keep_freed_memory
-from quickstudy.metrics import Mode, mean_ci95
-from quickstudy.roc import verify
+from quickstudy.data.setting import Setting
+from quickstudy.metric import plots
+from quickstudy.metric.siamese import Siamese
+from quickstudy.metric.verification import verify
+from quickstudy.recipes import catalogue, weights
+from quickstudy.training.evaluate import evaluate
 
 VINYALS, LAKE = "siamese-omniglot", "siamese-omniglot-lake"
 PAIR_SETTING, PAIR_TASKS, PARTS = Setting(20, 1, 5), 100, 20
@@ -40,7 +42,7 @@ def pair_rows(
     name: str, learner: Siamese, trained: dict[str, Any], seed: int, pictures: Path | None
 ) -> list[Row]:
     """Verification figures of test classes, in %."""
-    pool = experiment.RECIPES[name]().pool().split("test")
+    pool = catalogue.RECIPES[name]().pool().split("test")
     rows: list[Row] = []
     for mode in MODES:
         whole = verify(learner, Episodes(pool, PAIR_SETTING, 1, seed), PAIR_TASKS, mode)
@@ -80,7 +82,7 @@ def pair_rows(
 
 def upright(split: str) -> ClassPool:
     """Characters of the Lake split, none turned by 90° or more, as the network of their recipe takes them."""
-    size = experiment.RECIPES[LAKE]().item_format.size
+    size = catalogue.RECIPES[LAKE]().item_format.size
     return omniglot(size=size, split="lake", rotations=False).split(split)
 
 
@@ -109,9 +111,7 @@ def trial_rows(learner: Siamese, trained: dict[str, Any], seed: int) -> list[Row
 def load(name: str) -> tuple[Siamese, dict[str, Any]]:
     """A model, and what its rows say of its training."""
     try:
-        learner, manifest = experiment.load_learner(
-            name if name in experiment.models() else Path("runs") / name
-        )
+        learner, manifest = weights.load_learner(name if name in weights.models() else Path("runs") / name)
     except FileNotFoundError as error:
         raise SystemExit(f"{error}; quickstudy train {name} makes it") from None
     if not isinstance(learner, Siamese):

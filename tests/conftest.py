@@ -1,15 +1,15 @@
-"""A pool whose pictures say which class and item they are; one thread a process."""
+"""One thread a process, and what many tests are given."""
 
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import settings
 
 from quickstudy.data.pool import ClassPool
+from tests.support.pools import coded_pool
 
 DATA = os.environ.get("QUICKSTUDY_DATA")  # before any test changes it
 
@@ -43,17 +43,6 @@ def real_data() -> Callable[[str], Path]:
         return Path(DATA)
 
     return root
-
-
-def coded_pool(counts: Sequence[int]) -> ClassPool:
-    """Item j of class c is the 2×2 picture [[c, j], [255 − c, 7]]."""
-    items = [[[c, j], [255 - c, 7]] for c, count in enumerate(counts) for j in range(count)]
-    return ClassPool.from_arrays(
-        np.asarray(items, dtype=np.uint8)[:, None],
-        [f"class{c}" for c in range(len(counts))],
-        counts,
-        name="coded",
-    )
 
 
 @pytest.fixture

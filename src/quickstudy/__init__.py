@@ -10,77 +10,81 @@ from typing import TYPE_CHECKING, Any
 __version__: str  # of the installed package; looked up when first asked for
 
 if TYPE_CHECKING:
-    from quickstudy.data.alphabets import WithinAlphabets
-    from quickstudy.data.episodes import Episodes, Labels, Setting
-    from quickstudy.data.folders import image_folders
-    from quickstudy.data.glyphs import glyphs
-    from quickstudy.data.images import ImageFormat
-    from quickstudy.data.omniglot import omniglot
+    from quickstudy.core.episode import Episode, Support
+    from quickstudy.core.learner import Learner
+    from quickstudy.core.scores import Score
+    from quickstudy.data.datasets.alphabets import WithinAlphabets
+    from quickstudy.data.datasets.folders import image_folders
+    from quickstudy.data.datasets.glyphs import glyphs
+    from quickstudy.data.datasets.omniglot import omniglot
+    from quickstudy.data.episodes import Episodes
+    from quickstudy.data.formats.images import ImageFormat
     from quickstudy.data.pool import ClassPool
-    from quickstudy.encoders import MLP, Classifier, Conv4
-    from quickstudy.episode import Episode, Support
-    from quickstudy.evaluation import evaluate
-    from quickstudy.experiment import load_learner
-    from quickstudy.learner import Learner
-    from quickstudy.learners.anil import ANIL
-    from quickstudy.learners.gaussian import GaussianPrototypical
-    from quickstudy.learners.lstm_meta_learner import LSTMMetaLearner
-    from quickstudy.learners.maml import FOMAML, MAML
-    from quickstudy.learners.matching import Matching
-    from quickstudy.learners.meta_sgd import MetaSGD
-    from quickstudy.learners.prototypical import Prototypical
-    from quickstudy.learners.relation import Relation
-    from quickstudy.learners.reptile import Reptile
-    from quickstudy.learners.semi_supervised import SemiPrototypical
-    from quickstudy.learners.siamese import Siamese, draw_pairs
-    from quickstudy.metrics import Score
-    from quickstudy.optimizer import LearnedOptimizer, load_rule
-    from quickstudy.predict import predict_folders
-    from quickstudy.roc import Verification, verification, verify
-    from quickstudy.schedules import cosine, halve_every
-    from quickstudy.train import fit
+    from quickstudy.data.setting import Labels, Setting
+    from quickstudy.encoders.classifier import MLP, Classifier
+    from quickstudy.encoders.conv4 import Conv4
+    from quickstudy.initialization.anil import ANIL
+    from quickstudy.initialization.maml import FOMAML, MAML
+    from quickstudy.initialization.meta_sgd import MetaSGD
+    from quickstudy.initialization.reptile import Reptile
+    from quickstudy.metric.gaussian import GaussianPrototypical
+    from quickstudy.metric.matching import Matching
+    from quickstudy.metric.pairs import draw_pairs
+    from quickstudy.metric.prototypical import Prototypical
+    from quickstudy.metric.relation import Relation
+    from quickstudy.metric.semi_supervised import SemiPrototypical
+    from quickstudy.metric.siamese import Siamese
+    from quickstudy.metric.verification import Verification, verification, verify
+    from quickstudy.optimizer.lstm_meta_learner import LSTMMetaLearner
+    from quickstudy.optimizer.torch_optimizer import LearnedOptimizer
+    from quickstudy.optimizer.weights import load_rule
+    from quickstudy.recipes.weights import load_learner
+    from quickstudy.training.evaluate import evaluate
+    from quickstudy.training.fit import fit
+    from quickstudy.training.predict import predict_folders
+    from quickstudy.training.schedules import cosine, halve_every
 
 _HOMES = {
-    "ANIL": "learners.anil",
+    "ANIL": "initialization.anil",
     "ClassPool": "data.pool",
-    "Classifier": "encoders",
-    "Conv4": "encoders",
-    "Episode": "episode",
+    "Classifier": "encoders.classifier",
+    "Conv4": "encoders.conv4",
+    "Episode": "core.episode",
     "Episodes": "data.episodes",
-    "FOMAML": "learners.maml",
-    "GaussianPrototypical": "learners.gaussian",
-    "ImageFormat": "data.images",
-    "LSTMMetaLearner": "learners.lstm_meta_learner",
-    "Labels": "data.episodes",
-    "LearnedOptimizer": "optimizer",
-    "Learner": "learner",
-    "MAML": "learners.maml",
-    "MLP": "encoders",
-    "Matching": "learners.matching",
-    "MetaSGD": "learners.meta_sgd",
-    "Prototypical": "learners.prototypical",
-    "Relation": "learners.relation",
-    "Reptile": "learners.reptile",
-    "Score": "metrics",
-    "SemiPrototypical": "learners.semi_supervised",
-    "Setting": "data.episodes",
-    "Siamese": "learners.siamese",
-    "Support": "episode",
-    "Verification": "roc",
-    "WithinAlphabets": "data.alphabets",
-    "cosine": "schedules",
-    "draw_pairs": "learners.siamese",
-    "evaluate": "evaluation",
-    "fit": "train",
-    "glyphs": "data.glyphs",
-    "halve_every": "schedules",
-    "image_folders": "data.folders",
-    "load_learner": "experiment",
-    "load_rule": "optimizer",
-    "omniglot": "data.omniglot",
-    "predict_folders": "predict",
-    "verification": "roc",
-    "verify": "roc",
+    "FOMAML": "initialization.maml",
+    "GaussianPrototypical": "metric.gaussian",
+    "ImageFormat": "data.formats.images",
+    "LSTMMetaLearner": "optimizer.lstm_meta_learner",
+    "Labels": "data.setting",
+    "LearnedOptimizer": "optimizer.torch_optimizer",
+    "Learner": "core.learner",
+    "MAML": "initialization.maml",
+    "MLP": "encoders.classifier",
+    "Matching": "metric.matching",
+    "MetaSGD": "initialization.meta_sgd",
+    "Prototypical": "metric.prototypical",
+    "Relation": "metric.relation",
+    "Reptile": "initialization.reptile",
+    "Score": "core.scores",
+    "SemiPrototypical": "metric.semi_supervised",
+    "Setting": "data.setting",
+    "Siamese": "metric.siamese",
+    "Support": "core.episode",
+    "Verification": "metric.verification",
+    "WithinAlphabets": "data.datasets.alphabets",
+    "cosine": "training.schedules",
+    "draw_pairs": "metric.pairs",
+    "evaluate": "training.evaluate",
+    "fit": "training.fit",
+    "glyphs": "data.datasets.glyphs",
+    "halve_every": "training.schedules",
+    "image_folders": "data.datasets.folders",
+    "load_learner": "recipes.weights",
+    "load_rule": "optimizer.weights",
+    "omniglot": "data.datasets.omniglot",
+    "predict_folders": "training.predict",
+    "verification": "metric.verification",
+    "verify": "metric.verification",
 }
 
 __all__ = [

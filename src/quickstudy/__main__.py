@@ -6,7 +6,7 @@ import sys
 
 def main() -> None:
     """Run the command line; errors that a user can mend are one line, and the exit code is 1."""
-    from quickstudy.cli import app
+    from quickstudy.cli.app import app
 
     try:
         app(prog_name="quickstudy")

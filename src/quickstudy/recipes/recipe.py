@@ -2,19 +2,74 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from torch import nn
 
-from quickstudy.data.augment import Augment
-from quickstudy.data.episodes import Labels, Setting
-from quickstudy.data.formats import ItemFormat
-from quickstudy.data.images import Progress
+from quickstudy.core.learner import Learner, with_embedding
+from quickstudy.core.scores import Mode
+from quickstudy.data.augment.images import Augment
+from quickstudy.data.formats.images import Progress
+from quickstudy.data.formats.items import ItemFormat
 from quickstudy.data.pool import ClassPool
-from quickstudy.learner import Learner, with_embedding
-from quickstudy.metrics import Mode
-from quickstudy.schedules import MakeOptimizer, Schedule, adam
+from quickstudy.data.setting import Labels, Setting
+from quickstudy.optimizer.problems.problem import Family
+from quickstudy.optimizer.rule_learner import Objective
+from quickstudy.optimizer.truncation import Horizon
+from quickstudy.recipes.problems import FAMILIES
+from quickstudy.training.schedules import MakeOptimizer, Schedule, adam, cosine
+
+_COSINE = partial(cosine, warmup=20)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleRecipe:
+    """One learned rule: what is learned on what, how.
+
+    Args:
+        summary: one line.
+        paper: where it was published.
+        rule: makes a fresh one.
+        family_name: of the problems, as in `FAMILIES`; those of "test" are never seen in training.
+        problems: side by side, in training.
+        steps: meta-steps.
+        unroll: steps of the optimisees in a meta-step, 20 in the paper. With 3 or 5 there are more meta-steps
+            for the same work, which leads farther on quadratics and digits (measured).
+        horizon: as in `RuleLearner`.
+        race: steps after which rules are compared, and by which weights are selected.
+        objective: as in `RuleLearner`.
+        log: as in `RuleLearner`.
+        lr: of Adam.
+        clip: largest norm of the meta-gradient.
+        schedule: multiplies the learning rate.
+        validation_problems: how many, of each family of a mixture.
+        every: meta-steps between validations.
+        precision: as Lightning Fabric names it.
+    """
+
+    summary: str
+    paper: str
+    rule: Callable[[], nn.Module]
+    family_name: str
+    steps: int
+    problems: int = 64
+    unroll: int = 5
+    horizon: Horizon = field(default_factory=Horizon)
+    race: int = 100
+    objective: Objective = "train"
+    log: bool = False
+    lr: float = 1e-2
+    clip: float = 1.0
+    schedule: Callable[[int], Schedule] = _COSINE
+    validation_problems: int = 256
+    every: int = 250
+    precision: str = "32-true"
+
+    def family(self, split: str, root: str | Path | None = None) -> Family:
+        """The problems of a split."""
+        return FAMILIES[self.family_name](split, root)
 
 
 class MakePool(Protocol):

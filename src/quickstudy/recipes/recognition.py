@@ -15,17 +15,12 @@ from typing import Literal, get_args
 
 from torch import nn
 
-from quickstudy.audio import LogMel, ShiftSpeedTTA, SpecAugment
-from quickstudy.data.audio import AudioFormat
-from quickstudy.data.augment import FACES, Augment, Chain
-from quickstudy.data.augment_audio import Gain, Noise, Shift, Speed
-from quickstudy.data.episodes import Setting
-from quickstudy.data.faces import lfw, orl
-from quickstudy.data.folders import FRACTIONS, folder_pool
-from quickstudy.data.formats import ItemFormat
-from quickstudy.data.images import ImageFormat
-from quickstudy.data.invented import recorded
-from quickstudy.data.speech import (
+from quickstudy.core.learner import Learner
+from quickstudy.data.augment.audio import Gain, Noise, Shift, Speed
+from quickstudy.data.augment.images import FACES, Augment, Chain
+from quickstudy.data.datasets.faces import lfw, orl
+from quickstudy.data.datasets.folders import folder_pool
+from quickstudy.data.datasets.speech import (
     DIGITS_8K,
     VOICES_16K,
     WORDS_16K,
@@ -33,15 +28,23 @@ from quickstudy.data.speech import (
     arabic_words,
     fsdd,
 )
-from quickstudy.encoders import TDNN, FlipTTA, ResNet
-from quickstudy.learner import Learner
-from quickstudy.learners.prototypical import Prototypical
-from quickstudy.learners.siamese import Siamese, contrastive_loss
-from quickstudy.learners.siamese import cosine as cosine_energy
-from quickstudy.learners.supervised_contrastive import SupervisedContrastive
-from quickstudy.measured import WCCN, CohortNorm, Embedding
+from quickstudy.data.datasets.spliced_words import recorded
+from quickstudy.data.formats.audio import AudioFormat
+from quickstudy.data.formats.images import ImageFormat
+from quickstudy.data.formats.items import ItemFormat
+from quickstudy.data.setting import Setting
+from quickstudy.data.splits import FRACTIONS
+from quickstudy.encoders.postprocess import WCCN, CohortNorm, Embedding
+from quickstudy.encoders.resnet import ResNet
+from quickstudy.encoders.spectrogram import LogMel, SpecAugment
+from quickstudy.encoders.tdnn import TDNN
+from quickstudy.encoders.test_time import FlipTTA, ShiftSpeedTTA
+from quickstudy.metric.distances import cosine as cosine_energy
+from quickstudy.metric.prototypical import Prototypical
+from quickstudy.metric.siamese import Siamese, contrastive_loss
+from quickstudy.metric.supervised_contrastive import SupervisedContrastive
 from quickstudy.recipes.recipe import MakePool, Recipe
-from quickstudy.schedules import Schedule, cosine, restarted
+from quickstudy.training.schedules import Schedule, cosine, restarted
 
 Method = Literal["siamese", "euclidean", "prototypical", "supervised-contrastive"]
 COSINES: tuple[Method, ...] = ("siamese", "supervised-contrastive")

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
 
+from quickstudy.core.wording import plural
+from quickstudy.metric.verification import verification
+from quickstudy.recognition.gallery.search import Pooling
 from quickstudy.recognition.pairs import Floats, Interval, Pairs, Resamples, Scorer, checked, score_pairs
-from quickstudy.recognition.search import Pooling
-from quickstudy.roc import verification
-from quickstudy.wording import plural
 
 Cost = tuple[float, float, float]
 """Cost of a false accept, cost of a false reject, prior of a genuine pair."""

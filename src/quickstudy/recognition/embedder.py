@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from quickstudy import experiment
-from quickstudy.data.audio import AudioFormat, is_silent
-from quickstudy.data.episodes import floats
-from quickstudy.data.formats import ItemFormat, Items, decode_items
-from quickstudy.kernel_sizes import sizes_on
-from quickstudy.learner import Learner, embed
-from quickstudy.learners.prototypical import Prototypical
-from quickstudy.learners.siamese import Siamese, cosine, euclidean
+from quickstudy.core.kernels.sizes import sizes_on
+from quickstudy.core.learner import Learner, embed
+from quickstudy.data.formats.audio import AudioFormat, is_silent
+from quickstudy.data.formats.items import ItemFormat, Items, decode_items, floats
+from quickstudy.metric.distances import cosine, euclidean
+from quickstudy.metric.prototypical import Prototypical
+from quickstudy.metric.siamese import Siamese
+from quickstudy.recipes import weights
 from quickstudy.recognition.pairs import Energy
 
 Progress = Callable[[int, int], None]
@@ -69,13 +69,13 @@ class Embedder:
     """
 
     def __init__(self, model: str | Path) -> None:
-        learner, self.manifest = experiment.load_learner(model)
-        self.path = experiment.find(model)
-        self.name = str(model) if str(model) in experiment.models() else str(self.path.resolve())
+        learner, self.manifest = weights.load_learner(model)
+        self.path = weights.find(model)
+        self.name = str(model) if str(model) in weights.models() else str(self.path.resolve())
         self.encoder: nn.Module
         self.energy: Energy
         self.encoder, self.energy = encoder_of(learner)
-        self.format: ItemFormat = experiment.item_format_of(self.manifest)
+        self.format: ItemFormat = weights.item_format_of(self.manifest)
         self.fingerprint = _fingerprint(self.encoder, self.manifest, self.energy)
 
     @torch.no_grad()

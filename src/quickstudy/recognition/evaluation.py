@@ -6,18 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
-from quickstudy import checkpoint, experiment
-from quickstudy.data.folders import class_folders
+from quickstudy.core import checkpoint
+from quickstudy.core.kernels.sizes import sizes_on
+from quickstudy.data.datasets.folders import class_folders
 from quickstudy.data.pool import ClassPool, Index
-from quickstudy.experiment import Display
-from quickstudy.kernel_sizes import sizes_on
+from quickstudy.recipes import weights as recipes_weights
 from quickstudy.recognition.calibration import Calibration, Cost, calibrate
 from quickstudy.recognition.embedder import Embedder, Vectors
+from quickstudy.recognition.gallery.search import Pooling
 from quickstudy.recognition.pairs import pooled_scores
 from quickstudy.recognition.pooling import Poolings, compare_poolings
-from quickstudy.recognition.recogniser import CALIBRATION
-from quickstudy.recognition.report import RecognitionReport, recognition_report
-from quickstudy.recognition.search import Pooling
+from quickstudy.recognition.recognizer import CALIBRATION
+from quickstudy.recognition.report.report import RecognitionReport, recognition_report
+from quickstudy.training.launch import Display
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,9 @@ def calibrate_model(
         ValueError: if the model ships with the library, it was trained on its validation classes and there
             is no folder, or as in `calibrate`.
     """
-    if str(model) in experiment.models():
+    if str(model) in recipes_weights.models():
         raise ValueError(
-            f"{model} ships with the library and can't be written to: copy {experiment.find(model)} and "
+            f"{model} ships with the library and can't be written to: copy {recipes_weights.find(model)} and "
             "calibrate the copy"
         )
     embedder = Embedder(model)
@@ -100,7 +101,7 @@ def calibrate_model(
             "others, with --images or --audio"
         )
     labelled = _unseen(embedder, "validation", folder, data_root, display)
-    apart = folder is None and experiment.recipe_of(embedder.manifest).apart
+    apart = folder is None and recipes_weights.recipe_of(embedder.manifest).apart
     z, labels, sources = labelled.embeddings, labelled.labels, labelled.sources if apart else None
     energy, poolings = embedder.energy, Poolings({}, {}, pooling)
     if not pooling:
@@ -169,7 +170,7 @@ def _unseen(
         if folder:
             pool = class_folders(folder, embedder.format, (0.0, 0.0, 1.0), progress=progress)
         else:
-            recipe = experiment.recipe_of(embedder.manifest)
+            recipe = recipes_weights.recipe_of(embedder.manifest)
             pool = recipe.pool(root=data_root, progress=progress).split(split)
     with display.counting("embedding") as progress:
         return embed_pool(embedder, pool, progress)

@@ -1,7 +1,7 @@
 """Pairs of a probe and what is enrolled under a name: their scores, and intervals of what is counted in them.
 
 Scores are higher the likelier two samples are of one identity, such as negative energies. A genuine pair is
-of one identity, an impostor pair of two. Letters beside those of `episode.py`: I items, K identities, M
+of one identity, an impostor pair of two. Letters beside those of `core/episode.py`: I items, K identities, M
 enrolled names, n samples of a name, B probes, P pairs.
 """
 
@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from quickstudy.kernel_sizes import sizes_on
-from quickstudy.recognition.search import TOP, Pooling
+from quickstudy.core.kernels.sizes import sizes_on
+from quickstudy.recognition.gallery.search import TOP, Pooling
 
 Floats = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]

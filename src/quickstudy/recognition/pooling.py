@@ -7,10 +7,10 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 
+from quickstudy.metric.verification import verification
 from quickstudy.recognition.calibration import FEW, SAMPLES, fitting
+from quickstudy.recognition.gallery.search import Pooling
 from quickstudy.recognition.pairs import Energy, checked, pooled_scores, score_pairs
-from quickstudy.recognition.search import Pooling
-from quickstudy.roc import verification
 
 
 @dataclass(frozen=True)

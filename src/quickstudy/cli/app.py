@@ -1,0 +1,52 @@
+"""The command line: the program, and its commands."""
+
+import os
+import sys
+import warnings
+from typing import Annotated
+
+import typer
+
+import quickstudy
+from quickstudy.cli import recognition
+from quickstudy.cli.demo import demo
+from quickstudy.cli.evaluate import evaluate
+from quickstudy.cli.lists import data, models, recipes
+from quickstudy.cli.optimize import optimize
+from quickstudy.cli.plot import plot
+from quickstudy.cli.predict import predict
+from quickstudy.cli.train import train
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    epilog="Start with [bold]quickstudy demo[/bold]; [bold]quickstudy recipes[/bold] lists more.",
+)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"quickstudy {quickstudy.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _quickstudy(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """Learning to learn: train, evaluate and use meta-learning methods."""
+    warnings.showwarning = _warn
+
+
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # the first process says it for all
+        print(f"warning: {message}", file=sys.stderr)
+
+
+recognition.add_to(app)
+for command in (train, evaluate, predict, recipes, models, data, plot, optimize, demo):
+    app.command()(command)

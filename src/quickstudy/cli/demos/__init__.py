@@ -1,0 +1,1 @@
+"""What `quickstudy demo` shows."""

@@ -1,0 +1,116 @@
+"""The command `evaluate`."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from quickstudy.cli.options import (
+    AsJson,
+    Checkpoint,
+    DataRoot,
+    SkipCorrupt,
+    as_setting,
+    score_table,
+    terminal,
+)
+
+if TYPE_CHECKING:
+    from quickstudy.data.setting import Setting
+    from quickstudy.recipes.recipe import Recipe
+
+
+QUERIES = 15
+"""Query items a class of a setting that the recipe doesn't test."""
+
+
+class Mode(StrEnum):
+    """What batch norm sees in evaluation."""
+
+    inductive = "inductive"
+    transductive = "transductive"
+    both = "both"
+
+
+def evaluate(
+    checkpoint: Checkpoint,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(help="Such as 5w1s; repeatable. (default: the recipe's)", show_default=False),
+    ] = None,
+    queries: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Query items a class. (default: the recipe's; 15 of a setting it doesn't state)",
+            show_default=False,
+        ),
+    ] = None,
+    episodes: Annotated[int, typer.Option(min=2, help="Test tasks.")] = 1000,
+    mode: Annotated[Mode, typer.Option(help="What batch norm sees.")] = Mode.inductive,
+    seed: Annotated[int, typer.Option(min=0, help="Of the episodes.")] = 0,
+    images: Annotated[Path | None, typer.Option(help="Test on the classes of this folder instead.")] = None,
+    skip_corrupt: SkipCorrupt = False,
+    accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    devices: Annotated[int, typer.Option(min=1)] = 1,
+    as_json: AsJson = False,
+    data_root: DataRoot = None,
+) -> None:
+    """Measure a checkpoint on test classes: mean accuracy with its 95 % interval.
+
+    Of a Siamese network also how well it tells pairs: EER, AUC, TAR at FAR.
+    """
+    from quickstudy.core.consoles import console
+    from quickstudy.core.kernels.memory import keep_freed_memory
+    from quickstudy.data.datasets.folders import folder_pool
+    from quickstudy.metric.siamese import Siamese
+    from quickstudy.recipes import run, weights
+    from quickstudy.training.launch import launch
+
+    asked_for = [as_setting(s, queries or QUERIES) for s in setting or []]
+    learner, manifest = weights.load_learner(checkpoint)
+    recipe = weights.recipe_of(manifest)
+    settings = as_tested(recipe, asked_for, queries)
+    alike = {str(s) for s in settings if s in recipe.tests}
+    recipe = replace(recipe, published={k: v for k, v in recipe.published.items() if k in alike})
+    if images:
+        fractions = (0.0, 0.0, 1.0)  # every class is a test class
+        pool = folder_pool(images, weights.item_format_of(manifest), fractions, skip_corrupt)
+        recipe = replace(recipe, pool=pool, published={}, labels=None, apart=False)
+    if accelerator in ("auto", "cpu"):
+        keep_freed_memory()
+    fabric = launch(accelerator, devices, "32-true")
+    learner.to(fabric.device)
+    modes: Any = ("inductive", "transductive") if mode is Mode.both else (mode.value,)
+    asked: Any = {
+        "display": terminal(fabric),
+        "settings": settings,
+        "episodes": episodes,
+        "modes": modes,
+        "seed": seed,
+        "data_root": data_root,
+    }
+    scores = run.measure(recipe, learner, fabric=fabric, **asked)
+    if fabric.global_rank == 0:
+        pairs = run.measure_pairs(recipe, learner, **asked) if isinstance(learner, Siamese) else []
+        if as_json:
+            print(json.dumps([s.as_dict() for s in (*scores, *pairs)], indent=2))
+        else:
+            console.print(score_table(scores, recipe))
+            for verification in pairs:
+                console.print(f"pairs: {verification}", highlight=False, soft_wrap=True)
+
+
+def as_tested(recipe: "Recipe", settings: "Sequence[Setting]", queries: int | None) -> "tuple[Setting, ...]":
+    """Settings as the recipe tests them: with as many queries, unless told, and with its unlabelled items."""
+    stated = {str(s): s for s in recipe.tests}
+    first = recipe.tests[0]
+    tested = [
+        stated.get(str(s), replace(s, unlabelled=first.unlabelled, distractors=first.distractors))
+        for s in settings or recipe.tests
+    ]
+    return tuple(replace(s, queries=queries) if queries else s for s in tested)

@@ -1,0 +1,132 @@
+"""The command `gallery`, and those under it."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quickstudy.cli.options import AsJson, Far, GalleryPath, Model, existing_gallery, open_gallery, say
+from quickstudy.core.wording import plural
+
+gallery_app = typer.Typer(no_args_is_help=True, help="Look after a gallery of enrolled samples.")
+
+
+@gallery_app.command("list")
+def list_(gallery: GalleryPath = "gallery.db", as_json: AsJson = False) -> None:
+    """Who is enrolled, and from how many samples."""
+    from quickstudy.cli.terminal import table
+    from quickstudy.core.consoles import console
+
+    with open_gallery(gallery) as opened:
+        entries = opened.names()
+    if as_json:
+        print(json.dumps([asdict(e) for e in entries], indent=2, default=str, ensure_ascii=False))
+        return
+    rows = table("name", "samples", "first", "last", wraps=("name",))
+    for e in entries:
+        rows.add_row(e.name, str(e.samples), f"{e.first:%Y-%m-%d %H:%M}", f"{e.last:%Y-%m-%d %H:%M}")
+    console.print(rows)
+
+
+@gallery_app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="An enrolled name.")],
+    gallery: GalleryPath = "gallery.db",
+    as_json: AsJson = False,
+) -> None:
+    """The samples of a name: digests of the files they were made from, and when."""
+    from quickstudy.cli.terminal import table
+    from quickstudy.core.consoles import console
+
+    with open_gallery(gallery) as opened:
+        samples = opened.samples(name)
+    if as_json:
+        print(json.dumps([asdict(s) for s in samples], indent=2, default=str))
+        return
+    rows = table("source", "enrolled (UTC)")
+    for s in samples:
+        rows.add_row(s.source, f"{s.time:%Y-%m-%d %H:%M:%S}")
+    console.print(rows)
+
+
+@gallery_app.command()
+def rename(
+    old: Annotated[str, typer.Argument(help="An enrolled name.")],
+    new: Annotated[str, typer.Argument(help="What it shall be called.")],
+    gallery: GalleryPath = "gallery.db",
+) -> None:
+    """Give a name another name."""
+    with open_gallery(gallery) as opened:
+        opened.rename(old, new)
+    say(f"{old} is now {new}")
+
+
+@gallery_app.command()
+def remove(
+    name: Annotated[str, typer.Argument(help="An enrolled name.")],
+    source: Annotated[
+        str | None, typer.Option(help="One sample's digest, instead of all.", show_default=False)
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    gallery: GalleryPath = "gallery.db",
+) -> None:
+    """Remove a name, or one of its samples, for good: it is wiped from the file as well."""
+    with open_gallery(gallery) as opened:
+        samples = [s for s in opened.samples(name) if source in (None, s.source)]
+        what = f"{name} and {'its one sample' if len(samples) == 1 else f'all {len(samples)} samples'}"
+        if not yes:
+            typer.confirm(f"Remove {what if source is None else f'a sample of {name}'} for good?", abort=True)
+        removed = opened.remove(name, source)
+    say(f"removed {plural(removed, 'sample')} of {name}")
+
+
+@gallery_app.command()
+def export(
+    out: Annotated[Path, typer.Argument(help="File to write, .safetensors.")],
+    gallery: GalleryPath = "gallery.db",
+) -> None:
+    """Write all samples into one file, to keep or to move elsewhere."""
+    with open_gallery(gallery) as opened:
+        say(f"{opened.export(out)} samples; {out}")
+
+
+@gallery_app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="What `export` wrote.")], gallery: GalleryPath = "gallery.db"
+) -> None:
+    """Add the samples of an exported file; of another encoder they are refused."""
+    from quickstudy.recognition.gallery.gallery import Gallery
+
+    with Gallery(gallery) as opened:
+        say(f"{opened.import_(file)} new samples")
+
+
+@gallery_app.command()
+def stats(gallery: GalleryPath = "gallery.db", as_json: AsJson = False) -> None:
+    """How large a gallery is, and of which encoder."""
+    from quickstudy.cli.terminal import table
+    from quickstudy.core.consoles import console
+
+    with open_gallery(gallery) as opened:
+        figures = asdict(opened.stats())
+    if as_json:
+        print(json.dumps(figures, indent=2))
+        return
+    rows = table("", "", wraps=("",))
+    for key, value in figures.items():
+        rows.add_row(key, str(value))
+    console.print(rows)
+
+
+@gallery_app.command("calibrate")
+def recalibrate(gallery: GalleryPath = "gallery.db", model: Model = None, far: Far = None) -> None:
+    """Measure the thresholds anew on the enrolled samples, and keep them with the gallery."""
+    from quickstudy.core.consoles import console, messages
+    from quickstudy.recognition.recognizer import Recogniser
+
+    own = Recogniser(model, existing_gallery(gallery)).recalibrate(far)
+    for warning in own.warnings:
+        messages.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+    console.print(str(own), highlight=False, soft_wrap=True)

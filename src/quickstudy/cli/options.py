@@ -1,0 +1,118 @@
+"""What several commands share: options, and how figures are shown."""
+
+import inspect
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from quickstudy.core.scores import Score
+    from quickstudy.data.setting import Setting
+    from quickstudy.recipes.recipe import Recipe
+
+GalleryPath = Annotated[
+    str,
+    typer.Option(
+        "--gallery", "-g", envvar="QUICKSTUDY_GALLERY", help="A file, or a PostgreSQL URL, with pgvector."
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        envvar="QUICKSTUDY_MODEL",
+        help="A training's folder, checkpoint, or model. (default: that of the gallery)",
+        show_default=False,
+    ),
+]
+Far = Annotated[
+    float | None,
+    typer.Option(
+        min=1e-6,
+        max=0.5,
+        help="False accepts to allow, 0.01 is 1 %. (default: what was calibrated for)",
+        show_default=False,
+    ),
+]
+
+
+def existing_gallery(gallery: str) -> str:
+    """The gallery, which must be there."""
+    if "://" not in gallery and not Path(gallery).is_file():
+        raise FileNotFoundError(
+            f"there is no gallery at {gallery}: enroll somebody first, or name it by --gallery"
+        )
+    return gallery
+
+
+def open_gallery(gallery: str) -> Any:
+    """A gallery that is there, opened."""
+    from quickstudy.recognition.gallery.gallery import Gallery
+
+    return Gallery(existing_gallery(gallery))
+
+
+def say(text: str) -> None:
+    """Print a line as it is."""
+    from quickstudy.core.consoles import console
+
+    console.print(text, highlight=False, soft_wrap=True)
+
+
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of the data sets; else QUICKSTUDY_DATA, else your cache folder.", show_default=False
+    ),
+]
+SkipCorrupt = Annotated[bool, typer.Option("--skip-corrupt", help="Leave out pictures that can't be read.")]
+Checkpoint = Annotated[
+    str, typer.Argument(help="A checkpoint file, a training's folder, or a name from `quickstudy models`.")
+]
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def terminal(fabric: "Fabric") -> Any:
+    """Shows progress, of the first process only."""
+    from quickstudy.cli.terminal import Terminal
+
+    return Terminal(quiet=fabric.global_rank > 0)
+
+
+def arguments_of(recipe: str) -> list[str]:
+    """What the function of a recipe takes; nothing of a rule's recipe."""
+    from quickstudy.recipes.catalogue import RECIPES
+
+    return list(inspect.signature(RECIPES[recipe]).parameters) if recipe in RECIPES else []
+
+
+def as_setting(text: str, queries: int) -> "Setting":
+    """`5w1s` as a setting with so many queries a class; another form is a ValueError."""
+    from quickstudy.data.setting import Setting
+
+    match = re.fullmatch(r"(\d+)w(\d+)s", text)
+    if not match:
+        raise ValueError(f"setting {text!r} is not of the form 5w1s (5-way 1-shot)")
+    return Setting(int(match[1]), int(match[2]), queries)
+
+
+def score_table(scores: "list[Score]", recipe: "Recipe") -> Any:
+    """Accuracies beside those of the paper, to print."""
+    from quickstudy.cli.terminal import table
+    from quickstudy.core.scores import percent
+
+    wide = "accuracy %, 95 % interval"
+    rows = table("setting", "batch norm", wide, "episodes", "seed", "paper %", wraps=(wide,))
+    for s in scores:
+        paper = recipe.published.get(s.setting) if s.mode == recipe.mode else None
+        accuracy = percent(s.accuracy, s.ci95)
+        rows.add_row(
+            s.setting, s.mode, accuracy, str(s.episodes), str(s.seed), "–" if paper is None else f"{paper:g}"
+        )
+    return rows

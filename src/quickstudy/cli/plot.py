@@ -1,0 +1,34 @@
+"""The command `plot`."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quickstudy.cli.options import DataRoot, as_setting
+
+
+def plot(
+    checkpoint: Annotated[str, typer.Argument(help="A training's folder, a checkpoint, or a model's name.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("plots"),
+    setting: Annotated[str, typer.Option(help="Of the episode that is drawn.")] = "5w1s",
+    seed: Annotated[int, typer.Option(min=0, help="Of the episode.")] = 0,
+    data_root: DataRoot = None,
+) -> None:
+    """Draw the learning curve, an episode with right and wrong predictions, and the embedding."""
+    from quickstudy.cli.terminal import Terminal
+    from quickstudy.core.consoles import console
+    from quickstudy.recipes import pictures, run, weights
+
+    learner, manifest = weights.load_learner(checkpoint)
+    with Terminal().counting("decoding") as progress:
+        pool = weights.recipe_of(manifest).pool(root=data_root, progress=progress)
+    log = weights.find(checkpoint).with_name("log.jsonl")
+    wanted = as_setting(setting, 1)
+    spare = int(pool.split("test").counts.min(initial=wanted.items)) - wanted.shots
+    classes, size = run.fitting(pool.split("test"), replace(wanted, queries=max(1, min(5, spare))))
+    inverted = getattr(weights.item_format_of(manifest), "invert", False)
+    kept = manifest.get("training", {}).get("steps")
+    for path in pictures.draw_all(learner, classes, size, log, out, seed, inverted, kept):
+        console.print(str(path), highlight=False, soft_wrap=True)

@@ -1,0 +1,73 @@
+"""The command `predict`."""
+
+import csv
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quickstudy.cli.options import Checkpoint, SkipCorrupt
+
+
+class Format(StrEnum):
+    """How predictions are printed."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+def predict(
+    checkpoint: Checkpoint,
+    support: Annotated[
+        Path, typer.Option(help="Folder whose folders name the classes and hold a few pictures of each.")
+    ],
+    query: Annotated[Path, typer.Option(help="A picture or a folder of pictures to tell.")],
+    output: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.table,
+    skip_corrupt: SkipCorrupt = False,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the weights as adapted to the support, as safetensors (MAML and its kin).",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Tell your own pictures apart, from a handful of labelled ones. No training."""
+    from quickstudy.cli.terminal import Terminal, table
+    from quickstudy.core.consoles import console
+    from quickstudy.recipes import weights
+    from quickstudy.training.predict import predict_folders
+
+    learner, manifest = weights.load_learner(checkpoint)
+    with Terminal().counting("decoding") as progress:
+        predictions = predict_folders(
+            learner,
+            weights.item_format_of(manifest),
+            support,
+            query,
+            skip_corrupt=skip_corrupt,
+            save=save,
+            progress=progress,
+        )
+    classes = list(predictions[0].probabilities)
+    if output is Format.json:
+        rows = [
+            {"file": str(p.file), "label": p.label, "probabilities": p.probabilities} for p in predictions
+        ]
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+    elif output is Format.csv:
+        writer = csv.writer(sys.stdout)
+        writer.writerow(["file", "label", *classes])
+        writer.writerows(
+            [p.file, p.label, *(f"{v:.6f}" for v in p.probabilities.values())] for p in predictions
+        )
+    else:
+        rows = table("picture", "class", "probability", "next", wraps=("picture", "class", "next"))
+        for p in predictions:
+            first, second = sorted(p.probabilities.items(), key=lambda kv: -kv[1])[:2]
+            rows.add_row(p.file.name, first[0], f"{first[1]:.1%}", f"{second[0]} {second[1]:.1%}")
+        console.print(rows)

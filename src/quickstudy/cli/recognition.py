@@ -1,0 +1,303 @@
+"""The commands of recognition. Torch is imported by those that need it, so that --help is quick."""
+
+import json
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from quickstudy.cli.gallery import gallery_app
+from quickstudy.cli.options import AsJson, Far, GalleryPath, Model, existing_gallery
+from quickstudy.core.wording import plural
+
+if TYPE_CHECKING:
+    from quickstudy.recognition.recognizer import Decision, Enrolment, Recogniser
+
+
+PANEL = "Recognition: enroll, verify, identify"
+REJECTED = 3
+"""Exit code of a sample that is not of the name it claims; 1 and 2 are errors."""
+_panel = partial(typer.Option, rich_help_panel=PANEL)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Hang the commands of recognition into the program."""
+    for command in (enroll, verify, identify, calibrate, report):
+        app.command(rich_help_panel=PANEL)(command)
+    app.add_typer(gallery_app, name="gallery", rich_help_panel=PANEL)
+
+
+def enroll(
+    samples: Annotated[
+        list[Path], typer.Argument(help="Files of one --name; or a folder whose folders are the names.")
+    ],
+    name: Annotated[str | None, typer.Option(help="Whose the files are.", show_default=False)] = None,
+    gallery: GalleryPath = "gallery.db",
+    model: Model = None,
+    as_json: AsJson = False,
+) -> None:
+    """Enroll people, words or sounds from a few samples each.
+
+    With a folder, folder/NAME/*.jpg. What can't be used is refused, with the reason, and the rest enrolled.
+    What is enrolled already is passed over, so after a stop just run it again.
+    """
+    from quickstudy.cli.terminal import Terminal
+    from quickstudy.core.consoles import console
+    from quickstudy.recognition.recognizer import Recogniser
+
+    folders = [p for p in samples if p.is_dir()]
+    if name is None and (len(samples) > 1 or not folders):
+        raise ValueError("say whose the files are by --name, or name one folder whose folders are the names")
+    recogniser = Recogniser(model, gallery)
+    with Terminal().counting("enrolling") as progress:
+        if name is None:
+            done = recogniser.enroll_folder(folders[0], progress)
+        else:
+            files = [f for p in samples for f in (_files_in(recogniser, p) if p.is_dir() else [p])]
+            done = recogniser.enroll(name, files, progress)
+    if as_json:
+        print(json.dumps(_listed(done), indent=2, ensure_ascii=False))
+    else:
+        console.print(_summary(done), highlight=False, soft_wrap=True)
+
+
+def verify(
+    name: Annotated[str, typer.Argument(help="Whom the samples claim to be.")],
+    samples: Annotated[
+        list[Path], typer.Argument(help="Files; several are of the same, and taken together.")
+    ],
+    gallery: GalleryPath = "gallery.db",
+    model: Model = None,
+    far: Far = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say whether samples are of the name they claim; exits with 3 where they are not."""
+    from quickstudy.core.consoles import console
+    from quickstudy.recognition.recognizer import Recogniser
+
+    recogniser = Recogniser(model, existing_gallery(gallery), far)
+    decision = recogniser.verify(name, samples)
+    if as_json:
+        print(json.dumps(asdict(decision), indent=2, ensure_ascii=False))
+    else:
+        console.print(
+            f"{'accepted' if decision.accepted else 'rejected'}: {decision.name} ({_figures(decision)})",
+            highlight=False,
+            soft_wrap=True,
+        )
+    _warn_of_support(recogniser, [decision], to_verify=True)
+    if not decision.accepted:
+        raise typer.Exit(REJECTED)
+
+
+def identify(
+    samples: Annotated[list[Path], typer.Argument(help="Files, or folders of files.")],
+    top: Annotated[int, typer.Option(min=1, help="Candidates to name.")] = 3,
+    unknown: Annotated[
+        bool, typer.Option(help="Say unknown below the threshold, or always the nearest.")
+    ] = True,
+    together: Annotated[
+        bool, typer.Option("--together", help="All files are of the same person or word.")
+    ] = False,
+    gallery: GalleryPath = "gallery.db",
+    model: Model = None,
+    far: Far = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say whose each sample is among the enrolled, or that it is unknown."""
+    from quickstudy.cli.terminal import table
+    from quickstudy.core.consoles import console
+    from quickstudy.recognition.recognizer import Recogniser
+
+    recogniser = Recogniser(model, existing_gallery(gallery), far)
+    files = [f for p in samples for f in (_files_in(recogniser, p) if p.is_dir() else [p])]
+    found = recogniser.identify(files, top, together)
+    answers = [i.name if unknown else i.candidates[0].name for i in found]
+    if unknown:
+        _warn_of_support(recogniser, [i.candidates[0] for i in found])
+    if as_json:
+        rows = [
+            {"file": str(i.file), "name": answer, "candidates": [asdict(c) for c in i.candidates]}
+            for i, answer in zip(found, answers, strict=True)
+        ]
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    rows = table(
+        "sample", "name", "score", "threshold", "probability", "next", wraps=("sample", "name", "next")
+    )
+    for i, answer in zip(found, answers, strict=True):
+        best, others = i.candidates[0], i.candidates[1:]
+        nearest = f" (nearest {best.name})" if answer is None else ""
+        rows.add_row(
+            i.file.name,
+            f"{answer or 'unknown'}{nearest}",
+            f"{best.score:.3f}",
+            f"{best.threshold:.3f}",
+            f"{best.probability:.1%}",
+            "\n".join(f"{c.name} {c.score:.3f}" for c in others),
+        )
+    console.print(rows)
+
+
+def calibrate(
+    model: Annotated[
+        str, typer.Argument(help="A training's folder or a checkpoint; its thresholds are written into it.")
+    ],
+    far: Annotated[
+        float, typer.Option(min=1e-6, max=0.5, help="False accepts to aim at, 0.01 is 1 %.")
+    ] = 0.01,
+    cost: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of --far: cost of a false accept, of a false reject, and the prior: 10,1,0.01.",
+            show_default=False,
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Development pictures, DIR/NAME/*.jpg.", show_default=False)
+    ] = None,
+    audio: Annotated[
+        Path | None, typer.Option(help="Development clips, DIR/NAME/*.wav.", show_default=False)
+    ] = None,
+    pooling: Annotated[
+        Literal["centroid", "nearest", "top"] | None,
+        typer.Option(
+            help="Of a name's samples: their mean, the nearest, or the mean of the three nearest; without, "
+            "the one with the least EER.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws of enrolled samples.")] = 0,
+    data_root: Annotated[
+        Path | None, typer.Option(help="Folder of the data sets.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Choose the thresholds on identities that were not trained on, and keep them in the checkpoint.
+
+    Without --images or --audio on the validation classes of the training's own data.
+    """
+    from quickstudy.cli.terminal import Terminal
+    from quickstudy.core.consoles import console, messages
+    from quickstudy.recognition.evaluation import calibrate_model
+
+    if images and audio:
+        raise ValueError("--images and --audio can't both be: a model takes one of them")
+    display = Terminal()
+    made, poolings = calibrate_model(
+        model,
+        far=far,
+        cost=_cost(cost),
+        pooling=pooling,
+        folder=images or audio,
+        data_root=data_root,
+        seed=seed,
+        display=display,
+    )
+    for warning in made.warnings:
+        messages.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+    if as_json:
+        print(json.dumps(made.as_dict() | poolings.as_dict(), indent=2))
+    else:
+        console.print(f"{made}\n{poolings}", highlight=False, soft_wrap=True)
+
+
+def report(
+    model: Annotated[str, typer.Argument(help="A training's folder, a checkpoint, or a model's name.")],
+    out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("report.html"),
+    images: Annotated[
+        Path | None, typer.Option(help="Test pictures, DIR/NAME/*.jpg.", show_default=False)
+    ] = None,
+    audio: Annotated[
+        Path | None, typer.Option(help="Test clips, DIR/NAME/*.wav.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws of enrolled samples.")] = 0,
+    data_root: Annotated[
+        Path | None, typer.Option(help="Folder of the data sets.", show_default=False)
+    ] = None,
+) -> None:
+    """Measure how well a model recognises identities it has never seen, and write one page about it.
+
+    Without --images or --audio on the test classes of the training's own data.
+    """
+    from quickstudy.cli.terminal import Terminal
+    from quickstudy.core.consoles import console
+    from quickstudy.recognition.evaluation import report_on
+
+    made = report_on(model, folder=images or audio, data_root=data_root, seed=seed, display=Terminal())
+    made.save(out)
+    console.print(str(made), highlight=False, soft_wrap=True)
+    console.print(str(out), highlight=False, soft_wrap=True)
+
+
+def _files_in(recogniser: "Recogniser", folder: Path) -> list[Path]:
+    from quickstudy.data.datasets.folders import files_in
+
+    item_format = recogniser.embedder.format
+    if not (found := files_in(folder, item_format)):
+        raise ValueError(f"{folder} holds no {item_format.noun}")
+    return found
+
+
+def _warn_of_support(recogniser: "Recogniser", decisions: "list[Decision]", to_verify: bool = False) -> None:
+    """Say where a threshold lies above every impostor score there was to measure."""
+    from quickstudy.core.consoles import messages
+
+    if all(d.supported for d in decisions):
+        return
+    far = recogniser.far or recogniser.calibration.far
+    names = 1 if to_verify else recogniser.gallery.size()[0]
+    among = f", spread over {names} names" * (names > 1)
+    why = (
+        f"too few pairs were calibrated on for a FAR of {100 * far:.3g} %{among}"
+        if far
+        else "no pairs of strangers that were calibrated on were cheap enough to accept"
+    )
+    messages.print(
+        f"warning: {why}: the threshold is above all of their scores, and more of the enrolled than need be "
+        "are turned down; calibrate on more identities, or allow more by --far",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _figures(decision: Any) -> str:
+    return (
+        f"score {decision.score:.3f}, threshold {decision.threshold:.3f}, "
+        f"probability {decision.probability:.1%}"
+    )
+
+
+def _summary(done: "Enrolment") -> str:
+    """What became of an enrolment: one line, and one for each file refused or doubtful."""
+    samples, names = sum(done.added.values()), len(done.added)
+    parts = [f"enrolled {plural(samples, 'new sample')} of {plural(names, 'name')}"]
+    if done.known:
+        parts.append(f"{done.known} known already")
+    if done.refused:
+        parts.append(f"{len(done.refused)} refused")
+    lines = [", ".join(parts)]
+    lines += [f"refused: {r.file}: {r.reason}" for r in done.refused]
+    lines += [f"look again: {r.file} {r.reason}" for r in done.doubtful]
+    return "\n".join(lines)
+
+
+def _listed(done: "Enrolment") -> dict[str, Any]:
+    return {
+        "added": done.added,
+        "known": done.known,
+        "refused": [{"file": str(r.file), "reason": r.reason} for r in done.refused],
+        "doubtful": [{"file": str(r.file), "reason": r.reason} for r in done.doubtful],
+    }
+
+
+def _cost(text: str | None) -> tuple[float, float, float] | None:
+    if text is None:
+        return None
+    try:
+        false_accept, false_reject, prior = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"--cost {text} is not of the form 10,1,0.01: two costs and a prior") from None
+    return false_accept, false_reject, prior

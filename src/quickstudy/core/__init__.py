@@ -1,0 +1,1 @@
+"""What every direction stands on: episodes, learners, the inner loop, scores, checkpoints."""

@@ -1,0 +1,128 @@
+"""Checkpoints: tensors in safetensors, everything else in a manifest people can read. Never pickle.
+
+A checkpoint is one file, `NAME.safetensors`, with the manifest inside its header, so that it is whole
+or absent and weights and manifest can't part. `NAME.json` beside it is a copy for reading.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from quickstudy.core.files import write_whole
+
+MANIFEST = "quickstudy"
+"""Key of the manifest in the safetensors header."""
+
+Manifest = dict[str, Any]
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], manifest: Manifest) -> None:
+    """Write a checkpoint and the readable copy of its manifest.
+
+    Args:
+        path: ends in `.safetensors`.
+        tensors: by name.
+        manifest: JSON-able.
+
+    Raises:
+        OSError: if it can't be written; what was there before is still there.
+    """
+    blob = safetensors.torch.save(
+        # clones, because safetensors refuses tensors that share memory, as tied weights do
+        {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()},
+        {MANIFEST: json.dumps(manifest)},
+    )
+    write_whole(path, blob)
+    write_whole(path.with_suffix(".json"), (json.dumps(_readable(manifest), indent=2) + "\n").encode())
+
+
+def _readable(manifest: Manifest) -> Manifest:
+    """The manifest with the numbers of classes in place of their names and digests, which fill pages."""
+    classes = manifest.get("classes")
+    if not isinstance(classes, dict):
+        return manifest
+    numbers = {split: len(of) for split, of in cast(dict[str, dict[str, str]], classes).items()}
+    return manifest | {"classes": numbers}
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], Manifest]:
+    """Tensors and manifest of a checkpoint.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if the file is damaged or none of ours.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no checkpoint at {path}: a training writes best.safetensors into its --out folder"
+        )
+    try:
+        with safetensors.safe_open(path, framework="pt") as f:  # pyright: ignore[reportUnknownMemberType]
+            manifest = json.loads((f.metadata() or {})[MANIFEST])
+            return {k: f.get_tensor(k) for k in f.keys()}, manifest  # noqa: SIM118 (not a mapping)
+    except KeyError:
+        raise ValueError(f"{path} carries no quickstudy manifest: it was not written by quickstudy") from None
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise ValueError(
+            f"{path} is damaged or no safetensors file ({error}): restore it or train again"
+        ) from None
+
+
+def load_weights(learner: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
+    """Put weights into a learner, converted to its own dtype.
+
+    Raises:
+        ValueError: if names or shapes don't fit; says which and what the learner expects.
+    """
+    own = learner.state_dict()
+    missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    if missing or extra:
+        parts = [f"it lacks {name}" for name in missing[:3]] + [
+            f"it has {name} besides" for name in extra[:3]
+        ]
+        raise ValueError(
+            f"{origin} is of another encoder or learner: {'; '.join(parts)}; "
+            "build the one it was trained with"
+        )
+    for name, tensor in own.items():
+        if weights[name].shape != tensor.shape:
+            raise ValueError(
+                f"{origin} is of another encoder: {name} is {list(weights[name].shape)} there and "
+                f"{list(tensor.shape)} here; build the encoder with the same sizes"
+            )
+    learner.load_state_dict(dict(weights))
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """An optimizer's state as tensors named `INDEX.KEY`, and its parameter groups as JSON-able values."""
+    state = optimizer.state_dict()
+    tensors = {
+        f"{i}.{k}": torch.as_tensor(v) for i, entry in state["state"].items() for k, v in entry.items()
+    }
+    return tensors, state["param_groups"]
+
+
+def unpack_optimizer(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], groups: list[dict[str, Any]]
+) -> None:
+    """The way back from `pack_optimizer`."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        i, key = name.split(".", 1)
+        state.setdefault(int(i), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, their names behind `prefix`."""
+    return {f"{prefix}{k}": v for k, v in tensors.items()}
+
+
+def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those tensors whose names begin with `prefix`, without it."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -1,0 +1,1 @@
+"""Speed only: layers for inner loops. May be skipped by readers."""

@@ -1,0 +1,87 @@
+"""Max pooling that knows its places, with second derivatives as fast as the first."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from quickstudy.core.kernels.torch_private import aten
+
+
+def pool2x2(x: Tensor) -> Tensor:
+    """2×2 max-pool of [B, C, H, W], differentiable any number of times."""
+    y: Any = _Pool.apply(x)
+    return y
+
+
+# Max-pool gathers values by their indices, and its gradient scatters them back: each is the other's
+# derivative. Torch's own second derivative adds zeros to the whole of what was pooled.
+def pool_with_indices(x: Tensor) -> tuple[Tensor, Tensor]:
+    """2×2 max-pool, and the index in its channel of each value picked; not differentiable."""
+    return aten.max_pool2d_with_indices(x, [2, 2], [2, 2])
+
+
+def pool_into(x: Tensor, y: Tensor, indices: Tensor) -> None:
+    """Max-pool `x` into memory that is there already."""
+    aten.max_pool2d_with_indices.out(x, [2, 2], [2, 2], out=y, indices=indices)
+
+
+def unpool_into(x: Tensor, g: Tensor, indices: Tensor) -> Tensor:
+    """Gradient of the pool where it picked, written into `x`."""
+    how = [2, 2], [2, 2], [0, 0], [1, 1], False
+    return aten.max_pool2d_with_indices_backward.grad_input(g, x, *how, indices, grad_input=x)
+
+
+def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Uninitialized memory, channels last."""
+    return torch.empty(shape, dtype=dtype, device=device, memory_format=torch.channels_last)
+
+
+def flat_pixels(x: Tensor) -> Tensor:
+    """Channels-last [B, C, H, W] as [B, H · W, C], a view: indices of a pool count its dimension 1."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def gather(v: Tensor, indices: Tensor) -> Tensor:
+    """What stands in `v` at the indices that a pool picked."""
+    return flat_pixels(v).gather(1, flat_pixels(indices)).unflatten(1, indices.shape[2:]).permute(0, 3, 1, 2)
+
+
+class _Pool(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y, indices = pool_with_indices(x)
+        ctx.save_for_backward(indices)
+        ctx.shape = x.shape
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        return _MaxUnpool.apply(*grad_outputs, *ctx.saved_tensors, ctx.shape)
+
+
+class _MaxUnpool(Function):
+    @staticmethod
+    def forward(ctx: Any, g: Tensor, indices: Tensor, shape: torch.Size) -> Tensor:
+        ctx.save_for_backward(indices)
+        return unpool_into(empty(shape, g.dtype, g.device), g, indices)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        (v,), (indices,) = grad_outputs, ctx.saved_tensors
+        picked: Any = _Gather.apply(v, indices)
+        return picked, None, None
+
+
+class _Gather(Function):
+    @staticmethod
+    def forward(ctx: Any, v: Tensor, indices: Tensor) -> Tensor:
+        ctx.save_for_backward(indices)
+        ctx.shape = v.shape
+        return gather(v, indices)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        return _MaxUnpool.apply(*grad_outputs, *ctx.saved_tensors, ctx.shape), None

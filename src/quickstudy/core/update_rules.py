@@ -1,0 +1,147 @@
+"""Update rules designed by hand, in the interface of the learned ones.
+
+Each takes the steps of the optimizer of torch that its docstring names.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from quickstudy.core.adapt import FunctionalRule, Rule, RuleState, Tensors
+
+Rate = float | Tensors
+"""A rate, or for each parameter a tensor that broadcasts to its shape, learned or not."""
+
+
+def sgd(lr: Rate) -> Rule:
+    r"""Gradient descent, $\theta \leftarrow \theta - \alpha \circ \nabla L(\theta)$ (`torch.optim.SGD`).
+
+    Args:
+        lr: α.
+    """
+
+    def update(g: Tensors, state: RuleState, parameters: Tensors, loss: Tensor) -> tuple[Tensors, RuleState]:
+        return _descend(parameters, g, lr), state
+
+    return FunctionalRule(lambda parameters: (), update)
+
+
+def heavy_ball(lr: Rate, momentum: float = 0.9) -> Rule:
+    r"""The heavy ball, $b \leftarrow \mu b + \nabla L(\theta)$, $\theta \leftarrow \theta - \alpha b$.
+
+    As `torch.optim.SGD(momentum=μ)`.
+
+    Args:
+        lr: α.
+        momentum: μ in 0 … 1.
+
+    Reference: Polyak: "Some methods of speeding up the convergence of iteration methods", 1964.
+    """
+
+    def update(g: Tensors, state: RuleState, parameters: Tensors, loss: Tensor) -> tuple[Tensors, RuleState]:
+        ball = {k: torch.add(g[k], state[k], alpha=momentum) for k in parameters}
+        return _descend(parameters, ball, lr), ball
+
+    return FunctionalRule(_zeros, update)
+
+
+def nag(lr: Rate, momentum: float = 0.9) -> Rule:
+    r"""Nesterov's accelerated gradient: the heavy ball that looks a step ahead.
+
+    $b \leftarrow \mu b + \nabla L(\theta)$, $\theta \leftarrow \theta - \alpha (\nabla L(\theta) + \mu b)$.
+    As `torch.optim.SGD(momentum=μ, nesterov=True)`.
+
+    Args:
+        lr: α.
+        momentum: μ in 0 … 1.
+
+    Reference: Nesterov: "A method of solving a convex programming problem with convergence rate O(1/k²)",
+    1983, in the form of Sutskever et al. 2013.
+    """
+
+    def update(g: Tensors, state: RuleState, parameters: Tensors, loss: Tensor) -> tuple[Tensors, RuleState]:
+        ball = {k: torch.add(g[k], state[k], alpha=momentum) for k in parameters}
+        ahead = {k: torch.add(g[k], ball[k], alpha=momentum) for k in parameters}
+        return _descend(parameters, ahead, lr), ball
+
+    return FunctionalRule(_zeros, update)
+
+
+def rmsprop(lr: Rate, decay: float = 0.99, eps: float = 1e-8) -> Rule:
+    r"""RMSprop, $v \leftarrow \rho v + (1 - \rho) \nabla L^2$, $\theta \leftarrow \theta - \alpha \nabla L / (\sqrt v + \epsilon)$.
+
+    As `torch.optim.RMSprop(alpha=ρ)`.
+
+    Args:
+        lr: α.
+        decay: ρ of the mean square v.
+        eps: ε.
+
+    Reference: Tieleman, Hinton: "Lecture 6.5: RMSprop", 2012.
+    """  # noqa: E501
+
+    def update(g: Tensors, state: RuleState, parameters: Tensors, loss: Tensor) -> tuple[Tensors, RuleState]:
+        v = {k: _mean_square(state[k], g[k], decay) for k in parameters}
+        return _descend(parameters, {k: g[k] / (_root(v[k]) + eps) for k in parameters}, lr), v
+
+    return FunctionalRule(_zeros, update)
+
+
+def adam(
+    lr: Rate,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    schedule: Callable[[int], float] | None = None,
+) -> Rule:
+    r"""Adam, $\theta \leftarrow \theta - \alpha\,\hat m / (\sqrt{\hat v} + \epsilon)$, with bias correction.
+
+    As `torch.optim.Adam`, and with weight decay as `torch.optim.AdamW`.
+
+    Args:
+        lr: α.
+        beta1: decay of the mean m; 0 leaves it out, as in Reptile's inner loop.
+        beta2: decay of the mean square v.
+        eps: ε.
+        weight_decay: λ: before each step the parameters shrink by αλ of themselves.
+        schedule: multiplies α by what it makes of the number of steps taken, such as `schedules.cosine(100)`.
+
+    Reference: Kingma, Ba: "Adam: A Method for Stochastic Optimization", 2015; Loshchilov, Hutter: "Decoupled
+    Weight Decay Regularization", 2019.
+    """
+
+    def init(parameters: Tensors) -> RuleState:
+        return 0, _zeros(parameters), _zeros(parameters)
+
+    def update(g: Tensors, state: RuleState, parameters: Tensors, loss: Tensor) -> tuple[Tensors, RuleState]:
+        t, m, v = state[0] + 1, state[1], state[2]
+        m = {k: beta1 * m[k] + (1 - beta1) * g[k] for k in parameters} if beta1 else g
+        v = {k: _mean_square(v[k], g[k], beta2) for k in parameters}
+        way = {
+            k: m[k] / (1 - beta1**t) / (_root(v[k] / (1 - beta2**t)) + eps)
+            + (weight_decay * parameters[k] if weight_decay else 0)
+            for k in parameters
+        }
+        return _descend(parameters, way, lr, schedule(t - 1) if schedule else 1.0), (t, m, v)
+
+    return FunctionalRule(init, update)
+
+
+def _zeros(parameters: Tensors) -> Tensors:
+    return {k: torch.zeros_like(p) for k, p in parameters.items()}
+
+
+def _mean_square(v: Tensor, g: Tensor, decay: float) -> Tensor:
+    return torch.addcmul(decay * v, g, g, value=1 - decay)
+
+
+def _root(v: Tensor) -> Tensor:
+    return v.clamp_min(1e-38).sqrt()  # the least v: where it is 0, √v has no gradient
+
+
+def _descend(parameters: Tensors, way: Tensors, lr: Rate, factor: float = 1.0) -> Tensors:
+    if isinstance(lr, float | int):  # an operation less, which is felt in small networks
+        return {k: p.add(way[k], alpha=-lr * factor) for k, p in parameters.items()}
+    return {k: p - factor * lr[k] * way[k] for k, p in parameters.items()}

@@ -1,0 +1,1 @@
+"""Random changes to the items that are trained on."""

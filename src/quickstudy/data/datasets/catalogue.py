@@ -1,0 +1,100 @@
+"""The data sources, for people to look at."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from quickstudy.data.datasets import omniglot
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """What `quickstudy data` says of a source.
+
+    Args:
+        name: of the source.
+        what: one line.
+        licence: of the data.
+        where: from the data root to where it is, or what its absence means.
+        classes, items: how many, where that is known.
+    """
+
+    name: str
+    what: str
+    licence: str
+    where: Callable[[Path], str]
+    classes: int | None = None
+    items: int | None = None
+
+
+def _omniglot_where(root: Path) -> str:
+    folder = root / "omniglot"
+    present = all((folder / name).exists() for name in omniglot.ARCHIVES)
+    return "yes" if present else "no, fetched when first used"
+
+
+def _here(*parts: str) -> Callable[[Path], str]:
+    """For what is not ours to fetch."""
+    return lambda root: "yes" if root.joinpath(*parts).is_dir() else f"no, put it in {'/'.join(parts)}"
+
+
+SOURCES = (
+    DataSource(
+        "glyphs",
+        "letters of many scripts; splits by script",
+        "DejaVu fonts (free)",
+        lambda root: "embedded",
+        542,
+        542 * 24,
+    ),
+    DataSource(
+        "omniglot",
+        "handwritten characters of 50 alphabets; Vinyals and Lake splits",
+        omniglot.LICENCE,
+        _omniglot_where,
+        1623,
+        32_460,
+    ),
+    DataSource(
+        "orl",
+        "grey pictures of people, ten each; splits by person",
+        "research, credit AT&T Laboratories Cambridge",
+        _here("orl_faces"),
+        40,
+        400,
+    ),
+    DataSource(
+        "lfw",
+        "news photographs of people, and pairs of them; splits by person",
+        "research only",
+        _here("lfw"),
+        5749,
+        13_233,
+    ),
+    DataSource(
+        "fsdd",
+        "English digits by six speakers; splits by speaker",
+        "CC BY-SA 4.0, Jackson et al.",
+        _here("fsdd", "recordings"),
+        10,
+        3000,
+    ),
+    DataSource(
+        "arabic_commands",
+        "Arabic words by 30 speakers; by word and speaker, or by speaker",
+        "CC BY 4.0, Ghandoura et al. 2021",
+        _here("arabic_commands"),
+        30,
+        4500,
+    ),
+    DataSource(
+        "mnist",
+        "handwritten digits, problems for learned optimizers",
+        "LeCun et al.",
+        _here("mnist"),
+        10,
+        70_000,
+    ),
+    DataSource("images", "your own pictures, DIR/CLASS/*.jpg", "yours", lambda root: "--images DIR"),
+    DataSource("audio", "your own sound, DIR/CLASS/*.wav", "yours", lambda root: "--audio DIR"),
+)

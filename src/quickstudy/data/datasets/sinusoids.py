@@ -1,0 +1,75 @@
+"""Sinusoid regression: tasks without data, each a sine of its own amplitude and phase."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from quickstudy.core.episode import Episode, Support
+
+AMPLITUDES, PHASES, INPUTS = (0.1, 5.0), (0.0, float(np.pi)), (-5.0, 5.0)
+
+
+@dataclass(frozen=True)
+class Sinusoids:
+    r"""An endless, repeatable sequence of meta-batches of sinusoids: what `Episodes` is for classes.
+
+    $$y = a \sin(x - p), \qquad a \sim U[0.1, 5],\ p \sim U[0, \pi],\ x \sim U[-5, 5]$$
+
+    Args:
+        shots: K, support points of a task.
+        queries: query points of a task.
+        tasks: T, tasks in a meta-batch.
+        seed: any non-negative integer.
+        device: where the tensors are wanted.
+
+    Raises:
+        ValueError: if a number is too small.
+
+    Reference: Finn, Abbeel, Levine 2017, §5.1.
+    """
+
+    shots: int = 10
+    queries: int = 10
+    tasks: int = 25
+    seed: int = 0
+    device: torch.device | str = "cpu"
+
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        if min(self.shots, self.queries, self.tasks) < 1 or self.seed < 0:
+            raise ValueError(
+                f"shots is {self.shots}, queries {self.queries}, tasks {self.tasks}, seed {self.seed}: "
+                "the first three must be at least 1, the seed at least 0"
+            )
+
+    def on(self, device: torch.device | str) -> "Sinusoids":
+        """The same tasks on another device."""
+        return Sinusoids(self.shots, self.queries, self.tasks, self.seed, device)
+
+    def __getitem__(self, i: int) -> Episode:
+        """Meta-batch i: a regression, x [T, K, 1] and y [T, K, 1] in float32."""
+        return self.part(i)
+
+    def part(self, i: int, rank: int = 0, world: int = 1) -> Episode:
+        """The tasks of meta-batch i that fall to process `rank` of `world`: every world-th task."""
+        amplitude, phase, x = self._draw(i)
+        y = amplitude[:, None] * np.sin(x - phase[:, None])
+        points, values = (self._tensor(a[rank::world, :, None]) for a in (x, y))
+        support = Support(points[:, : self.shots], values[:, : self.shots], ways=0)
+        return Episode(support, points[:, self.shots :], values[:, self.shots :])
+
+    def curves(self, i: int, x: Tensor) -> Tensor:
+        """The true values [T, B] of the sinusoids of meta-batch i at the points x [B]."""
+        amplitude, phase, _ = self._draw(i)
+        return self._tensor(amplitude[:, None] * np.sin(x.numpy() - phase[:, None]))
+
+    def _draw(self, i: int) -> tuple[npt.NDArray[np.float64], ...]:
+        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(i,)))
+        amplitude, phase = rng.uniform(*AMPLITUDES, self.tasks), rng.uniform(*PHASES, self.tasks)
+        return amplitude, phase, rng.uniform(*INPUTS, (self.tasks, self.shots + self.queries))
+
+    def _tensor(self, a: npt.NDArray[np.float64]) -> Tensor:
+        return torch.from_numpy(a.astype(np.float32)).to(self.device)

@@ -1,0 +1,1 @@
+"""What items are, pictures or clips, and how files become items."""

@@ -1,0 +1,62 @@
+"""Class-disjoint splits: dealt out by fractions, or read from lists."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+FRACTIONS = (0.64, 0.16, 0.20)
+"""Of the classes, for training, validation and test: miniImageNet's proportions."""
+SPLITS = ("train", "validation", "test")
+
+Split = str | Path | Sequence[float] | Mapping[str, Sequence[str]]
+"""A JSON file of class names by split, fractions of the classes, or the names themselves."""
+
+
+def deal_out(classes: int, fractions: Sequence[float], seed: int) -> dict[str, list[int]]:
+    """Class indices of each split at random, every split with a non-zero fraction getting one at least."""
+    if len(fractions) != 3 or min(fractions) < 0 or not 0.999 < sum(fractions) < 1.001:
+        raise ValueError(
+            f"fractions are {list(fractions)}: give three, of train, validation and test, that sum to 1"
+        )
+    wanted = sum(f > 0 for f in fractions)
+    if classes < wanted:
+        raise ValueError(f"{classes} classes can't be split {wanted} ways: bring more classes")
+    sizes = [max(int(f > 0), round(f * classes)) for f in fractions[1:]]
+    while sum(sizes) > classes - int(fractions[0] > 0):
+        sizes[int(np.argmax(sizes))] -= 1
+    if not fractions[0]:  # what rounding left over is not for training
+        sizes[int(np.argmax(sizes))] += classes - sum(sizes)
+    order = np.random.default_rng(seed).permutation(classes).tolist()
+    bounds = [0, classes - sum(sizes), classes - sizes[1], classes]
+    return {s: sorted(order[a:b]) for s, a, b in zip(SPLITS, bounds[:-1], bounds[1:], strict=True)}
+
+
+def read_split(split: str | Path | Mapping[str, Sequence[str]], classes: list[str]) -> dict[str, list[int]]:
+    """Class indices of each split from names, or a JSON file of names."""
+    lists, origin = (
+        (split, "the split") if isinstance(split, Mapping) else (_read_lists(Path(split)), str(split))
+    )
+    try:
+        unknown = sorted({c for names in lists.values() for c in names} - set(classes))
+    except (AttributeError, TypeError):
+        raise ValueError(_no_split(origin)) from None
+    if set(lists) - set(SPLITS):
+        raise ValueError(f"{origin} names splits {sorted(lists)}: they must be among {', '.join(SPLITS)}")
+    if unknown:
+        raise ValueError(f"{origin} names {len(unknown)} classes that have no folder, e.g. {unknown[0]!r}")
+    return {s: [classes.index(c) for c in lists.get(s, [])] for s in SPLITS}
+
+
+def _read_lists(path: Path) -> dict[str, list[str]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no split file at {path}")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ValueError(_no_split(str(path))) from None
+
+
+def _no_split(origin: str) -> str:
+    return f'{origin} is no split file: expected {{"train": ["class", ...], "validation": ..., "test": ...}}'

@@ -1,0 +1,159 @@
+"""From sound to pictures of it: the front end of encoders for clips."""
+
+import math
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+Normalise = Literal["clip", "none"]
+
+
+def mel_filters(rate: int, n_fft: int, mels: int) -> npt.NDArray[np.float32]:
+    r"""The mel filterbank M: triangles, each from the peak of the one below to that of the one above.
+
+    The peaks $f_m$ are equally far apart in mel, which is $3f / 200$ below 1,000 Hz and
+    $15 + 27 \ln(f / 1000) / \ln 6.4$ above:
+
+    $$M_{mk} = \frac{2}{f_{m+1} - f_{m-1}} \max\Big(0, \min\Big(\frac{f_k - f_{m-1}}{f_m - f_{m-1}},
+    \frac{f_{m+1} - f_k}{f_{m+1} - f_m}\Big)\Big)$$
+
+    Args:
+        rate: Samples a second.
+        n_fft: Samples of the Fourier transform whose powers the filters sum up.
+        mels: Number of filters, between 0 Hz and half the rate.
+
+    Returns:
+        Filters [mels, ⌊n_fft / 2⌋ + 1], those of librosa's `filters.mel`.
+
+    Reference: Slaney 1998, "Auditory Toolbox", version 2; each triangle has area 1.
+    """
+    highest = rate / 2
+    if highest >= 1000:
+        highest = 15 + math.log(highest / 1000) / (math.log(6.4) / 27)
+    else:
+        highest /= 200 / 3
+    mel = np.linspace(0, highest, mels + 2)
+    hertz = np.where(mel < 15, 200 / 3 * mel, 1000 * np.exp(math.log(6.4) / 27 * (mel - 15)))
+    low, peak, high = hertz[:-2, None], hertz[1:-1, None], hertz[2:, None]
+    bins = np.fft.rfftfreq(n_fft, 1 / rate)
+    triangles = np.minimum((bins - low) / (peak - low), (high - bins) / (high - peak)).clip(0)
+    # rounded twice, as librosa does it: what was trained with its filters can be trained again
+    return (triangles.astype(np.float32) * (2 / (high - low))).astype(np.float32)
+
+
+class LogMel(nn.Module):
+    r"""Log-mel spectrogram of clips, [B, samples] → [B, 1, mels, frames]: how strong each pitch is when.
+
+    $$\log(M\,|\mathrm{STFT}(x)|^2 + 10^{-6})$$
+
+    M being the mel filterbank, of whose triangles each is wider than the one below, as we hear. It takes no
+    part in mixed precision. Window and filterbank are buffers and travel with the weights: what was
+    trained on one version of them is used with the same.
+
+    Args:
+        rate: samples a second of the clips.
+        mels: number of filters.
+        window: seconds that a frame looks at, under a Hann window.
+        hop: seconds between frames; there are ⌊samples / hop⌋ + 1, in samples, the first about sample 0.
+        normalise: "clip": each clip's picture has mean 0 and variance 1, so that loudness hardly matters;
+            "none": as in the equation.
+
+    Raises:
+        ValueError: if an argument is out of range, or in `forward` if clips are not [B, samples].
+
+    Example:
+        >>> LogMel()(torch.zeros(2, 16_000)).shape
+        torch.Size([2, 1, 40, 101])
+    """
+
+    def __init__(
+        self,
+        rate: int = 16_000,
+        mels: int = 40,
+        window: float = 0.025,
+        hop: float = 0.010,
+        normalise: Normalise = "clip",
+    ) -> None:
+        super().__init__()
+        if min(rate, mels) < 1 or not 2 <= rate * hop <= rate * window:
+            raise ValueError(
+                f"rate {rate}, mels {mels}, window {window} and hop {hop}: rate and mels must be positive, "
+                "a hop at least two samples and a window no shorter than a hop"
+            )
+        if normalise not in get_args(Normalise):
+            raise ValueError(f"normalise is {normalise!r}: it must be 'clip' or 'none'")
+        self.rate, self.mels, self.normalise = rate, mels, normalise
+        self.hop, length = round(rate * hop), round(rate * window)
+        self.n_fft = 2 ** math.ceil(math.log2(length))
+        filters = mel_filters(rate, self.n_fft, mels)
+        if not filters.any(1).all():
+            raise ValueError(f"{mels} mels are too many for a window of {window} s: some get no frequency")
+        self.filters = nn.Buffer(torch.from_numpy(filters))
+        self.window = nn.Buffer(torch.hann_window(length))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, samples] in [−1, 1] → [B, 1, mels, frames]."""
+        if x.ndim != 2:
+            raise ValueError(f"LogMel takes clips [B, samples], not {list(x.shape)}")
+        with torch.autocast(x.device.type, enabled=False):  # powers of sound span more than bfloat16 can tell
+            x = x.to(self.filters.dtype)
+            spectrum = torch.stft(
+                x,
+                self.n_fft,
+                self.hop,
+                len(self.window),
+                self.window,
+                pad_mode="constant",
+                return_complex=True,
+            )
+            picture = torch.log(self.filters @ spectrum.abs().square() + 1e-6)
+            if self.normalise == "clip":
+                variance, mean = torch.var_mean(picture, (1, 2), correction=0, keepdim=True)
+                picture = (picture - mean) * torch.rsqrt(variance + 1e-5)
+        return picture.unsqueeze(1)
+
+
+class SpecAugment(nn.Module):
+    """Hides random stretches of time and bands of pitch of each spectrogram; in training only.
+
+    A width is uniform in 0 … its greatest, a place uniform; what is hidden becomes 0, the mean of a
+    normalised picture. Draws are torch's own, which `fit` seeds for each step.
+
+    Args:
+        stretches: of time, how many.
+        longest: frames of the longest.
+        bands: of pitch, how many.
+        widest: mels of the widest.
+
+    Raises:
+        ValueError: if an argument is negative.
+
+    Reference: Park et al. 2019, "SpecAugment"; without its time warping.
+    """
+
+    def __init__(self, stretches: int = 2, longest: int = 20, bands: int = 2, widest: int = 8) -> None:
+        super().__init__()
+        if min(stretches, longest, bands, widest) < 0:
+            raise ValueError(
+                f"{stretches} × {longest} frames, {bands} × {widest} mels: they must be at least 0"
+            )
+        self.stretches, self.longest, self.bands, self.widest = stretches, longest, bands, widest
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, mels, frames] → the same shape."""
+        if not self.training:
+            return x
+        pitch = _hidden(x, x.shape[2], self.bands, self.widest)
+        time = _hidden(x, x.shape[3], self.stretches, self.longest)
+        return x.masked_fill(pitch[:, None, :, None] | time[:, None, None, :], 0.0)
+
+
+def _hidden(x: Tensor, length: int, number: int, widest: int) -> Tensor:
+    """[B, length] what so many random intervals of each item cover."""
+    width = torch.randint(min(widest, length) + 1, (len(x), number, 1), device=x.device)
+    start = (torch.rand(len(x), number, 1, device=x.device) * (length - width + 1)).long()
+    place = torch.arange(length, device=x.device)
+    return ((place >= start) & (place < start + width)).any(1)

@@ -1,0 +1,1 @@
+"""Learning the start: weights from which a few gradient steps suffice. One paper a file."""

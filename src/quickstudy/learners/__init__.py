@@ -1,1 +1,0 @@
-"""Learners, one paper family a file."""

@@ -1,0 +1,1 @@
+"""Learning the steps: update rules, learned and used."""

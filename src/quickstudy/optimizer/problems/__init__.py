@@ -1,0 +1,1 @@
+"""Optimization problems that update rules are learned on, and raced on: one family a file."""

@@ -1,0 +1,78 @@
+"""Small convolutional networks that learn to tell a few characters of Omniglot."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from quickstudy.data.formats.items import floats
+from quickstudy.data.pool import ClassPool
+from quickstudy.optimizer.problems.problem import Optimizees, generator
+from quickstudy.optimizer.problems.supervised import Labelled, Supervised
+
+SEEN = 15
+"""Items of each class that are trained on; the others are held out."""
+
+
+@dataclass(frozen=True)
+class Letters:
+    """Classification of some classes of a pool by a small convolutional network.
+
+    All problems that are drawn together are of the same classes, drawn by the seed. Of each class 15 items
+    are trained on and the others held out.
+
+    Args:
+        pool: such as a split of `omniglot()`: the rule should be tried on classes it was not learned on.
+        classes: how many a problem has.
+        channels: of each of the two convolutions.
+        batch: items of a minibatch.
+
+    Raises:
+        ValueError: if the pool has too few classes, or one of them 15 items or fewer.
+    """
+
+    pool: ClassPool
+    classes: int = 10
+    channels: int = 8
+    batch: int = 64
+
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        if not 2 <= self.classes <= len(self.pool) or self.channels < 1:
+            raise ValueError(
+                f"classes is {self.classes} and channels {self.channels}: 2 … {len(self.pool)} classes of "
+                f"{self.pool.name} and at least 1 channel"
+            )
+        if int(self.pool.counts.min()) <= SEEN:
+            raise ValueError(
+                f"a class of {self.pool.name} has {self.pool.counts.min()} items: take more than {SEEN}"
+            )
+
+    def sample(self, count: int, seed: int) -> Optimizees:
+        """Draw the classes, and `count` initialisations."""
+        chosen = torch.randperm(len(self.pool), generator=generator(seed, 6))[: self.classes].tolist()
+        items = [torch.from_numpy(self.pool.of_class(self.pool.classes[c])) for c in chosen]
+
+        def data(part: slice) -> Labelled:
+            parts = [x[part] for x in items]
+            y = torch.cat([torch.full((len(x),), label) for label, x in enumerate(parts)])
+            return Labelled(floats(torch.cat(parts)), y)
+
+        family = Supervised(
+            self._model, data(slice(SEEN)), data(slice(SEEN, None)), F.cross_entropy, self.batch
+        )
+        return family.sample(count, seed)
+
+    def _model(self) -> nn.Module:
+        channels, height, width = self.pool.items.shape[1:]
+        return nn.Sequential(
+            nn.Conv2d(channels, self.channels, 3, padding=1),
+            nn.MaxPool2d(2),
+            nn.ReLU(),
+            nn.Conv2d(self.channels, self.channels, 3, padding=1),
+            nn.MaxPool2d(2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(self.channels * (height // 4) * (width // 4), self.classes),
+        )

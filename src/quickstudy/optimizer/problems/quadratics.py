@@ -1,0 +1,51 @@
+"""Random quadratics."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from quickstudy.core.adapt import Tensors
+from quickstudy.optimizer.problems.problem import Optimizees, generator
+
+
+@dataclass(frozen=True)
+class Quadratics:
+    r"""$f(\theta) = \lVert W \theta - y \rVert^2$ with W and y standard Gaussian.
+
+    Args:
+        dimensions: of θ and y, 10 in the paper.
+        scale: W is so many times the paper's: for rules that are to be tried where they were not learned.
+        spread: standard deviation of the Gaussian $\theta_0$; 0.01 in the authors' code.
+
+    Raises:
+        ValueError: if a number is out of range.
+
+    Reference: Andrychowicz et al. 2016, §3.1. Departures: the authors' code draws W and y uniformly from
+    [0, 1).
+    """
+
+    dimensions: int = 10
+    scale: float = 1.0
+    spread: float = 0.01
+
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        if self.dimensions < 1 or self.scale <= 0 or self.spread < 0:
+            raise ValueError(
+                f"dimensions is {self.dimensions}, scale {self.scale}, spread {self.spread}: "
+                "at least 1, above 0, at least 0"
+            )
+
+    def sample(self, count: int, seed: int) -> Optimizees:
+        """Draw W, y and θ₀ of `count` problems."""
+        rng, n = generator(seed), self.dimensions
+        w = self.scale * torch.randn(count, n, n, generator=rng)
+        y = torch.randn(count, n, generator=rng)
+        start = self.spread * torch.randn(count, n, generator=rng)
+
+        def loss(p: Tensors, step: int) -> Tensor:
+            away = torch.bmm(w.to(p["theta"]), p["theta"].unsqueeze(2)).squeeze(2) - y.to(p["theta"])
+            return away.square().sum(1)
+
+        return Optimizees({"theta": start}, loss, loss)

@@ -1,0 +1,133 @@
+"""Any model on any labelled data as an optimisation problem."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+from quickstudy.core.adapt import Loss, Tensors
+from quickstudy.core.kernels.per_task import per_task
+from quickstudy.core.kernels.switch import for_each
+from quickstudy.core.seeds import derived_seed, generators_kept
+from quickstudy.optimizer.problems.problem import Optimizees, generator
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Items and what is to be said of them.
+
+    Args:
+        x: [n, ...] items.
+        y: [n, ...] labels or values.
+    """
+
+    x: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:
+        """The number n of items."""
+        return len(self.x)
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """Training a model on labelled data from ever new initialisations, each on minibatches of its own.
+
+    Args:
+        model: makes one, freshly initialised; any module that `per_task` takes.
+        train: the data of `Optimizees.loss`.
+        held_out: the data of `Optimizees.held_out`.
+        criterion: from outputs and labels of a minibatch to its loss, such as `F.cross_entropy`.
+        batch: items of a minibatch; all of them where there are fewer.
+
+    Raises:
+        ValueError: if there are no data, or `batch` < 1.
+
+    Example:
+        >>> import torch
+        >>> from quickstudy.optimizer.problems.supervised import Labelled, Supervised
+        >>> x = torch.randn(100, 3)
+        >>> line = Labelled(x, x.sum(1, keepdim=True))
+        >>> family = Supervised(lambda: torch.nn.Linear(3, 1), line, line, torch.nn.functional.mse_loss)
+        >>> problems = family.sample(count=8, seed=0)
+        >>> problems.loss(problems.start, 0).shape
+        torch.Size([8])
+    """
+
+    model: Callable[[], nn.Module]
+    train: Labelled
+    held_out: Labelled
+    criterion: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
+    batch: int = 128
+
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        for name, data in (("train", self.train), ("held_out", self.held_out)):
+            if not len(data) or len(data.x) != len(data.y):
+                raise ValueError(f"{name} has {len(data.x)} items and {len(data.y)} labels: as many, some")
+        if self.batch < 1:
+            raise ValueError(f"batch is {self.batch}: it must be at least 1")
+
+    def sample(self, count: int, seed: int) -> Optimizees:
+        """Draw `count` initialisations; minibatches are a function of the seed and the step."""
+        with generators_kept(derived_seed(seed, 3)):
+            models = [self.model() for _ in range(count)]
+        weights = [dict(m.named_parameters()) for m in models]
+        start = {k: torch.stack([w[k].detach() for w in weights]) for k in weights[0]}
+        train, held_out = (
+            self._loss(models[0], data, seed, part) for part, data in enumerate((self.train, self.held_out))
+        )
+        return Optimizees(start, train, held_out)
+
+    def _loss(self, model: nn.Module, data: Labelled, seed: int, part: int) -> Loss:
+        size = min(self.batch, len(data))
+
+        def loss(p: Tensors, step: int) -> Tensor:
+            one = next(iter(p.values()))
+            count, device = len(one), one.device
+            rng = generator(seed, 4, part, step)
+            # distinct within a minibatch: the first of shuffled places
+            chosen = torch.rand(count, len(data), generator=rng).topk(size, 1).indices
+            x, y = data.x[chosen].to(device), data.y[chosen].to(device)
+            return for_each(self.criterion)(per_task(model, p, x), y)
+
+        return loss
+
+
+SPLITS = {"train": (0.0, 0.6), "validation": (0.6, 0.8), "test": (0.8, 1.0)}
+"""Parts of data that come without a split of their own, after a fixed shuffle."""
+SHUFFLE = 469874208863542616
+"""Seed of that shuffle. The shipped rules have seen its "train", so that it can't change."""
+
+
+def part_of(data: Labelled, split: str) -> Labelled:
+    """One of `SPLITS`.
+
+    Raises:
+        ValueError: if there is no split of that name.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"there is no split {split!r}: choose one of {', '.join(SPLITS)}")
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(SHUFFLE))
+    low, high = (round(len(data) * share) for share in SPLITS[split])
+    return Labelled(data.x[order[low:high]], data.y[order[low:high]])
+
+
+def digits(split: str) -> Labelled:
+    """A split of scikit-learn's 1,797 digits of 8 × 8 pixels: x [n, 64] in 0 … 1, y [n]."""
+    pictures, labels = load_digits(return_X_y=True)
+    x = torch.from_numpy(np.asarray(pictures, np.float32)) / 16
+    return part_of(Labelled(x, torch.from_numpy(np.asarray(labels, np.int64))), split)
+
+
+def mlp(
+    inputs: int, units: int = 20, layers: int = 1, classes: int = 10, activation: type[nn.Module] = nn.Sigmoid
+) -> nn.Sequential:
+    """A perceptron with so many hidden layers of so many units."""
+    sizes = [inputs, *[units] * layers]
+    hidden = [m for i in range(layers) for m in (nn.Linear(sizes[i], sizes[i + 1]), activation())]
+    return nn.Sequential(*hidden, nn.Linear(units, classes))

@@ -1,0 +1,278 @@
+"""RuleLearner: learning an update rule, as a meta-loss that `fit` can train on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from quickstudy.core.adapt import Adapted, Loss, Rule, RuleState, Tensors, adapt
+from quickstudy.core.kernels.torch_private import pytree
+from quickstudy.optimizer.perturbed import OnesOwn
+from quickstudy.optimizer.problems.problem import Family, Optimizees, generator
+from quickstudy.optimizer.truncation import Draw, Horizon
+
+Estimator = Literal["backprop", "es", "pes"]
+Objective = Literal["train", "held_out"]
+
+
+def gradient_of(loss: Loss, parameters: Tensors, step: int) -> tuple[Tensors, Tensor]:
+    """The gradients of losses [B] at parameters of their own, and the losses; neither with a graph."""
+    with torch.enable_grad():
+        at = {k: p.detach().requires_grad_() for k, p in parameters.items()}
+        value = loss(at, step)
+        gradients = torch.autograd.grad(
+            value.sum(), list(at.values()), allow_unused=True, materialize_grads=True
+        )
+    return dict(zip(at, gradients, strict=True)), value.detach()
+
+
+@dataclass
+class _Carried:
+    """Where the optimisees stand between two unrolls."""
+
+    problems: Optimizees
+    seed: int
+    horizon: int
+    step: int
+    parameters: Tensors
+    state: RuleState
+    perturbed: Tensors
+    """PES: the sum of what the rule of each was perturbed by so far."""
+
+
+class RuleLearner(nn.Module):
+    r"""Learns the parameters φ of an update rule, by how well optimisees fare under it.
+
+    $$\mathcal{L}(\phi) = \mathbb{E}_f \Big[ \frac1K \sum_{t=1}^{K} f(\theta_t) \Big], \qquad
+    \theta_{t+1} = \theta_t + g_t, \qquad (g_t, h_{t+1}) = m(\nabla_t, h_t, \phi)$$
+
+    A meta-step follows B problems over an unroll of K steps and differentiates their mean loss; the next goes
+    on where it stopped, its gradient cut off there, until the horizon is reached and new problems begin.
+
+    How the gradient is estimated:
+
+    - "backprop": back-propagation through the unroll. First order drops $\partial \nabla_t / \partial \phi$,
+      as the paper does. Then the gradient of $\sum f(\theta_t)$ is that of the surrogate
+      $\sum \langle \mathrm{stopgrad} \nabla_t, \theta_t \rangle$, and of the optimisees no graph is kept.
+    - "es": evolution strategies, $\frac{1}{\sigma^2} \mathbb{E}[\epsilon L(\phi + \epsilon)]$ with
+      $\epsilon \sim N(0, \sigma^2)$, in pairs ±ε that share their problem. Nothing is differentiated but f.
+      It smooths the objective, and is as blind as back-propagation to what lies beyond the unroll.
+    - "pes": persistent evolution strategies. Each optimisee keeps its own perturbed course from unroll to
+      unroll, and ε in the estimate is the sum of all of its perturbations since the start, which makes it
+      unbiased for the whole horizon.
+
+    Args:
+        rule: m: a `Rule` that is an `nn.Module`, such as `LSTMRule()`.
+        family: of the problems.
+        problems: B. For the evolution strategies even, half of them with +ε, half with −ε.
+        unroll: K.
+        horizon: steps after which new problems begin.
+        first_order: as above.
+        objective: f above: "train", what the rule itself is given the gradients of, or "held_out".
+        log: take log f for f, positive then: late steps, whose losses are small, count as much as early ones.
+        estimator: as above.
+        sigma: σ.
+
+    Raises:
+        ValueError: if a number is out of range or a name unknown.
+
+    Reference: Andrychowicz et al. 2016, equations 2 and 3, with $w_t = 1$; Vicol, Metz, Sohl-Dickstein:
+    "Unbiased Gradient Estimation in Unrolled Computation Graphs with Persistent Evolution Strategies", 2021.
+    Departures: the mean over steps and problems stands for the sum; `log` is ours.
+    """
+
+    def __init__(
+        self,
+        rule: nn.Module,
+        family: Family,
+        problems: int = 32,
+        unroll: int = 20,
+        horizon: Horizon | None = None,
+        first_order: bool = True,
+        objective: Objective = "train",
+        log: bool = False,
+        estimator: Estimator = "backprop",
+        sigma: float = 0.01,
+    ) -> None:
+        super().__init__()
+        if problems < 1 or unroll < 1 or sigma <= 0:
+            raise ValueError(
+                f"problems is {problems}, unroll {unroll}, sigma {sigma}: at least 1, at least 1, above 0"
+            )
+        if estimator not in ("backprop", "es", "pes") or objective not in ("train", "held_out"):
+            raise ValueError(
+                f"estimator is {estimator!r} and objective {objective!r}: choose 'backprop', 'es' or 'pes', "
+                "and 'train' or 'held_out'"
+            )
+        if estimator != "backprop" and problems % 2:
+            raise ValueError(f"problems is {problems}: evolution strategies take pairs, so an even number")
+        self.rule, self.family, self.problems, self.unroll = rule, family, problems, unroll
+        self.horizon, self.first_order = horizon or Horizon(), first_order
+        self.objective: Objective = objective
+        self.estimator: Estimator = estimator
+        self.log, self.sigma = log, sigma
+        self._carried: _Carried | None = None
+
+    def forward(self, draw: Draw) -> Tensor:
+        """The meta-loss of an unroll, a scalar: the mean of f, or log f, over its steps and problems.
+
+        Its gradient is the estimator's. The optimisees are kept, to go on with in the next call.
+        """
+        at = self._carried or self._begin(draw.seed, self.horizon.draw(draw))
+        steps = min(self.unroll, at.horizon - at.step)
+        value = self._backprop(at, steps) if self.estimator == "backprop" else self._evolve(at, steps, draw)
+        at.step += steps
+        at.parameters, at.state = pytree.tree_map(torch.detach, (at.parameters, at.state))
+        self._carried = at if at.step < at.horizon else None
+        return value
+
+    def carried(self) -> dict[str, Tensor]:
+        """What goes on from one meta-step to the next, as tensors: for a checkpoint."""
+        at = self._carried
+        if not at:
+            return {}
+        leaves, _ = pytree.tree_flatten(at.state)
+        return (
+            {"at": torch.tensor([at.seed, at.horizon, at.step])}
+            | {f"parameter.{k}": p for k, p in at.parameters.items()}
+            | {f"perturbed.{k}": p for k, p in at.perturbed.items()}
+            | {f"state.{i}": leaf for i, leaf in enumerate(leaves)}
+        )
+
+    def carry_on(self, tensors: Mapping[str, Tensor]) -> None:
+        """The way back from `carried`."""
+        self._carried = None
+        if not tensors:
+            return
+        at = self._begin(*(int(n) for n in tensors["at"].tolist()))
+        leaves, form = pytree.tree_flatten(at.state)
+        at.parameters = {k: tensors[f"parameter.{k}"].to(p) for k, p in at.parameters.items()}
+        at.perturbed = {k: tensors[f"perturbed.{k}"].to(p) for k, p in at.perturbed.items()}
+        at.state = pytree.tree_unflatten(
+            [tensors[f"state.{i}"].to(leaf) for i, leaf in enumerate(leaves)], form
+        )
+        self._carried = at
+
+    def _begin(self, seed: int, horizon: int, step: int = 0) -> _Carried:
+        """New problems, at their start."""
+        device = next(self.rule.parameters()).device
+        problems = self.family.sample(self._sampled, seed)
+        start = {k: p.detach().to(device) for k, p in problems.start.items()}
+        perturbed: Tensors = {}
+        if self.estimator == "pes":
+            start = {k: _twice(p) for k, p in start.items()}
+            perturbed = {k: torch.zeros_like(w) for k, w in self._weights(self.problems).items()}
+        count = len(next(iter(start.values())))
+        rule = self.as_rule if self.estimator == "backprop" else OnesOwn(self.rule, self._weights(count))
+        with torch.no_grad():
+            state = rule.init(start)
+        return _Carried(problems, seed, horizon, step, start, state, perturbed)
+
+    @property
+    def _sampled(self) -> int:
+        """Different problems: in pairs they are shared."""
+        return self.problems if self.estimator == "backprop" else self.problems // 2
+
+    @property
+    def as_rule(self) -> Rule:
+        """The module `rule`, typed as what it is."""
+        rule: Any = self.rule
+        return rule
+
+    def _weights(self, count: int) -> Tensors:
+        """[count, ...] φ as so many optimisees have it."""
+        return {k: p.detach().expand(count, *p.shape) for k, p in self.rule.named_parameters()}
+
+    def _objective(self, problems: Optimizees) -> Loss:
+        return problems.loss if self.objective == "train" else problems.held_out
+
+    def _backprop(self, at: _Carried, steps: int) -> Tensor:
+        objective = self._objective(at.problems)
+        values: list[Tensor] = []
+        terms: list[Tensor] = []  # the gradient of their sum is that of the sum of all losses
+
+        def judge(k: int, parameters: Tensors, known: tuple[Tensors, Tensor] | None = None) -> None:
+            """Take note of f(θ_k), of which value and gradient may be known."""
+            if not self.first_order:
+                value = objective(parameters, at.step + k) if known is None else known[1]
+                terms.append(value.log().sum() if self.log else value.sum())
+            else:
+                gradients, value = known or gradient_of(objective, parameters, at.step + k)
+                slopes = [
+                    (gradients[q].detach() * p).reshape(len(p), -1).sum(1) for q, p in parameters.items()
+                ]
+                terms.extend(((slope / value.detach()) if self.log else slope).sum() for slope in slopes)
+            values.append(value.detach().log() if self.log else value.detach())
+
+        def watch(k: int, parameters: Tensors, gradients: Tensors, loss: Tensor) -> None:
+            if k:  # where the unroll begins does not depend on φ
+                judge(k, parameters, (gradients, loss) if self.objective == "train" else None)
+
+        adapted = adapt(
+            lambda p, k: at.problems.loss(p, at.step + k),
+            at.parameters,
+            self.as_rule,
+            steps,
+            self.first_order,
+            at.state,
+            watch,
+        )
+        judge(steps, adapted.parameters)
+        at.parameters, at.state = adapted.parameters, adapted.state
+        surrogate = torch.stack(terms).sum() / (steps * self.problems)
+        return torch.stack(values).mean() + (surrogate - surrogate.detach())
+
+    def _evolve(self, at: _Carried, steps: int, draw: Draw) -> Tensor:
+        rng = generator(draw.seed, 7, draw.step)
+        noise = {
+            k: self.sigma * torch.randn(self.problems // 2, *p.shape, generator=rng).to(p)
+            for k, p in self.rule.named_parameters()
+        }
+        noise = {k: torch.cat([n, -n]) for k, n in noise.items()}
+        rule = OnesOwn(self.rule, {k: w + noise[k] for k, w in self._weights(self.problems).items()})
+        with torch.no_grad():
+            if self.estimator == "pes":
+                losses, adapted = self._follow(at, at.parameters, at.state, rule, steps)
+                at.perturbed = noise = {k: at.perturbed[k] + n for k, n in noise.items()}
+            else:
+                parameters, state = pytree.tree_map(_twice, (at.parameters, at.state))
+                losses, _ = self._follow(at, parameters, state, rule, steps)
+                _, adapted = self._follow(
+                    at, at.parameters, at.state, OnesOwn(self.rule, self._weights(self._sampled)), steps
+                )
+            at.parameters, at.state = adapted.parameters, adapted.state
+            factors = losses / (self.sigma**2 * self.problems)
+            gradient = {k: torch.tensordot(factors, n, 1) for k, n in noise.items()}
+        surrogate = torch.stack([(gradient[k] * p).sum() for k, p in self.rule.named_parameters()]).sum()
+        return losses.mean() + (surrogate - surrogate.detach())
+
+    def _follow(
+        self, at: _Carried, parameters: Tensors, state: RuleState, rule: Rule, steps: int
+    ) -> tuple[Tensor, Adapted]:
+        """The mean objective of each optimisee over some steps [B], and where they get to."""
+        objective = self._objective(at.problems)
+        values: list[Tensor] = []
+
+        def note(value: Tensor) -> None:
+            values.append(value.log() if self.log else value)
+
+        def of_pairs(f: Loss) -> Loss:
+            def both(p: Tensors, step: int) -> Tensor:
+                parts = zip(*(v.split(self._sampled) for v in p.values()), strict=True)
+                return torch.cat([f(dict(zip(p, part, strict=True)), at.step + step) for part in parts])
+
+            return both
+
+        def watch(k: int, p: Tensors, gradients: Tensors, loss: Tensor) -> None:
+            if k:
+                note(loss if self.objective == "train" else of_pairs(objective)(p, k))
+
+        adapted = adapt(of_pairs(at.problems.loss), parameters, rule, steps, True, state, watch)
+        note(of_pairs(objective)(adapted.parameters, steps))
+        return torch.stack(values).mean(0), adapted
+
+
+def _twice(x: Tensor) -> Tensor:
+    return torch.cat([x, x])

@@ -1,0 +1,1 @@
+"""Learned update rules: one paper or family a file."""

@@ -1,0 +1,327 @@
+"""LearnedOptimizer: any rule, learned or not, as an optimizer of torch."""
+
+import copy
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quickstudy.core.adapt import Rule
+from quickstudy.core.kernels.sizes import sizes_on
+from quickstudy.core.kernels.torch_private import pytree
+from quickstudy.optimizer.weights import load_rule
+
+
+class LearnedOptimizer(torch.optim.Optimizer):
+    r"""An optimizer of torch that takes the steps of a rule U.
+
+    $$\theta \leftarrow \theta + \eta\,(U(\theta, \nabla L) - \theta) - \eta\,\lambda\,\theta$$
+
+    A rule that is a module is frozen: copied, in evaluation mode. Parameter groups, schedules, closures,
+    `state_dict` and `copy.deepcopy` are as for any optimizer; a parameter without gradient is left alone, and
+    its state too. Arithmetic and state have the precision of the parameters, but at least float32.
+
+    What a rule says of itself counts, where it does:
+
+    - `coordinatewise = True`, as `LSTMRule`, `RNNpropRule` and `MLPRule` do: it may be given small tensors
+      together and large ones in parts, as coordinates [C], with states [..., C]. A number in its state
+      depends on how many steps were taken and on nothing else.
+    - `needs_loss = True`: it is given the loss that the closure returns. Others are given nan.
+
+    A rule that isn't coordinatewise is given one parameter at a time, under its name if the optimizer is made
+    of `model.named_parameters()`. So one that lets parameters depend on each other is another rule here than
+    in `adapt`.
+
+    Args:
+        params: tensors, names and tensors, or groups, as any optimizer takes them.
+        rule: a rule; or the name of one that ships or a path, as `load_rule` takes them.
+        lr: η, multiplies the rule's own steps: 0 or more. By group.
+        weight_decay: λ, 0 or more. By group. It is decoupled and multiplied by η, as in AdamW, but there η is
+            the length of a step: AdamW's 0.01 at a rate of 0.001 is 0.00001 here.
+        horizon: how many steps the rule was trained for. It warns once when it takes more. By default what
+            the file of the rule says, if it comes from one.
+
+    Raises:
+        ValueError: if a number is out of range, a parameter is complex or a gradient sparse; if the rule
+            needs the loss, and `step` is not given a closure that returns it.
+        FileNotFoundError: if there is no such rule.
+
+    Example:
+        >>> import torch
+        >>> from quickstudy.optimizer.torch_optimizer import LearnedOptimizer
+        >>> from quickstudy.core.update_rules import sgd
+        >>> theta = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+        >>> optimizer = LearnedOptimizer([theta], sgd(0.5), lr=0.5)
+        >>> theta.square().sum().backward()
+        >>> optimizer.step()
+        >>> theta.tolist()
+        [0.5, -1.0]
+
+    Reference: Andrychowicz et al.: "Learning to learn by gradient descent by gradient descent", 2016;
+    Loshchilov, Hutter: "Decoupled Weight Decay Regularization", 2019.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        rule: Rule | str | os.PathLike[str],
+        lr: float = 1.0,
+        weight_decay: float = 0.0,
+        horizon: int | None = None,
+    ) -> None:
+        if isinstance(rule, str | os.PathLike):
+            rule, card = load_rule(rule)
+            horizon = card.get("horizon") if horizon is None else horizon
+        if horizon is not None and horizon < 1:
+            raise ValueError(f"horizon is {horizon}: at least 1, or None where the rule knows no end")
+        frozen: Any = rule
+        if isinstance(rule, nn.Module):
+            frozen = copy.deepcopy(rule).eval().requires_grad_(False)
+        self.rule: Rule = frozen
+        self.horizon = horizon
+        self._warned = False
+        self._copies: dict[tuple[torch.device, torch.dtype], Rule] = {}
+        self._forms: dict[str, pytree.TreeSpec] = {}
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles hold; for a pickle the rule must be a module, not inner functions."""
+        own = {"rule": self.rule, "horizon": self.horizon, "_warned": self._warned}
+        return super().__getstate__() | own | {"_copies": {}, "_forms": {}}
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As in torch; with a group's own `lr` and `weight_decay`, if it has some."""
+        lr, decay = (param_group.get(k, self.defaults[k]) for k in ("lr", "weight_decay"))
+        if not (lr >= 0 and decay >= 0):
+            raise ValueError(f"lr is {lr} and weight_decay {decay}: both must be 0 or more")
+        super().add_param_group(param_group)
+        for p in self.param_groups[-1]["params"]:
+            if not p.is_floating_point():
+                self.param_groups.pop()
+                raise ValueError(f"a parameter {list(p.shape)} is of {p.dtype}: rules take real numbers only")
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As in torch, but the state keeps its precision.
+
+        Raises:
+            ValueError: if there are other groups, or the state is that of another rule.
+        """
+        seen: dict[str, Any] = {}
+        # added last: it sees what other hooks have made of the dictionary
+        hook = self.register_load_state_dict_pre_hook(lambda _, final: seen.update(final))
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            hook.remove()
+        saved = [i for group in seen["param_groups"] for i in group["params"]]
+        own = [member for group in self.param_groups for member in _members(group)]
+        for i, (p, name) in zip(saved, own, strict=True):
+            if i in seen["state"]:
+                self.state[p] = self._restored(p, name, seen["state"][i])
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take a step.
+
+        Args:
+            closure: clears the gradients, computes the loss and its gradients, and returns the loss.
+
+        Returns:
+            What the closure returned.
+        """
+        value = None
+        if closure is not None:
+            with torch.enable_grad():
+                value = closure()
+        loss = self._loss(value)
+        self._check_gradients()
+        with torch.no_grad():
+            for group in self.param_groups:
+                alike: dict[tuple[torch.device, torch.dtype, int], list[tuple[Tensor, str]]] = {}
+                for p, name in _members(group):
+                    if p.grad is not None and p.numel():
+                        kind = p.device, _working_dtype(p), self._count(p, name)
+                        alike.setdefault(kind, []).append((p, name))
+                for (device, dtype, _), members in alike.items():
+                    with torch.autocast(device.type, enabled=False):
+                        self._advance(self._on(device, dtype), members, group, loss.to(dtype).to(device))
+        return value
+
+    def _loss(self, value: Any) -> Tensor:
+        if not getattr(self.rule, "needs_loss", False):
+            return torch.tensor(torch.nan)
+        if value is None:
+            raise ValueError(
+                f"{type(self.rule).__name__} needs the loss: give step a closure that computes the loss and "
+                "its gradients and returns the loss"
+            )
+        loss = value.detach() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+        if loss.numel() != 1:
+            raise ValueError(f"the closure returned a loss {list(loss.shape)}: it must be a single number")
+        return loss.reshape(())
+
+    def _check_gradients(self) -> None:
+        """Before the first parameter moves."""
+        for p in (p for group in self.param_groups for p in group["params"]):
+            if p.grad is not None and p.grad.layout != torch.strided:
+                raise ValueError(
+                    f"the gradient of a parameter {list(p.shape)} is {p.grad.layout}, and rules take dense "
+                    "ones only: make the embedding with sparse=False"
+                )
+
+    def _on(self, device: torch.device, dtype: torch.dtype) -> Rule:
+        """The rule where the parameters are."""
+        if not isinstance(self.rule, nn.Module):
+            return self.rule
+        if (device, dtype) not in self._copies:
+            moved: Any = copy.deepcopy(self.rule).to(device, dtype)
+            self._copies[device, dtype] = moved
+        return self._copies[device, dtype]
+
+    def _fresh(self, p: Tensor, name: str) -> list[Any]:
+        """What the state of a parameter is made of, before the first step."""
+        theta, rule = p.detach().to(_working_dtype(p)), self._on(p.device, _working_dtype(p))
+        leaves, self._forms[name] = pytree.tree_flatten(
+            rule.init({name: theta.flatten() if self._coordinatewise else theta})
+        )
+        return [_own(leaf) for leaf in leaves]
+
+    def _count(self, p: Tensor, name: str) -> int:
+        """The number of the step that a parameter is about to take, with a state to take it from."""
+        state = self.state[p]
+        if not state:
+            state.update({"step": 0} | _numbered(self._fresh(p, name)))
+        elif name not in self._forms:
+            self._fresh(p, name)
+        state["step"] += 1
+        if self.horizon is not None and state["step"] > self.horizon and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"the rule was trained for {self.horizon} steps, and this is step {state['step']}: it may "
+                "stop learning or diverge from here on; go on with another optimizer, or take a rule trained "
+                "for longer",
+                stacklevel=4,
+            )
+        return state["step"]
+
+    def _restored(self, p: Tensor, name: str, saved: dict[str, Any]) -> dict[str, Any]:
+        fresh = _numbered(self._fresh(p, name))
+        theirs = {k: getattr(v, "shape", ()) for k, v in saved.items() if k != "step"}
+        if theirs != {k: getattr(v, "shape", ()) for k, v in fresh.items()}:
+            raise ValueError(
+                f"the state of a parameter {list(p.shape)} is not of this rule, {type(self.rule).__name__}: "
+                "load it into an optimizer with the rule that it was made by"
+            )
+        return {"step": int(saved["step"])} | {k: _like(v, saved[k]) for k, v in fresh.items()}
+
+    @property
+    def _coordinatewise(self) -> bool:
+        return getattr(self.rule, "coordinatewise", False)
+
+    def _advance(
+        self, rule: Rule, members: Sequence[tuple[Tensor, str]], group: dict[str, Any], loss: Tensor
+    ) -> None:
+        """Take a step of parameters that have taken equally many, on one device and in one precision."""
+        if self._coordinatewise:
+            self._advance_coordinates(rule, [p for p, _ in members], members[0][1], group, loss)
+            return
+        for p, name in members:
+            theta, g = (x.detach().to(loss.dtype) for x in (p, p.grad) if x is not None)
+            before = pytree.tree_unflatten(_leaves(self.state[p]), self._forms[name])
+            after, state = rule.update({name: g}, before, {name: theta}, loss)
+            self.state[p].update(_numbered([_own(leaf) for leaf in pytree.tree_leaves(state)]))
+            p.copy_(_towards(after[name], theta, group))
+
+    def _advance_coordinates(
+        self, rule: Rule, members: Sequence[Tensor], name: str, group: dict[str, Any], loss: Tensor
+    ) -> None:
+        thetas = [p.detach().flatten().to(loss.dtype) for p in members]
+        gradients = [p.grad.flatten().to(loss.dtype) for p in members if p.grad is not None]
+        states = [_leaves(self.state[p]) for p in members]
+        leaves: list[Any] = []
+        at_once = sizes_on(loss.device.type).optimizer_coordinates
+        for part in _parts([len(theta) for theta in thetas], at_once):
+            theta = _joined([thetas[i][s] for i, s in part])
+            g = _joined([gradients[i][s] for i, s in part])
+            before = [
+                _joined([states[i][k][..., s] for i, s in part]) if _has_coordinates(leaf) else leaf
+                for k, leaf in enumerate(states[0])
+            ]
+            after, state = rule.update(
+                {name: g}, pytree.tree_unflatten(before, self._forms[name]), {name: theta}, loss
+            )
+            leaves = pytree.tree_leaves(state)
+            sizes = [s.stop - s.start for _, s in part]
+            for k, leaf in enumerate(leaves):
+                if _has_coordinates(leaf):
+                    for (i, s), own in zip(part, leaf.split(sizes, -1), strict=True):
+                        states[i][k][..., s] = own
+            for (i, s), own in zip(part, _towards(after[name], theta, group).split(sizes), strict=True):
+                thetas[i][s] = own
+        for p, theta in zip(members, thetas, strict=True):
+            p.copy_(theta.view(p.shape))
+            numbers = {k: _own(v) for k, v in _numbered(leaves).items() if not _has_coordinates(v)}
+            self.state[p].update(numbers)
+
+
+def _members(group: dict[str, Any]) -> Iterator[tuple[Tensor, str]]:
+    """The parameters of a group and their names; all have the same if they have none."""
+    names = group.get("param_names") or ["parameter"] * len(group["params"])
+    return zip(group["params"], names, strict=True)
+
+
+def _working_dtype(p: Tensor) -> torch.dtype:
+    return torch.promote_types(p.dtype, torch.float32)
+
+
+def _numbered(leaves: Sequence[Any]) -> dict[str, Any]:
+    """Leaves of a state as an optimizer of torch has them: no tuples in dictionaries in tuples."""
+    return {str(k): leaf for k, leaf in enumerate(leaves)}
+
+
+def _leaves(state: dict[str, Any]) -> list[Any]:
+    """The way back from `_numbered`."""
+    return [state[str(k)] for k in range(len(state) - 1)]  # the other one is "step"
+
+
+def _own(leaf: Any) -> Any:
+    """A leaf that shares no memory with another, a parameter or a gradient: all of them change in place."""
+    return leaf.clone(memory_format=torch.contiguous_format) if isinstance(leaf, Tensor) else leaf
+
+
+def _like(fresh: Any, saved: Any) -> Any:
+    """A saved leaf on the device, in the precision and of the kind of a fresh one."""
+    return saved.to(fresh, copy=True) if isinstance(fresh, Tensor) else type(fresh)(saved)
+
+
+def _has_coordinates(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.ndim > 0
+
+
+def _joined(pieces: Sequence[Tensor]) -> Tensor:
+    return pieces[0] if len(pieces) == 1 else torch.cat(list(pieces), -1)
+
+
+def _towards(after: Tensor, theta: Tensor, group: dict[str, Any]) -> Tensor:
+    lr, decay = float(group["lr"]), float(group["weight_decay"])
+    new = torch.lerp(theta, after, lr)  # at a rate of 1 exactly where the rule goes
+    return new.sub_(theta, alpha=lr * decay) if decay else new
+
+
+def _parts(sizes: Sequence[int], at_once: int) -> Iterator[list[tuple[int, slice]]]:
+    """So many coordinates at a time: which ones of which tensors."""
+    part: list[tuple[int, slice]] = []
+    room = at_once
+    for i, size in enumerate(sizes):
+        start = 0
+        while start < size:
+            stop = min(start + room, size)
+            part.append((i, slice(start, stop)))
+            start, room = stop, room - (stop - start)
+            if not room:
+                yield part
+                part, room = [], at_once
+    if part:
+        yield part

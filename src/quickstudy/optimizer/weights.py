@@ -1,0 +1,81 @@
+"""Learned rules as files: those that ship, and your own."""
+
+import os
+from importlib import resources
+from pathlib import Path
+
+from quickstudy.core import checkpoint
+from quickstudy.core.seeds import generators_kept
+from quickstudy.optimizer.rules.lstm import LSTMRule
+from quickstudy.optimizer.rules.mlp import MLPRule
+from quickstudy.optimizer.rules.rnnprop import RNNpropRule
+
+LearnedRule = LSTMRule | RNNpropRule | MLPRule
+"""A rule that a file can hold."""
+RULES: dict[str, type[LearnedRule]] = {"LSTMRule": LSTMRule, "RNNpropRule": RNNpropRule, "MLPRule": MLPRule}
+
+
+def load_rule(name_or_path: str | os.PathLike[str]) -> tuple[LearnedRule, checkpoint.Manifest]:
+    """A learned rule and its card.
+
+    Args:
+        name_or_path: a name in `shipped_rules()`, a file, or the folder of a training.
+
+    Returns:
+        The rule, in evaluation mode, and what its file says of it, as in `save_rule`.
+
+    Raises:
+        FileNotFoundError: if there is no such file or name.
+        ValueError: if the file is damaged or holds something else.
+    """
+    shipped = shipped_rules()
+    path = shipped.get(str(name_or_path), Path(name_or_path))
+    if not path.suffix and not path.exists():
+        raise FileNotFoundError(
+            f"there is no rule {str(name_or_path)!r}: rules that ship are {', '.join(shipped) or 'none'}"
+        )
+    path = path / "best.safetensors" if path.is_dir() else path
+    weights, card = checkpoint.load(path)
+    if card.get("kind") != "rule":
+        raise ValueError(
+            f"{path} holds no update rule but a model of recipe {card.get('recipe')!r}: "
+            "quickstudy.load_learner takes it"
+        )
+    kind, arguments = card.get("rule"), card.get("arguments", {})
+    if kind not in RULES:
+        raise ValueError(
+            f"{path} holds the rule {kind}, which this version lacks: it knows {', '.join(RULES)}"
+        )
+    try:
+        with generators_kept():
+            rule = RULES[kind](**arguments)
+        # in a training's folder the rule is a part of what was trained
+        weights = checkpoint.without_prefix("rule.", weights) or weights
+        checkpoint.load_weights(rule, weights, "what it holds")
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is said to hold the rule {kind} with arguments {arguments}, which does not fit: {error}"
+        ) from None
+    return rule.eval(), card
+
+
+def save_rule(path: Path, rule: LearnedRule, card: checkpoint.Manifest) -> None:
+    """Write a learned rule and its card; the card beside it as well, for reading.
+
+    Args:
+        path: ends in `.safetensors`.
+        rule: of which kind and with which arguments goes into the card.
+        card: JSON-able. Those of rules that ship have `families` of problems that the rule was trained on,
+            the `horizon` of the training in steps, `seed`, `cpu_seconds`, `figures` and `known_failures`.
+
+    Raises:
+        OSError: if it can't be written.
+    """
+    kind = {"kind": "rule", "rule": type(rule).__name__, "arguments": rule.arguments}
+    checkpoint.save(path, rule.state_dict(), {**kind, **card, **kind})
+
+
+def shipped_rules() -> dict[str, Path]:
+    """The learned rules that ship with the library, by name."""
+    folder = Path(str(resources.files("quickstudy") / "optimizer" / "shipped"))
+    return {p.stem: p for p in sorted(folder.glob("*.safetensors"))}

@@ -1,1 +1,0 @@
-"""Optimisation problems that update rules are learned on, and raced on: one family a file."""

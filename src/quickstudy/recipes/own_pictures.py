@@ -1,0 +1,88 @@
+"""Learning from your own pictures, `root/class/*.jpg`."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from quickstudy.core.learner import Learner
+from quickstudy.data.datasets.folders import folder_pool
+from quickstudy.data.formats.images import ImageFormat
+from quickstudy.data.setting import Setting
+from quickstudy.data.splits import FRACTIONS
+from quickstudy.encoders.classifier import Classifier
+from quickstudy.encoders.conv4 import Conv4
+from quickstudy.initialization.maml import MAML
+from quickstudy.metric.prototypical import Prototypical
+from quickstudy.recipes.recipe import MakePool, Recipe
+from quickstudy.training.schedules import cosine
+
+
+def prototypical_images(
+    images: str,
+    size: int = 84,
+    grey: bool = False,
+    ways: int = 5,
+    shots: int = 1,
+    queries: int = 5,
+    split: str | Sequence[float] = FRACTIONS,
+    skip_corrupt: bool = False,
+) -> Recipe:
+    """Prototypical networks on a folder of class folders, with a class-disjoint split.
+
+    Args:
+        images: the folder.
+        size: pixels of height and width that pictures are brought to.
+        grey: without colour.
+        ways: classes of a task, in training and test.
+        shots: support pictures a class.
+        queries: query pictures a class.
+        split: fractions of the classes, or a JSON file (see `image_folders`).
+        skip_corrupt: leave out pictures that can't be read.
+    """
+    form = ImageFormat(size, 1 if grey else 3)
+
+    def learner() -> Learner:
+        return Prototypical(Conv4(in_channels=form.channels, channels=64))
+
+    data = folder_pool(images, form, split, skip_corrupt)
+    return _images(data, form, learner, Setting(ways, shots, queries))
+
+
+def maml_images(
+    images: str,
+    size: int = 84,
+    grey: bool = False,
+    ways: int = 5,
+    shots: int = 1,
+    queries: int = 5,
+    split: str | Sequence[float] = FRACTIONS,
+    skip_corrupt: bool = False,
+) -> Recipe:
+    """MAML on a folder of class folders; arguments as in `prototypical_images`."""
+    form = ImageFormat(size, 1 if grey else 3)
+
+    def learner() -> Learner:
+        encoder = Conv4(in_channels=form.channels, channels=64, running_statistics=False)
+        return MAML(
+            Classifier(encoder, ways, dimensions=64 * (size // 16) ** 2), lr=0.1, steps=1, test_steps=5
+        )
+
+    data = folder_pool(images, form, split, skip_corrupt)
+    return _images(data, form, learner, Setting(ways, shots, queries))
+
+
+def _images(pool: MakePool, form: ImageFormat, learner: Callable[[], Learner], setting: Setting) -> Recipe:
+    return Recipe(
+        summary="your own folders of pictures, --images DIR",
+        paper="your data",
+        pool=pool,
+        item_format=form,
+        learner=learner,
+        train=setting,
+        tasks=4,
+        steps=2000,
+        schedule=partial(cosine, warmup=50),
+        precision="bf16-mixed",
+        validation=setting,
+        every=100,
+        tests=(setting,),
+    )

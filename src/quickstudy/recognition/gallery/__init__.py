@@ -1,0 +1,1 @@
+"""The gallery: named embeddings in a SQL database."""

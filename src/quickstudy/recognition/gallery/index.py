@@ -1,0 +1,178 @@
+"""Search in a gallery's database, in memory that is kept in step with it, or by PostgreSQL's index."""
+
+import threading
+from collections.abc import Collection, Iterator
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from sqlalchemy import func, select
+from sqlalchemy.engine import Connection, Row
+from sqlalchemy.schema import CreateIndex
+from sqlalchemy.sql import ColumnElement
+
+from quickstudy.core.kernels.sizes import sizes_on
+from quickstudy.recognition.gallery.database import WIRE, Database
+from quickstudy.recognition.gallery.search import Floats, Index, Ints, Pooling, centroids, euclidean, pooled
+
+EXACT = 1_000_000
+"""Samples up to which a search in PostgreSQL is exact and in memory, as it always is in SQLite."""
+HNSW_DIMENSIONS = 2000
+"""The most that pgvector's index takes."""
+
+Found = list[list[tuple[int, float, int]]]
+"""For each probe the nearest names, nearest first: id, distance, samples."""
+
+
+class Finder:
+    """Finds names; every method works within a transaction of its caller.
+
+    Args:
+        database: of the gallery.
+        exact: samples up to which PostgreSQL's index isn't used.
+    """
+
+    def __init__(self, database: Database, exact: int = EXACT) -> None:
+        self._database, self._tables, self.exact = database, database.tables, exact
+        self.lock = threading.Lock()
+        """Of what is in memory: to be held from before the transaction of a search begins."""
+        self._indices: dict[bool, tuple[Row[Any], int, Index]] = {}
+        """By whether it is of centroids; with the gallery's row and last sample when it was read."""
+        self._sizes = (-1, 0, 0)
+
+    def clear(self) -> None:
+        """Free the memory."""
+        with self.lock:
+            self._indices.clear()
+
+    def search(self, c: Connection, row: Row[Any], probes: Floats, k: int, pooling: Pooling) -> Found:
+        """The k names nearest to each probe [B, D]."""
+        _check(pooling)
+        names, samples = self.size(c, row)
+        if not self._database.path and samples > self.exact:
+            return [self._indexed(c, row, probe, k, pooling) for probe in probes]
+        # of one sample, all poolings are the same
+        index = self._index(c, row, centroid=pooling == "centroid" or names == samples)
+        distances, at = index.search(torch.from_numpy(probes), k, pooling)
+        ids, counts = index.ids[at], index.counts[at]
+        columns = zip(ids.tolist(), distances.tolist(), counts.tolist(), strict=True)
+        return [list(zip(*of_probe, strict=True)) for of_probe in columns]
+
+    def distances(
+        self, c: Connection, row: Row[Any], probes: Floats, ids: Collection[int], pooling: Pooling
+    ) -> dict[int, tuple[Floats, int]]:
+        """Of probes [B, D] to some names, by their id: [B] and the number of samples."""
+        _check(pooling)
+        p = torch.from_numpy(probes)
+        found: dict[int, tuple[Floats, int]] = {}
+        for part, counts, rows in self.whole_names(c, row, self._tables.sample.c.name_id.in_(ids)):
+            each = np.split(rows, np.cumsum(counts)[:-1])
+            for i, count, of_name in zip(part.tolist(), counts.tolist(), each, strict=True):
+                if pooling == "centroid":
+                    of_name = centroids(of_name, np.array([count]), row.cosine)
+                distance = pooled(euclidean(p, torch.tensor(of_name)), pooling)
+                found[i] = (distance.numpy(), count)
+        return found
+
+    def grown(self, c: Connection) -> None:
+        """After additions: have PostgreSQL make its index where it will be used."""
+        dimensions = c.scalar(select(self._tables.gallery.c.dimensions)) or 0
+        if self._database.path or self.last(c) <= self.exact or dimensions > HNSW_DIMENSIONS:
+            return
+        c.execute(CreateIndex(self._tables.nearest, if_not_exists=True))
+
+    def last(self, c: Connection) -> int:
+        """The highest id of a sample, or 0."""
+        return c.scalar(select(func.max(self._tables.sample.c.id))) or 0
+
+    def counts(self) -> ColumnElement[int]:
+        """Column of the samples of each name."""
+        sample = self._tables.sample
+        each = select(func.count().label("samples")).select_from(sample).group_by(sample.c.name_id)
+        return each.subquery().c.samples
+
+    def names(self, c: Connection, ids: Ints) -> dict[int, str]:
+        """By their id, in the order of the ids."""
+        name = self._tables.name
+        found: dict[int, str] = {}
+        size = sizes_on().database_rows
+        for start in range(0, len(ids), size):
+            query = select(name.c.id, name.c.name).where(name.c.id.in_(ids[start : start + size].tolist()))
+            found.update(c.execute(query.order_by(name.c.id)).all())
+        return found
+
+    def whole_names(
+        self, c: Connection, row: Row[Any], chosen: ColumnElement[bool] | None = None
+    ) -> Iterator[tuple[Ints, Ints, Floats]]:
+        """Ids [n] of names, ascending, how many samples they have [n], and all of these [M, D], in parts."""
+        sample = self._tables.sample
+        query = select(sample.c.name_id, sample.c.embedding).order_by(sample.c.name_id, sample.c.source)
+        if chosen is not None:
+            query = query.where(chosen)
+        held: list[Row[int, bytes]] = []
+        for part in c.execute(query.execution_options(yield_per=sizes_on().database_rows)).partitions():
+            held += part
+            # the last name may go on in the next part
+            whole = next((end for end in range(len(held), 0, -1) if held[end - 1][0] != held[-1][0]), 0)
+            if whole:
+                yield self._arrays(held[:whole], row.dimensions)
+                held = held[whole:]
+        if held:
+            yield self._arrays(held, row.dimensions)
+
+    def _arrays(self, rows: list[Row[int, bytes]], dimensions: int) -> tuple[Ints, Ints, Floats]:
+        content = b"".join([embedding for _, embedding in rows])
+        if len(content) != len(rows) * dimensions * WIRE.itemsize:
+            raise ValueError(
+                f"{self._database} is damaged, an embedding has another length: restore it, or enrol anew"
+            )
+        ids, counts = np.unique(np.array([i for i, _ in rows], np.int64), return_counts=True)
+        return ids, counts, np.frombuffer(content, WIRE).reshape(-1, dimensions)
+
+    def size(self, c: Connection, row: Row[Any]) -> tuple[int, int]:
+        """Names and samples; counting takes a while, so only after a change."""
+        if self._sizes[0] != row.revision:
+            tables = (self._tables.name, self._tables.sample)
+            names, samples = (c.scalar(select(func.count()).select_from(t)) or 0 for t in tables)
+            self._sizes = (row.revision, names, samples)
+        return self._sizes[1:]
+
+    def _index(self, c: Connection, row: Row[Any], centroid: bool) -> Index:
+        """What is in memory, after reading what has changed."""
+        sample = self._tables.sample
+        # out of the dict, so that none stays there if reading fails half-way
+        known, now, index = self._indices.pop(centroid, (None, 0, None))
+        if known and index and known.removals == row.removals and known.revision <= row.revision:
+            chosen = sample.c.name_id.in_(select(sample.c.name_id).where(sample.c.id > now))
+        else:
+            index = known = None  # frees the memory before more is taken
+            each = self.counts()
+            expected = c.execute(select(each, func.count()).group_by(each)).all()
+            index, chosen = Index(row.dimensions, centroid, row.cosine, dict(expected)), None
+        if known is None or known.revision < row.revision:
+            for ids, counts, rows in self.whole_names(c, row, chosen):
+                index.put(ids, counts, rows)
+            now = self.last(c)
+        self._indices[centroid] = (row, now, index)
+        return index
+
+    def _indexed(
+        self, c: Connection, row: Row[Any], probe: Floats, k: int, pooling: Pooling
+    ) -> list[tuple[int, float, int]]:
+        """By PostgreSQL's index, where there is too much to hold in memory."""
+        sample = self._tables.sample
+        count = min(1000, max(200, 20 * k))
+        c.exec_driver_sql(f"SET LOCAL hnsw.ef_search = {count}")
+        distance = sample.c.embedding.l2_distance(probe.astype(WIRE).tobytes())
+        near = set(c.scalars(select(sample.c.name_id).order_by(distance).limit(count)))
+        if len(near) < k:  # some names have very many samples: without the index, then
+            by_name = select(sample.c.name_id).group_by(sample.c.name_id)
+            near = set(c.scalars(by_name.order_by(func.min(distance)).limit(k)))
+        exact = self.distances(c, row, probe[None], near, pooling)
+        nearest = sorted((float(distance[0]), i, samples) for i, (distance, samples) in exact.items())
+        return [(i, d, samples) for d, i, samples in nearest[:k]]
+
+
+def _check(pooling: str) -> None:
+    if pooling not in get_args(Pooling):
+        raise ValueError(f"pooling is {pooling!r}: it must be 'centroid', 'nearest' or 'top'")

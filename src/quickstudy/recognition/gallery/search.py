@@ -1,0 +1,237 @@
+"""Exact search among named embeddings, in memory.
+
+Names with equally many samples lie in one array [n, c, D], a `Group`: so a search is one matrix product a
+group, and pooling a reduction over its axis c, however unequal the names are. Memory is 4 (D + 1) bytes a
+row, rows being the samples, or the names where pooling is by centroid, and up to an eighth more where names
+were added later; a search takes a few times 8 MB besides.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from quickstudy.core.kernels.sizes import sizes_on
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+Pooling = Literal["centroid", "nearest", "top"]
+"""Distance of a probe to a name: to the mean of its samples, the least, or the root mean square of the `TOP`
+least, which under the cosine is the mean of their energies."""
+TOP = 3
+SPARE = 8
+"""Names beyond those asked for that go from the quick pass, by matrix product, to the precise one."""
+
+
+def euclidean(probes: Tensor, rows: Tensor) -> Tensor:
+    """‖p − g‖ of [B, D] and [M, D], [B, M], from differences: precise where the two are almost the same."""
+    return torch.cdist(probes, rows, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def pooled(distances: Tensor, pooling: Pooling) -> Tensor:
+    """Distances to names [...] from those to all rows of each, [..., c]."""
+    if pooling == "top":
+        return distances.topk(min(TOP, distances.shape[-1]), largest=False).values.square().mean(-1).sqrt()
+    return distances.amin(-1)
+
+
+def centroids(rows: Floats, counts: Ints, cosine: bool) -> Floats:
+    """Mean embedding of each name, [n, D]; where `cosine`, brought back to length 1.
+
+    Args:
+        rows: [M, D] the samples, name after name.
+        counts: [n] samples of each name, at least 1, M together.
+        cosine: whether embeddings are unit vectors.
+    """
+    return means_of(
+        np.add.reduceat(rows, np.cumsum(counts) - counts, axis=0, dtype=np.float64), counts, cosine
+    )
+
+
+def means_of(sums: npt.NDArray[Any], counts: Ints, cosine: bool) -> Floats:
+    """The same from the sums [n, D] of each name's samples."""
+    means = sums / counts[:, None]
+    if cosine:
+        means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+    return means.astype(np.float32)
+
+
+class Group:
+    """Names with c rows each.
+
+    Args:
+        rows: c.
+        dimensions: D.
+        capacity: names there is room for before all must move.
+    """
+
+    def __init__(self, rows: int, dimensions: int, capacity: int) -> None:
+        self.size = 0
+        self.names: Ints = np.empty(capacity, np.int64)
+        self.rows: Floats = np.empty((capacity, rows, dimensions), np.float32)
+        self.norms: Floats = np.empty((capacity, rows), np.float32)
+        """Squared."""
+
+    def append(self, names: Ints, rows: Floats) -> Ints:
+        """Add names [n] with their rows [n, c, D]; their places."""
+        end = self.size + len(names)
+        if end > len(self.names):
+            capacity = end + end // 8 + 16
+            self.names = _moved(self.names, capacity)
+            self.rows = _moved(self.rows, capacity)
+            self.norms = _moved(self.norms, capacity)
+        places = np.arange(self.size, end)
+        self.names[self.size : end] = names
+        self.rows[self.size : end] = rows
+        self.norms[self.size : end] = np.einsum("ncd,ncd->nc", rows, rows)
+        self.size = end
+        return places
+
+    def drop(self, place: int) -> int:
+        """Remove the name at a place; the name that now lies there instead, which was the last."""
+        self.size -= 1
+        for a in (self.names, self.rows, self.norms):
+            a[place] = a[self.size]
+        return int(self.names[place])
+
+    def nearest(self, probes: Tensor, k: int, pooling: Pooling) -> tuple[Tensor, Tensor]:
+        """The nearest names to each probe, in no order.
+
+        Args:
+            probes: [B, D].
+            k: how many at most.
+            pooling: how c distances become one.
+
+        Returns:
+            [B, K] distances, and [B, K] the names.
+        """
+        keep = min(k + SPARE, self.size)
+        least, places = torch.empty(len(probes), 0), torch.empty(len(probes), 0, dtype=torch.int64)
+        step = max(1, sizes_on().searched_distances // (self.rows.shape[1] * len(probes)))
+        for start in range(0, self.size, step):
+            found = self._quick(probes, slice(start, min(start + step, self.size)), pooling)
+            some, at = found.topk(min(keep, found.shape[1]), largest=False, sorted=False)
+            least, places = torch.cat([least, some], 1), torch.cat([places, at + start], 1)
+            if least.shape[1] > keep:
+                least, at = least.topk(keep, largest=False, sorted=False)
+                places = places.gather(1, at)
+        rows = torch.from_numpy(self.rows)
+        exact = torch.stack(
+            [
+                pooled(euclidean(p[None], rows[at].flatten(0, 1)).view(len(at), -1), pooling)
+                for p, at in zip(probes, places, strict=True)
+            ]
+        )
+        return exact, torch.from_numpy(self.names)[places]
+
+    def _quick(self, probes: Tensor, part: slice, pooling: Pooling) -> Tensor:
+        """[B, n] what rises with the distance to each name: ‖g‖² − 2 p·g, pooled."""
+        rows, norms = torch.from_numpy(self.rows[part]), torch.from_numpy(self.norms[part])
+        n, c, _ = rows.shape
+        if c == 1:
+            return torch.addmm(norms[:, 0], probes, rows[:, 0].T, alpha=-2)
+        # probes last, so that pooling runs along them
+        squares = torch.addmm(norms.view(-1, 1), rows.view(n * c, -1), probes.T, alpha=-2).view(n, c, -1)
+        return _least(squares).mean(0).T if pooling == "top" else squares.amin(1).T
+
+
+def _moved(array: npt.NDArray[Any], capacity: int) -> npt.NDArray[Any]:
+    roomy = np.empty((capacity, *array.shape[1:]), array.dtype)
+    roomy[: len(array)] = array
+    return roomy
+
+
+def _least(values: Tensor) -> Tensor:
+    """[n, c, B] → [TOP, n, B] the least along c, or all of them if there are fewer."""
+    if not TOP < values.shape[1] <= 64:
+        least = values.transpose(1, 2).topk(min(TOP, values.shape[1]), largest=False).values
+        return least.movedim(2, 0)
+    # a third of the time of topk
+    first = second = third = torch.full_like(values[:, 0], torch.inf)
+    for v in values.unbind(1):
+        third = torch.minimum(third, torch.maximum(second, v))
+        second = torch.minimum(second, torch.maximum(first, v))
+        first = torch.minimum(first, v)
+    return torch.stack([first, second, third])
+
+
+class Index:
+    """Rows of all names, kept in step with a gallery.
+
+    Args:
+        dimensions: D.
+        centroid: whether a name has one row, the mean of its samples, or all of them.
+        cosine: whether embeddings are unit vectors.
+        expected: how many names will have so many samples: room is made for them at once.
+    """
+
+    def __init__(self, dimensions: int, centroid: bool, cosine: bool, expected: Mapping[int, int]) -> None:
+        self.dimensions, self.centroid, self.cosine = dimensions, centroid, cosine
+        self._expected = {1: sum(expected.values())} if centroid else dict(expected)
+        self.ids: Ints = np.empty(0, np.int64)
+        """[N] ascending."""
+        self.counts: Ints = np.empty(0, np.int64)
+        """[N] samples of each name."""
+        self._places: Ints = np.empty(0, np.int64)
+        """[N] of each name in its group."""
+        self._groups: dict[int, Group] = {}
+
+    def put(self, ids: Ints, counts: Ints, rows: Floats) -> None:
+        """Add names, or replace all rows of names that are there.
+
+        Args:
+            ids: [n] ascending; those that are new lie above all that are there.
+            counts: [n] samples of each name.
+            rows: [M, D] all their samples, name after name.
+        """
+        known = int(np.searchsorted(ids, self.ids[-1], side="right")) if len(self.ids) else 0
+        at = np.searchsorted(self.ids, ids[:known])
+        for name in at.tolist():
+            group = self._groups[self._rows_of(name)]
+            place = int(self._places[name])
+            moved = group.drop(place)
+            self._places[moved] = place
+        self.counts[at] = counts[:known]
+        names = np.concatenate([at, np.arange(len(self.ids), len(self.ids) + len(ids) - known)])
+        self.ids = np.concatenate([self.ids, ids[known:]])
+        self.counts = np.concatenate([self.counts, counts[known:]])
+        self._places = np.concatenate([self._places, np.empty(len(ids) - known, np.int64)])
+        if self.centroid:
+            rows, counts = centroids(rows, counts, self.cosine), np.ones_like(counts)
+        starts = np.cumsum(counts) - counts
+        for c in np.unique(counts).tolist():
+            chosen = counts == c
+            added = rows[starts[chosen, None] + np.arange(c)]
+            self._places[names[chosen]] = self._group(c, len(added)).append(names[chosen], added)
+
+    def search(self, probes: Tensor, k: int, pooling: Pooling) -> tuple[Floats, Ints]:
+        """The names nearest to each probe, nearest first, those equally near by their id.
+
+        Args:
+            probes: [B, D].
+            k: how many at most.
+            pooling: how the distances to the rows of a name become one.
+
+        Returns:
+            [B, K] distances, and [B, K] which names: their places in `ids`. K is less than k if there are
+            fewer names.
+        """
+        groups = [group for group in self._groups.values() if group.size]
+        found = [group.nearest(probes, k, pooling) for group in groups] if len(probes) else []
+        if not found:
+            return np.empty((len(probes), 0), np.float32), np.empty((len(probes), 0), np.int64)
+        distances, names = (torch.cat(parts, 1).numpy() for parts in zip(*found, strict=True))
+        order = np.lexsort((names, distances))[:, :k]
+        return np.take_along_axis(distances, order, 1), np.take_along_axis(names, order, 1)
+
+    def _rows_of(self, name: int) -> int:
+        return 1 if self.centroid else int(self.counts[name])
+
+    def _group(self, c: int, least: int) -> Group:
+        if c not in self._groups:
+            room = max(least, self._expected.get(c, 0))
+            self._groups[c] = Group(c, self.dimensions, room + room // 8 + 16)
+        return self._groups[c]

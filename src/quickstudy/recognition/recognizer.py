@@ -1,0 +1,367 @@
+"""Recogniser: enroll, verify and identify, with a calibrated threshold and "unknown" as an answer."""
+
+import math
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from quickstudy.core.kernels.sizes import sizes_on
+from quickstudy.data.datasets.folders import find_files
+from quickstudy.recognition.calibration import EXPECTED, FEW, Calibration, calibrate
+from quickstudy.recognition.embedder import Embedder, Progress, Refusal, Vectors
+from quickstudy.recognition.gallery.gallery import Gallery
+from quickstudy.recognition.gallery.records import Match
+from quickstudy.recognition.gallery.search import Pooling, means_of
+from quickstudy.recognition.pairs import Energy, pooled_scores
+
+Files = str | Path | Sequence[str | Path]
+MODEL, CALIBRATION = "model", "calibration"
+"""Settings of a gallery: the model it is used with, and its own calibration."""
+CHECKED = 50_000
+"""Samples up to which a gallery is searched for mislabelled ones: people's own folders, not a million."""
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """What became of an enrolment.
+
+    Args:
+        added: new samples by name.
+        known: files whose content was enrolled under that name already.
+        refused: files that can't be used.
+        doubtful: files that may be mistakes: they are nearer to another name's mean than to that of the
+            others of their own and, with thresholds, would be taken for that name and not for their own.
+    """
+
+    added: dict[str, int]
+    known: int
+    refused: list[Refusal]
+    doubtful: list[Refusal]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a sample is of the name it claims.
+
+    Args:
+        name: claimed.
+        accepted: whether the score reaches the threshold.
+        score: the negative energy, higher is likelier.
+        threshold: for a name with so many samples.
+        probability: that it is, where both are equally likely beforehand.
+        supported: whether impostor pairs enough are behind the threshold; if not, it is above the scores of
+            all there were.
+    """
+
+    name: str
+    accepted: bool
+    score: float
+    threshold: float
+    probability: float
+    supported: bool
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Whose a sample is.
+
+    Args:
+        file: the sample; of several taken together, the first.
+        name: the best candidate, or None for "unknown": no candidate reaches its threshold.
+        candidates: the best, likeliest first.
+    """
+
+    file: Path
+    name: str | None
+    candidates: list[Decision]
+
+
+class Recogniser:
+    """A trained encoder, a gallery of enrolled samples, and thresholds that mean what they say.
+
+    Args:
+        model: a checkpoint, a training's folder or a model's name; without it, the one that the gallery was
+            begun with.
+        gallery: path of a SQLite file, made when first enrolled to, or a PostgreSQL URL.
+        far: false accepts to allow, instead of the share that was calibrated for: to verify, of strangers who
+            claim one name; to identify, of strangers whom the gallery knows nothing of.
+
+    Raises:
+        FileNotFoundError: if there is no such checkpoint, or no gallery to take the model from.
+        ValueError: if the gallery is of another encoder, or `far` out of range.
+
+    Example:
+        Five lines from folders to names (needs a trained model, hence no doctest)::
+
+            recogniser = Recogniser("runs/faces", "people.db")
+            recogniser.enroll_folder("people")  # people/NAME/*.jpg
+            print(recogniser.verify("Ada", "door.jpg").accepted)
+            for identity in recogniser.identify(["a.jpg", "b.jpg"]):
+                print(identity.file, identity.name or "unknown")
+    """
+
+    def __init__(
+        self, model: str | Path | None = None, gallery: str | Path = "gallery.db", far: float | None = None
+    ) -> None:
+        if far is not None and not 0 < far <= 0.5:
+            raise ValueError(f"far is {far}: it must be above 0 and at most 0.5; it is a share, 0.01 is 1 %")
+        if model is None:
+            model = _model_of(gallery)
+        self.embedder, self.far = Embedder(model), far
+        self.gallery = Gallery(
+            gallery, encoder=self.embedder.fingerprint, cosine=self.embedder.energy == "cosine"
+        )
+
+    @property
+    def pooling(self) -> Pooling:
+        """How the samples of a name are taken together: what the thresholds are for."""
+        return self.calibration.pooling
+
+    @property
+    def calibration(self) -> Calibration:
+        """The gallery's own, else the model's.
+
+        Raises:
+            ValueError: if there is neither.
+        """
+        found = self._calibration_if_any()
+        if not found:
+            raise ValueError(
+                f"{self.embedder.name} has no thresholds yet: measure them on people, words or sounds that "
+                f"it wasn't trained on, by quickstudy calibrate {self.embedder.path}"
+            )
+        return found
+
+    def _calibration_if_any(self) -> Calibration | None:
+        own = self.gallery.get_setting(CALIBRATION) if self.gallery.exists() else None
+        found = own or self.embedder.manifest.get(CALIBRATION)
+        return Calibration.from_dict(found) if found else None
+
+    def enroll(self, name: str, files: Files, progress: Progress | None = None) -> Enrolment:
+        """Add samples of one name.
+
+        Args:
+            name: up to 200 characters.
+            files: one or more; what can't be used is refused, and the rest enrolled.
+            progress: called with (done, total).
+
+        Returns:
+            What became of each.
+        """
+        return self._enroll({name: _paths(files)}, progress)
+
+    def enroll_folder(self, root: str | Path, progress: Progress | None = None) -> Enrolment:
+        """Add the samples in `root/NAME/*.jpg`, or whatever the encoder takes.
+
+        Each name's are written together, or not at all should the program end; names are written in turn, and
+        enrolling the folder anew goes on where it was left.
+
+        Raises:
+            FileNotFoundError, ValueError: if there are no such folders, or one is empty.
+        """
+        return self._enroll(find_files(Path(root), self.embedder.format), progress)
+
+    def _enroll(self, files: dict[str, list[Path]], progress: Progress | None) -> Enrolment:
+        # as the gallery has names: folders of some systems come in another form of Unicode
+        files = {unicodedata.normalize("NFC", name): paths for name, paths in files.items()}
+        before, calibration = self._counts() if self.gallery.exists() else {}, self._calibration_if_any()
+        name_of = {path: name for name, paths in files.items() for path in paths}
+        refused: list[Refusal] = []
+        used: list[tuple[str, Path, Vectors]] = []
+        for batch in self.embedder.batches(list(files.values()), progress):
+            refused += batch.refused
+            if not batch.files:
+                continue
+            rows = zip(batch.files, batch.embeddings, batch.digests, strict=True)
+            samples = [(name_of[file], z, digest) for file, z, digest in rows]
+            self.gallery.enroll_many(samples)
+            if not self.gallery.get_setting(MODEL):
+                self.gallery.put_setting(MODEL, self.embedder.name)
+            used += [(name, file, z) for (name, z, _), file in zip(samples, batch.files, strict=True)]
+        if not used:
+            reasons = "; ".join(f"{r.file}: {r.reason}" for r in refused[:3])
+            raise ValueError(f"none of {len(refused)} files can be enrolled: {reasons}")
+        after = self._counts()
+        new = {name: after.get(name, 0) - before.get(name, 0) for name in files}
+        added = {name: n for name, n in new.items() if n}
+        return Enrolment(added, len(used) - sum(added.values()), refused, self._doubtful(used, calibration))
+
+    def _counts(self) -> dict[str, int]:
+        return {entry.name: entry.samples for entry in self.gallery.names()}
+
+    def _doubtful(
+        self, used: list[tuple[str, Path, Vectors]], calibration: Calibration | None
+    ) -> list[Refusal]:
+        """Samples nearer to another name's mean than to that of the others of their own.
+
+        With thresholds, only those that would be taken for that name, and not for their own.
+        """
+        names_enrolled, samples = self.gallery.size()
+        if names_enrolled < 2 or samples > CHECKED:
+            return []
+        z, labels, names = self.gallery.embeddings()
+        cosine = self.embedder.energy == "cosine"
+        # of Euclidean embeddings what all have in common cancels
+        origin = np.zeros(z.shape[1], z.dtype) if cosine else z.mean(0)
+        z -= origin
+        counts = np.bincount(labels, minlength=len(names))
+        rows = np.split(z, np.cumsum(counts)[:-1])
+        sums = np.add.reduceat(z, np.cumsum(counts) - counts, axis=0, dtype=np.float64)
+        means, at = means_of(sums, counts, cosine), {name: i for i, name in enumerate(names)}
+        asked = [sample for sample in used if counts[at[sample[0]]] > 2]
+        doubtful: list[Refusal] = []
+        size = sizes_on().embedded_files
+        for i in range(0, len(asked), size):
+            part = asked[i : i + size]
+            own, x = np.asarray([at[name] for name, _, _ in part]), np.stack([z for _, _, z in part]) - origin
+            # ‖x‖² / 2 − ‖x − m‖² / 2, the greater the nearer
+            near = x @ means.T - np.square(means).sum(1) / 2
+            others = means_of(sums[own] - x, counts[own] - 1, cosine)
+            near[np.arange(len(part)), own] = (x * others).sum(1) - np.square(others).sum(1) / 2
+            nearest = near.argmax(1)
+            wrong = nearest != own
+            if calibration:
+                wrong[wrong] = self._mistaken(x[wrong], own[wrong], nearest[wrong], rows, calibration)
+            doubtful += [
+                Refusal(part[j][1], f"resembles {names[nearest[j]]!r} more than {part[j][0]!r}")
+                for j in np.flatnonzero(wrong)
+            ]
+        return doubtful
+
+    def _mistaken(
+        self, x: Vectors, own: np.ndarray, other: np.ndarray, rows: list[Vectors], calibration: Calibration
+    ) -> np.ndarray:
+        """[B] whether samples would be taken for another name, and not for the others of their own."""
+        scorer = pooled_scores(self.embedder.energy, calibration.pooling)
+
+        def reached(probes: Vectors, enrolled: Vectors) -> np.ndarray:
+            return scorer(enrolled[None], probes)[:, 0] >= calibration.threshold(len(enrolled), far=self.far)
+
+        mistaken = np.zeros(len(x), bool)
+        for name in np.unique(other):
+            asked = np.flatnonzero(other == name)
+            mistaken[asked] = reached(x[asked], rows[name])
+        for j in np.flatnonzero(mistaken):
+            itself = np.square(rows[own[j]] - x[j]).sum(1).argmin()
+            mistaken[j] = not reached(x[j][None], np.delete(rows[own[j]], itself, 0))[0]
+        return mistaken
+
+    def verify(self, name: str, files: Files) -> Decision:
+        """Whether samples, which are taken together, are of the name they claim.
+
+        Args:
+            name: enrolled.
+            files: one, or several of the same person, word or sound: their mean is asked.
+
+        Raises:
+            ValueError: if the name isn't enrolled, or a file can't be used.
+        """
+        probe = self._probes(_paths(files), together=True)[1]
+        samples = len(self.gallery.samples(name))
+        calibration = self.calibration
+        distance = float(self.gallery.distances(probe, name, calibration.pooling)[0])
+        return self._decide(calibration, Match(name, distance, samples), names=1)
+
+    def identify(self, files: Files, top: int = 5, together: bool = False) -> list[Identity]:
+        """Whose samples are, among all that is enrolled, or "unknown".
+
+        The threshold rises with the number of names, so that a stranger is as seldom taken for any of them as
+        was calibrated for.
+
+        Args:
+            files: one or more.
+            top: candidates to name of each.
+            together: all files are of the same person, word or sound: their mean is asked, and one identity
+                returned.
+
+        Raises:
+            ValueError: if a file can't be used, or nothing is enrolled.
+        """
+        paths, probes = self._probes(_paths(files), together)
+        names, calibration = self.gallery.size()[0], self.calibration
+        if not names:
+            raise ValueError(f"nothing is enrolled in {self.gallery}: enroll somebody first")
+        found: list[Identity] = []
+        for path, matches in zip(paths, self.gallery.search(probes, top, calibration.pooling), strict=False):
+            candidates = [self._decide(calibration, match, names) for match in matches]
+            best = candidates[0]
+            found.append(Identity(path, best.name if best.accepted else None, candidates))
+        return found
+
+    def recalibrate(self, far: float | None = None) -> Calibration:
+        """Measure the thresholds anew, on the enrolled samples themselves, and keep them with the gallery.
+
+        It takes several samples of each of a good many names. They stay as they are until measured anew.
+
+        Args:
+            far: aimed at; without, the FAR or the cost that was aimed at before.
+
+        Raises:
+            ValueError: if names or samples are too few to measure it: by luck, thresholds could become laxer
+                than those of the model.
+        """
+        before = self.calibration
+        z, labels, _ = self.gallery.embeddings()
+        scorer = pooled_scores(self.embedder.energy, before.pooling)
+        asked = far or self.far
+        if asked is None and before.cost is not None:
+            own = calibrate(z, labels, scorer, cost=before.cost, pooling=before.pooling)
+        else:
+            own = calibrate(z, labels, scorer, asked or before.far, pooling=before.pooling)
+        first = own.tables[0]
+        if first.identities < FEW or not first.supports(own.far):
+            needed = f", and {math.ceil(EXPECTED / own.far)} pairs of different ones" if own.far else ""
+            raise ValueError(
+                f"the {len(z)} samples of {first.identities} names in {self.gallery} are too few to measure "
+                f"thresholds for a FAR of {100 * own.far:.3g} %: it takes {FEW} names{needed}; enroll more "
+                "or ask for a higher FAR. The thresholds stay as they are"
+            )
+        self.gallery.put_setting(CALIBRATION, own.as_dict())
+        return own
+
+    def _probes(self, files: list[Path], together: bool) -> tuple[list[Path], Vectors]:
+        embedded = self.embedder.embed_files(files)
+        if embedded.refused:
+            first = embedded.refused[0]
+            raise ValueError(f"{first.file} can't be used: {first.reason}")
+        z = embedded.embeddings
+        if together:
+            z = z.mean(0, keepdims=True)
+            if self.embedder.energy == "cosine":
+                z /= np.maximum(np.linalg.norm(z), 1e-12)
+        return files, z
+
+    def _decide(self, calibration: Calibration, match: Match, names: int) -> Decision:
+        score = score_of(match.distance, self.embedder.energy)
+        threshold = calibration.threshold(match.samples, names, self.far)
+        probability = float(calibration.probability(score, match.samples))
+        supported = calibration.support(match.samples, names, self.far)
+        return Decision(match.name, score >= threshold, score, threshold, probability, supported)
+
+
+def score_of(distance: float, energy: Energy) -> float:
+    """The negative energy of a Euclidean distance; of unit vectors 1 − cos is half its square."""
+    return -(distance**2) / 2 if energy == "cosine" else -distance
+
+
+def _paths(files: Files) -> list[Path]:
+    paths = [Path(files)] if isinstance(files, str | Path) else [Path(f) for f in files]
+    if not paths:
+        raise ValueError("no files are given: name one at least")
+    missing = [p for p in paths if not p.is_file()]
+    if missing:
+        raise FileNotFoundError(f"there is no file {missing[0]}")
+    return paths
+
+
+def _model_of(gallery: str | Path) -> str:
+    with Gallery(gallery) as there:
+        if not there.exists():
+            raise FileNotFoundError(f"there is no gallery at {there} yet: name the model by --model")
+        model = there.get_setting(MODEL)
+    if not model:  # imported
+        raise ValueError(f"{there} doesn't say which model it was enrolled with: name it by --model")
+    return model

@@ -1,0 +1,233 @@
+"""One page about a recogniser: what its threshold means, how well it does, and what the data can't tell."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+
+from quickstudy.core.files import write_whole
+from quickstudy.metric.plots import roc
+from quickstudy.metric.verification import Verification, verification
+from quickstudy.recognition.calibration import Calibration
+from quickstudy.recognition.pairs import Floats, Index, Pairs, Scorer, draw_enrolment, score_pairs
+from quickstudy.recognition.report import html, plots
+from quickstudy.recognition.report.error_rates import Achieved, achieved, min_dcf, per_group
+from quickstudy.recognition.report.identification import (
+    Draws,
+    Identification,
+    OpenSet,
+    closed_set,
+    enrollable,
+    enrolment_draws,
+    open_set,
+)
+
+REPEATS = 20
+"""Random enrolments behind the closed-set and open-set figures."""
+
+
+@dataclass(frozen=True)
+class RecognitionReport:
+    """All figures of a recogniser on identities that neither training nor calibration has seen.
+
+    Args:
+        title: of the page.
+        facts: what was measured and with what, by name.
+        calibration: done beforehand, on other identities.
+        pairs: of the test identities.
+        verification: of the pairs.
+        achieved: at the calibrated threshold.
+        min_dcf: least detection cost at a prior of 1 %.
+        samples: enrolled samples of a name, in all figures but `draws`.
+        closed: closed-set identification; None where no two identities have items enough, as below.
+        open: open-set identification.
+        draws: identification by numbers of enrolled samples.
+        groups: FAR and FRR of groups of identities.
+    """
+
+    title: str
+    facts: Mapping[str, str]
+    calibration: Calibration
+    pairs: Pairs = field(repr=False)
+    verification: Verification
+    achieved: Achieved
+    min_dcf: float
+    samples: int = 1
+    closed: Identification | None = None
+    open: OpenSet | None = None
+    draws: tuple[Draws, ...] = ()
+    groups: Mapping[str, Achieved] = field(default_factory=dict[str, Achieved])
+
+    @property
+    def aim(self) -> float:
+        """The FAR that was aimed at."""
+        at = (t.far for t in self.calibration.tables if t.samples == self.samples)
+        return next(at, self.calibration.far)
+
+    @property
+    def kept(self) -> bool:
+        """Whether it lies within the interval of the one achieved."""
+        low, high = self.achieved.far95
+        return low <= self.aim <= high
+
+    @property
+    def known95(self) -> tuple[float, float] | None:
+        """The 95 % interval of the FAR aimed at, by the calibration's identities; None if not measured."""
+        return next((t.point.far95 for t in self.calibration.tables if t.samples == self.samples), None)
+
+    @property
+    def chance(self) -> bool:
+        """Whether chance explains the difference between the FAR aimed at and the one achieved.
+
+        Both are measured on some identities only, so it does where their intervals meet.
+        """
+        low, high = self.achieved.far95
+        return self.known95 is not None and low <= self.known95[1] and self.known95[0] <= high
+
+    def as_dict(self) -> dict[str, Any]:
+        """All figures, for a log; the scores are left out."""
+        parts: dict[str, Any] = {"title": self.title, "facts": dict(self.facts), "samples": self.samples}
+        parts |= {"calibration": self.calibration.as_dict(), "min_dcf": self.min_dcf}
+        for name in ("verification", "achieved", "closed", "open"):
+            figures = getattr(self, name)
+            parts[name] = figures.as_dict() if figures else None
+        parts["draws"] = [d.as_dict() for d in self.draws]
+        parts["groups"] = {group: a.as_dict() for group, a in self.groups.items()}
+        return parts
+
+    def __str__(self) -> str:
+        """The figures, a line each."""
+        lines = [f"pairs: {self.verification}, minDCF {self.min_dcf:.3f}", f"calibrated: {self.achieved}"]
+        lines += [f"closed set: {self.closed}"] if self.closed else []
+        lines += [f"open set: {self.open}"] if self.open else []
+        lines += [f"identified: {draws}" for draws in self.draws]
+        lines += [f"{group}: {achieved}" for group, achieved in self.groups.items()]
+        return "\n".join(lines)
+
+    def figures(self) -> dict[str, Figure]:
+        """The pictures, by what they show."""
+        threshold = self.achieved.threshold
+        at_eer = self.verification.threshold
+        made = {
+            "How genuine and impostor scores are spread": plots.score_histogram(
+                self.pairs, {"calibrated": threshold, "equal error": at_eer}
+            ),
+            "False rejects over false accepts (DET)": plots.det({"test": self.verification}, self.achieved),
+            "True accepts over false accepts (ROC)": roc(self.verification, "unseen identities"),
+        }
+        if self.closed:
+            made["Own name among the best (CMC)"] = plots.cmc(self.closed)
+        if self.open:
+            made["Known and named over strangers taken for a name"] = plots.dir_fpir(
+                self.open, self.calibration.threshold(self.samples, self.open.names)
+            )
+        return made
+
+    def save(self, path: str | Path) -> None:
+        """Write the page, one HTML file that needs nothing else, whole or not at all.
+
+        Raises:
+            OSError: if it can't be written.
+        """
+        write_whole(Path(path), html.page(self, self.figures()).encode())
+
+
+def recognition_report(
+    title: str,
+    embeddings: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    scorer: Scorer,
+    calibration: Calibration,
+    *,
+    facts: Mapping[str, str] | None = None,
+    samples: int = 1,
+    shots: Sequence[int] = (1, 5),
+    ways: int | None = None,
+    draws: int = 100,
+    sources: npt.ArrayLike | None = None,
+    apart: bool = False,
+    groups: Mapping[Any, str] | None = None,
+    seed: int = 0,
+) -> RecognitionReport:
+    """Measure a recogniser on identities that neither training nor calibration has seen.
+
+    Args:
+        title: of the page.
+        embeddings: [I, D] of the test items.
+        labels: [I] whose each item is.
+        scorer: the one calibrated.
+        calibration: of other identities.
+        facts: what was measured and with what, by name; shown first.
+        samples: enrolled samples of a name, for the pairs, the closed and the open set.
+        shots: enrolled samples for which identification is averaged over draws, as far as there are items.
+        ways: names in each of these draws; all by default.
+        draws: how many.
+        sources: [I] if probes and enrolled samples of these draws shall be of different sources.
+        apart: those of the pairs too, as where they were so for the calibration.
+        groups: of labels; those that have none are in no group.
+        seed: of all draws.
+
+    Raises:
+        ValueError: as in `calibrate`.
+    """
+    x, names = np.asarray(embeddings), np.asarray(labels)
+    apart &= sources is not None
+    pairs = score_pairs(x, names, scorer, samples, seed, sources if apart else None)
+    at = achieved(pairs.scores, pairs.identities, calibration.threshold(samples), seed)
+    found, y = np.unique(names, return_inverse=True)
+    rng = np.random.default_rng(seed)
+    large = np.flatnonzero(np.bincount(y) > samples)
+    closed = open_ = None
+    if len(large) >= 2:
+        closed = closed_set(*_identified(x, y, scorer, samples, large, len(large), rng, unknown=False))
+    if len(large) >= 4:
+        open_ = open_set(*_identified(x, y, scorer, samples, large, len(large) // 2, rng, unknown=True))
+    averaged: list[Draws] = []
+    for n in shots:
+        if enrollable(names, n, sources).sum(0).max() >= max(ways or 2, 2):
+            averaged.append(enrolment_draws(x, names, scorer, n, draws, seed, ways, sources))
+    by_group = per_group(
+        pairs.scores, pairs.identities, at.threshold, [groups.get(n, "") for n in found.tolist()]
+    ) if groups else {}  # fmt: skip
+    return RecognitionReport(
+        title=title,
+        facts=dict(facts or {}) | ({"pairs": "of different sources only"} if apart else {}),
+        calibration=calibration,
+        pairs=pairs,
+        verification=verification(pairs.scores, pairs.same),
+        achieved=at,
+        min_dcf=min_dcf(pairs.scores, pairs.same),
+        samples=samples,
+        closed=closed,
+        open=open_,
+        draws=tuple(averaged),
+        groups=by_group,
+    )
+
+
+def _identified(
+    x: npt.NDArray[Any],
+    y: Index,
+    scorer: Scorer,
+    samples: int,
+    large: Index,
+    names: int,
+    rng: np.random.Generator,
+    unknown: bool,
+) -> tuple[Floats, Index]:
+    """Scores [B, M] and columns [B] of the probes of random enrolments; −1 for what isn't enrolled."""
+    scores: list[npt.NDArray[Any]] = []
+    columns: list[Index] = []
+    for _ in range(REPEATS):
+        chosen = np.sort(rng.permutation(large)[:names])
+        enrolled, tried = draw_enrolment(y, chosen, samples, rng)
+        known = np.isin(y[tried], chosen)
+        if not unknown:
+            tried, known = tried[known], known[known]
+        scores.append(np.asarray(scorer(x[enrolled], x[tried])))
+        columns.append(np.where(known, np.searchsorted(chosen, y[tried]), -1))
+    return np.concatenate(scores), np.concatenate(columns)

@@ -1,1 +1,0 @@
-"""Update rules: one paper or family a file."""

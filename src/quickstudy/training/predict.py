@@ -1,0 +1,107 @@
+"""Telling a user's own pictures or clips apart: support folders name the classes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from quickstudy.core import checkpoint
+from quickstudy.core.episode import Support
+from quickstudy.core.inner_loop import InnerLoop
+from quickstudy.core.learner import Learner, evaluation_mode
+from quickstudy.data.datasets.folders import files_in, find_files, report_bad
+from quickstudy.data.formats.images import Progress
+from quickstudy.data.formats.items import ItemFormat, decode_items, floats
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a picture or clip was taken for.
+
+    Args:
+        file: of the picture or clip.
+        label: the likeliest class.
+        probabilities: of every class, by name; they sum to 1.
+    """
+
+    file: Path
+    label: str
+    probabilities: dict[str, float]
+
+
+@torch.no_grad()
+def predict_folders(
+    learner: Learner,
+    item_format: ItemFormat,
+    support: str | Path,
+    query: str | Path,
+    *,
+    skip_corrupt: bool = False,
+    save: str | Path | None = None,
+    progress: Progress | None = None,
+) -> list[Prediction]:
+    """Classify pictures or clips by a handful of labelled ones.
+
+    Args:
+        learner: trained.
+        item_format: what its encoder takes.
+        support: `support/CLASS/*.jpg`, the labelled items; two classes at least, any number in each.
+        query: a file, or a folder of files.
+        skip_corrupt: leave out what can't be read, with a warning, instead of an error.
+        save: write the model as adapted to the support here, for learners of an initialisation: an ordinary
+            `state_dict` as safetensors, with the names of the classes in its manifest (`checkpoint.load`).
+        progress: called with (done, total) while decoding.
+
+    Returns:
+        One prediction a query, in the order of their names.
+
+    Raises:
+        FileNotFoundError, ValueError, OSError: if folders are absent or empty, or files can't be read, or
+            there are no adapted weights to save.
+    """
+    if save and not isinstance(learner, InnerLoop):
+        raise ValueError(
+            f"{type(learner).__name__} learners adapt no weights, so there are none to save: leave out --save"
+        )
+    files = find_files(Path(support), item_format)
+    if len(files) < 2:
+        raise ValueError(f"{support} holds one class folder: telling classes apart takes two at least")
+    queries = _queries(Path(query), item_format)
+    labelled = [(i, p) for i, found in enumerate(files.values()) for p in found]
+    paths = [p for _, p in labelled] + queries
+    items = np.empty((len(paths), *item_format.shape), item_format.dtype)
+    bad = decode_items(paths, item_format, items, progress)
+    if bad:
+        reasons = {paths[i]: reason for i, reason in sorted(bad.items())}
+        report_bad(reasons, len(paths), skip_corrupt, item_format.noun)
+    good = [i for i in range(len(labelled)) if i not in bad]
+    y = torch.tensor([[labelled[i][0] for i in good]])
+    for i, name in enumerate(files):
+        if i not in y:
+            raise ValueError(f"no {item_format.noun} of class {name!r} can be read: mend or remove them")
+    asked = [i for i in range(len(labelled), len(paths)) if i not in bad]
+    if not asked:
+        raise ValueError(f"no {item_format.noun} of {query} can be read")
+    x = floats(torch.from_numpy(items).to(learner.device)).unsqueeze(0)  # one task
+    labelled_items = Support(x[:, good], y.to(learner.device), len(files))
+    with evaluation_mode(learner):
+        scores = learner.predict(labelled_items, x[:, asked])[0]
+    names = list(files)
+    if save and isinstance(learner, InnerLoop):
+        weights = learner.adapted(labelled_items).state_dict()
+        checkpoint.save(Path(save), weights, {"classes": names, "items": item_format.as_dict()})
+    return [
+        Prediction(paths[i], names[int(np.argmax(p))], dict(zip(names, p, strict=True)))
+        for i, p in zip(asked, scores.softmax(-1).tolist(), strict=True)
+    ]
+
+
+def _queries(query: Path, item_format: ItemFormat) -> list[Path]:
+    if query.is_file():
+        return [query]
+    if not query.is_dir():
+        raise FileNotFoundError(f"there is no file or folder {query}")
+    if not (found := files_in(query, item_format)):
+        raise ValueError(f"{query} holds no {item_format.noun}")
+    return found

@@ -1,0 +1,34 @@
+"""What other programs do to a gallery, in processes of their own.
+
+They are forked from one that has imported the library already: each would take seconds to do so.
+"""
+
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+
+from quickstudy.recognition.gallery.gallery import Gallery
+
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["quickstudy.recognition.gallery.gallery", "tests.support.gallery_programs"])
+
+
+def write(where: str, me: int, count: int) -> None:
+    """Enrol some names of its own, and samples of a name that others write too."""
+    with Gallery(where, encoder="e") as gallery:
+        for i in range(count):
+            rows = np.full((3, 6), me + i / 100, np.float32)
+            gallery.enroll(f"w{me} {i}", rows, list("abc"))
+            gallery.enroll("all", rows[:1], [f"w{me} {i}"])
+
+
+def enrol_and_remove(where: str, first: int, log: Path) -> None:
+    """Enrol number after number with 40 samples and remove every third; say what is done, until killed."""
+    with Gallery(where, encoder="e") as gallery, log.open("a", buffering=1) as told:
+        for i in range(first, 10**6):
+            gallery.enroll(f"n{i}", np.full((40, 256), i, np.float32), [str(j) for j in range(40)])
+            told.write(f"+ {i}\n")
+            if i % 3 == 2:
+                gallery.remove(f"n{i - 1}")
+                told.write(f"- {i - 1}\n")

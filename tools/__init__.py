@@ -1,0 +1,1 @@
+"""What maintains the project: models that ship, pictures and tables of the documentation."""

@@ -1,0 +1,63 @@
+"""Put a trained checkpoint into the library: `python -m tools.ship RUN [RUN ...]`.
+
+Each is measured anew on the test settings of its recipe, inductive and transductive, and lands in
+`src/quickstudy/recipes/shipped/` under the name of its recipe with these figures in its manifest, and they go
+into the results as well.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks import accuracy
+from benchmarks.rows import read, write
+from quickstudy.cli.terminal import Terminal
+from quickstudy.core import checkpoint
+from quickstudy.core.kernels.memory import keep_freed_memory
+from quickstudy.recipes import run as recipes_run
+from quickstudy.recipes import weights as recipes_weights
+
+MODELS = Path(recipes_run.__file__).parent / "shipped"
+LARGEST = 500_000
+"""Bytes: shipped models come with every installation."""
+
+
+def main(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of trainings, or checkpoint files.")],
+    episodes: Annotated[int, typer.Option(help="Test tasks a setting and mode.")] = 1000,
+    half: Annotated[bool, typer.Option("--half", help="Ship the weights in half precision.")] = False,
+) -> None:
+    """Measure and ship."""
+    keep_freed_memory()
+    for run in runs:
+        learner, manifest = recipes_weights.load_learner(run)
+        if manifest.get("trainval"):
+            raise SystemExit(f"{run} was trained with --trainval, which is for figures of a test")
+        if half:  # rounded before it is measured
+            weights = {k: w.half() if w.is_floating_point() else w for k, w in learner.state_dict().items()}
+            checkpoint.load_weights(learner, weights, str(run))
+        else:
+            weights = learner.state_dict()
+        scores = recipes_run.measure(
+            recipes_weights.recipe_of(manifest),
+            learner,
+            display=Terminal(),
+            episodes=episodes,
+            modes=("inductive", "transductive"),
+        )
+        manifest["figures"] = [score.as_dict() for score in scores]
+        path = MODELS / f"{manifest['recipe']}.safetensors"
+        size = sum(t.numel() * t.element_size() for t in weights.values())
+        if size > LARGEST:
+            raise SystemExit(f"{run} takes {size} bytes: at most {LARGEST} are shipped")
+        checkpoint.save(path, weights, manifest)
+        again = f"python -m benchmarks.accuracy --models {path.stem} --episodes {episodes}"
+        rows = [replace(row, command=again) for row in accuracy.rows_of(path.stem, manifest, scores)]
+        write("accuracy", accuracy.merged(read("accuracy"), rows, recipes_weights.models()))
+        print(f"{path.name}: {'; '.join(map(str, scores))}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

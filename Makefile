@@ -56,6 +56,7 @@ coverage: setup
 lint: setup
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/lint-imports --no-cache
 
 types: setup
 	@$(BIN)/pyright

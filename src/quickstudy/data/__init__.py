@@ -1,1 +1,5 @@
 """Data sets as class pools, and episodes drawn from them."""
+
+from lazy_loader import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

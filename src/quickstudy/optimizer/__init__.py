@@ -1,1 +1,5 @@
 """Learning the steps: update rules, learned and used."""
+
+from lazy_loader import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

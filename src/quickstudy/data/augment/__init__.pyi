@@ -1,0 +1,11 @@
+from .audio import Gain as Gain
+from .audio import Noise as Noise
+from .audio import Shift as Shift
+from .audio import Speed as Speed
+from .images import Affine as Affine
+from .images import Alike as Alike
+from .images import Chain as Chain
+from .images import Elastic as Elastic
+from .images import Erase as Erase
+from .images import Flip as Flip
+from .images import Light as Light

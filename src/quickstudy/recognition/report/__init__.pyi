@@ -1,0 +1,12 @@
+from .error_rates import Achieved as Achieved
+from .error_rates import View2 as View2
+from .error_rates import achieved as achieved
+from .error_rates import lfw_view2 as lfw_view2
+from .error_rates import min_dcf as min_dcf
+from .error_rates import per_group as per_group
+from .identification import Identification as Identification
+from .identification import OpenSet as OpenSet
+from .identification import closed_set as closed_set
+from .identification import open_set as open_set
+from .report import RecognitionReport as RecognitionReport
+from .report import recognition_report as recognition_report

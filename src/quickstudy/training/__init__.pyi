@@ -1,0 +1,14 @@
+from .evaluate import evaluate as evaluate
+from .evaluate import fit_transforms as fit_transforms
+from .fit import Reporter as Reporter
+from .fit import fit as fit
+from .launch import launch as launch
+from .predict import Prediction as Prediction
+from .predict import predict_folders as predict_folders
+from .run_folder import read_log as read_log
+from .schedules import adam as adam
+from .schedules import cosine as cosine
+from .schedules import halve_every as halve_every
+from .schedules import linear as linear
+from .schedules import restarted as restarted
+from .schedules import sgd as sgd

@@ -13,7 +13,7 @@ from quickstudy.cli.terminal import Terminal
 from quickstudy.core.checkpoint import Manifest
 from quickstudy.core.kernels.memory import keep_freed_memory
 from quickstudy.core.scores import Score
-from quickstudy.recipes import run, weights
+from quickstudy.recipes import weights
 
 
 def measure(name: str, episodes: int, seed: int) -> list[Row]:
@@ -26,11 +26,10 @@ def measure(name: str, episodes: int, seed: int) -> list[Row]:
     """
     learner, manifest = weights.load_learner(name)
     recipe = weights.recipe_of(manifest)
-    scores = run.measure(
-        recipe,
+    scores = recipe.test(
         learner,
         display=Terminal(),
-        episodes=episodes,
+        count=episodes,
         modes=("inductive", "transductive"),
         seed=seed,
     )

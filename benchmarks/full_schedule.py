@@ -17,7 +17,6 @@ from benchmarks.rows import Row, kept, write
 from quickstudy.cli.terminal import Terminal
 from quickstudy.core.kernels.memory import keep_freed_memory
 from quickstudy.recipes import catalogue
-from quickstudy.recipes import run as recipes_run
 from quickstudy.training.launch import launch
 
 TASKS = {
@@ -38,23 +37,20 @@ def run(name: str, options: argparse.Namespace) -> list[Row]:
     """Train and measure one recipe."""
     recipe, display = catalogue.RECIPES[name](), Terminal()
     fabric = launch(options.accelerator, precision=recipe.precision)
-    learner, progress = recipes_run.train(
-        name,
-        {},
-        options.out / name,
-        display=display,
-        fabric=fabric,
-        steps=options.steps,
-        lr=options.lr if recipe.lr < 1 else recipe.lr,  # Reptile's outer step is 1
-        tasks=TASKS[name],
-        seed=options.seed,
-        resume=True,
+    asked = {
+        "steps": options.steps,
+        "lr": options.lr if recipe.lr < 1 else recipe.lr,  # Reptile's outer step is 1
+        "tasks": TASKS[name],
+        "seed": options.seed,
+        "resume": True,
+    }
+    learner, progress = recipe.run(
+        options.out / name, name=name, arguments={}, options=asked, display=display, fabric=fabric
     )
-    scores = recipes_run.measure(
-        recipe,
+    scores = recipe.test(
         learner,
         display=display,
-        episodes=options.episodes,
+        count=options.episodes,
         modes=("inductive", "transductive"),
         seed=options.seed,
     )

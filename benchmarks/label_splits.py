@@ -18,7 +18,6 @@ from benchmarks.rows import Row, read, write
 from quickstudy.cli.terminal import Terminal
 from quickstudy.core.kernels.memory import keep_freed_memory
 from quickstudy.core.scores import Mode, mean_ci95
-from quickstudy.recipes import run
 from quickstudy.recipes.catalogue import RECIPES
 from quickstudy.training.launch import launch
 
@@ -38,18 +37,16 @@ EPISODES = 1000
 def measure(name: str, draw: int, steps: int | None, episodes: int, out: Path) -> list[Row]:
     """Train one recipe with one draw of labels, and test it: a row a mode."""
     fabric = launch("cpu", 1, RECIPES[name]().precision)
-    learner, progress = run.train(
-        name,
-        {"label_seed": draw},
+    recipe = RECIPES[name](label_seed=draw)
+    learner, progress = recipe.run(
         out / f"{name}-{draw}",
+        name=name,
+        arguments={"label_seed": draw},
+        options={"steps": steps, "seed": draw, "resume": True},
         display=Terminal(),
         fabric=fabric,
-        steps=steps,
-        seed=draw,
-        resume=True,
     )
-    recipe = RECIPES[name](label_seed=draw)
-    scores = run.measure(recipe, learner, display=Terminal(), episodes=episodes, modes=MODES)
+    scores = recipe.test(learner, display=Terminal(), count=episodes, modes=MODES)
     return [
         row_of(
             name,

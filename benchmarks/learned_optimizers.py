@@ -18,7 +18,7 @@ from quickstudy.core.scores import FinalLoss
 from quickstudy.optimizer.plots import race_curves
 from quickstudy.optimizer.race import Curve, baselines, race
 from quickstudy.optimizer.weights import load_rule, shipped_rules
-from quickstudy.recipes.optimizer import RULE_RECIPES
+from quickstudy.recipes.catalogue import RECIPES
 from quickstudy.recipes.problems import FAMILIES
 
 
@@ -117,7 +117,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the problems")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--families", nargs="+", choices=sorted({r.family for r in RACES}), help="only these")
-    parser.add_argument("--rules", nargs="+", choices=sorted(RULE_RECIPES), help="race only these anew")
+    parser.add_argument(
+        "--rules",
+        nargs="+",
+        choices=sorted(n for n in RECIPES if "-optimizer-" in n),
+        help="race only these anew",
+    )
     parser.add_argument("--pictures", type=Path, help="folder to draw the curves into")
     parser.add_argument("--dry", action="store_true", help="write no results")
     options = parser.parse_args()

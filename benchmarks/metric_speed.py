@@ -33,7 +33,7 @@ from quickstudy.metric.prototypical import Prototypical
 from quickstudy.metric.relation import Comparison, Relation, relation_encoder
 from quickstudy.metric.semi_supervised import SemiPrototypical
 from quickstudy.metric.siamese import Siamese
-from quickstudy.recipes.run import TASKS
+from quickstudy.recipes.recipe import TASKS
 from quickstudy.training.evaluate import evaluate
 from quickstudy.training.fit import fit
 from quickstudy.training.launch import launch

@@ -62,7 +62,7 @@ from quickstudy.encoders.conv4 import Conv4
 from quickstudy.metric.matching import FullContext, Matching
 from quickstudy.metric.prototypical import Prototypical
 from quickstudy.metric.relation import Comparison, Relation, relation_encoder
-from quickstudy.recipes.run import TASKS
+from quickstudy.recipes.recipe import TASKS
 
 TEST = Setting(5, 1, 15)
 WARM_UP = 2

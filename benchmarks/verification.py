@@ -6,7 +6,7 @@ the alphabets of Omniglot's evaluation set, which it has never seen: the first 4
 and 4,000. Checkpoints in runs/NAME stand in for models that don't ship, and rows say it of those that were
 trained on the validation classes too:
 
-    quickstudy train siamese-omniglot-lake --trainval
+    quickstudy train siamese-omniglot-lake --set trainval=true
 """
 
 import argparse

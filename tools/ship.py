@@ -16,10 +16,9 @@ from benchmarks.rows import read, write
 from quickstudy.cli.terminal import Terminal
 from quickstudy.core import checkpoint
 from quickstudy.core.kernels.memory import keep_freed_memory
-from quickstudy.recipes import run as recipes_run
 from quickstudy.recipes import weights as recipes_weights
 
-MODELS = Path(recipes_run.__file__).parent / "shipped"
+MODELS = Path(recipes_weights.__file__).parent / "shipped"
 LARGEST = 500_000
 """Bytes: shipped models come with every installation."""
 
@@ -34,17 +33,16 @@ def main(
     for run in runs:
         learner, manifest = recipes_weights.load_learner(run)
         if manifest.get("trainval"):
-            raise SystemExit(f"{run} was trained with --trainval, which is for figures of a test")
+            raise SystemExit(f"{run} was trained with trainval, which is for figures of a test")
         if half:  # rounded before it is measured
             weights = {k: w.half() if w.is_floating_point() else w for k, w in learner.state_dict().items()}
             checkpoint.load_weights(learner, weights, str(run))
         else:
             weights = learner.state_dict()
-        scores = recipes_run.measure(
-            recipes_weights.recipe_of(manifest),
+        scores = recipes_weights.recipe_of(manifest).test(
             learner,
             display=Terminal(),
-            episodes=episodes,
+            count=episodes,
             modes=("inductive", "transductive"),
         )
         manifest["figures"] = [score.as_dict() for score in scores]

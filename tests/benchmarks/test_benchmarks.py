@@ -30,12 +30,14 @@ from quickstudy.metric.prototypical import Prototypical
 from quickstudy.metric.relation import Comparison, relation_encoder
 from quickstudy.metric.siamese import Siamese
 from quickstudy.metric.verification import verify
-from quickstudy.recipes import run, weights
+from quickstudy.recipes import recipe as recipe_module
+from quickstudy.recipes import weights
 from quickstudy.recipes.catalogue import RECIPES
 from quickstudy.recipes.recipe import Recipe
 from quickstudy.training.fit import fit
 from quickstudy.training.launch import launch
 from quickstudy.training.schedules import cosine
+from tests.support.recipes import train
 from tools import tables
 
 KEYS = [
@@ -215,8 +217,8 @@ def tiny() -> Recipe:
 
 def test_pairs_of_a_tiny_siamese_network() -> None:
     recipe, learner = tiny(), Siamese(Conv4(1, 4))
-    found = run.measure_pairs(
-        recipe, learner, display=Terminal(), episodes=4, modes=("inductive", "transductive"), seed=2
+    found = recipe.test_pairs(
+        learner, display=Terminal(), count=4, modes=("inductive", "transductive"), seed=2
     )
     told = [(v.setting, v.mode, v.episodes, v.seed) for v in found]
     assert told == [(s, m, 4, 2) for s in ("5w1s", "5w2s") for m in ("inductive", "transductive")]
@@ -242,9 +244,9 @@ def test_tasks_of_a_recipe_are_of_one_group(tmp_path: Path, monkeypatch: pytest.
         return replace(loaded, train=settings, validation=settings, tests=(settings,))
 
     monkeypatch.setitem(RECIPES, "grouped", grouped)
-    monkeypatch.setattr(run, "Episodes", Noted)
+    monkeypatch.setattr(recipe_module, "Episodes", Noted)
     shown, fabric = Terminal(quiet=True), launch("cpu")
-    run.train("grouped", {}, tmp_path, display=shown, fabric=fabric, steps=1)
+    train("grouped", {}, tmp_path, display=shown, fabric=fabric, steps=1)
     assert [e.pool.name for e in drawn] == [f"patterns.{split}" for split in ("train", "validation", "test")]
     for episodes in drawn[:2]:
         for task in np.concatenate([episodes.indices(i) for i in range(20)]):
@@ -271,7 +273,7 @@ def test_accuracy_of_a_tiny_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert (row.dataset, row.split, row.n, row.seed) == ("patterns", "test", 12, 3)
         assert row.minutes == trained["training"]["minutes"]
     modes = ("inductive", "transductive")
-    scores = run.measure(tiny(), learner, display=Terminal(), episodes=12, modes=modes, seed=3)
+    scores = tiny().test(learner, display=Terminal(), count=12, modes=modes, seed=3)
     assert [(row.value, row.ci95) for row in measured] == [(100 * s.accuracy, 100 * s.ci95) for s in scores]
 
 
@@ -455,7 +457,7 @@ def test_speed_of_metric_learners() -> None:
     assert len(works) == 2 * (2 * 6 + 1)
     large, few = "relation, 20w5s with 5 queries, training", "5w1s with 14 queries and 5 unlabelled"
     few = f"semi-supervised prototypical, masked, {few}, evaluation"
-    assert (works[large].tasks, works[few].tasks) == (1, run.TASKS)
+    assert (works[large].tasks, works[few].tasks) == (1, recipe_module.TASKS)
     children = {
         large: [child(4000, seconds=[0.1, 0.5]), child(4090, seconds=[0.25])],
         few: [child(500, seconds=[0.5])],

@@ -26,14 +26,14 @@ from quickstudy.__main__ import main
 from quickstudy.cli.evaluate import as_tested
 from quickstudy.core import checkpoint, consoles
 from quickstudy.data.setting import Setting
-from quickstudy.recipes import run as recipes_run
 from quickstudy.recipes import weights as recipes_weights
 from quickstudy.recipes.catalogue import RECIPES
 from quickstudy.recipes.recipe import Recipe
 
 CLASSES, PICTURES = 16, 12
-OWN = "--size 28 --grey --ways 5 --queries 3 --accelerator cpu --precision 32-true"
+OWN = "--set size=28 --set grey=true --set ways=5 --set queries=3 --accelerator cpu --precision 32-true"
 """Of the pictures below: 10 classes to train on, 3 to validate and 3 to test."""
+SMALL = "--set size=16 --set grey=true --set ways=3"
 
 
 @dataclass
@@ -77,7 +77,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         fresh_machine(home, patch)
         finished = call(
-            f"train prototypical-images --images pics {OWN} --steps 12 --test-episodes 20 --out r"
+            f"train prototypical-images --set images=pics {OWN} --steps 12 --test-episodes 20 --out r"
         )
     assert finished.code == 0, finished.err
     (home / "first.json").write_text(json.dumps(vars(finished)))
@@ -136,7 +136,7 @@ def refused(answer: Answer, *parts: str) -> None:
 
 
 def own(out: Path | str, more: str = "") -> str:
-    return f"train prototypical-images --images pics {OWN} --test-episodes 20 --out {out} {more}"
+    return f"train prototypical-images --set images=pics {OWN} --test-episodes 20 --out {out} {more}"
 
 
 def interrupted(*_: object, **__: object) -> None:
@@ -244,7 +244,7 @@ def test_recordings_that_are_none_of_the_classes_are_named(run: Run, monkeypatch
         return replace(stated(*given, **of), recorded=lambda name: name == "nobody")
 
     monkeypatch.setitem(RECIPES, "prototypical-images", unheard)
-    line = "train prototypical-images --images pics --size 16 --grey --ways 3 --out none --steps 2"
+    line = f"train prototypical-images --set images=pics {SMALL} --out none --steps 2"
     refused(run(line), "recorded() is true of none of the classes to train on, such as")
     assert not Path("none").exists()
 
@@ -253,7 +253,7 @@ def test_a_split_without_classes_to_train_on_is_named(run: Run, home: Path, tmp_
     names = sorted(folder.name for folder in (home / "pics").iterdir())
     split = {"train": [], "validation": names[:8], "test": names[8:]}
     (tmp_path / "split.json").write_text(json.dumps(split))
-    line = f"train prototypical-images --images pics --split {tmp_path}/split.json --size 16 --grey --ways 3"
+    line = f"train prototypical-images --set images=pics --set split={tmp_path}/split.json {SMALL}"
     refused(run(f"{line} --out {tmp_path}/m"), "pics.train has 0 classes")
     assert not (tmp_path / "m").exists()
 
@@ -273,10 +273,8 @@ def test_what_cannot_be_tested_fails_before_the_training(run: Run, home: Path, t
     (tmp_path / "split.json").write_text(json.dumps(split))
     for picture in sorted((tmp_path / "pics" / names[-1]).iterdir())[3:]:
         picture.unlink()
-    line = (
-        f"train prototypical-images --images {tmp_path}/pics --split {tmp_path}/split.json --size 16 --grey"
-    )
-    refused(run(f"{line} --ways 3 --out {tmp_path}/m"), "fewer than the 6 items")
+    line = f"train prototypical-images --set images={tmp_path}/pics --set split={tmp_path}/split.json"
+    refused(run(f"{line} {SMALL} --out {tmp_path}/m"), "fewer than the 6 items")
     assert not (tmp_path / "m").exists()
 
 
@@ -346,7 +344,7 @@ def test_predict_with_pictures_that_cannot_be_read(run: Run, few: Path) -> None:
 @pytest.mark.slow
 def test_maml_on_own_pictures(run: Run, few: Path, tmp_path: Path) -> None:
     """Train, resume, evaluate both ways, adapt to a handful, and save what came of it."""
-    train = f"train maml-images --images pics {OWN} --out {tmp_path}/m --test-episodes 10"
+    train = f"train maml-images --set images=pics {OWN} --out {tmp_path}/m --test-episodes 10"
     first = run(f"{train} --steps 3 --tasks 2")
     assert first.code == 0, first.err
     refused(run(f"{train} --steps 3 --tasks 2"), "holds a training already", "--resume")
@@ -415,7 +413,7 @@ def test_minutes_and_resume(run: Run, tmp_path: Path) -> None:
     said, go_on = first.err.splitlines()
     assert said.startswith("out of time after 1 steps in 0.0 minutes; no validation yet; ")
     assert said.endswith("my run/best.safetensors")
-    assert go_on.startswith("go on with: quickstudy train prototypical-images --images pics ")
+    assert go_on.startswith("go on with: quickstudy train prototypical-images --set images=pics ")
     go_on = go_on.removeprefix("go on with: quickstudy ")
     second = run(go_on)
     assert (second.code, second.err.splitlines()[1]) == (0, f"go on with: quickstudy {go_on}")
@@ -466,7 +464,7 @@ def test_ctrl_c_in_the_final_test_keeps_the_training_and_says_how_to_test(
     run: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(recipes_run, "measure", interrupted)
+        patch.setattr(Recipe, "test", interrupted)
         answer = run(own(tmp_path / "r", "--steps 2"))
     assert (answer.code, answer.out) == (130, "")
     again = f"quickstudy evaluate {tmp_path / 'r'} --mode both"
@@ -495,14 +493,27 @@ def test_two_processes_speak_with_one_voice(home: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "parts"),
     [
-        ("train nosuch", ["there is no recipe 'nosuch': choose one of", "prototypical-glyphs"]),
-        ("train prototypical-images", ["prototypical-images needs --images DIR"]),
-        ("train prototypical-glyphs --ways 3 --skip-corrupt", ["--ways, --skip-corrupt", "states its own"]),
-        ("train prototypical-images --images nowhere", ["nowhere is not a folder"]),
-        ("train prototypical-images --images pics --split no.json", ["no split file at ", "/no.json"]),
-        (f"train prototypical-images --images pics {OWN} --ways 11", ["11 ways", "10 classes", "at most 10"]),
+        ("train nosuch", ["there is no recipe 'nosuch'", "quickstudy recipes"]),
+        ("train prototypical-glyph", ["did you mean prototypical-glyphs"]),
         (
-            f"train prototypical-images --images pics {OWN} --queries 12",
+            "train prototypical-images",
+            ["prototypical-images needs --set images=…", "a folder of pictures for each class"],
+        ),
+        (
+            "train prototypical-glyphs --set ways=3 --set skip_corrupt=true",
+            ["no argument 'ways' to --set", "states its own"],
+        ),
+        ("train prototypical-images --set images=nowhere", ["nowhere is not a folder"]),
+        (
+            "train prototypical-images --set images=pics --set split=no.json",
+            ["no split file at ", "/no.json"],
+        ),
+        (
+            f"train prototypical-images --set images=pics {OWN} --set ways=11",
+            ["11 ways", "10 classes", "at most 10"],
+        ),
+        (
+            f"train prototypical-images --set images=pics {OWN} --set queries=12",
             ["1 shots + 12 queries", "(é)' (12)", "and 5 more", "lower shots or queries"],
         ),
         ("train prototypical-glyphs --precision 7", ["'7'"]),
@@ -630,8 +641,8 @@ def test_a_rule_is_learned_stopped_resumed_and_raced(run: Run, tmp_path: Path) -
     assert done.code == 0
     assert "finished after 4 steps" in done.err
     assert "at step 100 at step 4" in done.err
-    assert done.out.startswith("test: ")
-    assert "quadratics, step 100, 8 problems, seed 2" in done.out
+    row = done.out.splitlines()[3].replace("│", "").split()
+    assert (row[0], row[1], row[-2], row[-1]) == ("quadratics", "100", "8", "2"), "problems, and their seed"
     raced = run(
         f"optimize quadratics --rule {tmp_path}/r --steps 3 --problems 4 --out {tmp_path}/plots --json"
     )
@@ -661,9 +672,9 @@ def test_a_rule_is_learned_stopped_resumed_and_raced(run: Run, tmp_path: Path) -
         ("optimize quadratics --rule nowhere", ("nowhere",)),
         ("optimize mnist --rule RULE", ("no MNIST in", "scikit-learn")),
         ("evaluate RULE", ("holds an update rule", "quickstudy optimize --rule")),
-        ("train lstm-optimizer-quadratics --images pics", ("--images", "states its own")),
+        ("train lstm-optimizer-quadratics --set images=pics", ("'images'", "states its own")),
         ("train lstm-optimizer-quadratics --devices 2", ("one process", "leave out --devices 2")),
-        ("train lstm-optimizer-quadratics --trainval", ("leave out --trainval",)),
+        ("train lstm-optimizer-quadratics --set trainval=true", ("leave out --set trainval",)),
         ("train prototypical-glyphs --devices 64 --accelerator cuda", ("64 × cuda",)),
         ("train lstm-optimizer", ("no recipe 'lstm-optimizer'", "lstm-optimizer-quadratics")),
     ],

@@ -24,12 +24,14 @@ from quickstudy.optimizer.problems.quadratics import Quadratics
 from quickstudy.optimizer.race import TUNED_BEFORE, adamw_cosine, baselines, follow, race, tune
 from quickstudy.optimizer.rule_learner import RuleLearner
 from quickstudy.optimizer.weights import load_rule, shipped_rules
-from quickstudy.recipes.optimizer import RULE_RECIPES
+from quickstudy.recipes.catalogue import RECIPES
+from quickstudy.recipes.optimizer import mlp_augmented
 from quickstudy.recipes.problems import FAMILIES
-from quickstudy.recipes.run_rules import judge, train_rule
+from quickstudy.recipes.rule_recipe import RuleRecipe
 from quickstudy.training.launch import launch
 from quickstudy.training.run_folder import read_log
 from tests.support.pools import coded_pool
+from tests.support.recipes import train
 
 FAMILY = Quadratics(3)
 
@@ -158,11 +160,11 @@ def test_kinds_of_problems_count_alike_whatever_the_size_of_their_losses() -> No
 
 
 def test_a_rule_is_judged_on_every_family_of_a_mixture() -> None:
-    recipe = replace(RULE_RECIPES["mlp-optimizer-augmented"](), race=2)
+    recipe = replace(mlp_augmented(), race=2)
     family = Mixture([Quadratics(), Quadratics(scale=0.01)])
     learner = RuleLearner(recipe.rule(), family, 2)
-    final = judge(learner, recipe, family, 8, seed=3)
-    one, other = (judge(learner, recipe, part, 8, seed=3) for part in family.families)
+    final = recipe.final_loss(learner, family, 8, seed=3)
+    one, other = (recipe.final_loss(learner, part, 8, seed=3) for part in family.families)
     assert final.mean == pytest.approx((one.mean * other.mean) ** 0.5)
     assert final.problems == 16
 
@@ -175,8 +177,11 @@ def test_families_give_problems_that_can_be_raced(name: str) -> None:
 
 
 def test_recipes_name_families_and_make_rules() -> None:
-    for make in RULE_RECIPES.values():
-        recipe = make()
+    rules = [name for name in RECIPES if "-optimizer-" in name]
+    assert len(rules) == 8
+    for name in rules:
+        recipe = RECIPES[name]()
+        assert isinstance(recipe, RuleRecipe)
         assert recipe.family_name in FAMILIES
         assert isinstance(recipe.rule(), torch.nn.Module)
         assert recipe.summary
@@ -187,8 +192,8 @@ def test_a_recipe_is_trained_into_a_folder_and_resumed_bit_for_bit(tmp_path: Pat
     fabric, name = launch("cpu"), "lstm-optimizer-quadratics"
 
     def run(folder: str, resume: bool = False, minutes: float | None = None) -> Tensors:
-        learner, _ = train_rule(
-            name, tmp_path / folder, display=Terminal(quiet=True), fabric=fabric,
+        learner, _ = train(
+            name, {}, tmp_path / folder, display=Terminal(quiet=True), fabric=fabric,
             steps=6, tasks=4, resume=resume, minutes=minutes,
         )  # fmt: skip
         return dict(learner.rule.state_dict())
@@ -280,7 +285,7 @@ def test_rules_that_ship_are_small_and_say_where_they_come_from_and_fail() -> No
         assert path.stat().st_size < 100_000
         rule, card = load_rule(name)
         assert set(card["families"]) <= set(FAMILIES)
-        assert type(rule) is type(RULE_RECIPES[card["recipe"]]().rule())
+        assert type(rule) is type(RECIPES[card["recipe"]]().rule())
         assert card["horizon"] >= 100
         assert card["cpu_seconds"] > 0
         lost = [race for race, f in card["figures"].items() if f["of tuned Adam's"] > 1]

@@ -22,7 +22,6 @@ from quickstudy.core import checkpoint
 from quickstudy.core.kernels.sizes import sizes
 from quickstudy.data.datasets.folders import class_folders
 from quickstudy.recipes import catalogue
-from quickstudy.recipes import run as recipes_run
 from quickstudy.recipes import weights as recipes_weights
 from quickstudy.recognition import embedder as embedder_module
 from quickstudy.recognition.calibration import Calibration
@@ -33,6 +32,7 @@ from quickstudy.recognition.pairs import pooled_scores
 from quickstudy.recognition.pooling import Poolings
 from quickstudy.recognition.recognizer import Recogniser, score_of
 from quickstudy.training.launch import launch
+from tests.support.recipes import train
 
 SIDE, PEOPLE, PICTURES = 64, 9, 6
 
@@ -548,8 +548,10 @@ def test_what_was_trained_on_the_validation_classes_is_not_calibrated_on_them(
     people: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, many = people.parent / "all", draw(people.parent / "many", 14, seed=5)
-    line = f"train siamese --images {many} --grey --steps 2 --test-episodes 0 --out {out}".split()
-    assert run([*line, "--trainval"], capsys)[0] == 0
+    line = (
+        f"train siamese --set images={many} --set grey=true --steps 2 --test-episodes 0 --out {out}".split()
+    )
+    assert run([*line, "--set", "trainval=true"], capsys)[0] == 0
     manifest = Embedder(out).manifest
     assert manifest["trainval"] is True
     assert manifest["data"]["name"] == "many.train+validation"
@@ -567,7 +569,7 @@ def test_what_was_trained_on_the_validation_classes_is_not_calibrated_on_them(
         assert manifest["trainval"] is met, (
             "its encoder has met the validation classes of the one, not the other"
         )
-    code, _, _ = run([*line, "--trainval", "--patience", 3], capsys)
+    code, _, _ = run([*line, "--set", "trainval=true", "--patience", 3], capsys)
     assert "leave one of them out" in str(code)
     code, _, _ = run([*line, "--resume"], capsys)
     assert "holds a training with trainval True, not None" in str(code)
@@ -579,7 +581,7 @@ def test_what_is_fitted_after_training_travels_with_the_weights(
 ) -> None:
     out, many, quiet = people.parent / "out", draw(people.parent / "many", 12, seed=5), Terminal(quiet=True)
     arguments, fabric = {"images": str(many), "grey": True, "size": 32}, launch("cpu")
-    learner, _ = recipes_run.train("siamese", arguments, out, display=quiet, fabric=fabric, steps=3)
+    learner, _ = train("siamese", arguments, out, display=quiet, fabric=fabric, steps=3)
     whitening, cohort = learner.encoder.transforms
     weights, manifest = checkpoint.load(out / "best.safetensors")
     for key, fitted in (("0.whitening", whitening.whitening), ("1.cohort", cohort.cohort)):
@@ -587,9 +589,8 @@ def test_what_is_fitted_after_training_travels_with_the_weights(
     assert not torch.equal(whitening.whitening, torch.eye(128)), "it is not as it began"
     assert cohort.cohort.norm(dim=1).allclose(torch.ones(600))
 
-    (tasks,) = recipes_run.tasks_of_test(
-        recipes_weights.recipe_of(manifest), (), tasks=2, seed=0, display=quiet, data_root=None
-    )
+    recipe = recipes_weights.recipe_of(manifest)
+    (tasks,) = recipe.test_episodes((), tasks=2, seed=0, display=quiet, data_root=None)
     episode, again = tasks[0], recipes_weights.load_learner(out)[0]
     assert not again.training
     with torch.no_grad():
@@ -602,7 +603,7 @@ def test_what_is_fitted_after_training_travels_with_the_weights(
         assert torch.equal(tensor, weights[f"encoder.encoder.{name}"])
 
     tested = ["evaluate", out, "--episodes", 4, "--json"]
-    expected = recipes_run.measure(recipes_weights.recipe_of(manifest), learner, display=quiet, episodes=4)
+    expected = recipe.test(learner, display=quiet, count=4)
     assert json.loads(run(tested, capsys)[1])[0]["accuracy"] == pytest.approx(expected[0].accuracy)
     db = ["--gallery", people.parent / "people.db"]
     assert run(["enroll", people, "--model", out, *db], capsys)[0] == 0
@@ -616,7 +617,7 @@ def test_a_training_with_transforms_resumes_bit_for_bit(people: Path) -> None:
     for out, parts in (("whole", [{}]), ("parts", [{"minutes": 1e-9}, {"resume": True}])):
         for options in parts:
             folder, shown = people.parent / out, Terminal(quiet=True)
-            recipes_run.train("siamese", arguments, folder, display=shown, fabric=fabric, steps=2, **options)
+            train("siamese", arguments, folder, display=shown, fabric=fabric, steps=2, **options)
     for name in ("best", "last"):
         whole, parts = (
             checkpoint.load(people.parent / f / f"{name}.safetensors")[0] for f in ("whole", "parts")
@@ -643,10 +644,10 @@ def test_a_task_of_siamese_has_sixteen_classes_or_as_many_as_there_are(people: P
         chosen = {"images": str(people), "grey": True, "split": (0.6, 0.2, 0.2), **arguments}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            recipes_run.train("siamese", chosen, out, display=Terminal(quiet=True), fabric=fabric, steps=1)
+            train("siamese", chosen, out, display=Terminal(quiet=True), fabric=fabric, steps=1)
         assert Embedder(out).manifest["train"]["ways"] == ways
     with pytest.raises(ValueError, match="ask for at most 5 ways"):
-        recipes_run.train(
+        train(
             "siamese",
             {**chosen, "ways": 6},
             people.parent / "no",

@@ -3,9 +3,10 @@
 import os
 import sys
 import warnings
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 import quickstudy
 from quickstudy.cli import recognition
@@ -47,6 +48,21 @@ def _warn(message: Warning | str, *_: object, **__: object) -> None:
         print(f"warning: {message}", file=sys.stderr)
 
 
+class _TakesSettings(TyperCommand):
+    """`train`, which says how to give what a recipe takes to whoever gives it as an option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            name: str | None = getattr(error, "option_name", None)  # of an option that there isn't
+            if name:
+                setting = f"--set {name.lstrip('-').replace('-', '_')}=…"
+                vars(error)["message"] += f" If it is an argument of the recipe, write {setting}"
+            raise
+
+
 recognition.add_to(app)
-for command in (train, evaluate, predict, recipes, models, data, plot, optimize, demo):
+app.command(cls=_TakesSettings)(train)
+for command in (evaluate, predict, recipes, models, data, plot, optimize, demo):
     app.command()(command)

@@ -13,9 +13,10 @@ from quickstudy.cli.options import (
     AsJson,
     Checkpoint,
     DataRoot,
+    OwnRecipe,
     SkipCorrupt,
     as_setting,
-    score_table,
+    results_table,
     terminal,
 )
 
@@ -58,6 +59,7 @@ def evaluate(
     accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
     devices: Annotated[int, typer.Option(min=1)] = 1,
     as_json: AsJson = False,
+    own_recipe: OwnRecipe = None,
     data_root: DataRoot = None,
 ) -> None:
     """Measure a checkpoint on test classes: mean accuracy with its 95 % interval.
@@ -68,18 +70,19 @@ def evaluate(
     from quickstudy.core.kernels.memory import keep_freed_memory
     from quickstudy.data.datasets.folders import folder_pool
     from quickstudy.metric.siamese import Siamese
-    from quickstudy.recipes import run, weights
+    from quickstudy.recipes import weights
     from quickstudy.training.launch import launch
 
     asked_for = [as_setting(s, queries or QUERIES) for s in setting or []]
-    learner, manifest = weights.load_learner(checkpoint)
-    recipe = weights.recipe_of(manifest)
+    learner, manifest = weights.load_learner(checkpoint, recipe=own_recipe)
+    recipe = weights.recipe_of(manifest, own_recipe)
     settings = as_tested(recipe, asked_for, queries)
     alike = {str(s) for s in settings if s in recipe.tests}
     recipe = replace(recipe, published={k: v for k, v in recipe.published.items() if k in alike})
     if images:
         fractions = (0.0, 0.0, 1.0)  # every class is a test class
-        pool = folder_pool(images, weights.item_format_of(manifest), fractions, skip_corrupt)
+        form = recipe.item_format if own_recipe else weights.item_format_of(manifest)
+        pool = folder_pool(images, form, fractions, skip_corrupt)
         recipe = replace(recipe, pool=pool, published={}, labels=None, apart=False)
     if accelerator in ("auto", "cpu"):
         keep_freed_memory()
@@ -89,18 +92,18 @@ def evaluate(
     asked: Any = {
         "display": terminal(fabric),
         "settings": settings,
-        "episodes": episodes,
+        "count": episodes,
         "modes": modes,
         "seed": seed,
         "data_root": data_root,
     }
-    scores = run.measure(recipe, learner, fabric=fabric, **asked)
+    scores = recipe.test(learner, fabric=fabric, **asked)
     if fabric.global_rank == 0:
-        pairs = run.measure_pairs(recipe, learner, **asked) if isinstance(learner, Siamese) else []
+        pairs = recipe.test_pairs(learner, **asked) if isinstance(learner, Siamese) else []
         if as_json:
             print(json.dumps([s.as_dict() for s in (*scores, *pairs)], indent=2))
         else:
-            console.print(score_table(scores, recipe))
+            console.print(results_table(recipe.results(scores)))
             for verification in pairs:
                 console.print(f"pairs: {verification}", highlight=False, soft_wrap=True)
 

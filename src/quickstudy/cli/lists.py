@@ -1,44 +1,44 @@
 """The commands that list what there is: `recipes`, `models` and `data`."""
 
-from typing import TYPE_CHECKING
+import inspect
+from typing import TYPE_CHECKING, Annotated
 
-from quickstudy.cli.options import DataRoot, arguments_of
+import typer
+
+from quickstudy.cli.options import DataRoot, complete_recipe
 
 if TYPE_CHECKING:
-    from quickstudy.recipes.recipe import Recipe
+    from quickstudy.core.checkpoint import Manifest
+    from quickstudy.recipes.experiment import Experiment
+    from quickstudy.recipes.sources import Source
 
 
-def recipes() -> None:
+def recipes(
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            help="Tell all of this one, with its arguments.", metavar="RECIPE", autocompletion=complete_recipe
+        ),
+    ] = None,
+) -> None:
     """List what can be trained, with the paper's figures and ours."""
     from quickstudy.cli.terminal import table
-    from quickstudy.core import checkpoint
     from quickstudy.core.consoles import console
-    from quickstudy.core.scores import percent
-    from quickstudy.recipes import weights
     from quickstudy.recipes.catalogue import RECIPES
-    from quickstudy.recipes.optimizer import RULE_RECIPES
+    from quickstudy.recipes.sources import recipe_source
 
-    rows = table("recipe", "what", "setting", "paper %", "ours %", wraps=("what",))
-    manifests = {path.stem: checkpoint.load(path)[1] for path in weights.models().values()}
+    if recipe:
+        _tell(recipe_source(recipe))
+        return
+    rows = table("recipe", "what", "test", "paper", "ours", wraps=("what", "test"))
+    manifests = _shipped()
     for name in RECIPES:
-        recipe = _example(name)
-        figures = manifests.get(name, {}).get("figures", [])
-        ours = {f["setting"]: percent(f["accuracy"], f["ci95"]) for f in figures if f["mode"] == recipe.mode}
-        paper = {setting: f"{value:.1f}" for setting, value in recipe.published.items()}
-        settings = [str(setting) for setting in recipe.tests]
-        rows.add_row(
-            name,
-            f"{recipe.summary} ({recipe.paper})",
-            "\n".join(settings),
-            "\n".join(paper.get(s, "–") for s in settings),
-            "\n".join(ours.get(s, "–") for s in settings),
-        )
+        stated = _example(recipe_source(name))
+        tests = stated.describe(manifests.get(name))
+        columns = ("\n".join(c) for c in zip(*((t.what, t.paper, t.ours) for t in tests), strict=True))
+        rows.add_row(name, f"{stated.summary} ({stated.paper})", *columns)
     console.print(rows)
-    rules = table("update rule", "what", "problems", "horizon", wraps=("what",))
-    for name, make in RULE_RECIPES.items():
-        rule = make()
-        rules.add_row(name, f"{rule.summary} ({rule.paper})", rule.family_name, str(rule.horizon.longest))
-    console.print(rules)
+    console.print("accuracy in %; ×: the mean loss over that of tuned Adam", highlight=False)
 
 
 def models() -> None:
@@ -92,8 +92,37 @@ def data(data_root: DataRoot = None) -> None:
     console.print(f"data root: {root}", highlight=False)
 
 
-def _example(recipe: str) -> "Recipe":
-    """A recipe to look at: of one's own data, with a folder that needn't be there."""
-    from quickstudy.recipes.catalogue import RECIPES
+def _shipped() -> "dict[str, Manifest]":
+    """Manifests of the models and rules that ship, by the name of their recipe."""
+    from quickstudy.core import checkpoint
+    from quickstudy.optimizer.weights import shipped_rules
+    from quickstudy.recipes import weights
 
-    return RECIPES[recipe](**({"images": "DIR"} if "images" in arguments_of(recipe) else {}))
+    return {name: checkpoint.load(path)[1] for name, path in (weights.models() | shipped_rules()).items()}
+
+
+def _example(source: "Source") -> "Experiment":
+    """A recipe to look at: of one's own data, with a folder that needn't be there."""
+    return source.state({"images": "DIR"} if "images" in source.arguments() else {})
+
+
+def _tell(source: "Source") -> None:
+    """All of one recipe."""
+    from quickstudy.cli.options import say
+    from quickstudy.cli.terminal import table
+    from quickstudy.cli.train import of_every_training
+    from quickstudy.core.consoles import console
+
+    stated = _example(source)
+    say(f"{source.name}: {stated.summary} ({stated.paper})")
+    if text := inspect.getdoc(source.make):
+        say(text.partition("\n\nArgs:")[0])
+    tests = table("test", "paper", "ours", wraps=("test",))
+    for t in stated.describe(_shipped().get(source.name)):
+        tests.add_row(t.what, t.paper, t.ours)
+    console.print(tests)
+    rows = table("--set", "takes", "default", "what", wraps=("takes", "default", "what"))
+    for a in (source.arguments() | of_every_training()).values():
+        default = "–" if a.default is None else "needed" if a.needed else str(a.default)
+        rows.add_row(a.name, a.takes, default, a.help)
+    console.print(rows)

@@ -1,6 +1,5 @@
 """What several commands share: options, and how figures are shown."""
 
-import inspect
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,9 +9,8 @@ import typer
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-    from quickstudy.core.scores import Score
     from quickstudy.data.setting import Setting
-    from quickstudy.recipes.recipe import Recipe
+    from quickstudy.recipes.experiment import Results
 
 GalleryPath = Annotated[
     str,
@@ -74,6 +72,14 @@ SkipCorrupt = Annotated[bool, typer.Option("--skip-corrupt", help="Leave out pic
 Checkpoint = Annotated[
     str, typer.Argument(help="A checkpoint file, a training's folder, or a name from `quickstudy models`.")
 ]
+OwnRecipe = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        help="The recipe that it was trained by, if that is one of your own: FILE.py:FUNCTION.",
+        show_default=False,
+    ),
+]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -85,11 +91,27 @@ def terminal(fabric: "Fabric") -> Any:
     return Terminal(quiet=fabric.global_rank > 0)
 
 
-def arguments_of(recipe: str) -> list[str]:
-    """What the function of a recipe takes; nothing of a rule's recipe."""
+def complete_recipe(incomplete: str) -> list[str]:
+    """Names of recipes, for a shell's completion."""
     from quickstudy.recipes.catalogue import RECIPES
 
-    return list(inspect.signature(RECIPES[recipe]).parameters) if recipe in RECIPES else []
+    return [name for name in RECIPES if name.startswith(incomplete)]
+
+
+def complete_setting(ctx: typer.Context, incomplete: str) -> list[str]:
+    """What `train --set` takes of the recipe that stands before it, for a shell's completion."""
+    from quickstudy.cli.train import of_every_training
+    from quickstudy.recipes.sources import recipe_source
+
+    recipe: str | None = ctx.params.get("recipe")
+    if recipe is None or ":" in recipe:  # nothing of the user's is run by pressing Tab
+        return []
+    known = {**of_every_training(), **recipe_source(recipe).arguments()}
+    name, equals, _ = incomplete.partition("=")
+    if equals and name in known:
+        filled = (f"{name}={choice}" for choice in known[name].choices)
+        return [text for text in filled if text.startswith(incomplete)]
+    return [f"{name}=" for name in known if name.startswith(incomplete)]
 
 
 def as_setting(text: str, queries: int) -> "Setting":
@@ -102,17 +124,11 @@ def as_setting(text: str, queries: int) -> "Setting":
     return Setting(int(match[1]), int(match[2]), queries)
 
 
-def score_table(scores: "list[Score]", recipe: "Recipe") -> Any:
-    """Accuracies beside those of the paper, to print."""
+def results_table(results: "Results") -> Any:
+    """Figures, to print."""
     from quickstudy.cli.terminal import table
-    from quickstudy.core.scores import percent
 
-    wide = "accuracy %, 95 % interval"
-    rows = table("setting", "batch norm", wide, "episodes", "seed", "paper %", wraps=(wide,))
-    for s in scores:
-        paper = recipe.published.get(s.setting) if s.mode == recipe.mode else None
-        accuracy = percent(s.accuracy, s.ci95)
-        rows.add_row(
-            s.setting, s.mode, accuracy, str(s.episodes), str(s.seed), "–" if paper is None else f"{paper:g}"
-        )
+    rows = table(*results.headers, wraps=results.wraps)
+    for row in results.rows:
+        rows.add_row(*row)
     return rows

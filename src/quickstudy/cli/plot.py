@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from quickstudy.cli.options import DataRoot, as_setting
+from quickstudy.cli.options import DataRoot, OwnRecipe, as_setting
 
 
 def plot(
@@ -14,21 +14,24 @@ def plot(
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("plots"),
     setting: Annotated[str, typer.Option(help="Of the episode that is drawn.")] = "5w1s",
     seed: Annotated[int, typer.Option(min=0, help="Of the episode.")] = 0,
+    own_recipe: OwnRecipe = None,
     data_root: DataRoot = None,
 ) -> None:
     """Draw the learning curve, an episode with right and wrong predictions, and the embedding."""
     from quickstudy.cli.terminal import Terminal
     from quickstudy.core.consoles import console
-    from quickstudy.recipes import pictures, run, weights
+    from quickstudy.recipes import pictures, weights
+    from quickstudy.recipes.recipe import clip_ways
 
-    learner, manifest = weights.load_learner(checkpoint)
+    learner, manifest = weights.load_learner(checkpoint, recipe=own_recipe)
+    recipe = weights.recipe_of(manifest, own_recipe)
     with Terminal().counting("decoding") as progress:
-        pool = weights.recipe_of(manifest).pool(root=data_root, progress=progress)
+        pool = recipe.pool(root=data_root, progress=progress)
     log = weights.find(checkpoint).with_name("log.jsonl")
     wanted = as_setting(setting, 1)
     spare = int(pool.split("test").counts.min(initial=wanted.items)) - wanted.shots
-    classes, size = run.fitting(pool.split("test"), replace(wanted, queries=max(1, min(5, spare))))
-    inverted = getattr(weights.item_format_of(manifest), "invert", False)
+    classes, size = clip_ways(pool.split("test"), replace(wanted, queries=max(1, min(5, spare))))
+    inverted = getattr(recipe.item_format, "invert", False)
     kept = manifest.get("training", {}).get("steps")
     for path in pictures.draw_all(learner, classes, size, log, out, seed, inverted, kept):
         console.print(str(path), highlight=False, soft_wrap=True)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from quickstudy.cli.options import Checkpoint, SkipCorrupt
+from quickstudy.cli.options import Checkpoint, OwnRecipe, SkipCorrupt
 
 
 class Format(StrEnum):
@@ -35,6 +35,7 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    own_recipe: OwnRecipe = None,
 ) -> None:
     """Tell your own pictures apart, from a handful of labelled ones. No training."""
     from quickstudy.cli.terminal import Terminal, table
@@ -42,11 +43,12 @@ def predict(
     from quickstudy.recipes import weights
     from quickstudy.training.predict import predict_folders
 
-    learner, manifest = weights.load_learner(checkpoint)
+    learner, manifest = weights.load_learner(checkpoint, recipe=own_recipe)
+    form = weights.recipe_of(manifest, own_recipe).item_format if own_recipe else None
     with Terminal().counting("decoding") as progress:
         predictions = predict_folders(
             learner,
-            weights.item_format_of(manifest),
+            form or weights.item_format_of(manifest),
             support,
             query,
             skip_corrupt=skip_corrupt,

@@ -104,6 +104,7 @@ def cached_pool(
         digest=digest,
         sources=np.asarray(parts["sources"], dtype=np.int64) if "sources" in parts else None,
         source_names=tuple(parts.get("source_names", ())),
+        item_format=item_format,
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quickstudy.data.formats.images import Bytes
-from quickstudy.data.formats.items import Items
+from quickstudy.data.formats.items import ItemFormat, Items
 
 Index = npt.NDArray[np.int64]
 
@@ -32,6 +32,7 @@ class ClassPool:
         digest: identifies the items by the content they were made from.
         sources: [I] who or what each item comes from, such as the speaker of a clip, counted from 0; or None.
         source_names: their names.
+        item_format: What pictures or clips must become to be such items, where that is known.
 
     Raises:
         ValueError: if two splits share a class, or counts, sources and items disagree.
@@ -46,6 +47,7 @@ class ClassPool:
     digest: str = ""
     sources: Index | None = None
     source_names: tuple[str, ...] = ()
+    item_format: ItemFormat | None = None
 
     def __post_init__(self) -> None:
         """Check the parts against each other."""

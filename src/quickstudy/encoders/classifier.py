@@ -7,10 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.core.adapt import Tensors
+from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.kernels.convolution import per_task_linear
 from quickstudy.core.kernels.per_task import below, per_task
 
 
+@rebuildable
 class MLP(nn.Module):
     """Fully connected layers with ReLU between them: [B, inputs] → [B, outputs].
 
@@ -40,6 +42,7 @@ class MLP(nn.Module):
         return x
 
 
+@rebuildable
 class Classifier(nn.Module):
     """An encoder and a linear head: what learners of an initialisation adapt.
 

@@ -7,10 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.core.adapt import Tensors
+from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.kernels.conv4_fused import conv4_per_task
 from quickstudy.core.kernels.convolution import channels_last
 
 
+@rebuildable
 class Conv4(nn.Module):
     """The four-block convolutional encoder of the few-shot literature.
 

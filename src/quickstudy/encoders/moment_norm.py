@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.pixels import pixel_middles
 
 LEAST, MOST = 0.5, 1.6
@@ -12,6 +13,7 @@ FAINT = 0.3
 """Ink of at most so much of the darkest may be cut off."""
 
 
+@rebuildable
 class MomentNorm(nn.Module):
     r"""Moment normalisation: ink brought to the middle of the picture, and to one size.
 

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quickstudy.core.blueprint import rebuildable
+
 NEAREST = 10
 """The nearest of a cohort are one in so many."""
 
@@ -37,6 +39,7 @@ class EmbeddingTransform(nn.Module, ABC):
         return self.transform(z)
 
 
+@rebuildable
 class Embedding(nn.Module):
     r"""An encoder and the transforms behind it: an encoder as it is used after training.
 
@@ -62,6 +65,7 @@ class Embedding(nn.Module):
         return z
 
 
+@rebuildable
 class WCCN(EmbeddingTransform):
     r"""Within-class covariance normalisation: embeddings that vary alike in every direction within classes.
 
@@ -132,6 +136,7 @@ class WCCN(EmbeddingTransform):
             self.mean.copy_(z.mean(0))
 
 
+@rebuildable
 class ConcatFeatures(EmbeddingTransform):
     r"""An embedding and the features that it is made of, joined: cosines are the mean of both cosines.
 
@@ -179,6 +184,7 @@ class ConcatFeatures(EmbeddingTransform):
         return z[:, :d], z[:, d:]
 
 
+@rebuildable
 class CohortNorm(EmbeddingTransform):
     r"""One more coordinate, by which an item that resembles everybody has lower cosines with all others.
 

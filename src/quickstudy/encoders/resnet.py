@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.kernels.convolution import channels_last
 
 
@@ -29,6 +30,7 @@ class ResidualBlock(nn.Module):
         return F.relu(self.last(F.max_pool2d(y, 2, ceil_mode=True)))
 
 
+@rebuildable
 class ResNet(nn.Module):
     """A small residual network for faces and spectrograms, of any height and width.
 
@@ -86,6 +88,7 @@ class ResNet(nn.Module):
         return torch.cat([z, f], 1) if return_features else z
 
 
+@rebuildable
 class WithFeatures(nn.Module):
     """An encoder that gives its features behind the embedding, for `ConcatFeatures`.
 

@@ -8,6 +8,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from quickstudy.core.blueprint import rebuildable
+
 Normalise = Literal["clip", "none"]
 
 
@@ -44,6 +46,7 @@ def mel_filters(rate: int, n_fft: int, mels: int) -> npt.NDArray[np.float32]:
     return (triangles.astype(np.float32) * (2 / (high - low))).astype(np.float32)
 
 
+@rebuildable
 class LogMel(nn.Module):
     r"""Log-mel spectrogram of clips, [B, samples] → [B, 1, mels, frames]: how strong each pitch is when.
 
@@ -116,6 +119,7 @@ class LogMel(nn.Module):
         return picture.unsqueeze(1)
 
 
+@rebuildable
 class SpecAugment(nn.Module):
     """Hides random stretches of time and bands of pitch of each spectrogram; in training only.
 

@@ -7,10 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quickstudy.core.blueprint import rebuildable
+
 LOW = 0.08
 """Share of the frames by whose level `TDNN` knows what is heard when nobody speaks."""
 
 
+@rebuildable
 class TDNN(nn.Module):
     r"""A time-delay network for voices: convolutions over time, then mean and deviation over time.
 

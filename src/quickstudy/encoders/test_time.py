@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quickstudy.core.blueprint import rebuildable
+
 
 def _played(x: Tensor, factor: float) -> Tensor:
     """Clips [B, samples] so many times as fast, about their middle; silence where they end."""
@@ -47,6 +49,7 @@ class TestTimeAugmentation(nn.Module, ABC):
         return z / (1 + len(others))
 
 
+@rebuildable
 class ShiftSpeedTTA(TestTimeAugmentation):
     """Clips [B, samples] as they are, a little earlier and later, and a little slower and faster.
 
@@ -79,6 +82,7 @@ class ShiftSpeedTTA(TestTimeAugmentation):
         ]
 
 
+@rebuildable
 class FlipTTA(TestTimeAugmentation):
     """Pictures [B, C, H, W] and their mirror images: faces are much alike on both sides."""
 
@@ -87,6 +91,7 @@ class FlipTTA(TestTimeAugmentation):
         return [x.flip(3)]
 
 
+@rebuildable
 class RotateTTA(TestTimeAugmentation):
     """Pictures [B, C, H, W] as they are and turned a little both ways: nobody writes quite upright.
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from quickstudy.core.adapt import Adapted, Rule, Tensors, adapt
+from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.episode import Support
 from quickstudy.core.inner_loop import InnerLoop, first_ways, task_losses, trainable, uses_batch_statistics
 from quickstudy.core.kernels.per_task import below, per_task
@@ -17,6 +18,7 @@ from quickstudy.core.update_rules import sgd
 from quickstudy.encoders.classifier import Classifier
 
 
+@rebuildable
 class ANIL(InnerLoop):
     r"""ANIL: MAML that adapts the head alone.
 

@@ -9,10 +9,12 @@ from functools import partial
 from torch import nn
 
 from quickstudy.core.adapt import Rule
+from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.inner_loop import InnerLoop
 from quickstudy.core.update_rules import sgd
 
 
+@rebuildable
 class MAML(InnerLoop):
     r"""MAML: an initialisation from which a few gradient steps suffice.
 

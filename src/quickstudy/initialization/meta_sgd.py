@@ -10,10 +10,12 @@ import torch
 from torch import nn
 
 from quickstudy.core.adapt import Rule
+from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.inner_loop import InnerLoop
 from quickstudy.core.update_rules import sgd
 
 
+@rebuildable
 class MetaSGD(InnerLoop):
     r"""Meta-SGD: MAML that learns the rate, and so the direction, of the step of every parameter as well.
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.core.adapt import FunctionalRule, Rule, RuleState, Tensors
+from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.episode import Episode, Support
 from quickstudy.core.inner_loop import Batch, InnerLoop, first_ways, trainable, uses_batch_statistics
 from quickstudy.core.kernels.per_task import per_task
@@ -16,6 +17,7 @@ from quickstudy.core.kernels.task_norm import TaskNorm
 from quickstudy.core.update_rules import adam
 
 
+@rebuildable
 class Reptile(InnerLoop):
     r"""Reptile: move the initialisation towards where training on each task has led.
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.episode import Support
 from quickstudy.core.learner import Learner, embed
 
@@ -34,6 +35,7 @@ def one_plus_four_sigmoids(x: Tensor) -> Tensor:
     return 1 + 4 * x.sigmoid()
 
 
+@rebuildable
 class LearnedSoftplus(nn.Module):
     """S = offset + scale · softplus(x / div), all three of them learned."""
 
@@ -59,6 +61,7 @@ class Gaussians:
     inverse_variance: Tensor
 
 
+@rebuildable
 class GaussianPrototypical(Learner):
     r"""Gaussian prototypical networks: the encoder also says how sure it is of each item.
 

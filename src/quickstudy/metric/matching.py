@@ -9,11 +9,13 @@ import math
 import torch
 from torch import Tensor, nn
 
+from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.episode import Support
 from quickstudy.core.learner import Learner, embed
 from quickstudy.metric.distances import cosines
 
 
+@rebuildable
 class FullContext(nn.Module):
     r"""Full-context embeddings: what an item is said to be depends on the whole support set.
 
@@ -80,6 +82,7 @@ class FullContext(nn.Module):
         return g, h
 
 
+@rebuildable
 class Matching(Learner):
     r"""Matching networks: a query has the labels of the support items that it resembles.
 

@@ -6,11 +6,13 @@ Jake Snell, Kevin Swersky, Richard Zemel: "Prototypical Networks for Few-shot Le
 import torch
 from torch import Tensor, nn
 
+from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.episode import Support
 from quickstudy.core.learner import Learner, embed
 from quickstudy.metric.distances import prototypes, squared_distances
 
 
+@rebuildable
 class Prototypical(Learner):
     r"""Prototypical networks: the nearest class mean, in a space learned for it.
 

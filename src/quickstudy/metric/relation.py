@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.episode import Episode, Support
 from quickstudy.core.kernels.convolution import channels_last
 from quickstudy.core.learner import Learner, embed
@@ -40,6 +41,7 @@ def relation_encoder(in_channels: int = 1, channels: int = 64) -> nn.Sequential:
     return encoder.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (its stub lacks this)
 
 
+@rebuildable
 class Comparison(nn.Module):
     """The paper's comparing network: two blocks as the encoder's, each with a pool, and two linear layers.
 
@@ -114,6 +116,7 @@ class _ChannelsLast(nn.Module):
         return channels_last(maps)
 
 
+@rebuildable
 class Relation(Learner):
     r"""Relation networks: whether a query belongs to a class is told by a network that learns to compare.
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.episode import Support
 from quickstudy.core.learner import Learner, embed
 from quickstudy.metric.distances import prototypes, squared_distances
@@ -20,6 +21,7 @@ DISTRACTOR_RADIUS = 100.0
 """What the radius of the distractors' cluster begins as."""
 
 
+@rebuildable
 class SemiPrototypical(Learner):
     r"""Prototypical networks whose prototypes are refined by items without labels (`Support.unlabelled`).
 

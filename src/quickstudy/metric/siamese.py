@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.episode import Episode, Support
 from quickstudy.core.learner import Learner, embed
 from quickstudy.metric.distances import euclidean, prototypes
@@ -24,6 +25,7 @@ PairLoss = Callable[[Tensor, Tensor], Tensor]
 Pooling = Literal["prototype", "mean", "nearest"]
 
 
+@rebuildable
 class WeightedL1(nn.Module):
     r"""Koch's energy $-\sum_d \alpha_d |a_d - b_d| - \beta$, of which $p = \sigma(-E)$ is "the same class".
 
@@ -73,6 +75,7 @@ def cross_entropy(energy: Tensor, genuine: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(-energy, genuine)
 
 
+@rebuildable
 class Siamese(Learner):
     r"""Siamese networks: two towers that share their weights, and an energy between what they make of a pair.
 

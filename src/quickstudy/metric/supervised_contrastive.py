@@ -7,6 +7,7 @@ Dilip Krishnan: "Supervised Contrastive Learning", NeurIPS 2020.
 import torch
 from torch import Tensor, nn
 
+from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.episode import Episode
 from quickstudy.core.learner import embed
 from quickstudy.metric.distances import cosine, cosines
@@ -48,6 +49,7 @@ def supervised_contrastive_loss(z: Tensor, y: Tensor, temperature: float = 0.1) 
     return -((log_p * positive).sum(2) / count).mean()
 
 
+@rebuildable
 class SupervisedContrastive(Siamese):
     """A Siamese network with cosine energy whose towers are trained on whole tasks rather than on pairs.
 

@@ -6,10 +6,12 @@ Sachin Ravi, Hugo Larochelle: "Optimization as a Model for Few-Shot Learning", I
 from torch import nn
 
 from quickstudy.core.adapt import Rule
+from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.inner_loop import InnerLoop
 from quickstudy.optimizer.rules.cell_state import CellStateRule
 
 
+@rebuildable
 class LSTMMetaLearner(InnerLoop):
     r"""An LSTM that trains a network on the support: the network's weights are its cell state.
 

@@ -1,10 +1,10 @@
 from .catalogue import RECIPES as RECIPES
-from .optimizer import RULE_RECIPES as RULE_RECIPES
+from .experiment import Experiment as Experiment
+from .experiment import Options as Options
 from .problems import FAMILIES as FAMILIES
 from .recipe import Recipe as Recipe
-from .recipe import RuleRecipe as RuleRecipe
-from .run import measure as measure
-from .run_rules import train_rule as train_rule
+from .rule_recipe import RuleRecipe as RuleRecipe
+from .sources import recipe_source as recipe_source
 from .weights import find as find
 from .weights import item_format_of as item_format_of
 from .weights import load_learner as load_learner

@@ -5,6 +5,7 @@
 
 from collections.abc import Callable
 
+from quickstudy.recipes.experiment import Experiment
 from quickstudy.recipes.initialization import (
     anil_omniglot,
     fomaml_omniglot,
@@ -35,12 +36,19 @@ from quickstudy.recipes.metric import (
 )
 from quickstudy.recipes.optimizer import (
     fixed_gates_omniglot_1shot,
+    lstm_digits,
+    lstm_mnist,
     lstm_omniglot_1shot,
     lstm_omniglot_5shot,
+    lstm_quadratics,
+    mlp_augmented,
+    mlp_digits,
+    rnnprop_augmented,
+    rnnprop_digits,
+    rnnprop_held_out,
     scalar_gates_omniglot_1shot,
 )
 from quickstudy.recipes.own_pictures import maml_images, prototypical_images
-from quickstudy.recipes.recipe import Recipe
 from quickstudy.recipes.recognition import (
     digits_fsdd,
     faces_lfw,
@@ -50,7 +58,7 @@ from quickstudy.recipes.recognition import (
     words_arabic,
 )
 
-RECIPES: dict[str, Callable[..., Recipe]] = {
+RECIPES: dict[str, Callable[..., Experiment]] = {
     "prototypical-glyphs": prototypical_glyphs,
     "prototypical-omniglot-1shot": prototypical_omniglot_1shot,
     "prototypical-omniglot-5shot": prototypical_omniglot_5shot,
@@ -87,6 +95,12 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     "speakers-arabic": speakers_arabic,
     "digits-fsdd": digits_fsdd,
     "siamese": siamese,
+    "lstm-optimizer-quadratics": lstm_quadratics,
+    "lstm-optimizer-digits": lstm_digits,
+    "rnnprop-optimizer-digits": rnnprop_digits,
+    "mlp-optimizer-digits": mlp_digits,
+    "rnnprop-optimizer-held-out": rnnprop_held_out,
+    "rnnprop-optimizer-augmented": rnnprop_augmented,
+    "mlp-optimizer-augmented": mlp_augmented,
+    "lstm-optimizer-mnist": lstm_mnist,
 }
-
-__all__ = ["RECIPES", "Recipe"]

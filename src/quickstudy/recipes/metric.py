@@ -275,27 +275,47 @@ def _prototypical_omniglot(
 
 
 def tenth_omniglot(label_seed: int = 0) -> Recipe:
-    """The baseline: items without labels are not used."""
+    """The baseline: items without labels are not used.
+
+    Args:
+        label_seed: Seed of the draw of the tenth of the items that bear labels.
+    """
     return _semi_supervised("soft", label_seed, unlabelled=0, distractors=False, published=94.62)
 
 
 def soft_omniglot(label_seed: int = 0) -> Recipe:
-    """Soft k-means; all unlabelled items are of the task's classes."""
+    """Soft k-means; all unlabelled items are of the task's classes.
+
+    Args:
+        label_seed: Seed of the draw of the tenth of the items that bear labels.
+    """
     return _semi_supervised("soft", label_seed, unlabelled=5, distractors=False, published=97.25)
 
 
 def soft_omniglot_distractors(label_seed: int = 0) -> Recipe:
-    """Soft k-means, with distractors."""
+    """Soft k-means, with distractors.
+
+    Args:
+        label_seed: Seed of the draw of the tenth of the items that bear labels.
+    """
     return _semi_supervised("soft", label_seed, unlabelled=5, distractors=True, published=95.01)
 
 
 def cluster_omniglot_distractors(label_seed: int = 0) -> Recipe:
-    """A cluster for the distractors."""
+    """A cluster for the distractors.
+
+    Args:
+        label_seed: Seed of the draw of the tenth of the items that bear labels.
+    """
     return _semi_supervised("cluster", label_seed, unlabelled=5, distractors=True, published=97.17)
 
 
 def masked_omniglot_distractors(label_seed: int = 0) -> Recipe:
-    """Masked soft k-means, with distractors."""
+    """Masked soft k-means, with distractors.
+
+    Args:
+        label_seed: Seed of the draw of the tenth of the items that bear labels.
+    """
     return _semi_supervised("masked", label_seed, unlabelled=5, distractors=True, published=97.30)
 
 

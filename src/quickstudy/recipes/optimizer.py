@@ -12,7 +12,7 @@ The paper has no figure for Omniglot. Its schedule, for mini-ImageNet: Adam at 1
 norm of 0.25, one task a step; in the authors' release 75,000 steps 1-shot and 50,000 5-shot.
 
 Departures from it: 4 tasks a step, 4,000 steps; the learning rate rises over 100 steps and falls along a
-cosine to 0; gradients are cut by `--clip` only.
+cosine to 0; gradients are clipped by `--set clip=…` only.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,8 @@ from quickstudy.optimizer.rules.lstm import LSTMRule
 from quickstudy.optimizer.rules.mlp import MLPRule
 from quickstudy.optimizer.rules.rnnprop import RNNpropRule
 from quickstudy.optimizer.truncation import Horizon
-from quickstudy.recipes.recipe import Recipe, RuleRecipe
+from quickstudy.recipes.recipe import Recipe
+from quickstudy.recipes.rule_recipe import RuleRecipe
 from quickstudy.training.schedules import cosine
 
 LSTM_PAPER = "Andrychowicz et al. 2016"
@@ -135,18 +136,6 @@ def _augmented(recipe: RuleRecipe) -> RuleRecipe:
         race=200,
         validation_problems=16,
     )
-
-
-RULE_RECIPES: dict[str, Callable[[], RuleRecipe]] = {
-    "lstm-optimizer-quadratics": lstm_quadratics,
-    "lstm-optimizer-digits": lstm_digits,
-    "rnnprop-optimizer-digits": rnnprop_digits,
-    "mlp-optimizer-digits": mlp_digits,
-    "rnnprop-optimizer-held-out": rnnprop_held_out,
-    "rnnprop-optimizer-augmented": rnnprop_augmented,
-    "mlp-optimizer-augmented": mlp_augmented,
-    "lstm-optimizer-mnist": lstm_mnist,
-}
 
 
 def lstm_omniglot_1shot() -> Recipe:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 from quickstudy.core.learner import Learner
 from quickstudy.data.datasets.folders import folder_pool
@@ -17,26 +18,26 @@ from quickstudy.training.schedules import cosine
 
 
 def prototypical_images(
-    images: str,
+    images: str | Path,
     size: int = 84,
     grey: bool = False,
     ways: int = 5,
     shots: int = 1,
     queries: int = 5,
-    split: str | Sequence[float] = FRACTIONS,
+    split: str | Path | Sequence[float] = FRACTIONS,
     skip_corrupt: bool = False,
 ) -> Recipe:
     """Prototypical networks on a folder of class folders, with a class-disjoint split.
 
     Args:
-        images: the folder.
-        size: pixels of height and width that pictures are brought to.
-        grey: without colour.
-        ways: classes of a task, in training and test.
-        shots: support pictures a class.
-        queries: query pictures a class.
-        split: fractions of the classes, or a JSON file (see `image_folders`).
-        skip_corrupt: leave out pictures that can't be read.
+        images: Folder that holds a folder of pictures for each class.
+        size: Pixels of height and width that pictures are resized to.
+        grey: Whether pictures are read without color.
+        ways: Classes of a task, in training and test.
+        shots: Support pictures of each class.
+        queries: Query pictures of each class.
+        split: Fractions of the classes for training, validation and test, or a JSON file of their names.
+        skip_corrupt: Whether pictures that can't be read are left out, instead of an error.
     """
     form = ImageFormat(size, 1 if grey else 3)
 
@@ -48,16 +49,27 @@ def prototypical_images(
 
 
 def maml_images(
-    images: str,
+    images: str | Path,
     size: int = 84,
     grey: bool = False,
     ways: int = 5,
     shots: int = 1,
     queries: int = 5,
-    split: str | Sequence[float] = FRACTIONS,
+    split: str | Path | Sequence[float] = FRACTIONS,
     skip_corrupt: bool = False,
 ) -> Recipe:
-    """MAML on a folder of class folders; arguments as in `prototypical_images`."""
+    """MAML on a folder of class folders, with a class-disjoint split.
+
+    Args:
+        images: Folder that holds a folder of pictures for each class.
+        size: Pixels of height and width that pictures are resized to.
+        grey: Whether pictures are read without color.
+        ways: Classes of a task, in training and test.
+        shots: Support pictures of each class.
+        queries: Query pictures of each class.
+        split: Fractions of the classes for training, validation and test, or a JSON file of their names.
+        skip_corrupt: Whether pictures that can't be read are left out, instead of an error.
+    """
     form = ImageFormat(size, 1 if grey else 3)
 
     def learner() -> Learner:
@@ -72,7 +84,7 @@ def maml_images(
 
 def _images(pool: MakePool, form: ImageFormat, learner: Callable[[], Learner], setting: Setting) -> Recipe:
     return Recipe(
-        summary="your own folders of pictures, --images DIR",
+        summary="your own folders of pictures, --set images=DIR",
         paper="your data",
         pool=pool,
         item_format=form,

@@ -1,81 +1,46 @@
-"""What a recipe states."""
+"""A recipe that trains a learner: what it states, and how it is run and tested."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+import importlib.metadata
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from lightning_fabric import Fabric
 from torch import nn
 
+from quickstudy.core.checkpoint import Manifest
 from quickstudy.core.learner import Learner, with_embedding
-from quickstudy.core.scores import Mode
+from quickstudy.core.scores import Mode, Score, percent
+from quickstudy.core.seeds import generators_kept
 from quickstudy.data.augment.images import Augment
-from quickstudy.data.formats.images import Progress
+from quickstudy.data.episodes import Episodes
+from quickstudy.data.formats.images import Progress as ProgressCallback
 from quickstudy.data.formats.items import ItemFormat
 from quickstudy.data.pool import ClassPool
 from quickstudy.data.setting import Labels, Setting
-from quickstudy.optimizer.problems.problem import Family
-from quickstudy.optimizer.rule_learner import Objective
-from quickstudy.optimizer.truncation import Horizon
-from quickstudy.recipes.problems import FAMILIES
-from quickstudy.training.schedules import MakeOptimizer, Schedule, adam, cosine
+from quickstudy.metric.siamese import Siamese
+from quickstudy.metric.verification import Verification, verify
+from quickstudy.recipes.experiment import Options, Results, Tested
+from quickstudy.training.evaluate import evaluate, fit_transforms
+from quickstudy.training.fit import fit
+from quickstudy.training.launch import Display
+from quickstudy.training.run_folder import Progress
+from quickstudy.training.schedules import MakeOptimizer, Schedule, adam
 
-_COSINE = partial(cosine, warmup=20)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RuleRecipe:
-    """One learned rule: what is learned on what, how.
-
-    Args:
-        summary: one line.
-        paper: where it was published.
-        rule: makes a fresh one.
-        family_name: of the problems, as in `FAMILIES`; those of "test" are never seen in training.
-        problems: side by side, in training.
-        steps: meta-steps.
-        unroll: steps of the optimisees in a meta-step, 20 in the paper. With 3 or 5 there are more meta-steps
-            for the same work, which leads farther on quadratics and digits (measured).
-        horizon: as in `RuleLearner`.
-        race: steps after which rules are compared, and by which weights are selected.
-        objective: as in `RuleLearner`.
-        log: as in `RuleLearner`.
-        lr: of Adam.
-        clip: largest norm of the meta-gradient.
-        schedule: multiplies the learning rate.
-        validation_problems: how many, of each family of a mixture.
-        every: meta-steps between validations.
-        precision: as Lightning Fabric names it.
-    """
-
-    summary: str
-    paper: str
-    rule: Callable[[], nn.Module]
-    family_name: str
-    steps: int
-    problems: int = 64
-    unroll: int = 5
-    horizon: Horizon = field(default_factory=Horizon)
-    race: int = 100
-    objective: Objective = "train"
-    log: bool = False
-    lr: float = 1e-2
-    clip: float = 1.0
-    schedule: Callable[[int], Schedule] = _COSINE
-    validation_problems: int = 256
-    every: int = 250
-    precision: str = "32-true"
-
-    def family(self, split: str, root: str | Path | None = None) -> Family:
-        """The problems of a split."""
-        return FAMILIES[self.family_name](split, root)
+TASKS = 10
+"""Tasks in a meta-batch of validation and test."""
+PAIR_TASKS = 100
+"""Most tasks that verification figures take their pairs of: some hundred thousand pairs."""
 
 
 class MakePool(Protocol):
     """Loads the data; all of it, or from the cache."""
 
-    def __call__(self, *, root: str | Path | None = None, progress: Progress | None = None) -> ClassPool:
+    def __call__(
+        self, *, root: str | Path | None = None, progress: ProgressCallback | None = None
+    ) -> ClassPool:
         """The pool with its splits train, validation and test."""
         ...
 
@@ -149,3 +114,239 @@ class Recipe:
             learner: What `learner()` made; it stays as it is, and shares all weights with the one returned.
         """
         return with_embedding(learner, self.embedding) if self.embedding else learner
+
+    def check(self, options: Options, devices: int) -> None:
+        """Refuse options that exclude each other.
+
+        Raises:
+            ValueError: if there is patience where no classes are left to validate on.
+        """
+        if options.get("trainval") and options.get("patience"):
+            raise ValueError("trainval leaves no classes for patience to go by: leave one of them out")
+
+    def run(
+        self,
+        out: str | Path,
+        *,
+        name: str,
+        arguments: Mapping[str, Any],
+        options: Options,
+        display: Display,
+        fabric: Fabric,
+    ) -> tuple[Learner, Progress]:
+        """Train into a folder; as in `Experiment`.
+
+        Returns:
+            The learner as it is used after training, with its best weights, and how the training went.
+
+        Raises:
+            ValueError: if the classes are too few for what is trained, validated or tested on.
+        """
+        from quickstudy.recipes.weights import start_from  # which knows the recipes
+
+        self.check(options, fabric.world_size)
+        seed, steps, lr = (
+            options.get("seed", 0),
+            options.get("steps") or self.steps,
+            options.get("lr") or self.lr,
+        )
+        tasks, clip = options.get("tasks") or self.tasks, options.get("clip")
+        with fabric.rank_zero_first(), display.counting("decoding") as decoding:
+            pool = self.pool(root=options.get("data_root"), progress=decoding)
+        trainval = options.get("trainval", False)
+        classes = pool.split("train", "validation") if trainval else pool.split("train")
+        training = self._training(classes, tasks, seed)
+        validation = self._validation(pool, seed)
+        for tested in self.tests:  # what can't be tested should fail now, not in the end
+            self.episodes(pool, tested, TASKS, seed)
+        recorded = classes.subset([i for i, c in enumerate(classes.classes) if self.recorded(c)])
+        if not len(recorded):
+            raise ValueError(
+                f"{name}: recorded() is true of none of the classes to train on, such as "
+                f"{classes.classes[0]!r}"
+            )
+        with generators_kept(seed):
+            learner = self.learner()
+        start = options.get("start")
+        before = start_from(learner, start) if start else None
+        used = self.used(learner)
+        # what an encoder was trained on, it has met, whatever is trained on now
+        met = trainval or bool(before and before.get("trainval") and before["data"]["digest"] == pool.digest)
+        manifest = {
+            "recipe": name,
+            "arguments": dict(arguments),
+            "seed": seed,
+            "start": before and _in_few_words(before),
+            "trainval": met or None,
+            "train": asdict(training.setting) | {"tasks": tasks, "steps": steps, "lr": lr, "clip": clip},
+            "precision": fabric.strategy.precision.precision,
+            "data": classes.summary(),
+            "classes": {"validation": validation.pool.class_digests()},
+            "items": self.item_format.as_dict(),
+            "version": importlib.metadata.version("quickstudy"),
+        }
+
+        def validate() -> Score:
+            fit_transforms(used, recorded, seed)
+            return evaluate(used, validation, self.validation_episodes, self.mode, fabric=fabric)
+
+        with display.training(steps) as report:
+            progress = fit(
+                learner,
+                training,
+                steps,
+                optimizer=self.optimizer(lr),
+                schedule=self.schedule(steps),
+                validation=validate,
+                keep="last" if met else "best",
+                every=self.every,
+                patience=options.get("patience"),
+                minutes=options.get("minutes"),
+                clip=clip,
+                fabric=fabric,
+                out=out,
+                resume=options.get("resume", False),
+                manifest=manifest,
+                saved=used,
+                report=report,
+            )
+        return used.eval(), progress
+
+    def test(
+        self,
+        trained: Learner,
+        *,
+        count: int = 1000,
+        seed: int = 0,
+        data_root: str | Path | None = None,
+        display: Display,
+        fabric: Fabric | None = None,
+        settings: tuple[Setting, ...] = (),
+        modes: tuple[Mode, ...] | None = None,
+    ) -> list[Score]:
+        """Accuracies on the test classes.
+
+        Args:
+            trained: The learner, as `run` has returned it.
+            count: Number of test tasks for each setting and mode.
+            seed: Seed of the test tasks.
+            data_root: Folder of the data sets.
+            display: Where progress is shown.
+            fabric: Processes that share the work.
+            settings: Settings to test; those of the recipe by default.
+            modes: What batch norm sees; inductive, and what it sees in the published figures, by default.
+        """
+        scores: list[Score] = []
+        for tasks in self.test_episodes(settings, TASKS, seed, display, data_root):
+            for mode in modes or tuple(dict.fromkeys(("inductive", self.mode))):
+                with display.counting(f"testing {tasks.setting} {mode}") as report:
+                    scores.append(evaluate(trained, tasks, count, mode, fabric=fabric, report=report))
+        return scores
+
+    def test_episodes(
+        self,
+        settings: tuple[Setting, ...],
+        tasks: int,
+        seed: int,
+        display: Display,
+        data_root: str | Path | None,
+    ) -> Iterator[Episodes]:
+        """Tasks of the test classes, of each setting; of those of the recipe where none is given."""
+        with display.counting("decoding") as decoding:
+            pool = self.pool(root=data_root, progress=decoding)
+        for setting in settings or self.tests:
+            yield self.episodes(pool, setting, tasks, seed)
+
+    def episodes(self, pool: ClassPool, setting: Setting, tasks: int, seed: int) -> Episodes:
+        """Tasks of the test classes of a pool.
+
+        Raises:
+            ValueError: if they can't be drawn.
+        """
+        classes, setting = clip_ways(pool.split("test"), setting)
+        return Episodes(classes, setting, tasks, seed, labels=self.labels, apart=self.apart)
+
+    def _training(self, classes: ClassPool, tasks: int, seed: int) -> Episodes:
+        setting = self.train
+        if self.fewer_ways:
+            classes, setting = clip_ways(classes, setting)
+        return Episodes(
+            classes,
+            setting,
+            tasks,
+            seed,
+            labels=self.labels,
+            augment=self.augment,
+            augment_classes=self.augment_classes,
+            group=self.group,
+        )
+
+    def _validation(self, pool: ClassPool, seed: int) -> Episodes:
+        return Episodes(
+            *clip_ways(pool.split("validation"), self.validation),
+            TASKS,
+            seed + 1,
+            labels=self.labels,
+            apart=self.apart,
+            group=self.group,
+        )
+
+    def test_pairs(
+        self,
+        trained: Siamese,
+        *,
+        count: int = PAIR_TASKS,
+        seed: int = 0,
+        data_root: str | Path | None = None,
+        display: Display,
+        settings: tuple[Setting, ...] = (),
+        modes: tuple[Mode, ...] = ("inductive",),
+    ) -> list[Verification]:
+        """How well pairs of the test classes are told, for each setting and mode; arguments as in `test`."""
+        return [
+            verify(trained, tasks, min(count, PAIR_TASKS), mode)
+            for tasks in self.test_episodes(settings, 1, seed, display, data_root)
+            for mode in modes
+        ]
+
+    def describe(self, manifest: Manifest | None = None) -> list[Tested]:
+        """The settings that it tests; as in `Experiment`."""
+        figures = (manifest or {}).get("figures", [])
+        ours = {f["setting"]: percent(f["accuracy"], f["ci95"]) for f in figures if f["mode"] == self.mode}
+        paper = {setting: f"{value:.1f}" for setting, value in self.published.items()}
+        return [Tested(str(s), paper.get(str(s), "–"), ours.get(str(s), "–")) for s in self.tests]
+
+    def results(self, verdicts: Sequence[Score]) -> Results:
+        """Accuracies beside those of the paper."""
+        wide = "accuracy %, 95 % interval"
+        rows: list[tuple[str, ...]] = []
+        for s in verdicts:
+            paper = self.published.get(s.setting) if s.mode == self.mode else None
+            accuracy, told = percent(s.accuracy, s.ci95), "–" if paper is None else f"{paper:g}"
+            rows.append((s.setting, s.mode, accuracy, str(s.episodes), str(s.seed), told))
+        return Results(("setting", "batch norm", wide, "episodes", "seed", "paper %"), rows, (wide,))
+
+    def test_command(self, folder: Path) -> list[str]:
+        """As in `Experiment`."""
+        return ["evaluate", str(folder), "--mode", "both"]
+
+
+def clip_ways(classes: ClassPool, setting: Setting) -> tuple[ClassPool, Setting]:
+    """The classes, and the setting with no more ways than there are, with a warning.
+
+    Raises:
+        ValueError: if there are fewer than two classes.
+    """
+    if len(classes) < 2:
+        raise ValueError(
+            f"{classes.name} has {len(classes)} classes, and telling apart takes two: "
+            "bring more classes, or deal them out yourself with --set split=FILE"
+        )
+    if setting.ways > len(classes):
+        warnings.warn(f"{classes.name} has {len(classes)} classes: {len(classes)}-way it is", stacklevel=2)
+    return classes, replace(setting, ways=min(setting.ways, len(classes)))
+
+
+def _in_few_words(manifest: Manifest) -> str:
+    """Which training it is of."""
+    return f"{manifest.get('recipe')}, seed {manifest.get('seed')}, {manifest['training']['steps']} steps"

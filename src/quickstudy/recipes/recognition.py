@@ -11,6 +11,7 @@ falls along a cosine to 0. Any method can be trained on the same encoder:
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Literal, get_args
 
 from torch import nn
@@ -64,8 +65,11 @@ OTHER_VOICES = Speed(0.86, 1.16)
 def faces_orl(method: Method = "siamese") -> Recipe:
     """The 40 people of ORL: s1 … s25 to train on, s26 … s30 for validation, s31 … s40 for the test.
 
-    25 people are few to learn from: begin with what was learned from others, by `--start` with a training of
+    25 people are few to learn from: begin with what was learned from others, by `--set start=…` with a run of
     `faces_lfw`, and then 40 steps at a rate of 1e-5 were best in cross-validation over s1 … s30.
+
+    Args:
+        method: What the encoder is trained by; see the module.
     """
     return _recipe(
         "faces of ORL, unseen people",
@@ -83,7 +87,11 @@ def faces_orl(method: Method = "siamese") -> Recipe:
 
 
 def faces_lfw(method: Method = "supervised-contrastive") -> Recipe:
-    """Labeled Faces in the Wild: the people of folds 9 and 10 of View 2 for the test, of 8 for validation."""
+    """Labeled Faces in the Wild: the people of folds 9 and 10 of View 2 for the test, of 8 for validation.
+
+    Args:
+        method: What the encoder is trained by; see the module.
+    """
     return _recipe(
         "Labeled Faces in the Wild, unseen people",
         partial(lfw, least=2),
@@ -106,6 +114,9 @@ def words_arabic(method: Method = "supervised-contrastive") -> Recipe:
 
     18 words are few to learn from: 306 more are spliced from two of them each, and all are played
     backwards too.
+
+    Args:
+        method: What the encoder is trained by; see the module.
     """
     return _recipe(
         "Arabic words, unseen words and speakers",
@@ -131,6 +142,9 @@ def speakers_arabic(method: Method = "supervised-contrastive") -> Recipe:
 
     18 speakers are few to learn from: in each task all clips of a speaker are played faster or slower, by one
     factor, which makes somebody else of each.
+
+    Args:
+        method: What the encoder is trained by; see the module.
     """
     return _recipe(
         "speakers of Arabic words, unseen speakers",
@@ -154,6 +168,9 @@ def digits_fsdd(method: Method = "supervised-contrastive") -> Recipe:
 
     A task mixes them: the one speaker of the validation can't be kept apart from others. The benchmark of
     recognition does keep the two of the test apart.
+
+    Args:
+        method: What the encoder is trained by; see the module.
     """
     return _recipe(
         "spoken digits, unseen speakers",
@@ -170,8 +187,8 @@ def digits_fsdd(method: Method = "supervised-contrastive") -> Recipe:
 
 
 def siamese(
-    images: str | None = None,
-    audio: str | None = None,
+    images: str | Path | None = None,
+    audio: str | Path | None = None,
     method: Method = "siamese",
     size: int = 64,
     grey: bool = False,
@@ -181,32 +198,32 @@ def siamese(
     ways: int | None = None,
     shots: int = 1,
     queries: int = 3,
-    split: str | Sequence[float] = FRACTIONS,
+    split: str | Path | Sequence[float] = FRACTIONS,
     skip_corrupt: bool = False,
 ) -> Recipe:
     """A recogniser of your own pictures or clips: faces, things, voices, words, sounds.
 
     Args:
-        images: folder of pictures, `images/NAME/*.jpg`; faces must be cropped, all alike.
-        audio: folder of clips, `audio/NAME/*.wav`, or as `pattern` says.
-        method: see above.
-        size: pixels of height and width.
-        grey: without colour.
-        seconds: length of the clips, of which the strongest window is taken.
-        rate: samples a second.
-        pattern: how the clips are called (see `audio_folders`).
-        ways: classes of a task in training; without, 16, or all there are to train on.
-        shots: items a class in training, with `queries` together.
-        queries: see `shots`.
-        split: fractions of the classes, or a JSON file.
-        skip_corrupt: leave out what can't be read.
+        images: Folder of pictures, `images/NAME/*.jpg`; faces must be cropped, all in the same way.
+        audio: Folder of clips, `audio/NAME/*.wav`, or as `pattern` says.
+        method: What the encoder is trained by: siamese, euclidean, prototypical or supervised-contrastive.
+        size: Pixels of height and width that pictures are resized to.
+        grey: Whether pictures are read without color.
+        seconds: Length of the clips; the window with the strongest sound is taken.
+        rate: Samples per second that clips are resampled to.
+        pattern: How the clips are called, such as {class}/{source}_{take}.
+        ways: Classes of a task in training; 16, or all there are to train on, by default.
+        shots: Items of each class in a training task, together with `queries`.
+        queries: Items of each class in a training task, together with `shots`.
+        split: Fractions of the classes for training, validation and test, or a JSON file of their names.
+        skip_corrupt: Whether files that can't be read are left out, instead of an error.
 
     Raises:
         ValueError: if not just one of `images` and `audio` is given.
     """
     if (images is None) == (audio is None):
         raise ValueError(
-            "siamese needs --images DIR or --audio DIR, a folder that holds a folder for each name"
+            "siamese needs --set images=DIR or --set audio=DIR, a folder that holds a folder for each name"
         )
     form: ItemFormat
     if images is not None:
@@ -219,7 +236,7 @@ def siamese(
         form = AudioFormat(rate, seconds)
         encoder, augment = partial(_speech_encoder, rate, grid=(2, 4)), SOUNDS
     return _recipe(
-        "your own folders, --images DIR or --audio DIR",
+        "your own folders, --set images=DIR or --set audio=DIR",
         folder_pool(images or audio or "", form, split, skip_corrupt, pattern),
         form,
         method,

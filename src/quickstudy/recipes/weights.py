@@ -14,10 +14,16 @@ from quickstudy.data.formats.images import ImageFormat
 from quickstudy.data.formats.items import item_format
 from quickstudy.recipes.catalogue import RECIPES
 from quickstudy.recipes.recipe import Recipe
+from quickstudy.recipes.sources import recipe_source
+from quickstudy.recipes.without import recipe_of_facts
 
 
 def start_from(learner: nn.Module, name_or_path: str | os.PathLike[str]) -> checkpoint.Manifest:
     """Give a learner the encoder of a trained one, which must be made alike, without what is put around it.
+
+    Args:
+        learner: Learner whose encoder gets the weights.
+        name_or_path: A name that `quickstudy models` lists, a checkpoint file, or a training's folder.
 
     Returns:
         The manifest of the trained one.
@@ -25,35 +31,51 @@ def start_from(learner: nn.Module, name_or_path: str | os.PathLike[str]) -> chec
     Raises:
         ValueError: if one of them has no encoder, or they differ.
     """
-    trained, _, manifest = _load(name_or_path)
-    mine, other = (getattr(part, "encoder", None) for part in (learner, trained))
+    trained, _, manifest = _load(name_or_path, None)
+    mine, other = getattr(learner, "encoder", None), getattr(trained, "encoder", None)
     if not isinstance(mine, nn.Module) or not isinstance(other, nn.Module):
         raise ValueError(
             f"{type(learner).__name__} can't start from {name_or_path}, a {type(trained).__name__}: "
-            "both must be learners of a metric; leave out --start"
+            "both must be learners of a metric; leave start out"
         )
     checkpoint.load_weights(mine, other.state_dict(), str(name_or_path))
     return manifest
 
 
-def load_learner(name_or_path: str | os.PathLike[str]) -> tuple[Learner, checkpoint.Manifest]:
+def load_learner(
+    name_or_path: str | os.PathLike[str], *, recipe: str | None = None, learner: Learner | None = None
+) -> tuple[Learner, checkpoint.Manifest]:
     """A trained learner, ready to predict, from a checkpoint or a model that ships with the library.
 
+    Code that a checkpoint names is never imported: you name a recipe, or give a learner, of your own.
+
     Args:
-        name_or_path: a name that `quickstudy models` lists, a checkpoint file, or a training's folder.
+        name_or_path: A name that `quickstudy models` lists, a checkpoint file, or the folder of a training by
+            `quickstudy train` or `fit`.
+        recipe: The recipe that it was trained by, where that is one of your own: `FILE.py:FUNCTION` or
+            `PACKAGE.MODULE:FUNCTION`.
+        learner: A learner built like the trained one, which gets its weights: for a class of your own.
 
     Returns:
         The learner as it is used after training (see `Recipe.used`), in evaluation mode, and its manifest.
 
     Raises:
         FileNotFoundError: if there is no such checkpoint.
-        ValueError: if it isn't whole, or its recipe is unknown here.
+        ValueError: if it isn't whole, or how to build its learner is not known here.
     """
-    _, used, manifest = _load(name_or_path)
+    if learner is not None:
+        path = find(name_or_path)
+        weights, manifest = checkpoint.load(path)
+        checkpoint.load_weights(learner, weights, str(path))
+        learner.eval()
+        return learner, manifest
+    _, used, manifest = _load(name_or_path, recipe)
     return used, manifest
 
 
-def _load(name_or_path: str | os.PathLike[str]) -> tuple[Learner, Learner, checkpoint.Manifest]:
+def _load(
+    name_or_path: str | os.PathLike[str], recipe: str | None
+) -> tuple[Learner, Learner, checkpoint.Manifest]:
     """A trained learner as it was trained and as it is used, and its manifest."""
     path = find(name_or_path)
     weights, manifest = checkpoint.load(path)
@@ -62,31 +84,74 @@ def _load(name_or_path: str | os.PathLike[str]) -> tuple[Learner, Learner, check
             f"{path} holds an update rule, not a model: race it with quickstudy optimize --rule, or take its "
             "steps with quickstudy.LearnedOptimizer"
         )
-    if manifest.get("recipe") not in RECIPES:
-        raise ValueError(
-            f"{path} was trained by recipe {manifest.get('recipe')!r}, which this version lacks: build "
-            "its learner in Python and use checkpoint.load and checkpoint.load_weights"
-        )
-    recipe = recipe_of(manifest)
-    with generators_kept():
-        learner = recipe.learner()
-    used = recipe.used(learner)
+    try:
+        stated = recipe_of(manifest, recipe)
+        with generators_kept():
+            learner = stated.learner()
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from None
+    used = stated.used(learner)
     checkpoint.load_weights(used, weights, str(path))
     return learner.eval(), used.eval(), manifest
 
 
-def recipe_of(manifest: checkpoint.Manifest) -> Recipe:
-    """The recipe that a checkpoint was trained by."""
-    return RECIPES[manifest["recipe"]](**manifest["arguments"])
+def recipe_of(manifest: checkpoint.Manifest, recipe: str | None = None) -> Recipe:
+    """The recipe that a checkpoint was trained by, or what stands for it after a training in Python.
+
+    Args:
+        manifest: Manifest of the checkpoint.
+        recipe: The recipe's name, where it is one of your own.
+
+    Raises:
+        ValueError: if it is not known here; the message goes on from the checkpoint's name.
+    """
+    name = manifest.get("recipe")
+    if recipe:
+        source = recipe_source(recipe)
+        given = {k: v for k, v in manifest.get("arguments", {}).items() if k in source.arguments()}
+        stated = source.state(given)
+        if not isinstance(stated, Recipe):
+            raise ValueError(f"is no update rule, which {recipe} states: name the recipe of the learner")
+        return stated
+    if name is None and "fit" in manifest:
+        return recipe_of_facts(manifest)
+    if name is not None and ":" in name:
+        raise ValueError(
+            f"was trained by a recipe of your own, {name}: name it by --recipe {name} (recipe=…)"
+        )
+    if name not in RECIPES:
+        raise ValueError(
+            f"was trained by recipe {name!r}, which this version lacks: build its learner in Python, "
+            "load_learner(path, learner=…)"
+        )
+    stated = RECIPES[name](**manifest["arguments"])
+    assert isinstance(stated, Recipe)  # a rule's checkpoint says so, and is refused before
+    return stated
 
 
 def item_format_of(manifest: checkpoint.Manifest) -> ImageFormat | AudioFormat:
-    """What pictures or clips must become for the encoder of a checkpoint."""
+    """What pictures or clips must become for the encoder of a checkpoint.
+
+    Raises:
+        ValueError: if the checkpoint doesn't say.
+    """
+    if "items" not in manifest:
+        raise ValueError(
+            "this checkpoint doesn't say what its encoder takes, as its training was given arrays: name a "
+            "recipe that says it, by --recipe FILE.py:FUNCTION"
+        )
     return item_format(manifest["items"])
 
 
 def find(name_or_path: str | os.PathLike[str]) -> Path:
-    """The checkpoint file that a name, file or folder stands for; what lies here goes before what ships."""
+    """The checkpoint file that a name, file or folder stands for; what lies here goes before what ships.
+
+    Args:
+        name_or_path: A name that `quickstudy models` lists, a checkpoint file, or a training's folder.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
     shipped, path = models(), Path(name_or_path)
     if str(name_or_path) in shipped and not path.exists():
         return shipped[str(name_or_path)]

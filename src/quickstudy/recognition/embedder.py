@@ -160,7 +160,7 @@ def encoder_of(learner: Learner) -> tuple[nn.Module, Energy]:
         return learner.encoder, "cosine" if learner.energy is cosine else "euclidean"
     raise ValueError(
         "recognition takes prototypical networks, and Siamese ones with a Euclidean or cosine energy, not "
-        f"{type(learner).__name__}: train one, such as with quickstudy train siamese --images DIR"
+        f"{type(learner).__name__}: train one, such as with quickstudy train siamese --set images=DIR"
     )
 
 

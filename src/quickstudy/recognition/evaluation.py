@@ -97,7 +97,7 @@ def calibrate_model(
     embedder = Embedder(model)
     if embedder.manifest.get("trainval") and not folder:
         raise ValueError(
-            f"{model} was trained on the validation classes too (--trainval): calibrate it on a folder of "
+            f"{model} was trained on the validation classes too (trainval): calibrate it on a folder of "
             "others, with --images or --audio"
         )
     labelled = _unseen(embedder, "validation", folder, data_root, display)

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.core import checkpoint, files
+from quickstudy.core.blueprint import NotRebuildableError, blueprint
 from quickstudy.core.episode import Batches
 from quickstudy.core.scores import Verdict
+from quickstudy.data.formats.items import ItemFormat
 from quickstudy.data.pool import ClassPool, described
 
 Keep = Literal["best", "last"]
@@ -107,7 +109,7 @@ def facts_of(
     # a function can't be compared, what it gives can
     places = sorted({round(i * (steps - 1) / 16) for i in range(17)})
     facts: dict[str, Any] = {
-        "learner": type(learner).__qualname__,
+        "learner": _built(learner),
         "train": _summary(episodes),
         "steps": steps,
         "optimizer": type(optimizer).__name__,
@@ -121,7 +123,16 @@ def facts_of(
         for split, of in pools.items()
         if isinstance(pool := getattr(of, "pool", None), ClassPool)
     }
-    return {FACTS: facts | settings, "classes": classes}
+    form: ItemFormat | None = getattr(getattr(episodes, "pool", None), "item_format", None)
+    return {FACTS: facts | settings, "classes": classes} | ({"items": form.as_dict()} if form else {})
+
+
+def _built(learner: nn.Module) -> dict[str, Any]:
+    """How a learner is built again; of one that is not of this library alone the name of its class."""
+    try:
+        return blueprint(learner)
+    except NotRebuildableError:
+        return {"class": type(learner).__qualname__}
 
 
 def _summary(batches: object) -> dict[str, Any]:

@@ -19,9 +19,8 @@ from quickstudy.data import pool
 from quickstudy.data.setting import Setting
 from quickstudy.encoders.conv4 import Conv4
 from quickstudy.metric.prototypical import Prototypical
-from quickstudy.recipes import catalogue
 from quickstudy.recipes import pictures as recipes_pictures
-from quickstudy.recipes import run as recipes_run
+from quickstudy.recipes.metric import prototypical_glyphs
 from quickstudy.training import plots
 from quickstudy.training.launch import launch
 
@@ -33,7 +32,7 @@ EPISODES = 200
 def run(out: Path, steps: int) -> None:
     """Train on some scripts, test on others, draw and tell what to do next."""
     keep_freed_memory()
-    started, recipe, display = time.monotonic(), catalogue.RECIPES[RECIPE](), Terminal()
+    started, recipe, display = time.monotonic(), prototypical_glyphs(), Terminal()
     fabric = launch(precision=recipe.precision)
     run_folder = out / "run"
     if run_folder.exists():
@@ -48,14 +47,16 @@ def run(out: Path, steps: int) -> None:
             title="quickstudy: learning to learn",
         )
     )
-    learner, progress = recipes_run.train(RECIPE, {}, run_folder, display=display, fabric=fabric, steps=steps)
+    learner, progress = recipe.run(
+        run_folder, name=RECIPE, arguments={}, options={"steps": steps}, display=display, fabric=fabric
+    )
     console.print(
         f"Studied {progress.step * recipe.tasks:,} tasks of {recipe.train.ways} letters in "
         f"{progress.seconds:.0f} seconds. Now the scripts it has never seen, {EPISODES} tasks each:"
     )
     rows: list[tuple[str, list[Score]]] = []
     for name, model in _contestants(learner):
-        scores = recipes_run.measure(recipe, model, display=display, settings=SETTINGS, episodes=EPISODES)
+        scores = recipe.test(model, display=display, settings=SETTINGS, modes=("inductive",), count=EPISODES)
         rows.append((name, scores))
     table = Table("", *(f"{s.ways}-way {s.shots}-shot" for s in SETTINGS))
     table.add_row("chance", *(f"{100 / s.ways:.1f} %" for s in SETTINGS))

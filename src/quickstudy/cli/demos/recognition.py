@@ -20,7 +20,6 @@ from quickstudy.data.formats.audio import AudioFormat
 from quickstudy.data.formats.items import ItemFormat
 from quickstudy.data.pool import ClassPool
 from quickstudy.recipes import catalogue, weights
-from quickstudy.recipes import run as recipes_run
 from quickstudy.recognition.evaluation import calibrate_model, report_on
 from quickstudy.recognition.recognizer import Recogniser
 from quickstudy.training.launch import launch
@@ -93,7 +92,7 @@ def run(what: What, out: Path, steps: int | None = None, data_root: Path | None 
         (f"open {out / 'report.html'}", "how well it does, with its curves"),
         (f"quickstudy identify {probe} --gallery {gallery}", "ask for one sample"),
         (f"quickstudy gallery list --gallery {gallery}", "who is enrolled"),
-        ("quickstudy train siamese --images DIR", "your own pictures: a folder for each name"),
+        ("quickstudy train siamese --set images=DIR", "your own pictures: a folder for each name"),
     ):
         console.print(f"  {command}", style="bold cyan", highlight=False, soft_wrap=True)
         console.print(f"      {meaning}", highlight=False, soft_wrap=True)
@@ -105,9 +104,14 @@ def _model(what: What, folder: Path, steps: int | None, data_root: Path | None, 
         shutil.copy(weights.find("prototypical-glyphs"), folder / "best.safetensors")
         return
     name = "faces-orl" if what == "faces" else "words-arabic"
-    fabric = launch(precision=catalogue.RECIPES[name]().precision)
-    recipes_run.train(
-        name, {}, folder, display=display, fabric=fabric, steps=steps or STEPS[what], data_root=data_root
+    recipe = catalogue.RECIPES[name]()
+    recipe.run(
+        folder,
+        name=name,
+        arguments={},
+        options={"steps": steps or STEPS[what], "data_root": data_root},
+        display=display,
+        fabric=launch(precision=recipe.precision),
     )
 
 

@@ -95,6 +95,6 @@ SOURCES = (
         10,
         70_000,
     ),
-    DataSource("images", "your own pictures, DIR/CLASS/*.jpg", "yours", lambda root: "--images DIR"),
-    DataSource("audio", "your own sound, DIR/CLASS/*.wav", "yours", lambda root: "--audio DIR"),
+    DataSource("images", "your own pictures, DIR/CLASS/*.jpg", "yours", lambda root: "--set images=DIR"),
+    DataSource("audio", "your own sound, DIR/CLASS/*.wav", "yours", lambda root: "--set audio=DIR"),
 )

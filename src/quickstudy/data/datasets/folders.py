@@ -311,5 +311,7 @@ def report_bad(bad: dict[Path, str], of: int, skip: bool, noun: str = "pictures"
     named = "; ".join(f"{p}: {reason}" for p, reason in list(bad.items())[:5])
     text = f"{len(bad)} of {of} {noun} can't be read: {named}" + ("; …" if len(bad) > 5 else "")
     if not skip:
-        raise OSError(f"{text}; mend or remove them, or skip them with --skip-corrupt")
+        raise OSError(
+            f"{text}; mend or remove them, or skip them with --skip-corrupt (train: --set skip_corrupt=true)"
+        )
     warnings.warn(f"{text}; skipped", stacklevel=2)

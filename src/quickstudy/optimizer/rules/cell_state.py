@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.core.adapt import RuleState, Tensors
+from quickstudy.core.blueprint import rebuildable
 from quickstudy.optimizer.rules.coordinatewise import flat, log_and_sign, shaped
 from quickstudy.optimizer.rules.lstm_cell import LSTMCell, lstm_step
 
 Gates = Literal["learned", "scalar", "fixed"]
 
 
+@rebuildable
 class CellStateRule(nn.Module):
     r"""Gradient descent as the cell state of an LSTM: what to forget and how far to go are learned gates.
 

@@ -1,0 +1,198 @@
+"""A recipe that learns an update rule: what it states, and how it is run and tested."""
+
+import importlib.metadata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from quickstudy.core.checkpoint import Manifest
+from quickstudy.core.scores import FinalLoss
+from quickstudy.core.seeds import generators_kept
+from quickstudy.optimizer.problems.problem import Family, Mixture
+from quickstudy.optimizer.race import follow
+from quickstudy.optimizer.rule_learner import Objective, RuleLearner
+from quickstudy.optimizer.truncation import Draws, Horizon
+from quickstudy.recipes.experiment import Options, Results, Tested
+from quickstudy.recipes.problems import FAMILIES
+from quickstudy.training.fit import fit
+from quickstudy.training.launch import Display
+from quickstudy.training.run_folder import Progress
+from quickstudy.training.schedules import Schedule, adam, cosine
+
+VALIDATION_SEED, TEST_SEED = 1, 2
+"""Seeds of the problems of validation and test, whatever the training's own."""
+
+_COSINE = partial(cosine, warmup=20)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleRecipe:
+    """One learned rule: what is learned on what, how.
+
+    Args:
+        summary: one line.
+        paper: where it was published.
+        rule: makes a fresh one.
+        family_name: of the problems, as in `FAMILIES`; those of "test" are never seen in training.
+        problems: side by side, in training.
+        steps: meta-steps.
+        unroll: steps of the optimisees in a meta-step, 20 in the paper. With 3 or 5 there are more meta-steps
+            for the same work, which leads farther on quadratics and digits (measured).
+        horizon: as in `RuleLearner`.
+        race: steps after which rules are compared, and by which weights are selected.
+        objective: as in `RuleLearner`.
+        log: as in `RuleLearner`.
+        lr: of Adam.
+        clip: largest norm of the meta-gradient.
+        schedule: multiplies the learning rate.
+        validation_problems: how many, of each family of a mixture.
+        every: meta-steps between validations.
+        precision: as Lightning Fabric names it.
+    """
+
+    summary: str
+    paper: str
+    rule: Callable[[], nn.Module]
+    family_name: str
+    steps: int
+    problems: int = 64
+    unroll: int = 5
+    horizon: Horizon = field(default_factory=Horizon)
+    race: int = 100
+    objective: Objective = "train"
+    log: bool = False
+    lr: float = 1e-2
+    clip: float = 1.0
+    schedule: Callable[[int], Schedule] = _COSINE
+    validation_problems: int = 256
+    every: int = 250
+    precision: str = "32-true"
+
+    def family(self, split: str, root: str | Path | None = None) -> Family:
+        """The problems of a split: "train", "validation" or "test"."""
+        return FAMILIES[self.family_name](split, root)
+
+    def check(self, options: Options, devices: int) -> None:
+        """Refuse what is for learners only.
+
+        Raises:
+            ValueError: if there is an encoder to start from, there are validation classes to train on, or
+                several processes.
+        """
+        if options.get("start"):
+            raise ValueError("an update rule starts from none: leave out --set start")
+        if options.get("trainval"):
+            raise ValueError("an update rule is learned on problems, not classes: leave out --set trainval")
+        if devices > 1:
+            raise ValueError(
+                "an update rule is learned by one process, its problems side by side: "
+                f"leave out --devices {devices}"
+            )
+
+    def run(
+        self,
+        out: str | Path,
+        *,
+        name: str,
+        arguments: Mapping[str, Any],
+        options: Options,
+        display: Display,
+        fabric: Fabric,
+    ) -> tuple[RuleLearner, Progress]:
+        """Learn the rule into a folder; as in `Experiment`."""
+        self.check(options, fabric.world_size)
+        seed, steps, lr = (
+            options.get("seed", 0),
+            options.get("steps") or self.steps,
+            options.get("lr") or self.lr,
+        )
+        problems, clip = options.get("tasks") or self.problems, options.get("clip") or self.clip
+        family, held_out = (self.family(split, options.get("data_root")) for split in ("train", "validation"))
+        with generators_kept(seed):
+            made: Any = self.rule()
+        learner = RuleLearner(
+            made, family, problems, self.unroll, self.horizon, objective=self.objective, log=self.log
+        )
+        manifest = {
+            "kind": "rule",
+            "recipe": name,
+            "rule": type(made).__name__,
+            # those of the rule, as `load_rule` needs them; the recipe's own are beside them
+            "arguments": made.arguments,
+            "recipe_arguments": dict(arguments),
+            "family": self.family_name,
+            "seed": seed,
+            "horizon": self.horizon.longest,
+            "train": {"problems": problems, "unroll": self.unroll, "steps": steps, "lr": lr, "clip": clip}
+            | {"horizon": asdict(self.horizon), "objective": self.objective, "log": self.log},
+            "version": importlib.metadata.version("quickstudy"),
+        }
+        with display.training(steps) as report:
+            progress = fit(
+                learner,
+                Draws(problems, seed),
+                steps,
+                optimizer=adam(lr),
+                schedule=self.schedule(steps),
+                validation=lambda: self.final_loss(
+                    learner, held_out, self.validation_problems, VALIDATION_SEED
+                ),
+                every=self.every,
+                patience=options.get("patience"),
+                minutes=options.get("minutes"),
+                clip=clip,
+                fabric=fabric,
+                out=out,
+                resume=options.get("resume", False),
+                manifest=manifest,
+                report=report,
+            )
+        return learner.eval(), progress
+
+    def test(
+        self,
+        trained: RuleLearner,
+        *,
+        count: int = 1000,
+        seed: int = 0,
+        data_root: str | Path | None = None,
+        display: Display,
+        fabric: Fabric | None = None,
+    ) -> list[FinalLoss]:
+        """The losses of test problems, no more than are used in validation; as in `Experiment`."""
+        problems = min(count, self.validation_problems)
+        return [self.final_loss(trained, self.family("test", data_root), problems, TEST_SEED)]
+
+    def final_loss(self, learner: RuleLearner, family: Family, problems: int, seed: int) -> FinalLoss:
+        """The losses of problems, as many of each family of a mixture, after the steps of the race."""
+        held_out = self.objective == "held_out"
+        parts = family.families if isinstance(family, Mixture) else [family]
+        drawn = [part.sample(problems, seed) for part in parts]
+        curves = [follow(learner.as_rule, each, self.race, held_out=held_out) for each in drawn]
+        losses = torch.stack([curve.judged(held_out)[-1] for curve in curves])
+        return FinalLoss.of(losses, seed, self.family_name, self.race)
+
+    def describe(self, manifest: Manifest | None = None) -> list[Tested]:
+        """The race by which weights are selected; ours is the loss over that of tuned Adam."""
+        race, figures = f"{self.family_name}, {self.race} steps", (manifest or {}).get("figures", {})
+        ours = [f["of tuned Adam's"] for name, f in figures.items() if name.startswith(f"{race}, ")]
+        return [Tested(race, ours=f"× {ours[0]:.2f}" if ours else "–")]
+
+    def results(self, verdicts: Sequence[FinalLoss]) -> Results:
+        """The final losses."""
+        headers = ("family", "step", "loss, 95 % interval", "median", "problems", "seed")
+        rows: list[tuple[str, ...]] = []
+        for v in verdicts:
+            loss, median = f"{v.mean:.4g} ± {v.ci95:.2g}", f"{v.median:.4g}"
+            rows.append((v.family, str(v.steps), loss, median, str(v.problems), str(v.seed)))
+        return Results(headers, rows, ("family",))
+
+    def test_command(self, folder: Path) -> list[str]:
+        """As in `Experiment`."""
+        return ["optimize", self.family_name, "--rule", str(folder)]

@@ -1,0 +1,94 @@
+"""What stands for the recipe of a training that `fit` did in Python, without one."""
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from quickstudy import encoders, initialization, metric, optimizer
+from quickstudy.core.blueprint import rebuilt
+from quickstudy.core.checkpoint import Manifest
+from quickstudy.core.learner import Learner
+from quickstudy.data.datasets.glyphs import glyphs
+from quickstudy.data.datasets.omniglot import omniglot
+from quickstudy.data.formats.images import Progress
+from quickstudy.data.formats.items import ItemFormat, item_format
+from quickstudy.data.pool import ClassPool
+from quickstudy.data.setting import Setting
+from quickstudy.recipes.recipe import MakePool, Recipe
+
+
+def _glyphs(*, root: str | Path | None = None, progress: Progress | None = None) -> ClassPool:
+    return glyphs(progress=progress)
+
+
+LOADERS: dict[str, MakePool] = {"glyphs": _glyphs, "omniglot-vinyals": omniglot}
+"""Data sets that are made again by the name of the pool that was trained on."""
+
+
+def recipe_of_facts(manifest: Manifest) -> Recipe:
+    """A recipe of what `fit` has noted: its learner, and the test classes of the data it was trained on.
+
+    Args:
+        manifest: Manifest of a checkpoint that `fit` wrote, in Python.
+
+    Raises:
+        ValueError: if its learner is not of this library; the message goes on from the checkpoint's name.
+    """
+    facts, plan = manifest["fit"], manifest["fit"]["learner"]
+    if "arguments" not in plan:
+        raise ValueError(
+            f"was trained in Python and holds a {plan['class']} that is not of quickstudy alone: build one "
+            "like it and give it, load_learner(path, learner=…), or name a recipe of your own by --recipe "
+            "FILE.py:FUNCTION"
+        )
+
+    def learner() -> Learner:
+        made: Learner = rebuilt(plan, _ours)
+        return made
+
+    stated: Any = facts["validation"] if isinstance(facts["validation"], dict) else facts["train"]
+    tested = Setting(**stated["setting"]) if isinstance(stated.get("setting"), dict) else Setting(5, 1)
+    form: Any = item_format(manifest["items"]) if "items" in manifest else None
+    return Recipe(
+        summary=f"{plan['class']}, trained in Python",
+        paper="your own",
+        pool=_pool_like(facts["train"].get("pool"), form),
+        item_format=form,
+        learner=learner,
+        train=tested,
+        steps=facts["steps"],
+        schedule=lambda steps: lambda step: 1.0,
+        validation=tested,
+        tests=(tested,),
+        mode=facts.get("validation_mode", "inductive"),
+    )
+
+
+def _ours(name: str) -> Any:
+    """The class or function of a name, from the faces of the packages and from nowhere else."""
+    faces: tuple[ModuleType, ...] = (metric, initialization, optimizer, encoders)
+    for face in faces:
+        if name in vars(face)["__all__"]:
+            return getattr(face, name)
+    raise KeyError(name)
+
+
+def _pool_like(stated: dict[str, Any] | None, form: ItemFormat | None) -> MakePool:
+    """Loads the data set that a training's pool was a split of."""
+    whole, _, split = (stated or {}).get("name", "").rpartition(".")
+
+    def load(*, root: str | Path | None = None, progress: Progress | None = None) -> ClassPool:
+        if stated is None or whole not in LOADERS:
+            raise ValueError(
+                "this checkpoint was trained in Python, on data that only your program can load: name the "
+                "classes to test on by --images DIR, or a recipe that loads them by --recipe FILE.py:FUNCTION"
+            )
+        pool = LOADERS[whole](root=root, progress=progress)
+        if pool.split(*split.split("+")).content_digest() != stated["digest"]:
+            raise ValueError(
+                f"this checkpoint was trained in Python on another {stated['name']} than quickstudy makes by "
+                "default: name a recipe that makes it by --recipe FILE.py:FUNCTION"
+            )
+        return pool
+
+    return load

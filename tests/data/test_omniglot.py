@@ -146,6 +146,10 @@ def test_rotations_are_new_classes_in_the_split_of_their_character(root: Path, s
     assert len(pool) == 4 * len(upright)
     assert len(pool.items) == 4 * len(upright.items)
     of_one_split(pool)
+    assert upright.recorded_classes() is upright
+    recorded = pool.recorded_classes()
+    assert recorded.classes == tuple(f"{name}/rot000" for name in upright.classes)
+    assert len(recorded.split("train")) == len(upright.split("train"))
     for name in upright.classes:
         for r in range(4):
             np.testing.assert_array_equal(

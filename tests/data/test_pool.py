@@ -140,6 +140,32 @@ def test_classes_of_at_least_so_many_items() -> None:
     assert len(pool.at_least(4)) == len(pool.at_least(4).split("test")) == 0
 
 
+def test_made_classes_are_known_in_every_part_of_a_pool() -> None:
+    splits = {"train": np.array([2, 0]), "test": np.array([1])}
+    pool = small_pool(splits=splits, recorded=np.array([False, True, True]))
+    for part, wanted in (
+        (pool.split("train"), [True, False]),
+        (pool.subset([1, 0]), [True, False]),
+        (pool.at_least(2), [True, True]),
+    ):
+        assert part.recorded is not None
+        assert part.recorded.tolist() == wanted
+    kept = pool.recorded_classes()
+    assert kept.classes == ("b", "c")
+    assert kept.split("train").classes == pool.split("train").recorded_classes().classes == ("c",)
+    assert kept.split("test").classes == ("b",)
+    np.testing.assert_array_equal(kept.of_class("c"), pool.of_class("c"))
+    assert pool.summary() == small_pool().summary(), "manifests stay what they were"
+
+
+def test_all_classes_are_recorded_unless_a_pool_says_otherwise() -> None:
+    pool = small_pool()
+    assert pool.recorded_classes() is pool
+    assert pool.subset([1]).recorded is None
+    with pytest.raises(ValueError, match=r"recorded has shape \[2\]: .* each of the 3 classes"):
+        small_pool(recorded=np.array([True, False]))
+
+
 def test_items_of_another_type() -> None:
     with pytest.raises(ValueError, match=r"items are float32: they must be uint8 \(pictures\) or int16"):
         ClassPool.from_arrays(np.zeros((2, 3), np.float32), ["a"], [2])  # pyright: ignore
@@ -211,6 +237,20 @@ def test_fewer_items_than_allocated(cache: Path) -> None:
         return {"classes": ["a"], "counts": [3], "splits": {}}
 
     assert (cached_pool("few", 0, build, FORMAT).items == np.full((3, 1, 2, 2), 5)).all()
+
+
+def test_made_classes_are_cached(cache: Path) -> None:
+    def build(allocate: Callable[[int], Bytes]) -> dict[str, Any]:
+        allocate(2)[:] = 0
+        return {"classes": ["a", "a/rot090"], "counts": [1, 1], "splits": {}, "recorded": [True, False]}
+
+    for _ in range(2):  # built, then read
+        assert cached_pool("few", 0, build, FORMAT).recorded_classes().classes == ("a",)
+    (path,) = (cache / "pools").glob("*/pool.json")
+    parts = json.loads(path.read_text())
+    del parts["recorded"]  # as caches were before
+    path.write_text(json.dumps(parts))
+    assert cached_pool("few", 0, build, FORMAT).recorded is None
 
 
 def test_clips_and_their_sources_are_cached(cache: Path) -> None:

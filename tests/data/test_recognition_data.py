@@ -1,6 +1,7 @@
 """Faces, invented words and voices."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -137,13 +138,16 @@ def test_new_words_are_halves_of_two_by_one_speaker_and_words_backwards() -> Non
         assert sorted(clips[:, -1] - 100 * (second + 1)) == [0, 0, 1, 1, 2, 2]
         assert np.array_equal(train.of_class(f"{name}/reversed"), clips[:, ::-1])
     assert np.array_equal(train.of_class("w1"), pool.of_class("w1"))
+    assert train.recorded_classes().classes == pool.split("train").classes, "the others were made"
     test = made.split("test")
-    assert test.classes == ("w3",)
+    assert test.recorded_classes().classes == test.classes == ("w3",)
     assert np.array_equal(test.of_class("w3"), pool.of_class("w3"))
     assert made.sources is not None
     assert pool.sources is not None
     start = test.starts[0]
     assert np.array_equal(made.sources[start : start + 12], pool.sources[36:])
+    again = with_new_words(replace(pool, recorded=np.array([True, False, True, False])), spliced=6)
+    assert again.recorded_classes().classes == ("w0", "w2"), "what was made before stays so"
     with pytest.raises(ValueError, match="at most 6 pairs"):
         with_new_words(pool, 7)
 

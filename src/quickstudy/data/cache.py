@@ -17,14 +17,17 @@ from quickstudy.data.formats.items import ItemFormat, Items
 from quickstudy.data.pool import ClassPool
 
 CACHE_VERSION = 1
-"""Part of every cache's name: raise it when the same source would now give other items."""
+"""Part of the hash in every cache's name; raise it when the same source gives different items than before."""
 
 
 def data_root(given: str | os.PathLike[str] | None = None) -> Path:
-    """Where data sets lie: the given folder, else QUICKSTUDY_DATA, else the user's cache folder.
+    """The folder of data sets: the given one, else QUICKSTUDY_DATA, else one in the user's cache folder.
+
+    Args:
+        given: Folder named by the user; None to take the default.
 
     Raises:
-        FileNotFoundError: if a folder was named and is not there.
+        FileNotFoundError: If a folder was named and does not exist.
     """
     for path, origin in ((given, "--data-root"), (os.environ.get("QUICKSTUDY_DATA"), "QUICKSTUDY_DATA")):
         if path:
@@ -35,10 +38,15 @@ def data_root(given: str | os.PathLike[str] | None = None) -> Path:
 
 
 def present(folder: Path, what: str, content: str) -> Path:
-    """A folder of the data root, for data that are not fetched.
+    """Return a folder of the data root, after a check that it exists; for data that are not downloaded.
+
+    Args:
+        folder: Folder where the data must be.
+        what: Name of the data set, for the error message.
+        content: Files that the folder must hold, for the error message.
 
     Raises:
-        FileNotFoundError: if it is not there, with what to put there.
+        FileNotFoundError: If the folder does not exist; the message says what to put there.
     """
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -48,33 +56,34 @@ def present(folder: Path, what: str, content: str) -> Path:
 
 
 def cache_root() -> Path:
-    """Where decoded pools are kept: QUICKSTUDY_CACHE, else the user's cache folder."""
+    """The folder of cached pools: QUICKSTUDY_CACHE, else the user's cache folder."""
     return Path(os.environ.get("QUICKSTUDY_CACHE") or platformdirs.user_cache_dir("quickstudy"))
 
 
 Build = Callable[[Callable[[int], Any]], dict[str, Any]]
-"""From a function that gives the array for so many items, to fill, to what `pool.json` shall hold."""
+"""Fills the array of items that `allocate(number)` gives it, and returns the content of `pool.json`."""
 
 
 def cached_pool(
     name: str, key: Any, build: Build, item_format: ItemFormat, private: bool = False
 ) -> ClassPool:
-    """A pool from its cache, made first if need be.
+    """Load a pool from its cache; build the cache first if it does not exist.
 
-    The cache is a folder `NAME-DIGEST` with `items.npy` and `pool.json`, written under a temporary name
-    and renamed, so that it is whole or absent, also when several processes make it at once.
+    The cache is a folder `NAME-DIGEST` with `items.npy` and `pool.json`. It is written under a temporary name
+    and then renamed, so it is complete or absent even if several processes build it at once.
 
     Args:
-        name: of the data set.
-        key: JSON-able account of the content: sources, their checksums, options.
-        build: makes the data set: is given a function from a number of items to the array to fill, and
-            returns what `pool.json` shall hold: classes, counts and splits, and sources and their names
-            where they are known.
-        item_format: what the items are.
-        private: nobody else may read them, as befits people's own pictures and voices.
+        name: Name of the data set.
+        key: JSON-serializable description of the content (sources, their checksums, options); a different
+            key is a different cache.
+        build: Function that makes the data set. It is given `allocate(number)`, which returns the array of
+            items to fill, and returns the content of `pool.json`: `classes`, `counts`, `splits` and, where
+            they are known, `sources`, `source_names` and `recorded`, as in `ClassPool`.
+        item_format: Format of the items.
+        private: Whether only the current user may read the cache, for people's own images and voices.
 
     Raises:
-        OSError: if the cache folder can't be written.
+        OSError: If the cache folder can't be written.
     """
     account = json.dumps([CACHE_VERSION, name, item_format.as_dict(), key], sort_keys=True)
     digest = hashlib.blake2b(account.encode(), digest_size=8).hexdigest()
@@ -85,7 +94,7 @@ def cached_pool(
             def allocate(n: int) -> Items:
                 shape = (n, *item_format.shape)
                 items = np.lib.format.open_memmap(temporary / "items.npy", "w+", item_format.dtype, shape)
-                if hasattr(os, "posix_fallocate"):  # a full disk now is an error, later a crash
+                if hasattr(os, "posix_fallocate"):  # a full disk is an error now, not a crash later
                     with (temporary / "items.npy").open("r+b") as f:
                         os.posix_fallocate(f.fileno(), 0, items.offset + items.nbytes)
                 return items
@@ -93,7 +102,7 @@ def cached_pool(
             parts = build(allocate)
             (temporary / "pool.json").write_text(json.dumps(parts))
     parts = json.loads((folder / "pool.json").read_text())
-    # copy-on-write, so that torch may take it for a writable array without the file ever changing
+    # copy-on-write: torch wants a writable array, and the file never changes
     items = np.load(folder / "items.npy", mmap_mode="c")
     return ClassPool.from_arrays(
         items[: sum(parts["counts"])],
@@ -105,12 +114,13 @@ def cached_pool(
         sources=np.asarray(parts["sources"], dtype=np.int64) if "sources" in parts else None,
         source_names=tuple(parts.get("source_names", ())),
         item_format=item_format,
+        recorded=np.asarray(parts["recorded"], dtype=np.bool_) if "recorded" in parts else None,
     )
 
 
 @contextmanager
 def _made_whole(folder: Path, mode: int) -> Generator[Path]:
-    """A temporary folder that takes the name `folder` when the block ends well, and vanishes otherwise."""
+    """A temporary folder that is renamed to `folder` if the block succeeds, and is deleted otherwise."""
     temporary = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -120,10 +130,10 @@ def _made_whole(folder: Path, mode: int) -> Generator[Path]:
             try:
                 temporary.rename(folder)
             except OSError:
-                if not folder.exists():  # else another process was first, with the same content
+                if not folder.exists():  # if it exists, another process was first, with the same content
                     raise
     except OSError as error:
-        if error.filename is None and error.errno is None:  # not of writing: an item that can't be read
+        if error.filename is None and error.errno is None:  # raised by `build`: an item can't be read
             raise
         raise OSError(
             f"can't write decoded data to {folder.parent} ({error.strerror}): "

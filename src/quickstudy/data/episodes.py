@@ -11,43 +11,47 @@ import torch
 from torch import Tensor
 
 from quickstudy.core.episode import Episode, Support
-from quickstudy.data.augment.images import Augment
+from quickstudy.data.augment.augment import Augment
 from quickstudy.data.formats.items import floats
 from quickstudy.data.pool import ClassPool, Index, described
 from quickstudy.data.setting import Labels, Setting
 
 
 class Episodes:
-    """An endless, repeatable sequence of meta-batches.
+    """An endless, reproducible sequence of meta-batches.
 
-    `episodes[i]` is a pure function of the pool, the setting, `tasks`, `seed` and i. Its items are float32:
-    pictures in [0, 1], clips in [−1, 1). Within a task all classes and all items are distinct, so support,
-    query and unlabelled items never overlap; and each of these three is in random order, so that nothing can
-    be told from an item's position. All T tasks are drawn by array arithmetic and one gather.
+    `episodes[i]` depends only on the arguments below and i. Its items are float32: images in [0, 1], clips in
+    [−1, 1). Within a task all classes and all items are distinct, so support, query and unlabelled items
+    never overlap. Each of these three is in random order, so an item's position says nothing about its
+    class. All T tasks are drawn by array arithmetic and one gather.
 
     Args:
-        pool: where classes and items come from.
-        setting: size of each task.
-        tasks: T, tasks in a meta-batch.
-        seed: any non-negative integer.
-        device: where the tensors are wanted; items travel there as bytes.
-        labels: which items bear labels; all by default.
-        augment: changes the items of each task at random, such as `Affine()`; nothing does by default.
-        group: from the name of a class to that of its group, such as `alphabet_of`: then all classes of a
-            task are of one group, so that what is alike is told apart. The chance of a group is in proportion
-            to its classes; those with fewer than a task takes never come up.
-        apart: support and queries of a task come from different sources, such as speakers: all queries from
-            one that is drawn for the task, all support items from others. Every source with enough classes is
-            as likely, and then every class with enough items both of it and of others. Other classes
-            never come up.
-        augment_classes: changes each class of a task in a way of its own, all its items alike, and so makes
-            another class of it, such as `Speed()` of a speaker somebody with a higher voice. It takes
-            [N, B, ...] items of N classes; then comes `augment`. Distractors stay as they are.
+        pool: Data set that classes and items are drawn from.
+        setting: Size of each task.
+        tasks: Number of tasks in a meta-batch, T.
+        seed: Seed of the random draws, at least 0.
+        device: Device of the returned tensors; items are transferred to it as stored in the pool (uint8 or
+            int16).
+        labels: Choice of the labelled items; None if all items are labelled.
+        augment: Random augmentation of the items of a task, such as `Affine()`. It is given the support,
+            query and unlabelled items in turn, as [B, ...] of any classes. None for no augmentation.
+        group: Function from the name of a class to the name of its group, such as `alphabet_of`. All classes
+            of a task are then of one group, which makes them harder to tell apart. A group is drawn with a
+            probability proportional to its number of classes; groups with fewer classes than a task needs are
+            never drawn. None to draw from all classes.
+        apart: Whether support and query items of a task come from different sources, such as speakers. All
+            queries come from one source, drawn for the task, and all support items from others. Sources with
+            enough classes are equally likely, and so are then the classes with enough items both of that
+            source and of others; other classes are never drawn.
+        augment_classes: Random augmentation that turns each class of a task into another class, such as
+            `Speed()`, which raises or lowers a speaker's voice. It is given [N, B, ...] items of N classes
+            and decides itself which of them share a random draw. It comes before `augment`; distractors
+            stay unchanged. None for no augmentation.
 
     Raises:
-        ValueError: if the pool has too few classes for the ways, or a class too few items for the shots
-            and queries; names them. If `apart` meets a pool without sources, or one of `labels`, `group` and
-            unlabelled items.
+        ValueError: If the pool has too few classes for the ways, or a class has too few items for shots and
+            queries (the message names it); or if `apart` is used with a pool without sources, or together
+            with `labels`, `group` or unlabelled items.
     """
 
     def __init__(
@@ -74,17 +78,21 @@ class Episodes:
             )
         if labels:
             self._order, self._labelled = labels.order(pool.counts)
-            self._firsts = np.cumsum(pool.counts) - pool.counts  # of each class, in that order
+            self._firsts = np.cumsum(pool.counts) - pool.counts  # where each class begins in `_order`
         if not apart:
             _check(pool, setting, self._labelled if labels else None)
         self._groups = _groups(pool, group, setting.ways + setting.distractors)
         self._sources = _Sources(pool, setting) if apart else None
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of read-only arrays: we only read
+            warnings.simplefilter("ignore", UserWarning)  # about read-only arrays, which are only read here
             self._items = torch.from_numpy(pool.items).flatten(1)
 
     def on(self, device: torch.device | str) -> "Episodes":
-        """The same episodes on another device."""
+        """The same episodes on another device.
+
+        Args:
+            device: Device of the returned tensors.
+        """
         return Episodes(
             self.pool,
             self.setting,
@@ -99,21 +107,26 @@ class Episodes:
         )
 
     def __getitem__(self, i: int) -> Episode:
-        """Meta-batch i, of T tasks."""
+        """Meta-batch i, an episode of T tasks."""
         return self.part(i)
 
     def part(self, i: int, rank: int = 0, world: int = 1) -> Episode:
-        """The tasks of meta-batch i that fall to process `rank` of `world`: every world-th task.
+        """The tasks of meta-batch i for one of several processes: every `world`-th task from `rank` on.
 
-        All processes draw the same indices, so they see the same meta-batch however many they are.
+        All processes draw the same indices, so the meta-batch does not depend on their number.
+
+        Args:
+            i: Index of the meta-batch, at least 0.
+            rank: Index of this process, 0 … world − 1.
+            world: Number of processes.
         """
         s = self.setting
         index, others, *orders = (torch.from_numpy(drawn[rank::world]) for drawn in self._draw(i))
         tasks = len(index)
-        # all items in one gather, the parts one after the other so that each is contiguous
+        # one gather for all items; the parts follow one another, so each of them is contiguous
         parts = [part.flatten(1) for part in index.split([s.shots, s.queries, s.unlabelled], -1)]
         parts[2] = torch.cat([parts[2], others.flatten(1)], 1)
-        if not self.augment_classes:  # which needs the items class by class
+        if not self.augment_classes:  # it needs the items class by class, so they are shuffled after it
             parts = [part.gather(1, order) for part, order in zip(parts, orders, strict=True)]
         items = self._gather(torch.cat([part.flatten() for part in parts]))
         split = [
@@ -132,25 +145,31 @@ class Episodes:
             if self.augment:
                 split = [_changed(self.augment, x, sources) for x in split]
         support, query, unlabelled = split
-        y, asked = (
-            order.to(self.device) // n for order, n in zip(orders, (s.shots, s.queries), strict=False)
-        )
-        return Episode(Support(support, y, s.ways, unlabelled), query, asked)
+        support_y = orders[0].to(self.device) // s.shots
+        query_y = orders[1].to(self.device) // s.queries
+        return Episode(Support(support, support_y, s.ways, unlabelled), query, query_y)
 
     def indices(self, i: int) -> Index:
-        """[T, N, shots + queries + unlabelled] indices into the pool's items of meta-batch i, by class."""
+        """Indices [T, N, shots + queries + unlabelled] of the items of meta-batch i in the pool, by class.
+
+        Args:
+            i: Index of the meta-batch, at least 0.
+        """
         return self._draw(i)[0]
 
     def unlabelled_y(self, i: int) -> Tensor:
-        """[T, U] classes of the unlabelled items of meta-batch i, N and more for distractors.
+        """Classes [T, U] of the unlabelled items of meta-batch i; N and above for distractors.
 
-        For pictures and tests: no learner is shown them.
+        For plots and tests only: no learner sees them.
+
+        Args:
+            i: Index of the meta-batch, at least 0.
         """
         *_, order = self._draw(i)
         return torch.from_numpy(order // max(1, self.setting.unlabelled))
 
     def summary(self) -> dict[str, Any]:
-        """What makes these episodes what they are, for a manifest: JSON-able, equal if the draws are."""
+        """JSON-serializable description for a manifest, equal for episodes with equal draws."""
         return {
             "pool": self.pool.summary() | {"digest": self.pool.content_digest()},
             "setting": asdict(self.setting),
@@ -164,10 +183,11 @@ class Episodes:
         }
 
     def _draw(self, i: int) -> tuple[Index, Index, Index, Index, Index]:
-        """The indices; those of the distractors, [T, distractors, unlabelled]; and the orders.
+        """Draw meta-batch i.
 
-        An order [T, items] tells of each place of the support, the queries or the unlabelled items which of
-        those class by class, the distractors last, stands there.
+        Returns:
+            Indices of the items [T, N, shots + queries + unlabelled], indices of the distractors' items [T,
+            distractors, unlabelled], and the three orders of `_orders`.
         """
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(i,)))
         s, counts = self.setting, self.pool.counts
@@ -186,16 +206,23 @@ class Episodes:
         return self._items_at(of_task, drawn), self._items_at(others, away), *self._orders(rng)
 
     def _orders(self, rng: np.random.Generator) -> tuple[Index, Index, Index]:
-        """Orders [T, S], [T, Q] and [T, U] of the support, the queries and the unlabelled items."""
+        """Random orders [T, S], [T, Q] and [T, U] of the support, query and unlabelled items.
+
+        Each order is a permutation of the items of its kind, which are numbered class by class with the
+        distractors last.
+        """
+
+        def order(n: int) -> Index:
+            return rng.permuted(np.tile(np.arange(n), (self.tasks, 1)), axis=1)
+
         s = self.setting
-        sizes = (s.ways * s.shots, s.ways * s.queries, (s.ways + s.distractors) * s.unlabelled)
-        of_support, of_queries, of_others = (
-            rng.permuted(np.tile(np.arange(n), (self.tasks, 1)), axis=1) for n in sizes
-        )
-        return of_support, of_queries, of_others
+        support = order(s.ways * s.shots)
+        queries = order(s.ways * s.queries)
+        unlabelled = order((s.ways + s.distractors) * s.unlabelled)
+        return support, queries, unlabelled
 
     def _classes(self, rng: np.random.Generator) -> Index:
-        """[T, N + distractors] classes of each task."""
+        """Draw the classes [T, N + distractors] of each task."""
         number = self.setting.ways + self.setting.distractors
         if not self.group:
             return distinct(rng, np.full(self.tasks, len(self.pool)), number)
@@ -204,13 +231,13 @@ class Episodes:
         return members[which[:, None], distinct(rng, sizes[which], number)]
 
     def _unlabelled(self, rng: np.random.Generator, classes: Index) -> Index:
-        """Places [..., unlabelled] among those of the items without labels."""
+        """Draw positions [..., unlabelled] of items without labels within their classes [...]."""
         labelled = self._labelled[classes]
         drawn = distinct(rng, self.pool.counts[classes] - labelled, self.setting.unlabelled)
         return labelled[..., None] + drawn
 
     def _items_at(self, classes: Index, places: Index) -> Index:
-        """Indices of items by their class and place in it; where labels count, those with one come first."""
+        """Indices of items in the pool by class and position in it; with `labels`, labelled ones first."""
         if self.labels:
             places = self._order[self._firsts[classes][..., None] + places]
         return self.pool.starts[classes][..., None] + places
@@ -218,7 +245,7 @@ class Episodes:
     def _as_other_classes(
         self, change: Augment, parts: list[Tensor], sources: list[np.random.Generator]
     ) -> list[Tensor]:
-        """Support, query and unlabelled items, each class changed alike in all three."""
+        """Apply a change of classes to the support, query and unlabelled items of each class together."""
         s = self.setting
         each = [s.shots, s.queries, s.unlabelled]
         own = [x[:, : s.ways * n].unflatten(1, (s.ways, n)) for x, n in zip(parts, each, strict=True)]
@@ -229,15 +256,15 @@ class Episodes:
         ]
 
     def _gather(self, index: Tensor) -> Tensor:
-        """[B] indices to [B, ...] floats; they travel to the device as they are in the pool."""
+        """Items [B, ...] as floats, by their indices [B]; transferred to the device as stored in the pool."""
         flat = self._items.index_select(0, index).to(self.device, non_blocking=True)
         return floats(flat).view(-1, *self.pool.items.shape[1:])
 
 
 class _Sources:
-    """Tasks whose queries all come from one source, and their support items from others.
+    """Draws tasks in which all queries come from one source and all support items from others.
 
-    The items of each class are put in order of their source, so that those of one source are a block.
+    The items of each class are sorted by source, so the items of one source form a block.
     """
 
     def __init__(self, pool: ClassPool, setting: Setting) -> None:
@@ -251,7 +278,7 @@ class _Sources:
         items = pool.indices
         source = pool.sources[items]
         self._order = items[np.lexsort((source, of_class))]
-        self._firsts = np.cumsum(pool.counts) - pool.counts  # of each class, in that order
+        self._firsts = np.cumsum(pool.counts) - pool.counts  # position in `_order` of each class's first item
         self._counts = np.zeros((len(pool), len(pool.source_names)), np.int64)
         np.add.at(self._counts, (of_class, source), 1)
         enough = self._counts >= setting.queries
@@ -267,38 +294,37 @@ class _Sources:
         self._members = _padded([np.flatnonzero(enough[:, q]).tolist() for q in self._usable])
 
     def draw(self, rng: np.random.Generator, tasks: int) -> Index:
-        """[T, N, shots + queries] indices into the pool's items."""
+        """Draw the indices [T, N, shots + queries] of the items of `tasks` tasks in the pool."""
         s, (members, sizes) = self._setting, self._members
         which = rng.integers(0, len(sizes), tasks)
         classes = members[which[:, None], distinct(rng, sizes[which], s.ways)]
         source = self._usable[which][:, None]
-        theirs = self._counts[classes, source]  # [T, N] items of the source, after `before` of other ones
+        theirs = self._counts[classes, source]  # [T, N] number of items of the source; `before` precede them
         before = (np.cumsum(self._counts, 1) - self._counts)[classes, source]
         queries = before[..., None] + distinct(rng, theirs, s.queries)
         support = distinct(rng, self._pool.counts[classes] - theirs, s.shots)
-        support += np.where(support >= before[..., None], theirs[..., None], 0)  # step over the block
+        support += np.where(support >= before[..., None], theirs[..., None], 0)  # skip the source's block
         return self._order[self._firsts[classes][..., None] + np.concatenate([support, queries], -1)]
 
 
 def _changed(augment: Augment, x: Tensor, sources: list[np.random.Generator]) -> Tensor:
-    """The items of T tasks, each task's changed by its own source of randomness."""
+    """Augment the items of T tasks, each task with its own random generator."""
     return torch.stack([augment(of_task, rng) for of_task, rng in zip(x, sources, strict=True)])
 
 
 def distinct(rng: np.random.Generator, n: npt.NDArray[Any], m: int) -> Index:
-    """Draw m distinct numbers below each n, every ordered choice equally likely.
+    """Draw m distinct integers below each n, with every ordered choice equally likely.
 
-    Where m is small beside n, draw with replacement and redraw the rows that hold a number twice (by
-    symmetry what remains is uniform); else sort random keys, which would cost time and memory
-    in proportion to n.
+    If m is small compared with n, draw with replacement and redraw the rows with a repeated number (by
+    symmetry the result is uniform). Otherwise sort random keys, whose time and memory grow with n.
 
     Args:
-        rng: source of randomness.
-        n: [...] upper bounds (exclusive), each ≥ m.
-        m: how many.
+        rng: Random generator.
+        n: [...] exclusive upper bounds, each at least m.
+        m: Number of integers to draw below each bound.
 
     Returns:
-        [..., m] int64.
+        Integers [..., m] in 0 … n − 1, int64.
     """
     if m == 0 or not n.size:
         return np.empty((*n.shape, m), dtype=np.int64)
@@ -313,7 +339,7 @@ def distinct(rng: np.random.Generator, n: npt.NDArray[Any], m: int) -> Index:
 
 
 def _groups(pool: ClassPool, group: Callable[[str], str] | None, least: int) -> tuple[Index, Index]:
-    """The classes of each group that has enough [G, most], padded with −1, and their numbers [G]."""
+    """Classes [G, most] of each group with `least` classes or more, padded with −1; their numbers [G]."""
     members: dict[str, list[int]] = {}
     for i, name in enumerate(pool.classes if group else ()):
         members.setdefault(group(name) if group else "", []).append(i)

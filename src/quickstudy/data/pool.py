@@ -15,6 +15,7 @@ from quickstudy.data.formats.images import Bytes
 from quickstudy.data.formats.items import ItemFormat, Items
 
 Index = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -22,20 +23,23 @@ class ClassPool:
     """Labelled items, decoded once into one contiguous array and grouped by class.
 
     Args:
-        items: uint8 pictures [I, C, H, W] or int16 clips [I, samples] (in memory or memory-mapped), the items
-            of a class adjacent.
-        classes: the names of the K classes.
+        items: All I items, uint8 images [I, C, H, W] or int16 clips [I, samples], in memory or memory-mapped;
+            the items of a class are adjacent.
+        classes: Names of the K classes, all different.
         starts: [K] index of the first item of each class.
         counts: [K] number of items of each class.
-        splits: class indices by the name of the split; class-disjoint.
-        name: of the data set and, after a dot, the split.
-        digest: identifies the items by the content they were made from.
-        sources: [I] who or what each item comes from, such as the speaker of a clip, counted from 0; or None.
-        source_names: their names.
-        item_format: What pictures or clips must become to be such items, where that is known.
+        splits: Class indices of each split, by the split's name; no class is in two splits.
+        name: Name of the data set, followed by a dot and the split if the pool is one.
+        digest: Hash of the content that the items were made from; identifies the data set.
+        sources: [I] index into `source_names` of the source of each item, such as the speaker of a clip; None
+            if sources are unknown.
+        source_names: Names of the sources.
+        recorded: [K] True for each class that was recorded, False for each that was made from other classes,
+            such as a rotated character; None if all were recorded.
+        item_format: What files must become to be such items, where that is known.
 
     Raises:
-        ValueError: if two splits share a class, or counts, sources and items disagree.
+        ValueError: If two splits share a class, or classes, items, sources and recorded disagree.
     """
 
     items: Items
@@ -48,6 +52,7 @@ class ClassPool:
     sources: Index | None = None
     source_names: tuple[str, ...] = ()
     item_format: ItemFormat | None = None
+    recorded: BoolArray | None = None
 
     def __post_init__(self) -> None:
         """Check the parts against each other."""
@@ -65,6 +70,11 @@ class ClassPool:
             raise ValueError(f"the classes reach beyond the {len(self.items)} items")
         if self.sources is not None:
             _check_sources(self.sources, len(self.items), self.source_names)
+        if self.recorded is not None and self.recorded.shape != (len(self.classes),):
+            raise ValueError(
+                f"recorded has shape {list(self.recorded.shape)}: "
+                f"there must be one value for each of the {len(self.classes)} classes"
+            )
         seen: dict[int, str] = {}
         for split, indices in self.splits.items():
             for c in indices.tolist():
@@ -78,27 +88,41 @@ class ClassPool:
     def from_arrays(
         cls, items: Items, classes: Sequence[str], counts: Sequence[int] | Index, **rest: Any
     ) -> "ClassPool":
-        """A pool of items that lie one class after the other; `rest` as in the class."""
+        """Make a pool of items that lie one class after the other.
+
+        Args:
+            items: All I items, uint8 images [I, C, H, W] or int16 clips [I, samples].
+            classes: Names of the K classes, in the order of the items.
+            counts: [K] number of items of each class.
+            **rest: Further arguments of `ClassPool`, such as `splits` and `name`.
+
+        Raises:
+            ValueError: If the counts do not add up to the number of items.
+        """
         sizes = np.asarray(counts, dtype=np.int64)
         if sizes.sum() != len(items):
             raise ValueError(f"the counts add up to {sizes.sum()}, but there are {len(items)} items")
         return cls(items, tuple(classes), np.cumsum(sizes) - sizes, sizes, **rest)
 
     def __len__(self) -> int:
-        """K, the number of classes."""
+        """Number of classes, K."""
         return len(self.classes)
 
     @property
     def indices(self) -> Index:
-        """Of the items of all classes, one class after the other."""
+        """Indices of the items of all classes, one class after the other."""
         within = np.arange(self.counts.sum()) - np.repeat(np.cumsum(self.counts) - self.counts, self.counts)
         return np.repeat(self.starts, self.counts) + within
 
     def split(self, name: str, *more: str) -> "ClassPool":
-        """The classes of one split, or of several together, over the same items.
+        """The pool of the classes of one or several splits; it shares the items of this pool.
+
+        Args:
+            name: Name of the split, such as "train".
+            *more: Names of further splits to join to it.
 
         Raises:
-            ValueError: if there is no split of that name.
+            ValueError: If there is no split of that name.
         """
         names = (name, *more)
         for wanted in names:
@@ -109,39 +133,69 @@ class ClassPool:
         return replace(self.subset(chosen), name=f"{self.name}.{'+'.join(names)}")
 
     def subset(self, indices: Index | Sequence[int]) -> "ClassPool":
-        """The pool of some of the classes, over the same items."""
+        """The pool of some of the classes, without splits; it shares the items of this pool.
+
+        Args:
+            indices: Indices of the classes to keep, in the order they shall have.
+        """
         chosen = np.asarray(indices, dtype=np.int64)
         names = tuple(self.classes[i] for i in chosen.tolist())
-        return replace(self, classes=names, starts=self.starts[chosen], counts=self.counts[chosen], splits={})
+        return replace(
+            self,
+            classes=names,
+            starts=self.starts[chosen],
+            counts=self.counts[chosen],
+            splits={},
+            recorded=None if self.recorded is None else self.recorded[chosen],
+        )
 
     def at_least(self, items: int) -> "ClassPool":
-        """The classes that have so many items or more, over the same items; splits lose the others."""
-        kept = np.flatnonzero(self.counts >= items)
+        """The pool of the classes with enough items; other classes are removed from the splits too.
+
+        Args:
+            items: Smallest number of items of a class that is kept.
+        """
+        return self._only(self.counts >= items)
+
+    def recorded_classes(self) -> "ClassPool":
+        """The pool of the recorded classes; classes made from others are removed from the splits too."""
+        return self if self.recorded is None else self._only(self.recorded)
+
+    def _only(self, wanted: BoolArray) -> "ClassPool":
+        """The pool of the classes [K] that are wanted, with its splits."""
+        kept = np.flatnonzero(wanted)
         place = np.full(len(self), -1)
         place[kept] = np.arange(len(kept))
         splits = {name: place[of][place[of] >= 0] for name, of in self.splits.items()}
         return replace(self.subset(kept), splits=splits)
 
     def of_class(self, name: str) -> Items:
-        """[count, ...], the items of one class."""
+        """The items [count, ...] of one class.
+
+        Args:
+            name: Name of the class.
+
+        Raises:
+            ValueError: If there is no class of that name.
+        """
         if name not in self.classes:
             raise ValueError(f"{self.name} has no class {name!r}")
         i = self.classes.index(name)
         return self.items[self.starts[i] : self.starts[i] + self.counts[i]]
 
     def class_digests(self) -> dict[str, str]:
-        """A digest of the items of each class, by its name: of what they show, not of where they lie."""
+        """Hash of the items of each class, by the class's name; it depends on their content only."""
         return {
             name: hashlib.blake2b(np.ascontiguousarray(self.items[i : i + n]).data, digest_size=6).hexdigest()
             for name, i, n in zip(self.classes, self.starts.tolist(), self.counts.tolist(), strict=True)
         }
 
     def content_digest(self) -> str:
-        """A digest of the classes' names and of all their items: equal for equal data, however loaded."""
+        """Hash of all class names and items: equal for equal data, however it was loaded."""
         return hashlib.blake2b(json.dumps(self.class_digests()).encode(), digest_size=8).hexdigest()
 
     def summary(self) -> dict[str, Any]:
-        """What a manifest or a table says of it."""
+        """Name, size and digest of the pool, for a manifest or a table."""
         return {
             "name": self.name,
             "classes": len(self),
@@ -151,7 +205,11 @@ class ClassPool:
 
 
 def described(thing: object) -> str | None:
-    """What a function, or an object of settings, is called in a manifest; None for None."""
+    """Text that stands for a function or a settings object in a manifest; None for None.
+
+    Args:
+        thing: Function, `partial` or object with a readable `repr`.
+    """
     if thing is None:
         return None
     if isinstance(thing, partial):
@@ -161,7 +219,7 @@ def described(thing: object) -> str | None:
 
 
 def _without_addresses(text: str) -> str:
-    """Without the places in memory that Python writes into a representation: they differ at every start."""
+    """Remove the memory addresses that Python writes into a `repr`: they differ from run to run."""
     return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
 
 
@@ -177,10 +235,15 @@ def _check_sources(sources: Index, items: int, names: tuple[str, ...]) -> None:
 
 
 def with_rotations(items: Bytes, classes: Sequence[str], counts: Index) -> tuple[Bytes, list[str], Index]:
-    """Rotations by 90°, 180° and 270° as new classes: all classes upright, then all turned once, ….
+    """Add rotations by 90°, 180° and 270° as new classes, after the upright ones.
+
+    Args:
+        items: [I, C, H, W] uint8 square images, H = W, one class after the other.
+        classes: Names of the K classes.
+        counts: [K] number of items of each class.
 
     Returns:
-        items [4 I, C, H, W], 4 K class names, counts [4 K]; class c turned r times has index c + r K.
+        Items [4 I, C, H, W], 4 K class names and counts [4 K]. Class c rotated by r · 90° has index c + r K.
     """
     turned = np.concatenate([np.rot90(items, r, axes=(2, 3)) for r in range(4)])
     return turned, [f"{c}/rot{90 * r:03}" for r in range(4) for c in classes], np.tile(counts, 4)

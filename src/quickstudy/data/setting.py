@@ -1,4 +1,4 @@
-"""Setting and Labels: the sizes of a task, and how few items bear labels."""
+"""Setting and Labels: the size of a task, and which items are labelled."""
 
 from dataclasses import dataclass
 
@@ -12,12 +12,15 @@ class Setting:
     """The size of a task: `Setting(5, 1)` is "5-way 1-shot", 5w1s for short.
 
     Args:
-        ways: N, classes.
-        shots: support items a class.
-        queries: query items a class.
-        unlabelled: unlabelled items a class.
-        distractors: further classes, none of whose items is labelled or asked for: they are among the
-            unlabelled items, as many of each as of the others.
+        ways: Number of classes in a task, N ≥ 2.
+        shots: Number of support items of each class, at least 1.
+        queries: Number of query items of each class, at least 1.
+        unlabelled: Number of unlabelled items of each class.
+        distractors: Number of further classes that contribute `unlabelled` items each, but neither support
+            nor query items.
+
+    Raises:
+        ValueError: If a number is too small, or there are distractors without unlabelled items.
     """
 
     ways: int
@@ -37,26 +40,29 @@ class Setting:
             )
 
     def __str__(self) -> str:
-        """`5w1s`."""
+        """Short name of the task, such as `5w1s` for 5-way 1-shot."""
         return f"{self.ways}w{self.shots}s"
 
     @property
     def items(self) -> int:
-        """Items of each class that a task needs."""
+        """Number of items of each class that a task needs."""
         return self.shots + self.queries + self.unlabelled
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Which items bear labels, where not all do: of each class some, drawn once and for all.
+    """A random choice of the labelled items of each class, for semi-supervised episodes; it never changes.
 
-    Support and queries are drawn from these, unlabelled items from the others.
+    Support and query items are drawn from the labelled items, unlabelled items from the others.
 
     Args:
-        fraction: of the items of each class, rounded up, in 0 … 1 without the ends.
-        seed: of the draw.
+        fraction: Fraction of the items of each class that are labelled, rounded up, in (0, 1).
+        seed: Seed of the random choice, at least 0.
 
-    Reference: Ren et al. 2018, where a tenth of Omniglot bears labels.
+    Raises:
+        ValueError: If the fraction or the seed is out of range.
+
+    Reference: Ren et al. 2018, where a tenth of Omniglot is labelled.
     """
 
     fraction: float
@@ -71,13 +77,14 @@ class Labels:
             )
 
     def order(self, counts: Index) -> tuple[Index, Index]:
-        """The items of each class shuffled, those with labels first, and how many have them.
+        """Shuffle the items of each class, the labelled ones first.
 
         Args:
-            counts: [K] items of each class.
+            counts: [K] number of items of each class.
 
         Returns:
-            Places [Σ counts] in the class, class after class, and [K] numbers of items with labels.
+            Positions [Σ counts] of the items within their class, class after class, and the number [K] of
+            labelled items of each class.
         """
         rng = np.random.default_rng(self.seed)
         of_class = np.repeat(np.arange(len(counts)), counts)

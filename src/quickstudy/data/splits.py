@@ -1,4 +1,4 @@
-"""Class-disjoint splits: dealt out by fractions, or read from lists."""
+"""Class-disjoint splits: at random by fractions, or read from lists."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,15 +7,27 @@ from pathlib import Path
 import numpy as np
 
 FRACTIONS = (0.64, 0.16, 0.20)
-"""Of the classes, for training, validation and test: miniImageNet's proportions."""
+"""Fractions of the classes for training, validation and test: those of miniImageNet."""
 SPLITS = ("train", "validation", "test")
 
 Split = str | Path | Sequence[float] | Mapping[str, Sequence[str]]
-"""A JSON file of class names by split, fractions of the classes, or the names themselves."""
+"""A JSON file of class names by split, three fractions of the classes, or the class names by split."""
 
 
 def deal_out(classes: int, fractions: Sequence[float], seed: int) -> dict[str, list[int]]:
-    """Class indices of each split at random, every split with a non-zero fraction getting one at least."""
+    """Split classes at random; every split with a non-zero fraction gets at least one class.
+
+    Args:
+        classes: Number of classes, K.
+        fractions: Three fractions of the classes, for training, validation and test, with sum 1.
+        seed: Seed of the random split.
+
+    Returns:
+        Sorted class indices of "train", "validation" and "test".
+
+    Raises:
+        ValueError: If the fractions are not three with sum 1, or there are too few classes.
+    """
     if len(fractions) != 3 or min(fractions) < 0 or not 0.999 < sum(fractions) < 1.001:
         raise ValueError(
             f"fractions are {list(fractions)}: give three, of train, validation and test, that sum to 1"
@@ -26,7 +38,7 @@ def deal_out(classes: int, fractions: Sequence[float], seed: int) -> dict[str, l
     sizes = [max(int(f > 0), round(f * classes)) for f in fractions[1:]]
     while sum(sizes) > classes - int(fractions[0] > 0):
         sizes[int(np.argmax(sizes))] -= 1
-    if not fractions[0]:  # what rounding left over is not for training
+    if not fractions[0]:  # the remainder from rounding must not go to training
         sizes[int(np.argmax(sizes))] += classes - sum(sizes)
     order = np.random.default_rng(seed).permutation(classes).tolist()
     bounds = [0, classes - sum(sizes), classes - sizes[1], classes]
@@ -34,10 +46,23 @@ def deal_out(classes: int, fractions: Sequence[float], seed: int) -> dict[str, l
 
 
 def read_split(split: str | Path | Mapping[str, Sequence[str]], classes: list[str]) -> dict[str, list[int]]:
-    """Class indices of each split from names, or a JSON file of names."""
-    lists, origin = (
-        (split, "the split") if isinstance(split, Mapping) else (_read_lists(Path(split)), str(split))
-    )
+    """Look up the class indices of each split by the class names.
+
+    Args:
+        split: Class names by split, or a JSON file of them.
+        classes: Names of all K classes.
+
+    Returns:
+        Class indices of "train", "validation" and "test"; empty for a split that is not named.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, or names an unknown split or class.
+    """
+    if isinstance(split, Mapping):
+        lists, origin = split, "the split"
+    else:
+        lists, origin = _read_lists(Path(split)), str(split)
     try:
         unknown = sorted({c for names in lists.values() for c in names} - set(classes))
     except (AttributeError, TypeError):

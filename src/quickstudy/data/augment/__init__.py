@@ -1,4 +1,4 @@
-"""Random changes to the items that are trained on."""
+"""Random changes to training items: augmentation of images and clips."""
 
 from lazy_loader import attach_stub
 

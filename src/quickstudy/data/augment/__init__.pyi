@@ -2,6 +2,7 @@ from .audio import Gain as Gain
 from .audio import Noise as Noise
 from .audio import Shift as Shift
 from .audio import Speed as Speed
+from .augment import Augment as Augment
 from .images import Affine as Affine
 from .images import Alike as Alike
 from .images import Chain as Chain

@@ -1,6 +1,6 @@
-"""Random changes to the clips that are trained on, which leave word and speaker what they are.
+"""Random changes to training clips that keep word and speaker; `Speed` can make other speakers.
 
-Each is an `Augment` for clips [B, samples]; `augment.Chain` makes several of them one.
+Each is an `Augment` of clips [B, samples]; `augment.Chain` applies several of them in sequence.
 """
 
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Shift:
-    """Each clip moved in time at random; what comes in is silence.
+    """Shift each clip in time at random by whole samples; silence fills the gap.
 
     Args:
-        share: of the length of a clip, uniform in ± so much.
+        share: Largest shift as a fraction of the clip, in [0, 1]; shifts are uniform in ± this value.
 
     Raises:
-        ValueError: if the share is not in 0 … 1.
+        ValueError: If the share is not in [0, 1].
     """
 
     share: float = 0.1
@@ -29,31 +29,33 @@ class Shift:
             raise ValueError(f"share is {self.share}: it must lie in 0 … 1")
 
     def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
-        """Change clips [B, samples]."""
+        """Shift clips [B, samples]."""
         samples = x.shape[1]
-        # by whole samples, which changes nothing in what stays
+        # whole samples, so that the samples that remain keep their values
         later = np.rint(rng.uniform(-self.share, self.share, (len(x), 1)) * samples)
         return _sound_at(x, np.arange(samples) - later)
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Each clip played faster or slower at random about its middle, which changes its pitch as well.
+    """Play each clip faster or slower at random about its middle, which changes its pitch as well.
 
-    For `Episodes(augment_classes=…)` all clips of a class alike: that makes another speaker of each.
+    With `Episodes(augment_classes=…)` all clips of a class share one factor, which makes another speaker of
+    each speaker.
 
     Args:
-        low: the least factor; above 1 is faster and higher.
-        high: the greatest; factors are uniform between the two.
+        low: Smallest speed factor, above 0; a factor above 1 is faster and of higher pitch.
+        high: Largest speed factor, at least `low`; factors are uniform between the two.
 
     Raises:
-        ValueError: if these are not two rising positive numbers.
+        ValueError: If `low` is not positive, or greater than `high`.
 
     Reference: Ko et al. 2015, "Audio augmentation for speech recognition", with factors 0.9, 1 and 1.1;
-    Yamamoto et al. 2019, "Speaker augmentation and bandwidth extension for deep speaker embedding", who count
-    a speaker's clips at another speed as another speaker's.
+    Yamamoto et al. 2019, "Speaker augmentation and bandwidth extension for deep speaker embedding", who treat
+    a speaker's clips at another speed as another speaker.
 
-    Departures: the factor is any, and samples are interpolated linearly, which dulls the highest pitches.
+    Departures: factors are continuous, and samples are interpolated linearly, which attenuates the highest
+    frequencies.
     """
 
     low: float = 0.9
@@ -67,7 +69,7 @@ class Speed:
             )
 
     def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
-        """Change clips [B, samples], or those of N classes, [N, B, samples], each class by one factor."""
+        """Change clips [B, samples], or those of N classes [N, B, samples] by one factor a class."""
         factor = rng.uniform(self.low, self.high, (len(x),) + (1,) * (x.ndim - 1))
         middle = (x.shape[-1] - 1) / 2
         return _sound_at(x, middle + (np.arange(x.shape[-1]) - middle) * factor)
@@ -75,13 +77,13 @@ class Speed:
 
 @dataclass(frozen=True)
 class Gain:
-    """Each clip made louder or softer at random. It may leave [−1, 1], for nothing is cut off.
+    """Make each clip louder or softer at random. The result is not clipped, so it may leave [−1, 1].
 
     Args:
-        decibels: uniform in ± so many.
+        decibels: Largest change of level in decibels, at least 0; changes are uniform in ± this value.
 
     Raises:
-        ValueError: if that is negative.
+        ValueError: If `decibels` is negative.
     """
 
     decibels: float = 6.0
@@ -92,20 +94,20 @@ class Gain:
             raise ValueError(f"decibels is {self.decibels}: it must be at least 0")
 
     def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
-        """Change clips [B, samples]."""
+        """Change the level of clips [B, samples]."""
         return x * _ratio(rng.uniform(-self.decibels, self.decibels, (len(x), 1))).to(x)
 
 
 @dataclass(frozen=True)
 class Noise:
-    """White noise added to each clip, in proportion to its own power; silence stays silent.
+    """Add white noise to each clip, at a random signal-to-noise ratio; silence stays silent.
 
     Args:
-        low: the least signal-to-noise ratio in decibels.
-        high: the greatest; ratios are uniform between the two.
+        low: Smallest signal-to-noise ratio in decibels.
+        high: Largest signal-to-noise ratio in decibels, at least `low`; ratios are uniform between the two.
 
     Raises:
-        ValueError: if these don't rise.
+        ValueError: If `low` is greater than `high`.
     """
 
     low: float = 10.0
@@ -117,23 +119,23 @@ class Noise:
             raise ValueError(f"low is {self.low} and high {self.high}: they must rise")
 
     def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
-        """Change clips [B, samples]."""
+        """Add noise to clips [B, samples]."""
         noise = torch.from_numpy(rng.standard_normal(x.shape, dtype=np.float32)).to(x)
         strength = x.square().mean(1, keepdim=True).sqrt()
         return x + noise * strength * _ratio(-rng.uniform(self.low, self.high, (len(x), 1))).to(x)
 
 
 def _ratio(decibels: np.ndarray) -> Tensor:
-    """Of amplitudes."""
+    """Ratio of amplitudes for a level in decibels."""
     return torch.from_numpy(10 ** (decibels / 20))
 
 
 def _sound_at(x: Tensor, places: np.ndarray) -> Tensor:
-    """Clips [..., samples] at places [..., samples] between their samples, linearly; 0 outside."""
+    """Clips [..., samples] resampled at fractional indices [..., samples], linearly; 0 outside the clip."""
     samples = x.shape[-1]
     before = np.floor(places)
     weight = torch.from_numpy(places - before).to(x)
-    # one 0 at either end, to which all places outside are moved
+    # one zero at each end; all indices outside the clip are moved to it
     index = torch.from_numpy(before.clip(-1, samples - 1).astype(np.int64) + 1).to(x.device).expand_as(x)
     padded = torch.nn.functional.pad(x, (1, 1))
     inside = torch.from_numpy((before >= -1) & (before < samples)).to(x.device)

@@ -1,6 +1,5 @@
-"""Random changes to the items that are trained on, which leave their class what it is."""
+"""Random changes to training images that keep their class, or that turn classes into others."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,27 +9,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from quickstudy.core.pixels import pixel_places
-
-Augment = Callable[[Tensor, np.random.Generator], Tensor]
-"""From items [B, ...] and a source of randomness to as many of the same shape, on the same device."""
+from quickstudy.data.augment.augment import Augment
 
 
 @dataclass(frozen=True)
 class Affine:
-    """Each picture turned, sheared, scaled and shifted at random, about its middle.
+    """Rotate, shear, scale and shift each image at random about its center.
 
     Args:
-        degrees: rotation, uniform in ± so many.
-        shear: of either axis, uniform in ± so much.
-        scale: of either axis, uniform between these two.
-        shift: of either axis in pixels, uniform in ± so many.
-        probability: of each of these, for each picture and axis.
-        padding: what comes in at the edges: "zeros", as around ink, or "border", the nearest pixel.
+        degrees: Largest rotation in degrees; angles are uniform in ± this value.
+        shear: Largest shear of each axis, as a tangent; shears are uniform in ± this value.
+        scale: Smallest and largest factor of the size along each axis; factors are uniform between the two.
+        shift: Largest shift along each axis in pixels; shifts are uniform in ± this value.
+        probability: Probability of each change, separately for each image and axis, in [0, 1].
+        padding: Pixels that enter at the edges: "zeros", the background of ink, or "border", the nearest one.
 
     Raises:
-        ValueError: if a range is negative, a scale not positive, or the probability outside 0 … 1.
+        ValueError: If a range is negative, a scale is not positive, or the probability is not in [0, 1].
 
-    Reference: Koch, Zemel, Salakhutdinov 2015, §3.3, whose numbers these are, for pictures of 105 × 105.
+    Reference: Koch, Zemel, Salakhutdinov 2015, §3.3; the defaults are theirs, for images of 105 × 105 pixels.
     """
 
     degrees: float = 10.0
@@ -50,7 +47,7 @@ class Affine:
             raise ValueError(f"probability is {self.probability}: it must lie in 0 … 1")
 
     def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
-        """Change square pictures [B, C, H, H], floats."""
+        """Change square float images [B, C, H, H]."""
 
         def draw(low: float, high: float, neutral: float, shape: tuple[int, ...]) -> Tensor:
             drawn = rng.uniform(low, high, shape)
@@ -63,33 +60,33 @@ class Affine:
         shift = draw(-self.shift, self.shift, 0, (b, 2, 1)) * 2 / x.shape[-1]
         turn = torch.stack([angle.cos(), -angle.sin(), angle.sin(), angle.cos()], 1).view(b, 2, 2)
         lean = torch.stack([one, shear[0], shear[1], one], 1).view(b, 2, 2)
-        # the grid says where each pixel comes from, so it takes the inverse
+        # the grid holds the place that each pixel comes from, hence the inverse
         back = torch.linalg.inv(turn @ lean @ torch.diag_embed(scale))
         matrix = torch.cat([back, -back @ shift], 2).to(x)
         places = F.pad(pixel_places(x.shape[2], x.shape[3], x), (0, 1), value=1.0)
-        # one product for all: F.affine_grid's batched one takes a hundred times as long on a CPU
+        # one matrix product for the batch: F.affine_grid takes a hundred times as long on a CPU
         grid = torch.einsum("hwk,bjk->bhwj", places, matrix)
         return F.grid_sample(x, grid, padding_mode=self.padding, align_corners=False)
 
 
 @dataclass(frozen=True)
 class Elastic:
-    r"""Each picture bent at random: what is at p comes from p + u(p), with u smooth.
+    r"""Deform each image at random by a smooth displacement field u: the pixel at p comes from p + u(p).
 
-    u is drawn at the nodes of a coarse grid over the whole picture, from a normal distribution, and
-    interpolated between them by cubics. How strong it is differs by picture too, uniformly from nothing.
+    u is drawn from a normal distribution at the nodes of a coarse grid over the image, and interpolated
+    between them by cubics. Its standard deviation is drawn for each image, uniformly in [0, amplitude].
 
     Args:
-        amplitude: the largest standard deviation of u at the nodes, on either axis, in pixels.
-        nodes: of the grid, along a side.
+        amplitude: Largest standard deviation of the displacements at the nodes, along each axis, in pixels.
+        nodes: Number of nodes of the grid along a side, at least 2.
 
     Raises:
-        ValueError: if the amplitude is negative, or there are fewer than two nodes.
+        ValueError: If the amplitude is negative, or there are fewer than two nodes.
 
     Reference: Simard, Steinkraus, Platt 2003, "Best practices for convolutional neural networks applied to
     visual document analysis".
 
-    Departures: there a displacement of each pixel's own is smoothed by a Gaussian.
+    Departures: the paper draws a displacement for each pixel and smooths them by a Gaussian.
     """
 
     amplitude: float = 2.5
@@ -101,7 +98,7 @@ class Elastic:
             raise ValueError(f"{self}: the amplitude must be at least 0, and nodes at least 2")
 
     def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
-        """Change pictures [B, C, H, W], floats; 0 comes in at the edges."""
+        """Change float images [B, C, H, W]; zeros enter at the edges."""
         height, width = x.shape[2:]
         pixels = rng.standard_normal((len(x), 2, self.nodes, self.nodes)) * rng.uniform(
             0, self.amplitude, (len(x), 1, 1, 1)
@@ -114,67 +111,67 @@ class Elastic:
 
 @dataclass(frozen=True)
 class Alike:
-    """All items changed alike: every draw of the change is the same for all of them.
+    """Apply one random draw of a change to all images of the batch.
 
-    With `Episodes(augment_classes=…)` all classes of a task are changed alike, and so a task is of letters as
-    like each other as they were, but of another alphabet: a mirrored, a slanted or a wider one.
+    With `Episodes(augment_classes=…)` all classes of a task undergo the same change: its characters keep
+    their differences, but become another alphabet, such as a mirrored, slanted or wider one.
 
     Args:
-        change: of pictures, of whatever many channels: here the items stand in for these.
+        change: Augmentation of images with any number of channels; the batch is passed to it as the channels
+            of a single image.
     """
 
     change: Augment
 
     def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
-        """Change pictures [..., C, H, W]."""
+        """Change images [..., C, H, W], such as [N, B, C, H, W] of N classes."""
         return self.change(x.reshape(1, -1, *x.shape[-2:]), rng).reshape(x.shape)
 
 
 @dataclass(frozen=True)
 class Flip:
-    """Each picture mirrored left to right at random, as faces may be and letters may not.
+    """Flip each image horizontally at random; for faces, not for letters.
 
     Args:
-        probability: for each picture.
+        probability: Probability that an image is flipped, in [0, 1].
     """
 
     probability: float = 0.5
 
     def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
-        """Change pictures [B, C, H, W]."""
+        """Change images [B, C, H, W]."""
         mirrored = torch.from_numpy(rng.random(len(x)) < self.probability).to(x.device)
         return torch.where(mirrored[:, None, None, None], x.flip(3), x)
 
 
 @dataclass(frozen=True)
 class Light:
-    """The brightness and contrast of each picture changed at random: x ← (x − m) c + m + b, m its mean.
+    """Change brightness and contrast of each image at random: x ← (x − m) c + m + b, where m is its mean.
 
     Args:
-        brightness: b, uniform in ± so much, where black is 0 and white 1.
-        contrast: c, uniform in 1 ± so much.
+        brightness: Largest change of brightness; b is uniform in ± this value, where black is 0 and white 1.
+        contrast: Largest change of contrast; c is uniform in 1 ± this value.
     """
 
     brightness: float = 0.2
     contrast: float = 0.4
 
     def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
-        """Change pictures [B, C, H, W]; they stay in [0, 1]."""
-        b, c = (
-            torch.from_numpy(rng.uniform(low, high, (len(x), 1, 1, 1))).to(x)
-            for low, high in ((-self.brightness, self.brightness), (1 - self.contrast, 1 + self.contrast))
-        )
+        """Change images [B, C, H, W] in [0, 1]; the result stays in [0, 1]."""
+        each = (len(x), 1, 1, 1)
+        b = torch.from_numpy(rng.uniform(-self.brightness, self.brightness, each)).to(x)
+        c = torch.from_numpy(rng.uniform(1 - self.contrast, 1 + self.contrast, each)).to(x)
         mean = x.mean((1, 2, 3), keepdim=True)
         return ((x - mean) * c + mean + b).clamp_(0, 1)
 
 
 @dataclass(frozen=True)
 class Erase:
-    """A rectangle of each picture made grey at random, so that no one feature is relied upon.
+    """Cover a random rectangle of an image with grey (0.5), so that no single feature is relied upon.
 
     Args:
-        probability: for each picture.
-        sides: the least and the greatest length of a side, as a share of the picture's.
+        probability: Probability that an image is changed, in [0, 1].
+        sides: Smallest and largest side of the rectangle, as fractions of the image's side.
 
     Reference: Zhong et al. 2020, "Random Erasing Data Augmentation".
     """
@@ -183,7 +180,7 @@ class Erase:
     sides: tuple[float, float] = (0.15, 0.45)
 
     def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
-        """Change pictures [B, C, H, W]."""
+        """Change images [B, C, H, W]."""
         hidden: Tensor | None = None
         for length in x.shape[2:]:  # an interval of rows, and one of columns
             side = rng.uniform(*self.sides, len(x)) * length
@@ -198,20 +195,20 @@ class Erase:
 
 @dataclass(frozen=True)
 class Chain:
-    """Several changes, one after the other.
+    """Apply several augmentations in sequence, to images or clips.
 
     Args:
-        changes: in their order.
+        changes: Augmentations in the order of their application.
     """
 
     changes: tuple[Augment, ...]
 
     def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
-        """Change items [B, ...]."""
+        """Change items [B, ...], or [N, B, ...] if each of the changes takes these."""
         for change in self.changes:
             x = change(x, rng)
         return x
 
 
 FACES = Chain((Affine(8.0, 0.05, (0.85, 1.15), 4.0, 0.9, "border"), Flip(), Light(), Erase()))
-"""What may happen to the picture of a face without its becoming somebody else's."""
+"""Augmentation of face images that keeps the identity."""

@@ -18,32 +18,39 @@ WAYS = 20
 
 
 def alphabet_of(name: str) -> str:
-    """`Greek` of Greek/character07, and `Greek/rot090` of Greek/character07/rot090: a group of classes."""
+    """Group of an Omniglot class: its alphabet and, if it is rotated, the rotation.
+
+    Args:
+        name: Name of the class, such as Greek/character07 or Greek/character07/rot090.
+
+    Returns:
+        Name of the group, such as Greek or Greek/rot090.
+    """
     alphabet, _, *turned = name.split("/")
     return "/".join([alphabet, *turned])
 
 
 class WithinAlphabets:
-    """An endless, repeatable sequence of runs of 20 one-shot trials each, for `evaluate`.
+    """An endless, reproducible sequence of runs of 20 one-shot trials each, for `evaluate`.
 
-    A run is a task: an alphabet, 20 of its characters, two of its drawers. The 20 characters of one drawer
-    are the support, those of the other the queries, in another random order. Runs go round the alphabets in
-    turn: the first 20 on the 20 alphabets of Omniglot's evaluation set are 400 trials, and further ones are
-    new draws. Run i is a pure function of the pool, `seed` and i.
+    A run is a task: 20 characters of one alphabet, by two of its drawers. The 20 characters of one drawer are
+    the support, those of the other drawer the queries, in another random order. Runs go through the alphabets
+    in turn: the first 20 runs on the 20 alphabets of Omniglot's evaluation set are 400 trials, and further
+    runs are new draws. Run i depends only on the pool, `seed` and i.
 
     Args:
-        pool: classes named ALPHABET/CHARACTER, item j of each by drawer j of its alphabet, such as
-            `omniglot(split="lake", rotations=False).split("test")`.
-        tasks: T, runs in a meta-batch; makes no difference to the runs.
-        seed: any non-negative integer.
-        device: where the tensors are wanted.
+        pool: Data set with classes named ALPHABET/CHARACTER and item j of each class by drawer j of its
+            alphabet, such as `omniglot(split="lake", rotations=False).split("test")`.
+        tasks: Number of runs in a meta-batch, T; the runs do not depend on it.
+        seed: Seed of the random draws, at least 0.
+        device: Device of the returned tensors.
 
     Raises:
-        ValueError: if a class name has no alphabet or more than one slash, an alphabet has fewer than 20
+        ValueError: If a class name has no alphabet or more than one slash, an alphabet has fewer than 20
             characters, or the classes have unequal numbers of items, or only one.
 
-    Departures: Koch holds out ten alphabets, not twenty, takes each of them twice, and draws from four
-    drawers by whom there is no training picture. Lake's twenty runs are fixed; these are drawn.
+    Departures: Koch holds out ten alphabets instead of twenty, uses each twice, and draws from four drawers
+    who are not in the training set. Lake's twenty runs are fixed; these are drawn at random.
     """
 
     def __init__(
@@ -57,37 +64,52 @@ class WithinAlphabets:
 
     @property
     def setting(self) -> str:
-        """What figures are labelled with: those of other 20-way 1-shot tasks are not comparable."""
+        """Label of the results: those of other 20-way 1-shot tasks are not comparable."""
         return f"{WAYS}w1s within alphabets"
 
     def on(self, device: torch.device | str) -> "WithinAlphabets":
-        """The same runs on another device."""
+        """The same runs on another device.
+
+        Args:
+            device: Device of the returned tensors.
+        """
         return WithinAlphabets(self.pool, self.tasks, self.seed, device)
 
     def __getitem__(self, i: int) -> Episode:
-        """Meta-batch i, of T runs."""
+        """Meta-batch i, an episode of T runs."""
         return self.part(i)
 
     def part(self, i: int, rank: int = 0, world: int = 1) -> Episode:
-        """The runs of meta-batch i that fall to process `rank` of `world`: every world-th."""
+        """The runs of meta-batch i for one of several processes: every `world`-th run from `rank` on.
+
+        Args:
+            i: Index of the meta-batch, at least 0.
+            rank: Index of this process, 0 … world − 1.
+            world: Number of processes.
+        """
         runs = range(i * self.tasks + rank, (i + 1) * self.tasks, world)
         drawn = np.asarray([self._draw(run) for run in runs], np.int64).reshape(-1, 2, 2, WAYS)
         index, y = drawn[:, 0], drawn[:, 1]
         items = self.pool.items[np.take_along_axis(index, y, 2)]
-        x, labels = floats(torch.from_numpy(items).to(self.device)), torch.from_numpy(y).to(self.device)
+        x = floats(torch.from_numpy(items).to(self.device))
+        labels = torch.from_numpy(y).to(self.device)
         return Episode(Support(x[:, 0], labels[:, 0], WAYS), x[:, 1], labels[:, 1])
 
     def summary(self) -> dict[str, Any]:
-        """What makes these runs what they are, for a manifest."""
+        """JSON-serializable description for a manifest, equal for equal runs."""
         pool = self.pool.summary() | {"digest": self.pool.content_digest()}
         return {"pool": pool, "setting": self.setting, "tasks": self.tasks, "seed": self.seed}
 
     def indices(self, run: int) -> Index:
-        """[2, 20] indices into the pool's items of a run: a row a drawer, a column a character."""
+        """Indices [2, 20] of the items of a run in the pool, one row per drawer, one column per character.
+
+        Args:
+            run: Index of the run, at least 0.
+        """
         return self._draw(run)[0]
 
     def _draw(self, run: int) -> tuple[Index, Index]:
-        """The indices, and [2, 20] the order, another for each drawer, in which the characters come."""
+        """Draw the indices [2, 20] of a run, and the random order [2, 20] of the characters by drawer."""
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(run,)))
         characters = rng.choice(self._characters[run % len(self._characters)], WAYS, replace=False)
         drawers = rng.choice(self._drawers, 2, replace=False)
@@ -118,7 +140,7 @@ def _alphabets(pool: ClassPool) -> dict[str, list[int]]:
 
 
 def _drawers(pool: ClassPool) -> int:
-    """Items of each class."""
+    """Number of drawers, which is the number of items of each class."""
     count = int(pool.counts[0])
     unequal = np.flatnonzero(pool.counts != count)
     if len(unequal):

@@ -1,4 +1,4 @@
-"""The data sources, for people to look at."""
+"""The catalog of data sets that `quickstudy data` prints."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,14 +9,15 @@ from quickstudy.data.datasets import omniglot
 
 @dataclass(frozen=True)
 class DataSource:
-    """What `quickstudy data` says of a source.
+    """A line of the catalog.
 
     Args:
-        name: of the source.
-        what: one line.
-        licence: of the data.
-        where: from the data root to where it is, or what its absence means.
-        classes, items: how many, where that is known.
+        name: Name of the data set.
+        what: Description in one line.
+        licence: License of the data, and whom to credit.
+        where: Function from the data root to a text that says whether the data are there, or how to get them.
+        classes: Number of classes, None if it is unknown.
+        items: Number of items, None if it is unknown.
     """
 
     name: str
@@ -34,7 +35,7 @@ def _omniglot_where(root: Path) -> str:
 
 
 def _here(*parts: str) -> Callable[[Path], str]:
-    """For what is not ours to fetch."""
+    """Make `where` for a folder of data that the user must put there."""
     return lambda root: "yes" if root.joinpath(*parts).is_dir() else f"no, put it in {'/'.join(parts)}"
 
 

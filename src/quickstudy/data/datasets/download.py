@@ -1,4 +1,4 @@
-"""Fetching a file that isn't there yet."""
+"""Download of a file that does not exist yet."""
 
 from pathlib import Path
 from typing import Any
@@ -8,33 +8,34 @@ from rich.progress import Progress
 from quickstudy.core.consoles import messages
 
 TIMEOUT = 30
-"""Seconds without an answer after which we stop waiting."""
+"""Longest wait for an answer of the server, in seconds."""
 
 
 def download(address: str, path: Path, md5: str | None = None) -> Path:
-    """The file at `path`; fetched from `address` first if it is absent, with a progress bar.
+    """Download a file, with a progress bar, unless it already exists.
 
-    It is written under a temporary name, checked and renamed: whole or absent.
+    It is written under a temporary name, checked and renamed, so it is complete or absent.
 
     Args:
-        address: Where it is published, https or http.
-        path: Where it belongs.
-        md5: Published checksum of a fetched file; one that already lies there is taken as it is.
+        address: URL of the file, https or http.
+        path: Path to save the file at.
+        md5: Published MD5 checksum of the file, checked after a download only; None to skip the check.
 
     Returns:
-        `path`.
+        The path of the file, `path`.
 
     Raises:
-        OSError: If it can't be fetched or written, or its checksum is wrong; says what to do.
+        OSError: If the file can't be downloaded or written, or its checksum is wrong; the message says what
+            to do.
     """
     if path.exists():
         return path
-    import pooch  # not above: what is there already is quick without them
+    import pooch  # imported here, so that existing files are found quickly
     import requests
 
-    pooch.get_logger().setLevel("ERROR")  # else it advises the user to note the file's hash
+    pooch.get_logger().setLevel("ERROR")  # without this it asks the user to note the file's hash
     with Progress(console=messages, transient=True, disable=not messages.is_terminal) as progress:
-        bar: Any = _Bar(progress, path.name)  # pooch takes both, but its types don't say so
+        bar: Any = _Bar(progress, path.name)  # its types don't allow such a bar
         fetch: Any = pooch.HTTPDownloader(bar, chunk_size=1 << 16, timeout=TIMEOUT)
         try:
             pooch.retrieve(address, md5 and f"md5:{md5}", path.name, path.parent, downloader=fetch)
@@ -49,7 +50,7 @@ def download(address: str, path: Path, md5: str | None = None) -> Path:
 
 
 class _Bar:
-    """A bar as pooch wants it, on our display."""
+    """Rich's progress bar with the interface that pooch expects."""
 
     total = 0
 
@@ -67,7 +68,7 @@ class _Bar:
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong, in the words of what failed first: requests and urllib3 wrap it several times."""
+    """Message of the original error, which requests and urllib3 wrap several times."""
     answer = getattr(error, "response", None)
     if answer is not None:
         return answer.reason

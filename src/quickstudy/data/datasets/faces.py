@@ -1,4 +1,4 @@
-"""Faces: the ORL pictures of 40 people, and Labeled Faces in the Wild.
+"""Faces: the ORL images of 40 people, and Labeled Faces in the Wild.
 
 ORL: Ferdinando Samaria, Andy Harter: "Parameterisation of a stochastic model for human face identification",
 1994; free for research with credit to AT&T Laboratories Cambridge. LFW: Gary Huang, Manu Ramesh, Tamara
@@ -17,22 +17,22 @@ from quickstudy.data.formats.images import ImageFormat, Progress
 from quickstudy.data.pool import ClassPool
 
 ORL_VALIDATION, ORL_TEST = range(26, 31), range(31, 41)
-"""People s26 … s30 select weights and set thresholds, s31 … s40 are tested."""
+"""Numbers of the people for validation, s26 … s30, and for the test, s31 … s40."""
 LFW_VALIDATION, LFW_TEST = (8,), (9, 10)
-"""Folds of View 2, counted from 1, whose people select weights and set thresholds, or are tested."""
+"""Folds of View 2, counted from 1, with the people for validation and for the test."""
 
 
 def orl(root: str | Path | None = None, size: int = 64, progress: Progress | None = None) -> ClassPool:
-    """40 people with ten grey pictures each: 25 to train on, 5 for validation, 10 for the test.
+    """Load the ORL faces: 40 people with ten grey images each, 25 for training, 5 validation, 10 test.
 
     Args:
-        root: data root, which holds `orl_faces/sN/M.pgm`.
-        size: pixels of height and width, of a square with the whole picture of 112 × 92 in it: cropped to
-            the middle, faces would lose their chins.
-        progress: called with (done, total) while decoding.
+        root: Data root, the folder that holds `orl_faces/sN/M.pgm`; None for the default of `data_root`.
+        size: Height and width in pixels of a square that holds the whole image of 112 × 92 pixels; cropped
+            to the middle square, faces would lose their chins.
+        progress: Function that is called with (done, total) while decoding.
 
     Raises:
-        FileNotFoundError: if the pictures are not there.
+        FileNotFoundError: If the images are missing.
     """
     folder = present(data_root(root) / "orl_faces", "ORL (AT&T) faces", "sN/M.pgm")
     people = [f"s{i}" for i in range(1, 41)]
@@ -52,25 +52,26 @@ def lfw(
     least: int = 1,
     progress: Progress | None = None,
 ) -> ClassPool:
-    """5,749 people with 1 to 530 grey pictures each, split by the folds of View 2.
+    """Load Labeled Faces in the Wild: 5,749 people with 1 to 530 grey images, split by the folds of View 2.
 
-    Pictures are used as they are: crop those of the original, 250 × 250, to the face and its hair, the middle
+    Images are used as they are. Crop the original images of 250 × 250 pixels to face and hair, the middle
     150 × 150, first.
 
-    The people of the pairs of some folds are for validation and for the test; all others, also those of no
-    fold, are trained on. As no two folds share a person, no person is in two splits.
+    The people in the pairs of some folds are for validation and for the test; all others, also those in no
+    fold, are for training. No two folds share a person, so no person is in two splits.
 
     Args:
-        root: data root, which holds `lfw/Name/Name_NNNN.jpg` and `lfw/pairs.txt`.
-        size: pixels of height and width.
-        validation: folds, 1 … 10.
-        test: folds, 1 … 10.
-        least: people with fewer pictures are left out, for it takes two to make a genuine pair.
-        progress: called with (done, total) while decoding.
+        root: Data root, the folder that holds `lfw/Name/Name_NNNN.jpg` and `lfw/pairs.txt`; None for the
+            default of `data_root`.
+        size: Height and width in pixels.
+        validation: Folds, from 1 to 10, with the people for validation.
+        test: Folds, from 1 to 10, with the people for the test.
+        least: Smallest number of images of a person who is kept; 2 if every person shall have a genuine pair.
+        progress: Function that is called with (done, total) while decoding.
 
     Raises:
-        FileNotFoundError: if pictures or pairs are not there.
-        ValueError: if the list of pairs is damaged or names somebody without pictures.
+        FileNotFoundError: If images or pairs are missing.
+        ValueError: If the list of pairs is damaged or names a person without images.
     """
     folder = present(data_root(root) / "lfw", "LFW faces", "Name/Name_NNNN.jpg")
     pairs = view2(root)
@@ -87,23 +88,31 @@ def lfw(
 
 @dataclass(frozen=True)
 class FacePair:
-    """Two pictures of View 2, each a person and the number of the picture, from 1."""
+    """A pair of images of View 2.
+
+    Args:
+        first: Person in the first image, and the number of the image, from 1.
+        second: Person in the second image, and the number of the image, from 1.
+    """
 
     first: tuple[str, int]
     second: tuple[str, int]
 
     @property
     def genuine(self) -> bool:
-        """Whether both show the same person."""
+        """Whether both images show the same person."""
         return self.first[0] == self.second[0]
 
 
 def view2(root: str | Path | None = None) -> list[list[FacePair]]:
-    """The pairs of each of the ten folds: 300 genuine, then 300 impostor pairs.
+    """Read the pairs of each of the ten folds of View 2: 300 genuine, then 300 impostor pairs.
+
+    Args:
+        root: Data root, the folder that holds `lfw/pairs.txt`; None for the default of `data_root`.
 
     Raises:
-        FileNotFoundError: if `lfw/pairs.txt` is not there.
-        ValueError: if it is damaged.
+        FileNotFoundError: If `lfw/pairs.txt` is missing.
+        ValueError: If it is damaged.
     """
     path = data_root(root) / "lfw" / "pairs.txt"
     if not path.is_file():
@@ -131,10 +140,17 @@ def _people(pairs: Sequence[Sequence[FacePair]], folds: Sequence[int]) -> set[st
 
 
 def pair_items(pool: ClassPool, pairs: Sequence[FacePair]) -> tuple[np.ndarray, np.ndarray]:
-    """Indices [P] of the first and of the second pictures of pairs among the pool's items.
+    """Look up the images of pairs in a pool.
+
+    Args:
+        pool: Pool of LFW, as `lfw` loads it.
+        pairs: P pairs of images.
+
+    Returns:
+        Indices [P] of the first images in the pool's items, and indices [P] of the second images.
 
     Raises:
-        ValueError: if a picture is not among them.
+        ValueError: If an image is not in the pool.
     """
     starts, counts = pool.starts.tolist(), pool.counts.tolist()
     there = dict(zip(pool.classes, zip(starts, counts, strict=True), strict=True))

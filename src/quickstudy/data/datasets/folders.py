@@ -1,4 +1,4 @@
-"""Folders of items, `root/class/*.jpg` or `*.wav`: any format that Pillow or soundfile reads, any sizes."""
+"""Folders of files, `root/class/*.jpg` or `*.wav`: any format that Pillow or soundfile reads, any size."""
 
 import os
 import re
@@ -30,21 +30,21 @@ def image_folders(
     skip_corrupt: bool = False,
     progress: Progress | None = None,
 ) -> ClassPool:
-    """A pool of the pictures in `root/class/`, one class a folder.
+    """Load a pool of the images in `root/class/`, one class per folder.
 
     Args:
-        root: folder of folders; hidden files and other than picture files are passed over.
-        image_format: what each picture becomes.
-        split: fractions of the classes for train, validation and test, dealt out at random by `seed`;
-            or {"train": [class, ...], "validation": [...], "test": [...]}, or a JSON file that holds this.
-        seed: of the random split.
-        skip_corrupt: leave out pictures that can't be read, with a warning, instead of an error.
-        progress: called with (done, total) while decoding.
+        root: Folder with one folder of image files per class; hidden and other files are ignored.
+        image_format: Format that each image is converted to.
+        split: Class-disjoint split: three fractions of the classes for training, validation and test, drawn
+            at random; or {"train": [class, ...], "validation": [...], "test": [...]}, or a JSON file of this.
+        seed: Seed of the random split.
+        skip_corrupt: Whether to skip images that can't be read, with a warning, instead of raising an error.
+        progress: Function that is called with (done, total) while decoding.
 
     Raises:
-        FileNotFoundError: if `root` or the split file is absent.
-        ValueError: if there are no classes or pictures, or the split names a class that isn't there.
-        OSError: if pictures can't be read, with their names and the reasons.
+        FileNotFoundError: If `root` or the split file does not exist.
+        ValueError: If there are no classes or images, or the split names a class that does not exist.
+        OSError: If images can't be read; the message gives their names and the reasons.
     """
     return class_folders(root, image_format, split, seed, skip_corrupt, progress)
 
@@ -58,25 +58,27 @@ def audio_folders(
     progress: Progress | None = None,
     pattern: str | None = None,
 ) -> ClassPool:
-    """A pool of the clips in `root/class/*.wav`, one class a folder, or as the names of the files say.
+    """Load a pool of the clips in `root/class/*.wav`, one class per folder, or by a pattern of file names.
 
     Args:
-        root: folder of folders, or with a pattern of files; other than sound files are passed over.
-        audio_format: what each clip becomes.
-        split: as in `image_folders`, and so the other arguments.
-        seed: of the random split.
-        skip_corrupt: leave out clips that can't be read, with a warning, instead of an error.
-        progress: called with (done, total) while decoding.
-        pattern: how files are called below `root`, without their ending: "{class}_{source}_{take}" in
-            `root` itself, "{class}/{source}_{take}" in folders. {class} must be there; {source}, who or what
-            a clip comes from, goes into the pool's `sources`; other names are yours. A part can't hold
-            what stands between parts, here "_".
+        root: Folder with one folder of sound files per class, or laid out as `pattern` says; hidden and other
+            files are ignored.
+        audio_format: Format that each clip is converted to.
+        split: Class-disjoint split: three fractions of the classes for training, validation and test, drawn
+            at random; or {"train": [class, ...], "validation": [...], "test": [...]}, or a JSON file of this.
+        seed: Seed of the random split.
+        skip_corrupt: Whether to skip clips that can't be read, with a warning, instead of raising an error.
+        progress: Function that is called with (done, total) while decoding.
+        pattern: Pattern of the paths below `root`, without the extension, such as "{class}_{source}_{take}"
+            for files in `root` itself or "{class}/{source}_{take}" for files in folders. {class} is required;
+            {source}, such as the speaker, becomes the pool's `sources`; other parts may have any name. A part
+            can't contain the characters that separate parts, here "_" and "/". None for class folders.
 
     Raises:
-        FileNotFoundError: if `root` or the split file is absent.
-        ValueError: if there are no classes or clips, the split names a class that isn't there, or a file is
-            not called as the pattern says.
-        OSError: if clips can't be read, with their names and the reasons.
+        FileNotFoundError: If `root` or the split file does not exist.
+        ValueError: If there are no classes or clips, the split names a class that does not exist, or a file
+            name does not match the pattern.
+        OSError: If clips can't be read; the message gives their names and the reasons.
     """
     return class_folders(root, audio_format, split, seed, skip_corrupt, progress, pattern)
 
@@ -90,7 +92,18 @@ def class_folders(
     progress: Progress | None = None,
     pattern: str | None = None,
 ) -> ClassPool:
-    """A pool of the items in folders, whatever they are; see `image_folders` and `audio_folders`."""
+    """Load a pool of the items in folders, images or clips; see `image_folders` and `audio_folders`.
+
+    Args:
+        root: Folder with one folder of files per class, or laid out as `pattern` says.
+        item_format: Format that each item is converted to; also says which files are items.
+        split: Fractions of the classes for training, validation and test, class names by split, or a JSON
+            file of these.
+        seed: Seed of the random split.
+        skip_corrupt: Whether to skip items that can't be read, with a warning, instead of raising an error.
+        progress: Function that is called with (done, total) while decoding.
+        pattern: Pattern of the paths below `root`, such as "{class}/{source}_{take}"; None for class folders.
+    """
     root, sources = Path(root), dict[Path, str]()
     if pattern is None:
         files = find_files(root, item_format)
@@ -126,25 +139,24 @@ def pool_of_files(
     skip_corrupt: bool = False,
     progress: Progress | None = None,
 ) -> ClassPool:
-    """A pool of files, decoded once: what all data sets of files come down to.
+    """Load a pool of given files, decoded once and cached; all data sets of files use it.
 
     Args:
-        root: the data set, which gives the pool its name.
-        files: of each class.
-        item_format: what each becomes.
-        splits: indices of the classes by split.
-        options: JSON-able; of what the splits or anything else depends on beside the files.
-        sources: who or what each file comes from.
-        skip_corrupt: leave out what can't be read, with a warning.
-        progress: called with (done, total) while decoding.
+        root: Folder of the data set; the pool has its name.
+        files: Paths of the files of each class, by the class's name.
+        item_format: Format that each item is converted to.
+        splits: Class indices of each split, by the split's name.
+        options: JSON-serializable values that the pool depends on besides the files; part of the cache's key.
+        sources: Source of each file, such as its speaker; None if sources are unknown.
+        skip_corrupt: Whether to skip items that can't be read, with a warning, instead of raising an error.
+        progress: Function that is called with (done, total) while decoding.
 
     Raises:
-        OSError: if files can't be read, with their names and the reasons.
-        ValueError: if nothing of a class can be read.
+        OSError: If files can't be read; the message gives their names and the reasons.
+        ValueError: If no item of a class can be read.
     """
     of = sources or {}
-    # contents are recognised as make and git do it, by name, size and time: reading them all would take
-    # as long as decoding some
+    # changed files are detected by name, size and time, as make and git do: reading them all would be slow
     account = [
         [c, p.name, p.stat().st_size, p.stat().st_mtime_ns, *([of[p]] if of else [])]
         for c, ps in files.items()
@@ -162,7 +174,19 @@ def folder_pool(
     skip_corrupt: bool = False,
     pattern: str | None = None,
 ) -> Callable[..., ClassPool]:
-    """`class_folders` as a recipe wants it: a function of data root (not needed here) and progress."""
+    """Make a recipe's `pool` function of `class_folders`; it ignores the data root that it is given.
+
+    Args:
+        root: Folder with one folder of files per class, or laid out as `pattern` says.
+        item_format: Format that each item is converted to.
+        split: Fractions of the classes for training, validation and test, class names by split, or a JSON
+            file of these.
+        skip_corrupt: Whether to skip items that can't be read, with a warning, instead of raising an error.
+        pattern: Pattern of the paths below `root`, such as "{class}/{source}_{take}"; None for class folders.
+
+    Returns:
+        Function of the keyword arguments `root` (ignored) and `progress` that loads the pool.
+    """
     folder = root
 
     def pool(*, root: object = None, progress: Progress | None = None) -> ClassPool:
@@ -174,11 +198,18 @@ def folder_pool(
 
 
 def find_files(root: Path, item_format: ItemFormat) -> dict[str, list[Path]]:
-    """The files of each class folder that are called like items, both sorted by name.
+    """List the items of each class folder by their file name extensions, both sorted by name.
+
+    Args:
+        root: Folder with one folder of files per class.
+        item_format: Format of the items, which gives the extensions.
+
+    Returns:
+        Paths of the files of each class, by the class's name.
 
     Raises:
-        FileNotFoundError: if `root` is no folder.
-        ValueError: if there are no class folders, or one of them holds no such file.
+        FileNotFoundError: If `root` is not a folder.
+        ValueError: If there are no class folders, or one of them has no such file.
     """
     noun, folders = item_format.noun, _folders_in(root, item_format)
     if not folders:
@@ -197,19 +228,32 @@ def find_files(root: Path, item_format: ItemFormat) -> dict[str, list[Path]]:
 
 
 def files_in(folder: Path, item_format: ItemFormat) -> list[Path]:
-    """The files in a folder that are called like items, sorted by name."""
+    """List the items in a folder by their file name extensions, sorted by name.
+
+    Args:
+        folder: Folder of files.
+        item_format: Format of the items, which gives the extensions.
+    """
     return _called(_inside(folder, item_format), item_format.endings())
 
 
 def matching_files(root: Path, item_format: ItemFormat, pattern: str) -> list[tuple[Path, dict[str, str]]]:
-    """The files below `root` and the parts of their names, by a pattern such as "{class}/{source}_{take}".
+    """List the files below `root` with the parts of their names, by a pattern.
 
-    Files are those that lie as deep as the pattern has slashes. What stands between two parts is in none of
-    them, so that a name can be read in one way only.
+    Only files as deep as the pattern has slashes are listed. Parts can't contain the characters that separate
+    them, so a name can be read in one way only.
+
+    Args:
+        root: Folder of the files.
+        item_format: Format of the items, which gives the file name extensions.
+        pattern: Pattern of the paths below `root`, without the extension, such as "{class}/{source}_{take}".
+
+    Returns:
+        Path of each file, and the parts of its name by the name of the part.
 
     Raises:
-        FileNotFoundError: if `root` is no folder.
-        ValueError: if the pattern is none, there are no files, or one is called otherwise.
+        FileNotFoundError: If `root` is not a folder.
+        ValueError: If the pattern is malformed, there are no files, or a file does not match it.
     """
     expression = compiled(pattern)
     folders = [root]
@@ -227,7 +271,14 @@ def matching_files(root: Path, item_format: ItemFormat, pattern: str) -> list[tu
 
 
 def compiled(pattern: str) -> re.Pattern[str]:
-    """What names must match, with a group for each part."""
+    """Compile a pattern of file names to a regular expression with a named group for each part.
+
+    Args:
+        pattern: Pattern such as "{class}/{source}_{take}".
+
+    Raises:
+        ValueError: If the pattern has no parts, a part twice, parts that are not separated, or other braces.
+    """
     between = re.split(r"\{[a-z]+\}", pattern)
     names = re.findall(r"\{([a-z]+)\}", pattern)
     literal = "".join(between)
@@ -247,17 +298,17 @@ def _folders_in(folder: Path, item_format: ItemFormat) -> list[Path]:
 
 
 def _called(entries: Sequence[os.DirEntry[str]], endings: Collection[str]) -> list[Path]:
-    """The files whose names end so."""
+    """The files with one of the given extensions."""
     return [p for e in entries if (p := Path(e.path)).suffix.lower() in endings and _sure(e).is_file()]
 
 
 def _sure(entry: os.DirEntry[str]) -> os.DirEntry[str] | Path:
-    """What may be asked what it is: links may lead nowhere, at which only a path takes no offence."""
+    """A path for symbolic links (a loop of links makes a `DirEntry` raise), else the entry itself."""
     return Path(entry.path) if entry.is_symlink() else entry
 
 
 def _inside(folder: Path, item_format: ItemFormat) -> list[os.DirEntry[str]]:
-    """What a folder holds, sorted by name, hidden files left out."""
+    """The entries of a folder, sorted by name, without hidden ones."""
     try:
         with os.scandir(folder) as entries:
             return sorted((e for e in entries if not e.name.startswith(".")), key=attrgetter("name"))
@@ -307,7 +358,17 @@ def _build(
 
 
 def report_bad(bad: dict[Path, str], of: int, skip: bool, noun: str = "pictures") -> None:
-    """Raise, or where skipping was asked for warn, about files that can't be read."""
+    """Raise an error or give a warning about files that can't be read.
+
+    Args:
+        bad: Reason why each file can't be read, by its path.
+        of: Number of all files.
+        skip: Whether to warn only, because unreadable files are skipped.
+        noun: Plural noun for the items in the message.
+
+    Raises:
+        OSError: If unreadable files are not to be skipped.
+    """
     named = "; ".join(f"{p}: {reason}" for p, reason in list(bad.items())[:5])
     text = f"{len(bad)} of {of} {noun} can't be read: {named}" + ("; …" if len(bad) > 5 else "")
     if not skip:

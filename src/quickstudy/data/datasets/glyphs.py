@@ -4,21 +4,21 @@ A class is one Unicode letter or decimal digit that all twelve DejaVu typefaces 
 matplotlib have (Sans, Sans Mono and Serif; regular and bold; upright and slanted). An item is that
 character in one of the faces under a small random affine distortion, light on dark. The choices:
 
-- **Which characters.** Letters (categories Lu, Ll, Lt, Lo) and digits (Nd) of six scripts. Left out
-  are modifier letters, which are other letters in small, and letters under two or more marks, which
-  nobody reads at 28 × 28 pixels.
+- **Which characters.** Letters (categories Lu, Ll, Lt, Lo) and digits (Nd) of six scripts. Modifier
+  letters are left out, as they are small copies of other letters, and so are letters with two or
+  more marks, which are unreadable at 28 × 28 pixels.
 - **Look-alikes.** Latin A, Greek Alpha and Cyrillic А are one shape under three names. No two
-  classes look alike (`_look_alike` says how that is judged), neither within a split nor across.
-- **Who stays.** Scripts are gone through in the order test, validation, train, and a letter is
-  dropped if it looks like one already kept. So the test alphabets lose only what repeats among
-  themselves, and every shape they share with Latin or Cyrillic is gone from training: no shape of
-  the test has been seen before.
-- **Splits by script**, each script wholly in one split: see `SPLITS`.
-- **Distortion.** Upright letters in plain view are too easy: the nearest neighbour in pixels would
-  name most of them. Position, size and slant vary here so much that it fails on two letters in
-  five, while a person still reads them. Ink never touches the border.
+  classes look alike (`_look_alike` gives the criterion), neither within a split nor across splits.
+- **Which look-alike stays.** Scripts are processed in the order test, validation, train, and a
+  letter is dropped if it looks like one already kept. So the test alphabets lose only the
+  look-alikes among themselves, and every shape they share with Latin or Cyrillic is removed from
+  training: no shape of the test has been seen before.
+- **Splits by script**, each script entirely in one split: see `SPLITS`.
+- **Distortion.** Undistorted letters are too easy: the nearest neighbor in pixels recognizes most of
+  them. The distortions of position, size and slant are strong enough that it fails on two letters
+  in five, while a person still reads them. Ink never touches the border.
 
-The same seed gives the same items wherever FreeType draws the same pixels.
+The same seed gives the same items wherever FreeType renders the same pixels.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ from quickstudy.data.cache import cached_pool
 from quickstudy.data.formats.images import Bytes, ImageFormat, Progress
 from quickstudy.data.pool import ClassPool
 
-VERSION = 1  # raise it with every change that alters the items
+VERSION = 1  # to be raised with every change that alters the items
 
 # Ordered so that a class with few items still shows different faces.
 FACES = (
@@ -78,9 +78,9 @@ STRETCH = 0.12  # logarithm of width over height, halved
 SHIFT = 0.04  # along either axis, as a fraction of the image's side
 
 _GRID = 24  # side of the bitmaps on which look-alikes are judged
-_STRAY_INK = 0.025  # the fraction of ink up to which two bitmaps count as the same shape,
-_STRAY_INK_WIDE = 0.05  # and across splits and between the two cases of a letter
-_SAME_FACES = 3  # the number of faces in which look-alikes have the same shape, at least
+_STRAY_INK = 0.025  # two bitmaps are the same shape if at most this fraction of ink differs,
+_STRAY_INK_WIDE = 0.05  # or this one, across splits and between the two cases of a letter
+_SAME_FACES = 3  # the smallest number of faces in which look-alikes have the same shape
 
 _Bitmap = npt.NDArray[np.uint8]
 
@@ -89,11 +89,11 @@ _Bitmap = npt.NDArray[np.uint8]
 class Rendered:
     """A rendered set of labelled images.
 
-    Attributes:
-        items: [I, 1, size, size] uint8, ink 255 on background 0, sorted by class.
-        classes: names, "Script/UNICODE NAME", in the order of the items.
-        counts: [classes] int64, the number of items of each class.
-        splits: the class indices of "train", "validation" and "test".
+    Args:
+        items: [I, 1, size, size] uint8 images, ink 255 on background 0, sorted by class.
+        classes: Names of the K classes, "Script/UNICODE NAME", in the order of the items.
+        counts: [K] number of items of each class, int64.
+        splits: Class indices of "train", "validation" and "test".
     """
 
     items: npt.NDArray[np.uint8]
@@ -114,16 +114,16 @@ def render_glyphs(
     not depend on `per_class`: a smaller set is the beginning of a larger one, class by class.
 
     Args:
-        size: side of an image in pixels, at least 16.
-        per_class: items of each class, at least 1.
-        seed: of the distortions, not negative.
-        progress: called as (classes drawn, classes in all) after each class.
+        size: Height and width in pixels, at least 16.
+        per_class: Number of items of each class, at least 1.
+        seed: Seed of the random distortions, at least 0.
+        progress: Function that is called with (classes drawn, all classes) after each class.
 
     Returns:
         The items with their class names, counts and splits.
 
     Raises:
-        ValueError: `size`, `per_class` or `seed` is too small.
+        ValueError: If `size`, `per_class` or `seed` is too small.
     """
     for name, value, least in (("size", size, 16), ("per_class", per_class, 1), ("seed", seed, 0)):
         if value < least:
@@ -132,7 +132,7 @@ def render_glyphs(
     fonts = _fonts(SUPERSAMPLE * size)
     items = np.empty((len(characters) * per_class, 1, size, size), dtype=np.uint8)
     for index, character in enumerate(characters):
-        # A stream of its own for each class: adding a class would leave the others as they are.
+        # a random stream for each class, so that adding a class leaves the others unchanged
         draws = np.random.default_rng([seed, ord(character)]).uniform(-1, 1, (per_class, 6))
         letters = [_draw(character, font) for font in fonts[:per_class]]
         for j in range(per_class):
@@ -145,7 +145,7 @@ def render_glyphs(
 
 
 def glyphs_fingerprint() -> str:
-    """Return a short hash of all that decides the items besides the arguments of `render_glyphs`.
+    """Return a hash of everything that the items depend on besides the arguments of `render_glyphs`.
 
     That is this module's `VERSION`, the release of FreeType and the bytes of the font files.
     """
@@ -167,7 +167,7 @@ def glyph_characters() -> list[str]:
 
 
 def font_folder() -> Path:
-    """Return where matplotlib keeps the typefaces."""
+    """Return the folder of matplotlib's typefaces."""
     return Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
 
@@ -176,7 +176,7 @@ def _font_paths() -> list[Path]:
 
 
 def _fonts(pixels: int) -> list[ImageFont.FreeTypeFont]:
-    # The basic layout is always there and, unlike Raqm, the same in every build of Pillow.
+    # the basic layout is always available and, unlike Raqm, the same in every build of Pillow
     layout = ImageFont.Layout.BASIC
     return [ImageFont.truetype(path, pixels, layout_engine=layout) for path in _font_paths()]
 
@@ -216,7 +216,7 @@ def _candidates() -> list[str]:
 
 
 def _draw(character: str, font: ImageFont.FreeTypeFont) -> Image.Image:
-    """Draw one character, cut to its ink."""
+    """Draw one character, cropped to its ink."""
     left, top, right, bottom = font.getbbox(character)
     image = Image.new("L", (math.ceil(right - left) + 2, math.ceil(bottom - top) + 2))
     ImageDraw.Draw(image).text((1 - left, 1 - top), character, fill=255, font=font)
@@ -224,18 +224,18 @@ def _draw(character: str, font: ImageFont.FreeTypeFont) -> Image.Image:
 
 
 def _look_alike(characters: list[str]) -> npt.NDArray[np.bool_]:
-    """Judge every pair of characters: [C, C], True where the two look alike.
+    """Compare every pair of characters: [C, C], True for look-alikes.
 
-    Each undistorted letter is cut to its ink and stretched to 24 × 24 pixels, as neither place nor
-    size nor proportion may tell two classes apart. In one face, two letters have the same shape if
-    at most 2.5 % of either's ink lies more than one pixel (eight neighbours) off the ink of the
-    other; 5 % if they are the two cases of a letter, which often differ in proportions alone, or
-    of different splits, where a look-alike would be a leak. They look alike if they have the same
-    shape in three faces or more of the twelve. So capital I and small l, alike in the four Sans
-    faces, are look-alikes, while Latin m and Cyrillic т, alike only in the two Serif italics, are
+    Each undistorted letter is cropped to its ink and stretched to 24 × 24 pixels, as two classes must
+    not differ in position, size or proportions alone. In one face, two letters have the same shape if
+    at most 2.5 % of either's ink is more than one pixel (eight neighbors) away from the ink of the
+    other; 5 % if they are the two cases of a letter, which often differ in proportions alone, or in
+    different splits, where a look-alike would be a leak. They are look-alikes if they have the same
+    shape in at least three of the twelve faces. So capital I and small l, the same in the four Sans
+    faces, are look-alikes, while Latin m and Cyrillic т, the same only in the two Serif italics, are
     not.
     """
-    fonts = _fonts(SUPERSAMPLE * 28)  # whatever the size of the items: the same classes
+    fonts = _fonts(SUPERSAMPLE * 28)  # fixed, so that the classes do not depend on the items' size
     wide = _differ(map(_split, characters)) | ~_differ(c.lower() for c in characters)
     allowed = np.where(wide, _STRAY_INK_WIDE, _STRAY_INK)
     faces_alike = np.zeros((len(characters), len(characters)), dtype=np.int64)
@@ -244,7 +244,7 @@ def _look_alike(characters: list[str]) -> npt.NDArray[np.bool_]:
         ink = bitmaps.reshape(len(characters), -1).astype(np.float32)
         near = _thickened(bitmaps).reshape(len(characters), -1).astype(np.float32)
         total = ink.sum(1, keepdims=True)
-        stray = total - ink @ near.T  # whole numbers below 2^24: exact on every machine
+        stray = total - ink @ near.T  # integers below 2^24: exact on every machine
         same = stray <= allowed * total
         faces_alike += same & same.T
     return faces_alike >= _SAME_FACES
@@ -256,14 +256,14 @@ def _differ(labels: Iterable[str]) -> npt.NDArray[np.bool_]:
 
 
 def _stretched(letter: Image.Image) -> npt.NDArray[np.bool_]:
-    # Cut to solid ink first: stretched, the faint edge of a thin stroke would be columns wide.
+    # cropped to solid ink first: the faint edge of a thin stroke would be stretched to several columns
     solid = letter.point([0] * 128 + [255] * 128)
     stretched = letter.resize((_GRID, _GRID), Image.Resampling.BOX, box=solid.getbbox())
     return np.asarray(stretched) > 127
 
 
 def _thickened(bitmaps: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """Add to the ink of [C, H, W] bitmaps the eight neighbours of every pixel of ink."""
+    """Dilate the ink of bitmaps [C, H, W] by the eight neighbors of each pixel."""
     height, width = bitmaps.shape[1:]
     padded = np.pad(bitmaps, ((0, 0), (1, 1), (1, 1)))
     moved = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
@@ -271,12 +271,12 @@ def _thickened(bitmaps: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
 
 
 def _distort(letter: Image.Image, size: int, draws: npt.NDArray[np.float64]) -> Image.Image:
-    """Place a letter on a size × size image under the affine map that six draws stand for.
+    """Draw a letter on a size × size image under a random affine map.
 
     Args:
-        letter: cut to its ink.
-        size: side of the image in pixels.
-        draws: [6] numbers in ±1 for rotation, shear, scale, stretch, and shift in x and y.
+        letter: Letter cropped to its ink.
+        size: Height and width of the image in pixels.
+        draws: [6] numbers in [−1, 1] for rotation, shear, scale, stretch, and shift in x and y.
     """
     side = SUPERSAMPLE * size
     half = np.array(letter.size) / 2
@@ -286,13 +286,12 @@ def _distort(letter: Image.Image, size: int, draws: npt.NDArray[np.float64]) -> 
     stretch = np.diag(np.exp([STRETCH * draws[3], -STRETCH * draws[3]]))
     fit = FILL * side / max(letter.size) * math.exp(SCALE * draws[2])
     matrix = fit * rotate @ slant @ stretch
-    # The distorted letter's box must leave the margin free: shrink it if need be, and shift it
-    # no farther than there is room.
+    # the distorted letter must leave the margin free: shrink it if necessary, and limit its shift
     free = (0.5 - MARGIN) * side
     matrix *= min(1, free / (np.abs(matrix) @ half).max())
     room = free - np.abs(matrix) @ half
     centre = side / 2 + np.minimum(room, SHIFT * side) * draws[4:]
-    # Pillow wants the map from the image back to the letter.
+    # Pillow takes the map from the image to the letter
     back = np.linalg.inv(matrix)
     offset = half - back @ centre
     coefficients = (*back[0], offset[0], *back[1], offset[1])
@@ -302,16 +301,16 @@ def _distort(letter: Image.Image, size: int, draws: npt.NDArray[np.float64]) -> 
 
 
 def glyphs(size: int = 28, per_class: int = 24, seed: int = 0, progress: Progress | None = None) -> ClassPool:
-    """The glyphs as a pool; drawn the first time, then taken from the cache.
+    """Load the glyphs; they are drawn the first time, then taken from the cache.
 
     Args:
-        size: as in `render_glyphs`, like all the others.
-        per_class: items of each class.
-        seed: of the distortions.
-        progress: called with (classes drawn, classes in all).
+        size: Height and width in pixels, at least 16.
+        per_class: Number of items of each class, at least 1.
+        seed: Seed of the random distortions, at least 0.
+        progress: Function that is called with (classes drawn, all classes) after each class.
 
     Returns:
-        A pool with splits train, validation and test, by script.
+        Pool with the splits "train", "validation" and "test", by script.
     """
 
     def build(allocate: Callable[[int], Bytes]) -> dict[str, Any]:

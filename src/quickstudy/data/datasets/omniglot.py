@@ -32,7 +32,7 @@ LISTS_ADDRESS = (
 )
 LISTS = {"train": "train.txt", "validation": "val.txt", "test": "test.txt"}
 VALIDATION_EVERY = 6
-"""In the Lake split every sixth background alphabet, by name, is held out for validation."""
+"""Step between the background alphabets, sorted by name, that the Lake split holds out for validation."""
 
 Split = Literal["vinyals", "lake"]
 
@@ -44,20 +44,22 @@ def omniglot(
     rotations: bool = True,
     progress: Progress | None = None,
 ) -> ClassPool:
-    """Omniglot from the two official archives, ink = 255 on 0.
+    """Load Omniglot from the two official archives, with ink = 255 on 0.
 
     Args:
-        root: data root; the archives are looked for in `root/omniglot`, and fetched there if absent.
-        size: pixels of height and width, from the original 105.
-        split: "vinyals": 1,028 / 172 / 423 characters by the class lists in
-            `root/omniglot/splits/vinyals`; "lake": unseen *alphabets*, the evaluation archive is the
-            test, and validation is every sixth background alphabet.
-        rotations: turns by 90°, 180° and 270° as new classes, in the split of their character.
-        progress: called with (done, total) while decoding.
+        root: Data root; the archives are downloaded to `root/omniglot` if they are not there. None for the
+            default of `data_root`.
+        size: Height and width in pixels; the originals have 105.
+        split: Class-disjoint split. "vinyals": 1,028 / 172 / 423 characters by the class lists in
+            `root/omniglot/splits/vinyals`. "lake": unseen *alphabets*; the test is the evaluation
+            archive, and validation every sixth alphabet of the background archive.
+        rotations: Whether to add rotations by 90°, 180° and 270° as new classes, in the split of their
+            character; they are not `recorded`.
+        progress: Function that is called with (done, total) while decoding.
 
     Raises:
-        OSError: if an archive is damaged or can't be had.
-        ValueError: if the split is unknown, or the lists name characters that aren't there.
+        OSError: If an archive is damaged or can't be downloaded.
+        ValueError: If the split is unknown, or the lists name unknown characters.
     """
     if split not in ("vinyals", "lake"):
         raise ValueError(f"Omniglot has no split {split!r}: choose 'vinyals' or 'lake'")
@@ -68,7 +70,9 @@ def omniglot(
     key = [split, lists, rotations, [[(m.filename, m.CRC) for m in part] for part in members]]
     build = partial(_build, archives, members, lists, rotations, ImageFormat(size, 1, invert=True), progress)
     pool = cached_pool("omniglot", key, build, ImageFormat(size, 1, invert=True))
-    return replace(pool, name=f"omniglot-{split}")
+    # the first quarter of the classes is upright; set here, as older caches lack `recorded`
+    upright = np.arange(len(pool)) < len(pool) // 4 if rotations else None
+    return replace(pool, name=f"omniglot-{split}", recorded=upright)
 
 
 def _members(path: Path) -> list[zipfile.ZipInfo]:
@@ -145,7 +149,7 @@ def _by_lists(classes: list[str], lists: dict[str, list[str]]) -> dict[str, list
 
 
 def _vinyals_lists(folder: Path) -> dict[str, list[str]]:
-    """Characters of each split; a list may name the four rotations of each, as the authors' do."""
+    """Characters of each split; rotations, which the authors' lists name too, are merged."""
     lists: dict[str, list[str]] = {}
     for split, name in LISTS.items():
         path = download(LISTS_ADDRESS + name, folder / "splits" / "vinyals" / name)

@@ -1,4 +1,4 @@
-"""Sinusoid regression: tasks without data, each a sine of its own amplitude and phase."""
+"""Sinusoid regression: tasks that need no data, each a sine with its own amplitude and phase."""
 
 from dataclasses import dataclass
 
@@ -9,24 +9,26 @@ from torch import Tensor
 
 from quickstudy.core.episode import Episode, Support
 
-AMPLITUDES, PHASES, INPUTS = (0.1, 5.0), (0.0, float(np.pi)), (-5.0, 5.0)
+AMPLITUDES = (0.1, 5.0)
+PHASES = (0.0, float(np.pi))
+INPUTS = (-5.0, 5.0)
 
 
 @dataclass(frozen=True)
 class Sinusoids:
-    r"""An endless, repeatable sequence of meta-batches of sinusoids: what `Episodes` is for classes.
+    r"""An endless, reproducible sequence of meta-batches of sinusoid regression tasks.
 
     $$y = a \sin(x - p), \qquad a \sim U[0.1, 5],\ p \sim U[0, \pi],\ x \sim U[-5, 5]$$
 
     Args:
-        shots: K, support points of a task.
-        queries: query points of a task.
-        tasks: T, tasks in a meta-batch.
-        seed: any non-negative integer.
-        device: where the tensors are wanted.
+        shots: Number of support points of a task, K.
+        queries: Number of query points of a task.
+        tasks: Number of tasks in a meta-batch, T.
+        seed: Seed of the random draws, at least 0.
+        device: Device of the returned tensors.
 
     Raises:
-        ValueError: if a number is too small.
+        ValueError: If a number is too small.
 
     Reference: Finn, Abbeel, Levine 2017, §5.1.
     """
@@ -46,23 +48,42 @@ class Sinusoids:
             )
 
     def on(self, device: torch.device | str) -> "Sinusoids":
-        """The same tasks on another device."""
+        """The same tasks on another device.
+
+        Args:
+            device: Device of the returned tensors.
+        """
         return Sinusoids(self.shots, self.queries, self.tasks, self.seed, device)
 
     def __getitem__(self, i: int) -> Episode:
-        """Meta-batch i: a regression, x [T, K, 1] and y [T, K, 1] in float32."""
+        """Meta-batch i, an episode of T regression tasks with x and y [T, points, 1] in float32."""
         return self.part(i)
 
     def part(self, i: int, rank: int = 0, world: int = 1) -> Episode:
-        """The tasks of meta-batch i that fall to process `rank` of `world`: every world-th task."""
+        """The tasks of meta-batch i for one of several processes: every `world`-th task from `rank` on.
+
+        Args:
+            i: Index of the meta-batch, at least 0.
+            rank: Index of this process, 0 … world − 1.
+            world: Number of processes.
+        """
         amplitude, phase, x = self._draw(i)
         y = amplitude[:, None] * np.sin(x - phase[:, None])
-        points, values = (self._tensor(a[rank::world, :, None]) for a in (x, y))
+        points = self._tensor(x[rank::world, :, None])
+        values = self._tensor(y[rank::world, :, None])
         support = Support(points[:, : self.shots], values[:, : self.shots], ways=0)
         return Episode(support, points[:, self.shots :], values[:, self.shots :])
 
     def curves(self, i: int, x: Tensor) -> Tensor:
-        """The true values [T, B] of the sinusoids of meta-batch i at the points x [B]."""
+        """Evaluate the true sinusoids of meta-batch i.
+
+        Args:
+            i: Index of the meta-batch, at least 0.
+            x: [B] points.
+
+        Returns:
+            Values [T, B] of the T sinusoids at the points.
+        """
         amplitude, phase, _ = self._draw(i)
         return self._tensor(amplitude[:, None] * np.sin(x.numpy() - phase[:, None]))
 

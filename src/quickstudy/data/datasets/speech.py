@@ -37,18 +37,20 @@ VALIDATION_WORDS = ("previous", "six", "up", "zoom out")
 
 
 def fsdd(root: str | Path | None = None, progress: Progress | None = None) -> ClassPool:
-    """Ten English digits by six speakers, 50 times each, of whom three train, one validates and two test.
+    """Load the Free Spoken Digit Dataset: ten English digits by six speakers, 50 times each.
 
-    As splits are of classes, a class is a digit by the speakers of a split: zero@train, zero@validation, …,
-    30 in all. Its sources are the speakers.
+    Three speakers are for training, one for validation and two for the test. As splits consist of classes, a
+    class is a digit by the speakers of one split: zero@train, zero@validation, …, 30 in all. The sources of
+    the pool are the speakers.
 
     Args:
-        root: data root, which holds `fsdd/recordings/DIGIT_SPEAKER_TAKE.wav`.
-        progress: called with (done, total) while decoding.
+        root: Data root, the folder that holds `fsdd/recordings/DIGIT_SPEAKER_TAKE.wav`; None for the default
+            of `data_root`.
+        progress: Function that is called with (done, total) while decoding.
 
     Raises:
-        FileNotFoundError: if the recordings are not there.
-        ValueError: if a recording is of another digit or speaker.
+        FileNotFoundError: If the recordings are missing.
+        ValueError: If a recording is of an unknown digit or speaker.
     """
     folder = present(
         data_root(root) / "fsdd" / "recordings",
@@ -69,19 +71,21 @@ def fsdd(root: str | Path | None = None, progress: Progress | None = None) -> Cl
 def arabic_words(
     root: str | Path | None = None, spliced: int = 0, progress: Progress | None = None
 ) -> ClassPool:
-    """Thirty Arabic words, of which eight are for the test and four for validation; sources are the speakers.
+    """Load Arabic Speech Commands by word: 18 words for training, 4 for validation and 8 for the test.
 
-    Neither the words nor the speakers of the test are heard in training: each split has its own words by its
-    own speakers, and other combinations are left out.
+    Neither the words nor the speakers of the test occur in training: each split has its own words by its own
+    speakers, and other combinations are left out. The sources of the pool are the speakers.
 
     Args:
-        root: data root, which holds `arabic_commands/WORD/SPEAKER_TAKE.flac` and `speakers.csv`.
-        spliced: so many new words to train on, and all words backwards, as in `with_new_words`.
-        progress: called with (done, total) while decoding.
+        root: Data root, the folder that holds `arabic_commands/WORD/SPEAKER_TAKE.flac` and
+            `arabic_commands/speakers.csv`; None for the default of `data_root`.
+        spliced: Number of spliced words to add for training, as `with_new_words` does, which also adds all
+            training words reversed; 0 to add none of either.
+        progress: Function that is called with (done, total) while decoding.
 
     Raises:
-        FileNotFoundError: if the recordings or the list of speakers are not there.
-        ValueError: if the list is damaged, or lacks a speaker.
+        FileNotFoundError: If the recordings or the list of speakers are missing.
+        ValueError: If the list is damaged or lacks a speaker.
     """
     folder, splits = _arabic(root)
 
@@ -96,15 +100,18 @@ def arabic_words(
 
 
 def arabic_speakers(root: str | Path | None = None, progress: Progress | None = None) -> ClassPool:
-    """Thirty speakers of 150 Arabic words each: 18 train, 6 validate and 6 test; sources are the words.
+    """Load Arabic Speech Commands by speaker: 18 for training, 6 for validation and 6 for the test.
+
+    Each speaker has 150 clips of words. The sources of the pool are the words.
 
     Args:
-        root: data root, as of `arabic_words`.
-        progress: called with (done, total) while decoding.
+        root: Data root, the folder that holds `arabic_commands/WORD/SPEAKER_TAKE.flac` and
+            `arabic_commands/speakers.csv`; None for the default of `data_root`.
+        progress: Function that is called with (done, total) while decoding.
 
     Raises:
-        FileNotFoundError: if the recordings or the list of speakers are not there.
-        ValueError: if the list is damaged, or lacks a speaker.
+        FileNotFoundError: If the recordings or the list of speakers are missing.
+        ValueError: If the list is damaged or lacks a speaker.
     """
     folder, splits = _arabic(root)
 
@@ -124,7 +131,7 @@ def _pool(
     source: str,
     progress: Progress | None,
 ) -> ClassPool:
-    """The pool of files whose names say word and speaker, from which `class_of` makes class and split."""
+    """Load a pool of files with word and speaker in their names; `class_of` maps these to class and split."""
     files, sources, split_of = dict[str, list[Path]](), dict[Path, str](), dict[str, str]()
     for path, parts in matching_files(folder, audio_format, pattern):
         if found := class_of(parts["word"], parts["speaker"]):
@@ -137,7 +144,7 @@ def _pool(
 
 
 def _arabic(root: str | Path | None) -> tuple[Path, dict[str, str]]:
-    """The folder, and the split of each speaker."""
+    """The folder of Arabic Speech Commands, and the split of each speaker."""
     folder = present(
         data_root(root) / "arabic_commands",
         "Arabic Speech Commands",

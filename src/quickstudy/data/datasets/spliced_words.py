@@ -1,4 +1,4 @@
-"""New words made from old ones, to train on: more classes than were recorded."""
+"""New training words made from recorded ones: spliced and reversed."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,42 +6,45 @@ from dataclasses import replace
 import numpy as np
 
 from quickstudy.data.formats.items import Items
-from quickstudy.data.pool import ClassPool
+from quickstudy.data.pool import BoolArray, ClassPool
 
 FADE = 0.05
-"""Share of a clip over which one half gives way to the other."""
+"""Length of the cross-fade between the two halves, as a fraction of the clip."""
 
 SPLICE, REVERSED = "|", "/reversed"
-"""What is between the two halves of the name of a spliced word, and behind that of one played backwards."""
+"""Separator of the two words in the name of a spliced word, and suffix of the name of a reversed word."""
 
 
 def recorded(name: str) -> bool:
-    """Whether a class of that name is a word that somebody says, and none of `with_new_words`."""
+    """Whether a class is a recorded word and was not made by `with_new_words`.
+
+    Args:
+        name: Name of the class.
+    """
     return SPLICE not in name and not name.endswith(REVERSED)
 
 
 def with_new_words(pool: ClassPool, spliced: int, each: int = 2, seed: int = 0) -> ClassPool:
-    """The classes of a split named "train" joined by words that nobody says.
+    """Add artificial words to the split "train", to learn from more words than were recorded.
 
-    Spliced: the first half of one word and the second half of another, spoken by the same source. Reversed:
-    every word, the spliced ones included, played backwards. So what tells words apart is learned from many
-    more of them.
+    Spliced words: the first half of one word and the second half of another, spoken by the same source.
+    Reversed words: every word, the spliced ones included, played backwards.
 
     Args:
-        pool: of centred clips, with sources.
-        spliced: how many ordered pairs of words to splice, drawn at random; at most K (K − 1).
-        each: clips of a spliced word by each source, at most.
-        seed: of the draw.
+        pool: Pool of centered clips, with sources and K words in its split "train".
+        spliced: Number of ordered pairs of words to splice, drawn at random, 0 … K (K − 1).
+        each: Largest number of clips of a spliced word by each source.
+        seed: Seed of the random draws.
 
     Returns:
-        The pool with K + `spliced` words in its training split, and as many backwards; other splits and their
-        items are the same.
+        Pool with K + `spliced` words and the same number of reversed words in its split "train"; other splits
+        and their items are unchanged. The added words are not `recorded`.
 
     Raises:
-        ValueError: if the pool has no sources, or not so many pairs of words.
+        ValueError: If the pool has no sources, or fewer pairs of words.
 
-    Departures from what is published: none is known to us that does this to words; Omniglot's quarter turns
-    (Santoro et al. 2016) are the same idea.
+    Departures: no publication known to us does this to words; the rotated characters of Omniglot (Santoro et
+    al. 2016) are the same idea.
     """
     train = pool.split("train")
     k = len(train)
@@ -62,25 +65,30 @@ def with_new_words(pool: ClassPool, spliced: int, each: int = 2, seed: int = 0) 
     forth = np.concatenate(items)
     extra = np.concatenate([forth, forth[:, ::-1]])
     new = [*names, *(f"{name}{REVERSED}" for name in names)]
-    return _joined(pool, extra, new, counts * 2)
+    was_recorded = np.zeros(len(new), np.bool_)
+    was_recorded[:k] = True if train.recorded is None else train.recorded
+    return _joined(pool, extra, new, counts * 2, was_recorded)
 
 
 def _spliced(pool: ClassPool, first: int, second: int, each: int, rng: np.random.Generator) -> Items:
     assert pool.sources is not None
     middle = pool.items.shape[1] // 2
     fade = np.clip((np.arange(pool.items.shape[1]) - middle) / (2 * FADE * middle) + 0.5, 0, 1)
-    indices = [np.arange(pool.starts[c], pool.starts[c] + pool.counts[c]) for c in (first, second)]
-    of = [pool.sources[i] for i in indices]
+    beginnings = np.arange(pool.starts[first], pool.starts[first] + pool.counts[first])
+    endings = np.arange(pool.starts[second], pool.starts[second] + pool.counts[second])
     parts: list[Items] = []
-    for source in np.intersect1d(of[0], of[1]):
-        a, b = (rng.permutation(i[o == source])[:each] for i, o in zip(indices, of, strict=True))
+    for source in np.intersect1d(pool.sources[beginnings], pool.sources[endings]):
+        a = rng.permutation(beginnings[pool.sources[beginnings] == source])[:each]
+        b = rng.permutation(endings[pool.sources[endings] == source])[:each]
         n = min(len(a), len(b))
         parts.append((pool.items[a[:n]] * (1 - fade) + pool.items[b[:n]] * fade).astype(np.int16))
     return np.concatenate(parts)
 
 
-def _joined(pool: ClassPool, extra: Items, names: Sequence[str], counts: Sequence[int]) -> ClassPool:
-    """The pool with other classes to train on in the place of its own."""
+def _joined(
+    pool: ClassPool, extra: Items, names: Sequence[str], counts: Sequence[int], recorded: BoolArray
+) -> ClassPool:
+    """The pool with the given classes instead of its own in the split "train"."""
     kept = [s for s in pool.splits if s != "train"]
     old = np.concatenate([pool.splits[s] for s in kept])
     at = {c: i for i, c in enumerate(old.tolist())}
@@ -88,9 +96,10 @@ def _joined(pool: ClassPool, extra: Items, names: Sequence[str], counts: Sequenc
     sources = None
     if pool.sources is not None:
         of_old = [pool.sources[pool.starts[c] : pool.starts[c] + pool.counts[c]] for c in old.tolist()]
-        # a new word's source does not matter: tasks to train on mix them
+        # sources of the new items do not matter, as training tasks ignore them
         sources = np.concatenate([*of_old, np.zeros(len(extra), np.int64)])
     splits = {s: np.asarray([at[c] for c in pool.splits[s].tolist()], np.int64) for s in kept}
+    old_recorded = np.ones(len(old), np.bool_) if pool.recorded is None else pool.recorded[old]
     splits["train"] = np.arange(len(old), len(old) + len(names))
     sizes = np.asarray([*pool.counts[old].tolist(), *counts], np.int64)
     return replace(
@@ -101,4 +110,5 @@ def _joined(pool: ClassPool, extra: Items, names: Sequence[str], counts: Sequenc
         counts=sizes,
         splits=splits,
         sources=sources,
+        recorded=np.concatenate([old_recorded, recorded]),
     )

@@ -1,1 +1,1 @@
-"""What items are, pictures or clips, and how files become items."""
+"""Formats of items, images or clips, and the decoding of files to them."""

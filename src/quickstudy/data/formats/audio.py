@@ -18,31 +18,31 @@ Clip = npt.NDArray[np.int16]
 Place = Literal["strongest", "centred", "middle", "start"]
 
 LONGEST = 600.0
-"""Seconds of sound that we dare to decode."""
+"""Longest recording that is decoded, in seconds."""
 SILENCE = 16
-"""A clip that swings by less, of 65,536, holds nothing but the last bits' noise: below −72 decibels."""
+"""Smallest range of int16 values that is a sound; below it, under −72 decibels, is rounding noise."""
 ENDINGS = frozenset(
     {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64", ".rf64"}
 )
-"""Of the files that soundfile reads and people have."""
+"""File name extensions of the common formats that soundfile reads."""
 
 
 @dataclass(frozen=True, slots=True)
 class AudioFormat:
-    """What every sound of a pool is made into, and so what an encoder trained on it expects.
+    """Format of the clips of a pool, and so of the input of an encoder trained on it.
 
-    Channels are averaged, the rate is converted, and a window of the wanted length is cut out; a shorter
-    sound comes into the middle of silence.
+    A recording is converted by averaging its channels, resampling it, and cutting out a window of the wanted
+    length. A shorter recording is padded with silence on both sides.
 
     Args:
-        rate: samples a second.
-        seconds: length of a clip.
-        place: which window of a longer sound: the "strongest", that of the greatest energy, the "middle" or
-            the "start"; or "centred", the one in whose middle the sound has its own, as fits words: silence
-            is added where it reaches beyond the recording.
+        rate: Sampling rate in samples per second, 1,000 … 192,000.
+        seconds: Length of a clip in seconds, 0.01 … 600.
+        place: Which window of a longer recording to take. "strongest": the window with the most energy.
+            "middle" or "start": the middle or the beginning of the recording. "centred", for words: the
+            window around the middle of the sound, padded with silence where it exceeds the recording.
 
     Raises:
-        ValueError: if an argument is out of range.
+        ValueError: If an argument is out of range.
 
     Example:
         >>> AudioFormat(rate=8000, seconds=0.5).shape
@@ -67,23 +67,29 @@ class AudioFormat:
 
     @property
     def shape(self) -> tuple[int]:
-        """[samples] of one item."""
+        """Shape of one clip, [samples]."""
         return (round(self.rate * self.seconds),)
 
     def as_dict(self) -> dict[str, Any]:
-        """For a manifest; `AudioFormat(**d)` is the way back."""
+        """JSON-serializable form for a manifest; `AudioFormat(**d)` restores the format."""
         return asdict(self)
 
     @staticmethod
     def endings() -> frozenset[str]:
-        """Of the names of its files, in lower case."""
+        """File name extensions of sound files, in lower case and with the dot."""
         return ENDINGS
 
     def decode(self, source: Source) -> Clip:
-        """One clip, int16 [samples].
+        """Decode one clip.
+
+        Args:
+            source: Path of a sound file, or function that returns its bytes.
+
+        Returns:
+            Clip [samples], int16.
 
         Raises:
-            OSError: if it can't be read as sound, with the reason.
+            OSError: If the source can't be read as sound; the message gives the reason.
         """
         sound, rate = _read(source)
         if rate != self.rate:
@@ -97,12 +103,15 @@ class AudioFormat:
             around = np.pad(whole, length)
             start = middle_of(around) - length // 2
             return around[start : start + length]
-        spare = len(whole) - length
-        if spare <= 0:
-            return np.pad(whole, (-spare // 2, -spare - -spare // 2))
-        start = {"start": 0, "middle": spare // 2}.get(self.place)
-        if start is None:
-            energy = np.cumsum(whole.astype(np.int64) ** 2)  # whole numbers, so that equal windows are equal
+        missing = length - len(whole)
+        if missing >= 0:
+            return np.pad(whole, (missing // 2, missing - missing // 2))
+        if self.place == "start":
+            start = 0
+        elif self.place == "middle":
+            start = (len(whole) - length) // 2
+        else:
+            energy = np.cumsum(whole.astype(np.int64) ** 2)  # integers: windows of equal energy compare equal
             windows = energy[length - 1 :].copy()
             windows[1:] -= energy[:-length]
             start = int(windows.argmax())
@@ -110,19 +119,30 @@ class AudioFormat:
 
 
 def middle_of(whole: Clip) -> int:
-    """The sample halfway between where a sound begins and ends: has had 5 % and 95 % of its energy."""
+    """Middle of the sound in a recording, halfway between the points of 5 % and 95 % of its energy.
+
+    Args:
+        whole: [samples] recording, int16.
+
+    Returns:
+        Index of the sample in the middle of the sound; of a silent recording, its middle.
+    """
     energy = np.cumsum(whole.astype(np.int64) ** 2)
     begins, ends = np.searchsorted(energy, [0.05 * energy[-1], 0.95 * energy[-1]])
     return int(begins + ends) // 2 if energy[-1] else len(whole) // 2
 
 
 def is_silent(clip: Clip) -> bool:
-    """Whether a clip holds no sound: it stays within `SILENCE` of 65,536 steps, at whatever level."""
+    """Whether a clip holds no sound: the range of its values is below `SILENCE`, at any offset.
+
+    Args:
+        clip: [samples] clip, int16.
+    """
     return int(clip.max(initial=-32768)) - int(clip.min(initial=32767)) < SILENCE
 
 
 def _read(source: Source) -> tuple[npt.NDArray[np.float32], int]:
-    """Samples [n] in [−1, 1], the channels averaged, and how many there are a second."""
+    """Read a recording: samples [n] in [−1, 1], averaged over the channels, and samples per second."""
     if isinstance(source, Path):
         empty, file = not source.stat().st_size, str(source)
     else:
@@ -137,7 +157,7 @@ def _read(source: Source) -> tuple[npt.NDArray[np.float32], int]:
                     f"{f.frames / f.samplerate:.0f} seconds are more than the {LONGEST:.0f} we dare to decode"
                 )
             blocks: list[npt.NDArray[np.float32]] = []
-            # not f.blocks(), which makes up the rest of a file that ends early
+            # not f.blocks(), which fills up a file that ends early
             while len(block := f.read(sizes_on().decoded_frames, dtype="float32", always_2d=True)):
                 blocks.append(block.mean(1, dtype=np.float32))
             samples = np.concatenate([np.empty(0, np.float32), *blocks])
@@ -146,10 +166,10 @@ def _read(source: Source) -> tuple[npt.NDArray[np.float32], int]:
             _check_whole(f, len(samples))
             rate = f.samplerate
     except soundfile.LibsndfileError as error:
-        if error.code in (1, 7):  # what is so short as to be no MP3 has a message of its own
+        if error.code in (1, 7):  # a file too short to be an MP3 has a code of its own
             raise OSError("not sound in any format soundfile reads") from None
         raise OSError(f"damaged: {error.error_string.rstrip('.')}") from None
-    except TypeError:  # a name in .raw
+    except TypeError:  # soundfile wants rate and channels for names that end in .raw
         raise OSError("samples without a header: say what they are by converting them to WAV") from None
     if not np.isfinite(samples).all():
         raise OSError("damaged: it holds values that are no numbers")
@@ -157,8 +177,8 @@ def _read(source: Source) -> tuple[npt.NDArray[np.float32], int]:
 
 
 def _check_whole(f: soundfile.SoundFile, read: int) -> None:
-    """Refuse what is shorter than it says, which Ogg never does; libsndfile only notes it in its log."""
-    # a length of 2³¹ and more means "as long as it takes"; that of an MP3 may be an estimate
+    """Refuse a file that is shorter than its header says, which libsndfile only notes in its log."""
+    # a length near 2³¹ or above means "unknown"; that of an MP3 may be an estimate; Ogg states none
     short = any(
         int(there) < int(said) < 0x7FFF0000
         for said, there in re.findall(r"(\d+) \(should be (\d+)\)", f.extra_info)

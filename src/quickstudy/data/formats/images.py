@@ -1,4 +1,4 @@
-"""Pictures: any format, any size, to bytes of one shape."""
+"""Images: any format, any size, to uint8 arrays of one shape."""
 
 import io
 import math
@@ -16,18 +16,22 @@ Source = Path | Callable[[], bytes]
 Progress = Callable[[int, int], None]
 
 NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-"""Formats that Pillow knows by name only, or draws with other programs."""
+"""Formats that Pillow only identifies, or renders with external programs."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFormat:
-    """What every picture of a pool is made into, and so what an encoder trained on it expects.
+    """Format of the images of a pool, and so of the input of an encoder trained on it.
 
     Args:
-        size: height and width in pixels; other shapes are cropped to their middle square, unless `whole`.
-        channels: 1 for grey, 3 for colour.
-        invert: store 255 − value, so that dark ink on white paper becomes ink = 255 on 0.
-        whole: nothing is cropped: the picture lies in the middle of a square, and its edges are repeated.
+        size: Height and width in pixels, at least 1.
+        channels: Number of channels, 1 for grey or 3 for color.
+        invert: Whether to store 255 − value, which turns dark ink on white paper into ink = 255 on 0.
+        whole: Whether to keep all of an image that is not square, in the middle of a square with its edges
+            repeated; otherwise it is cropped to its middle square.
+
+    Raises:
+        ValueError: If `size` or `channels` is out of range.
     """
 
     dtype: ClassVar[type[np.uint8 | np.int16]] = np.uint8
@@ -47,28 +51,34 @@ class ImageFormat:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """[C, H, W] of one item."""
+        """Shape of one image, [C, H, W]."""
         return (self.channels, self.size, self.size)
 
     def as_dict(self) -> dict[str, Any]:
-        """For a manifest; `ImageFormat(**d)` is the way back."""
+        """JSON-serializable form for a manifest; `ImageFormat(**d)` restores the format."""
         parts = asdict(self)
-        if not self.whole:  # as it was before there was this choice, so that caches and trainings stay valid
+        if not self.whole:  # older caches and manifests lack it, and must stay valid
             del parts["whole"]
         return parts
 
     @staticmethod
     def endings() -> frozenset[str]:
-        """Of the names of its files, in lower case."""
-        extensions = Image.registered_extensions()  # first, for it makes Pillow load its formats
+        """File name extensions of image files, in lower case and with the dot."""
+        extensions = Image.registered_extensions()  # first: it makes Pillow load its formats
         kinds = Image.OPEN.keys() - NO_PICTURES
         return frozenset(end for end, kind in extensions.items() if kind in kinds)
 
     def decode(self, source: Source) -> Bytes:
-        """One picture.
+        """Decode one image.
+
+        Args:
+            source: Path of an image file, or function that returns its bytes.
+
+        Returns:
+            Image [C, H, W], uint8.
 
         Raises:
-            OSError: if it can't be read as a picture, with the reason.
+            OSError: If the source can't be read as an image; the message gives the reason.
         """
         raw = source.read_bytes() if isinstance(source, Path) else source()
         if not raw:
@@ -83,13 +93,13 @@ class ImageFormat:
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise OSError(str(error)) from None
         except (SyntaxError, ValueError, EOFError, RuntimeError, UserWarning) as error:
-            raise OSError(f"damaged: {error}") from None  # what Pillow's many parsers raise
+            raise OSError(f"damaged: {error}") from None  # what Pillow's parsers raise
 
     def _convert(self, image: Image.Image) -> Bytes:
         if min(image.size) >= 2 * self.size:
-            image.draft(None, (2 * self.size, 2 * self.size))  # JPEGs can be decoded at a fraction
+            image.draft(None, (2 * self.size, 2 * self.size))  # decodes JPEGs at a lower resolution: faster
         image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I") or image.mode == "F":  # 16 bits and more: to their own range
+        if image.mode.startswith("I") or image.mode == "F":  # 16 bits and more: scaled to 0 … 255
             values = np.asarray(image, dtype=np.float64)
             top = 65535.0 if image.mode.startswith("I") else max(float(values.max()), 1.0)
             image = Image.fromarray((values * (255.0 / top)).clip(0, 255).astype(np.uint8))

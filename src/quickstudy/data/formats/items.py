@@ -1,4 +1,4 @@
-"""What the items of a pool are, pictures or clips, and decoding many of them."""
+"""The items of a pool, images or clips, and the decoding of many of them."""
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +17,14 @@ from quickstudy.data.formats.images import ImageFormat, Progress, Source
 
 
 def floats(items: Tensor) -> Tensor:
-    """Bytes 0 … 255 as float32 in [0, 1], 16-bit samples in [−1, 1): what encoders take."""
+    """Convert stored items to the float32 input of encoders.
+
+    Args:
+        items: uint8 images or int16 clips, of any shape.
+
+    Returns:
+        Images in [0, 1] or clips in [−1, 1), float32, of the same shape.
+    """
     return items.to(torch.float32).mul_(1 / 32768 if items.dtype == torch.int16 else 1 / 255)
 
 
@@ -26,34 +33,37 @@ Items = npt.NDArray[np.uint8 | np.int16]
 
 
 class ItemFormat(Protocol):
-    """What every item of a pool is made into: `ImageFormat` or `AudioFormat`."""
+    """Format of the items of a pool: `ImageFormat` or `AudioFormat`."""
 
     dtype: ClassVar[type[np.uint8 | np.int16]]
-    """Of the items."""
+    """Data type of the items: uint8 for images, int16 for clips."""
     noun: ClassVar[str]
-    """What many of them are called."""
+    """Plural noun for the items in messages."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one item."""
+        """Shape of one item."""
         ...
 
     def as_dict(self) -> dict[str, Any]:
-        """For a manifest; `item_format` is the way back."""
+        """JSON-serializable form for a manifest; `item_format` restores the format."""
         ...
 
     def decode(self, source: Source) -> npt.NDArray[Any]:
-        """One item; an OSError says why it can't be read."""
+        """Decode one item; an OSError says why it can't be read."""
         ...
 
     @staticmethod
     def endings() -> frozenset[str]:
-        """Of the names of its files, in lower case."""
+        """File name extensions of its files, in lower case and with the dot."""
         ...
 
 
 def item_format(stated: Mapping[str, Any]) -> ImageFormat | AudioFormat:
-    """The format that a manifest states, the way back from `as_dict`.
+    """Restore a format from a manifest.
+
+    Args:
+        stated: The format as its `as_dict` gave it.
 
     Example:
         >>> item_format(AudioFormat(8000).as_dict())
@@ -67,17 +77,17 @@ def decode_items(
 ) -> dict[int, str]:
     """Decode items in parallel into `out`.
 
-    Threads, not processes: the decoders let go of the interpreter while they decode and resize, and
-    processes would run the caller's script again.
+    In threads, not processes: decoders release the GIL while they decode and resize, and processes would
+    import the caller's script again.
 
     Args:
-        sources: a path, or a function that returns the file's bytes, each.
-        item_format: what they become.
+        sources: I files, each a path or a function that returns the file's bytes.
+        item_format: Format of the decoded items.
         out: [I, ...] array to fill.
-        progress: called with (done, total) now and then.
+        progress: Function that is called with (done, total) from time to time.
 
     Returns:
-        The reason why each item that can't be read can't, by its index.
+        Reasons why items can't be read, by the index of the item; empty if all were read.
     """
     bad: dict[int, str] = {}
 
@@ -92,7 +102,7 @@ def decode_items(
     size = sizes_on().decoded_items
     parts = [range(i, min(i + size, len(sources))) for i in range(0, len(sources), size)]
     with warnings.catch_warnings(), ThreadPoolExecutor(cpu_count()) as threads:
-        warnings.simplefilter("ignore")  # of Pillow's about odd files: what can't be read is reported anyway
+        warnings.simplefilter("ignore")  # Pillow's, about odd files; unreadable ones are reported anyway
         done = 0
         for n in _orderly(threads, work, parts):
             done += n
@@ -102,7 +112,7 @@ def decode_items(
 
 
 def _orderly(threads: ThreadPoolExecutor, work: Callable[[range], int], parts: list[range]) -> Iterable[int]:
-    """`threads.map`, but what has not begun is dropped when the caller is interrupted."""
+    """`threads.map`, but pending calls are canceled when the caller is interrupted."""
     try:
         yield from threads.map(work, parts)
     except BaseException:

@@ -25,6 +25,7 @@ from PIL import Image
 from quickstudy.__main__ import main
 from quickstudy.cli.evaluate import as_tested
 from quickstudy.core import checkpoint, consoles
+from quickstudy.data.pool import ClassPool
 from quickstudy.data.setting import Setting
 from quickstudy.recipes import weights as recipes_weights
 from quickstudy.recipes.catalogue import RECIPES
@@ -236,16 +237,22 @@ def test_a_papers_figure_stands_beside_its_own_test_alone(run: Run, monkeypatch:
         assert ("45.6" in run(f"evaluate r --episodes 2{more}").out) == beside
 
 
-def test_recordings_that_are_none_of_the_classes_are_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_classes_none_of_which_was_recorded_are_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     stated = RECIPES["prototypical-images"]
 
     @wraps(stated)
-    def unheard(*given: Any, **of: Any) -> Recipe:
-        return replace(stated(*given, **of), recorded=lambda name: name == "nobody")
+    def spliced(*given: Any, **of: Any) -> Recipe:
+        recipe = stated(*given, **of)
 
-    monkeypatch.setitem(RECIPES, "prototypical-images", unheard)
+        def load(**how: Any) -> ClassPool:
+            pool = recipe.pool(**how)
+            return replace(pool, recorded=np.zeros(len(pool), bool))
+
+        return replace(recipe, pool=load)
+
+    monkeypatch.setitem(RECIPES, "prototypical-images", spliced)
     line = f"train prototypical-images --set images=pics {SMALL} --out none --steps 2"
-    refused(run(line), "recorded() is true of none of the classes to train on, such as")
+    refused(run(line), "all 10 classes to train on were made from others")
     assert not Path("none").exists()
 
 

@@ -132,7 +132,6 @@ def siamese_omniglot_lake() -> Recipe:
         group=alphabet_of,
         augment=Affine(shift=4.0),
         augment_classes=OTHER_ALPHABETS,
-        recorded=_upright,
         precision="bf16-mixed",
         steps=8_000,
         lr=2e-3,
@@ -167,10 +166,6 @@ def _relation(steps: int, tests: tuple[Setting, Setting], published: Mapping[str
         published=published,
         tests=tests,
     )
-
-
-def _upright(name: str) -> bool:
-    return name.endswith("/rot000")
 
 
 def _character_encoder() -> nn.Module:

@@ -47,37 +47,35 @@ class MakePool(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One experiment: what is trained on what, how, and what the paper reached with it.
+    """One experiment that trains a learner: on what, how, and what the paper reached with it.
 
     Args:
-        summary: one line.
-        paper: where it was published.
-        pool: loads the data.
-        item_format: what the encoder takes.
-        learner: makes a fresh learner, with the encoder that is trained.
-        embedding: From the trained encoder to how it is used after training: test-time augmentation and
-            fitted transforms; the encoder as it is by default.
-        train: the tasks trained on.
-        fewer_ways: tasks may be of fewer classes in training, where there are no more.
-        tasks: how many of them a step takes.
-        steps: how many steps.
-        lr: learning rate.
-        optimizer: from the learning rate to what makes the optimizer; Adam by default.
-        schedule: from the number of steps to the multiplier of each.
-        validation: the tasks by which weights are selected.
-        validation_episodes: how many of them.
-        tests: the tasks of the published figures.
-        precision: of training, as Lightning Fabric names it; evaluation is float32 always.
-        every: steps between validations.
-        mode: what batch norm sees in the published figures, and in validation.
-        published: the paper's accuracy in % for the tests, by name.
-        labels: which items bear labels, in all three splits; all by default.
-        augment: changes the items that are trained on at random; nothing does by default.
-        augment_classes: changes all items of a class alike, as in `Episodes`.
-        recorded: whether a class to train on, by its name, was recorded and not made from others: the
-            transforms of `embedding` are fitted on those; all by default.
-        apart: support and queries of validation and test come from different sources, such as speakers.
-        group: the classes of a task are of one group in training and validation, as in `Episodes`.
+        summary: What it is, in one line.
+        paper: Where it was published.
+        pool: Loads the data, with the splits train, validation and test.
+        item_format: What the encoder takes.
+        learner: Makes a fresh learner, with the encoder that is trained.
+        embedding: From the trained encoder to the one that is used after training, such as an `Embedding` with
+            fitted transforms around it; the encoder as it is by default.
+        train: Setting of the training tasks.
+        fewer_ways: Whether training tasks may have fewer classes, where there are no more.
+        tasks: T, training tasks in a step.
+        steps: Number of training steps.
+        lr: Learning rate.
+        optimizer: From the learning rate to what makes the optimizer of the parameters; Adam by default.
+        schedule: From the number of steps to the multiplier of the learning rate at each step.
+        validation: Setting of the tasks by which weights are selected.
+        validation_episodes: Number of these tasks.
+        tests: Settings of the published figures.
+        precision: Precision of training, as Lightning Fabric names it; evaluation is float32 always.
+        every: Steps between validations.
+        mode: What batch norm sees in the published figures, and in validation.
+        published: The paper's accuracy in %, by the name of the test's setting.
+        labels: Which items bear labels, in all three splits; all by default.
+        augment: Random change of the items that are trained on; none by default.
+        augment_classes: Random change of each class that is trained on, the same for all of its items.
+        apart: Whether support and queries of validation and test come from different sources, such as speakers.
+        group: From the name of a class to that of its group; training and validation tasks are of one group.
     """
 
     summary: str
@@ -103,7 +101,6 @@ class Recipe:
     labels: Labels | None = None
     augment: Augment | None = None
     augment_classes: Augment | None = None
-    recorded: Callable[[str], bool] = lambda _: True
     apart: bool = False
     group: Callable[[str], str] | None = None
 
@@ -159,11 +156,11 @@ class Recipe:
         validation = self._validation(pool, seed)
         for tested in self.tests:  # what can't be tested should fail now, not in the end
             self.episodes(pool, tested, TASKS, seed)
-        recorded = classes.subset([i for i, c in enumerate(classes.classes) if self.recorded(c)])
+        recorded = classes.recorded_classes()
         if not len(recorded):
             raise ValueError(
-                f"{name}: recorded() is true of none of the classes to train on, such as "
-                f"{classes.classes[0]!r}"
+                f"{name}: all {len(classes)} classes to train on were made from others, and transforms are "
+                "fitted on recorded ones: bring some"
             )
         with generators_kept(seed):
             learner = self.learner()

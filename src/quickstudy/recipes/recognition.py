@@ -29,7 +29,6 @@ from quickstudy.data.datasets.speech import (
     arabic_words,
     fsdd,
 )
-from quickstudy.data.datasets.spliced_words import recorded
 from quickstudy.data.formats.audio import AudioFormat
 from quickstudy.data.formats.images import ImageFormat
 from quickstudy.data.formats.items import ItemFormat
@@ -132,7 +131,6 @@ def words_arabic(method: Method = "supervised-contrastive") -> Recipe:
         steps=1_200,
         validation=Setting(4, 1, 5),
         tests=(Setting(8, 1, 5), Setting(8, 5, 5)),
-        recorded=recorded,
         apart=True,
     )
 
@@ -302,7 +300,6 @@ def _recipe(
     fewer_ways: bool = False,
     temperature: float = 0.1,
     embedding: Callable[[nn.Module], nn.Module] | None = None,
-    recorded: Callable[[str], bool] = lambda _: True,
 ) -> Recipe:
     if method not in get_args(Method):
         raise ValueError(f"method is {method!r}: it must be one of {', '.join(get_args(Method))}")
@@ -323,6 +320,5 @@ def _recipe(
         tests=tests,
         augment=augment,
         augment_classes=augment_classes,
-        recorded=recorded,
         apart=apart,
     )

@@ -33,27 +33,27 @@ _COSINE = partial(cosine, warmup=20)
 
 @dataclass(frozen=True, kw_only=True)
 class RuleRecipe:
-    """One learned rule: what is learned on what, how.
+    """One experiment that learns an update rule: which, on what, how.
 
     Args:
-        summary: one line.
-        paper: where it was published.
-        rule: makes a fresh one.
-        family_name: of the problems, as in `FAMILIES`; those of "test" are never seen in training.
-        problems: side by side, in training.
-        steps: meta-steps.
-        unroll: steps of the optimisees in a meta-step, 20 in the paper. With 3 or 5 there are more meta-steps
-            for the same work, which leads farther on quadratics and digits (measured).
-        horizon: as in `RuleLearner`.
-        race: steps after which rules are compared, and by which weights are selected.
-        objective: as in `RuleLearner`.
-        log: as in `RuleLearner`.
-        lr: of Adam.
-        clip: largest norm of the meta-gradient.
-        schedule: multiplies the learning rate.
-        validation_problems: how many, of each family of a mixture.
-        every: meta-steps between validations.
-        precision: as Lightning Fabric names it.
+        summary: What it is, in one line.
+        paper: Where it was published.
+        rule: Makes a fresh rule.
+        family_name: Family of problems, as in `FAMILIES`; those of its test split are never seen in training.
+        steps: Number of meta-steps.
+        problems: Problems that are trained side by side.
+        unroll: Steps of the optimizees in a meta-step, 20 in the paper. With 3 or 5 there are more meta-steps for
+            the same work, which leads farther on quadratics and digits (measured).
+        horizon: Steps after which a batch of problems gives way to the next.
+        race: Steps after which rules are compared, and by which weights are selected.
+        objective: Loss by which rules are judged: "train", the one that they see the gradients of, or "held_out".
+        log: Whether the logarithm of the loss is minimized.
+        lr: Learning rate of Adam.
+        clip: Largest norm of the meta-gradient.
+        schedule: From the number of steps to the multiplier of the learning rate at each step.
+        validation_problems: Number of validation problems, of each family of a mixture.
+        every: Meta-steps between validations.
+        precision: Precision of training, as Lightning Fabric names it.
     """
 
     summary: str

@@ -15,15 +15,6 @@ SPLICE, REVERSED = "|", "/reversed"
 """Separator of the two words in the name of a spliced word, and suffix of the name of a reversed word."""
 
 
-def recorded(name: str) -> bool:
-    """Whether a class is a recorded word and was not made by `with_new_words`.
-
-    Args:
-        name: Name of the class.
-    """
-    return SPLICE not in name and not name.endswith(REVERSED)
-
-
 def with_new_words(pool: ClassPool, spliced: int, each: int = 2, seed: int = 0) -> ClassPool:
     """Add artificial words to the split "train", to learn from more words than were recorded.
 

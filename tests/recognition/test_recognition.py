@@ -795,9 +795,9 @@ def test_removing_asks_first(
         (["verify", "a", "x.png", "--gallery", "none.db"], "no gallery at none.db"),
         (["gallery", "import", "none.safetensors"], "none.safetensors"),
         (["report", "prototypical-glyphs"], "quickstudy calibrate"),
-        (["train", "siamese"], "--images DIR or --audio DIR"),
-        (["train", "faces-orl", "--method", "magic"], "magic"),
-        (["train", "prototypical-glyphs", "--method", "siamese"], "takes no --method"),
+        (["train", "siamese"], "--set images=DIR or --set audio=DIR"),
+        (["train", "faces-orl", "--set", "method=magic"], "magic"),
+        (["train", "prototypical-glyphs", "--set", "method=siamese"], "no argument 'method'"),
     ],
 )
 def test_a_wrong_call_is_one_line(

@@ -55,8 +55,8 @@ class Recipe:
         pool: Loads the data, with the splits train, validation and test.
         item_format: What the encoder takes.
         learner: Makes a fresh learner, with the encoder that is trained.
-        embedding: From the trained encoder to the one that is used after training, such as an `Embedding` with
-            fitted transforms around it; the encoder as it is by default.
+        embedding: From the trained encoder to the one that is used after training, such as an `Embedding`
+            with fitted transforms around it; the encoder as it is by default.
         train: Setting of the training tasks.
         fewer_ways: Whether training tasks may have fewer classes, where there are no more.
         tasks: T, training tasks in a step.
@@ -74,7 +74,7 @@ class Recipe:
         labels: Which items bear labels, in all three splits; all by default.
         augment: Random change of the items that are trained on; none by default.
         augment_classes: Random change of each class that is trained on, the same for all of its items.
-        apart: Whether support and queries of validation and test come from different sources, such as speakers.
+        apart: Whether support and queries of validation and test come from different sources, as speakers.
         group: From the name of a class to that of its group; training and validation tasks are of one group.
     """
 

@@ -42,11 +42,11 @@ class RuleRecipe:
         family_name: Family of problems, as in `FAMILIES`; those of its test split are never seen in training.
         steps: Number of meta-steps.
         problems: Problems that are trained side by side.
-        unroll: Steps of the optimizees in a meta-step, 20 in the paper. With 3 or 5 there are more meta-steps for
-            the same work, which leads farther on quadratics and digits (measured).
+        unroll: Steps of the optimizees in a meta-step, 20 in the paper. With 3 or 5 there are more meta-steps
+            for the same work, which leads farther on quadratics and digits (measured).
         horizon: Steps after which a batch of problems gives way to the next.
         race: Steps after which rules are compared, and by which weights are selected.
-        objective: Loss by which rules are judged: "train", the one that they see the gradients of, or "held_out".
+        objective: Loss by which rules are judged: "train", whose gradients they see, or "held_out".
         log: Whether the logarithm of the loss is minimized.
         lr: Learning rate of Adam.
         clip: Largest norm of the meta-gradient.

@@ -26,7 +26,7 @@ class CellStateRule(nn.Module):
     $$f_t = \sigma\left(W_F \cdot [h_t, \theta_{t-1}, f_{t-1}] + b_F\right)$$
 
     h is the output of an LSTM that reads the gradient and the loss, each as two numbers (`log_and_sign`);
-    $\tilde c$ is the gradient itself. All coordinates share the same weights, and each has its own state.
+    $\tilde c$ uses the gradient itself. All coordinates share the same weights, and each has its own state.
     Parameters may be those of T tasks side by side, [T, ...], with a loss [T]; each coordinate then reads the
     loss of its task.
 

@@ -43,6 +43,7 @@ from quickstudy.recipes.catalogue import RECIPES
 from quickstudy.recipes.recipe import Recipe
 from quickstudy.training.fit import fit
 from quickstudy.training.launch import launch
+from quickstudy.training.plots import despine
 from quickstudy.training.schedules import adam, cosine
 
 SETTING = Setting(20, 5, 5)
@@ -418,7 +419,7 @@ def draw(
                 kind.name.replace("{:g}", "…") + (" (trained on)" if kind in seen else ""), fontsize=9
             )
             axes.grid(alpha=0.3)
-            axes.spines[["top", "right"]].set_visible(False)
+            despine(axes)
     panels[0, 1].legend(frameon=False, fontsize=8, loc="lower left")
     figure.suptitle(title, fontsize=11)
     return figure

@@ -32,7 +32,7 @@ from quickstudy.data.pool import ClassPool
 from quickstudy.data.setting import Setting
 from quickstudy.encoders.classifier import Classifier
 from quickstudy.encoders.conv4 import Conv4
-from quickstudy.initialization.maml import FOMAML, MAML
+from quickstudy.initialization.maml import MAML, fomaml
 from quickstudy.initialization.meta_sgd import MetaSGD
 from quickstudy.metric.prototypical import Prototypical
 from quickstudy.optimizer.lstm_meta_learner import LSTMMetaLearner
@@ -74,7 +74,7 @@ CONTESTANTS = {
     "LSTM meta-learner": Contestant(partial(_lstm, gates="learned"), 3e-4, 0.9),
     "LSTM meta-learner, fixed gates": Contestant(partial(_lstm, gates="fixed"), 3e-4, 0.9),
     "MAML": Contestant(lambda e: MAML(classifier(e), lr=0.4, steps=1, test_steps=3), 5e-3, 0.4),
-    "FOMAML": Contestant(lambda e: FOMAML(classifier(e), lr=0.1, steps=1, test_steps=3), 5e-3, 0.4),
+    "FOMAML": Contestant(lambda e: fomaml(classifier(e), lr=0.1, steps=1, test_steps=3), 5e-3, 0.4),
     "Meta-SGD": Contestant(lambda e: MetaSGD(classifier(e), init=(0.1, 0.1)), 5e-3, 0.4),
 }
 NEAREST, TUNED = BASELINES = ("nearest neighbour", "fine-tuning")
@@ -132,7 +132,7 @@ def fine_tuned(encoder: Conv4, pool: ClassPool, setting: Setting) -> Learner:
     validation = Episodes(pool.split("validation"), setting, 10, 1)
 
     def make(lr: float, steps: int) -> Learner:
-        return FOMAML(classifier(encoder), lr=lr, steps=steps)
+        return fomaml(classifier(encoder), lr=lr, steps=steps)
 
     accuracies = {(lr, n): evaluate(make(lr, n), validation, 100).accuracy for lr in RATES for n in STEPS}
     best = max(accuracies, key=accuracies.__getitem__)

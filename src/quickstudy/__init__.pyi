@@ -17,8 +17,8 @@ from .encoders.classifier import MLP as MLP
 from .encoders.classifier import Classifier as Classifier
 from .encoders.conv4 import Conv4 as Conv4
 from .initialization.anil import ANIL as ANIL
-from .initialization.maml import FOMAML as FOMAML
 from .initialization.maml import MAML as MAML
+from .initialization.maml import fomaml as fomaml
 from .initialization.meta_sgd import MetaSGD as MetaSGD
 from .initialization.reptile import Reptile as Reptile
 from .metric.gaussian import GaussianPrototypical as GaussianPrototypical

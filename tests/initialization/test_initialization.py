@@ -14,7 +14,7 @@ from quickstudy.core.learner import batch_statistics
 from quickstudy.encoders.classifier import Classifier
 from quickstudy.encoders.conv4 import Conv4
 from quickstudy.initialization.anil import ANIL
-from quickstudy.initialization.maml import FOMAML, MAML
+from quickstudy.initialization.maml import MAML, fomaml
 from quickstudy.initialization.meta_sgd import MetaSGD
 from quickstudy.initialization.reptile import Reptile
 from quickstudy.optimizer.lstm_meta_learner import LSTMMetaLearner
@@ -31,7 +31,7 @@ def lstm(model: nn.Module, **arguments: int) -> LSTMMetaLearner:
 
 LEARNERS: dict[str, Make] = {
     "maml": lambda model, **a: MAML(model, lr=0.4, steps=2, **a),
-    "fomaml": lambda model, **a: FOMAML(model, lr=0.4, steps=2, **a),
+    "fomaml": lambda model, **a: fomaml(model, lr=0.4, steps=2, **a),
     "anil": lambda model, **a: ANIL(model, lr=0.4, steps=2, **a),
     "meta-sgd": lambda model, **a: MetaSGD(model, init=(0.3, 0.3), steps=2, **a),
     "lstm": lstm,

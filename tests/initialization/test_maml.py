@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from quickstudy.core.episode import Episode, Support
 from quickstudy.core.learner import batch_statistics
 from quickstudy.encoders.classifier import MLP
-from quickstudy.initialization.maml import FOMAML, MAML
+from quickstudy.initialization.maml import MAML, fomaml
 from tests.initialization.oracle_maml import (
     Finn,
     finn,
@@ -112,7 +112,7 @@ def test_larger_pictures_are_flattened_in_the_same_order(kind: str) -> None:
 @pytest.mark.parametrize("chunk_size", [1, 2])
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_fomaml_is_the_gradient_at_the_adapted_weights(kind: str, chunk_size: int) -> None:
-    learner = FOMAML(network(kind), lr=RATE, steps=STEPS, chunk_size=chunk_size)
+    learner = fomaml(network(kind), lr=RATE, steps=STEPS, chunk_size=chunk_size)
     assert learner.first_order
     loss = learner(pictures())
     torch.testing.assert_close(loss, second_order()[0].loss, rtol=1e-10, atol=1e-10)
@@ -140,7 +140,7 @@ def test_the_meta_gradient_is_that_of_finite_differences(kind: str) -> None:
 
 def test_fomaml_is_not_that_of_finite_differences() -> None:
     """So the test above can tell."""
-    slope, difference = central_difference(FOMAML(network(), lr=RATE, steps=3), pictures(), 0)
+    slope, difference = central_difference(fomaml(network(), lr=RATE, steps=3), pictures(), 0)
     assert slope != pytest.approx(difference, rel=1e-2)
 
 

@@ -97,6 +97,24 @@ def embed(encoder: nn.Module, x: Tensor) -> Tensor:
     return z.float() if z.dtype in (torch.bfloat16, torch.float16) else z
 
 
+def embed_together(encoder: nn.Module, *items: Tensor) -> tuple[Tensor, ...]:
+    """Embed several groups of items of T tasks, such as the support and the queries, in one batch.
+
+    In training, batch norm then sees all items of a task at once.
+
+    Args:
+        encoder: Any module from [B, ...] to [B, D].
+        items: Groups of items, each [T, B, ...] with a B of its own.
+
+    Returns:
+        [T, B, D] embeddings of each group, as `embed` gives them.
+
+    Raises:
+        ValueError: If the encoder's output is not [B, D].
+    """
+    return embed(encoder, torch.cat(items, 1)).split([x.shape[1] for x in items], 1)
+
+
 def _encode(encoder: nn.Module, x: Tensor, whole: bool) -> Tensor:
     chunk = sizes_on(x.device.type).encoded_items
     if whole or torch.is_grad_enabled() or len(x) <= chunk:

@@ -106,7 +106,7 @@ def adam(
         beta2: decay of the mean square v.
         eps: ε.
         weight_decay: λ: before each step the parameters shrink by αλ of themselves.
-        schedule: multiplies α by what it makes of the number of steps taken, such as `schedules.cosine(100)`.
+        schedule: Function from the number of steps taken so far to a factor of α; constant by default.
 
     Reference: Kingma, Ba: "Adam: A Method for Stochastic Optimization", 2015; Loshchilov, Hutter: "Decoupled
     Weight Decay Regularization", 2019.

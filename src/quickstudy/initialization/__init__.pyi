@@ -1,5 +1,5 @@
 from .anil import ANIL as ANIL
-from .maml import FOMAML as FOMAML
 from .maml import MAML as MAML
+from .maml import fomaml as fomaml
 from .meta_sgd import MetaSGD as MetaSGD
 from .reptile import Reptile as Reptile

@@ -1,4 +1,4 @@
-"""Almost no inner loop.
+"""ANIL, "almost no inner loop".
 
 Aniruddh Raghu, Maithra Raghu, Samy Bengio, Oriol Vinyals: "Rapid Learning or Feature Reuse? Towards
 Understanding the Effectiveness of MAML", ICLR 2020.
@@ -20,7 +20,7 @@ from quickstudy.encoders.classifier import Classifier
 
 @rebuildable
 class ANIL(InnerLoop):
-    r"""ANIL: MAML that adapts the head alone.
+    r"""ANIL: MAML that adapts only the head in the inner loop.
 
     $$\theta_m^{(b)} = \big(\theta_1, \dots, (\theta_l)_{m-1}^{(b)} - \alpha \nabla_{(\theta_l)_{m-1}^{(b)}}
     \mathcal{L}_{S_b}(f_{\theta_{m-1}^{(b)}})\big) \tag{1}$$
@@ -29,17 +29,17 @@ class ANIL(InnerLoop):
 
     Args:
         model: $f_\theta$, an encoder with a linear head.
-        lr: α.
-        steps: as in `MAML`.
-        test_steps: as in `MAML`.
-        first_order: as in `MAML`.
+        lr: Inner learning rate α.
+        steps: Inner steps in training.
+        test_steps: Inner steps in evaluation; as many as in training by default.
+        first_order: Treat the inner gradients as constants, as first-order MAML does.
         chunk_size: Tasks that run at the same time, as in `MAML`.
 
     Raises:
-        ValueError: as in `MAML`, or if no parameter of the head requires a gradient.
-        TypeError: if the model is not a `Classifier`.
+        ValueError: If no parameter of the head requires a gradient, or for the reasons of `MAML`.
+        TypeError: If the model is not a `Classifier`.
 
-    Departures: the mean over tasks stands for the sum.
+    Departures: the meta-loss is the mean over tasks, not the sum.
     """
 
     model: Classifier
@@ -64,18 +64,33 @@ class ANIL(InnerLoop):
         self.lr = lr
 
     def rule(self) -> Rule:
-        """The inner step, equation 1."""
+        """Update rule of the inner steps (equation 1)."""
         return sgd(self.lr)
 
     def adapt(self, support: Support) -> Adapted:
-        """As in `InnerLoop`; the support is embedded once."""
+        """Adapt the head to the support of T tasks; the support is embedded once.
+
+        Args:
+            support: Labelled items of T tasks.
+
+        Returns:
+            Parameters [T, ...] by name, those of the encoder included, and the losses [steps, T].
+        """
         everything = self.starting_parameters(len(support.x))
         with TaskNorm():
             z = self._embed(everything, support.x)
         return self._adapt_head(everything, z, support)
 
     def scores(self, support: Support, query_x: Tensor) -> Tensor:
-        """As in `InnerLoop`."""
+        """Scores of the queries after adapting the head to the support, all tasks at once.
+
+        Args:
+            support: Labelled items of T tasks.
+            query_x: [T, Q, ...] items to classify.
+
+        Returns:
+            [T, Q, N] scores, or predictions for a regression.
+        """
         everything = self.starting_parameters(len(support.x))
         statistics: list[Statistics] | None = None if uses_batch_statistics(self.model) else []
         with TaskNorm(keep=statistics):

@@ -4,8 +4,6 @@ Chelsea Finn, Pieter Abbeel, Sergey Levine: "Model-Agnostic Meta-Learning for Fa
 Networks", ICML 2017.
 """
 
-from functools import partial
-
 from torch import nn
 
 from quickstudy.core.adapt import Rule
@@ -16,12 +14,12 @@ from quickstudy.core.update_rules import sgd
 
 @rebuildable
 class MAML(InnerLoop):
-    r"""MAML: an initialisation from which a few gradient steps suffice.
+    r"""MAML: learns an initialisation from which a few gradient steps suffice.
 
     $$\theta_i' = \theta - \alpha \nabla_\theta \mathcal{L}_{\mathcal{T}_i}(f_\theta) \tag{1}$$
 
-    (one step; with more, each starts from the last), on the support of task i. The meta-loss is that of the
-    queries, and its gradient goes through the inner steps:
+    on the support of task i (one step; further steps start where the last one ended). The meta-loss is the
+    loss of the queries, differentiated through the inner steps:
 
     $$\min_\theta \sum_{\mathcal{T}_i \sim p(\mathcal{T})}
     \mathcal{L}_{\mathcal{T}_i}(f_{\theta_i'}) \tag{2}$$
@@ -29,17 +27,24 @@ class MAML(InnerLoop):
     The loss is cross-entropy, or the mean squared error where tasks are regressions (ways = 0).
 
     Args:
-        model: $f_\theta$, any module from [B, ...] to [B, N], such as `Classifier`. Parameters that don't
+        model: $f_\theta$, any module from [B, ...] to [B, N], such as `Classifier`. Parameters that do not
             require a gradient are neither adapted nor learned.
-        lr: α.
-        steps: inner steps in training.
-        test_steps: inner steps in evaluation; as many as in training by default.
-        first_order: FOMAML: take $\nabla\nabla\mathcal{L}$ for 0 (§5.2 of the paper). It is cheaper.
-        chunk_size: Tasks that run at the same time, as in `InnerLoop`; so are the errors and what batch norm
-            does. The paper's figures are transductive.
+        lr: Inner learning rate α.
+        steps: Inner steps in training.
+        test_steps: Inner steps in evaluation; as many as in training by default.
+        first_order: Use first-order MAML (FOMAML): treat the inner gradients as constants,
+            $\nabla\nabla\mathcal{L} = 0$ (§5.2 of the paper). It is cheaper.
+        chunk_size: Tasks that run at the same time. More take more memory, and the result is the same. By
+            default it is chosen from the size of a task.
 
-    Departures: the mean over tasks stands for the sum, so that the learning rate does not depend on their
-    number.
+    Raises:
+        ValueError: If a number is out of range, batch norm keeps running statistics, or no parameter requires
+            a gradient.
+
+    Batch norm behaves as `InnerLoop` describes. The paper's figures are transductive.
+
+    Departures: the meta-loss is the mean over tasks, not the sum, so that the learning rate does not depend
+    on their number.
     """
 
     def __init__(
@@ -55,9 +60,30 @@ class MAML(InnerLoop):
         self.lr = lr
 
     def rule(self) -> Rule:
-        """The inner step, equation 1."""
+        """Update rule of the inner steps (equation 1)."""
         return sgd(self.lr)
 
 
-FOMAML = partial(MAML, first_order=True)
-"""MAML whose meta-gradient takes the inner gradients for constants (§5.2 of the paper)."""
+def fomaml(
+    model: nn.Module,
+    lr: float = 0.4,
+    steps: int = 1,
+    test_steps: int | None = None,
+    chunk_size: int | None = None,
+) -> MAML:
+    """First-order MAML, `MAML(…, first_order=True)`: inner gradients count as constants (§5.2 of the paper).
+
+    Args:
+        model: Any module from [B, ...] to [B, N], such as `Classifier`.
+        lr: Inner learning rate α.
+        steps: Inner steps in training.
+        test_steps: Inner steps in evaluation; as many as in training by default.
+        chunk_size: Tasks that run at the same time, as in `MAML`.
+
+    Returns:
+        The learner.
+
+    Raises:
+        ValueError: For the reasons of `MAML`.
+    """
+    return MAML(model, lr, steps, test_steps, first_order=True, chunk_size=chunk_size)

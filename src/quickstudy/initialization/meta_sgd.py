@@ -17,28 +17,29 @@ from quickstudy.core.update_rules import sgd
 
 @rebuildable
 class MetaSGD(InnerLoop):
-    r"""Meta-SGD: MAML that learns the rate, and so the direction, of the step of every parameter as well.
+    r"""Meta-SGD: MAML that also learns a rate for every parameter, and so the direction of the inner step.
 
     $$\theta' = \theta - \alpha \circ \nabla \mathcal{L}_{\text{train}(\mathcal{T})}(\theta) \tag{1}$$
 
     $$\min_{\theta, \alpha} \mathbb{E}_{\mathcal{T}}
     \big[\mathcal{L}_{\text{test}(\mathcal{T})}(\theta')\big] \tag{2}$$
 
-    with α of the shape of θ. A rate may turn negative: then the step goes uphill in that direction.
+    with α of the shape of θ. A rate may become negative; the step then goes uphill in that direction.
 
     Args:
-        model: $f_\theta$, as in `MAML`.
-        rates: "parameter": a rate for each weight, as in the paper; "layer": one for each tensor of weights.
-        init: α is drawn uniformly between these two.
-        steps: as in `MAML`; the paper takes one.
-        test_steps: as in `MAML`.
-        first_order: as in `MAML`; the rates are learned in any case.
+        model: $f_\theta$, any module from [B, ...] to [B, N], such as `Classifier`.
+        rates: Granularity of the learned rates: "parameter", one for each weight, as in the paper, or
+            "layer", one for each tensor of weights.
+        init: Bounds of the uniform distribution that α is drawn from at the start of training.
+        steps: Inner steps in training; the paper takes one.
+        test_steps: Inner steps in evaluation; as many as in training by default.
+        first_order: Treat the inner gradients as constants; the rates are learned in any case.
         chunk_size: Tasks that run at the same time, as in `MAML`.
 
     Raises:
-        ValueError: if `rates` is neither, or as in `MAML`.
+        ValueError: If `rates` is neither, or for the reasons of `MAML`.
 
-    Departures: the mean over tasks stands for the sum.
+    Departures: the meta-loss is the mean over tasks, not the sum.
     """
 
     def __init__(
@@ -64,5 +65,5 @@ class MetaSGD(InnerLoop):
         )
 
     def rule(self) -> Rule:
-        """The inner step, equation 1."""
+        """Update rule of the inner steps (equation 1)."""
         return sgd(dict(zip(self.names, self.rates, strict=True)))

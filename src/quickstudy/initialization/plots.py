@@ -1,4 +1,4 @@
-"""Pictures of learned initializations: the sinusoid experiment."""
+"""Plots of learned initialisations: the sinusoid experiment."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from quickstudy.core.episode import Episode
 from quickstudy.core.scores import mean_ci95
 from quickstudy.core.wording import plural
-from quickstudy.training.plots import WRONG
+from quickstudy.training.plots import WRONG, despine
 
 
 def sinusoid_fits(
@@ -20,14 +20,17 @@ def sinusoid_fits(
     fits: Mapping[str, torch.Tensor],
     steps: Sequence[int],
 ) -> Figure:
-    """A sinusoid, its support points, and what each method makes of them, before and after inner steps.
+    """A sinusoid, its support points, and the predictions of each method, before and after inner steps.
 
     Args:
-        task: of one sinusoid.
-        truth: [B] its values at x.
-        x: [B].
-        fits: for each method predictions [steps, B].
-        steps: inner steps behind each of the fits.
+        task: One task, a sinusoid.
+        truth: [B] values of the sinusoid at `x`.
+        x: [B] points at which curves are drawn.
+        fits: [steps, B] predictions at `x`, by name of the method.
+        steps: Number of inner steps before each of the predictions.
+
+    Returns:
+        The figure, with a panel for each method.
     """
     figure = Figure(figsize=(3.4 * len(fits), 3.4), layout="constrained")
     panels = figure.subplots(1, len(fits), sharex=True, sharey=True, squeeze=False)[0]
@@ -42,19 +45,22 @@ def sinusoid_fits(
         axes.set(
             title=name, xlabel="x", ylim=(-1.6 * float(truth.abs().max()), 1.6 * float(truth.abs().max()))
         )
-        axes.spines[["top", "right"]].set_visible(False)
+        despine(axes)
     panels[0].set_ylabel("y")
     panels[-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
 def sinusoid_errors(errors: Mapping[str, torch.Tensor]) -> Figure:
-    """Mean squared error over tasks, with its 95 % band, after each number of inner steps.
+    """Mean squared error over tasks, with its 95 % interval, after each number of inner steps.
 
     The axis ends at ten times the largest error before the first step; a method that diverges leaves it.
 
     Args:
-        errors: for each method [steps + 1, tasks].
+        errors: [steps + 1, tasks] mean squared errors, by name of the method.
+
+    Returns:
+        The figure.
     """
     figure = Figure(figsize=(5.5, 3.6), layout="constrained")
     axes = figure.subplots()
@@ -68,5 +74,5 @@ def sinusoid_errors(errors: Mapping[str, torch.Tensor]) -> Figure:
     axes.set_ylim(0.5 * means[means.isfinite()].min().item(), 10 * means[:, 0].max().item())
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
+    despine(axes)
     return figure

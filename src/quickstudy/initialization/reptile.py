@@ -19,39 +19,40 @@ from quickstudy.core.update_rules import adam
 
 @rebuildable
 class Reptile(InnerLoop):
-    r"""Reptile: move the initialisation towards where training on each task has led.
+    r"""Reptile: moves the initialisation towards the weights that training on each task leads to.
 
     $$\phi \leftarrow \phi + \epsilon \frac{1}{n} \sum_{i=1}^{n} (\tilde\phi_i - \phi), \qquad
     \tilde\phi_i = U^k_{\tau_i}(\phi) \tag{1}$$
 
-    (Algorithm 2, batched; with one task a meta-batch, Algorithm 1, serial), U a step of Adam with β₁ = 0
-    on a minibatch of the task. `forward` is the surrogate
+    (Algorithm 2, batched; with one task in a meta-batch it is Algorithm 1, serial), where U is a step of Adam
+    with β₁ = 0 on a minibatch of the task. `forward` is the surrogate
 
     $$\mathcal{L}(\phi) = \frac{1}{n} \sum_{i=1}^{n}
     \tfrac12 \lVert \phi - \text{stopgrad}(\tilde\phi_i) \rVert^2$$
 
-    whose gradient is φ minus the mean of φ̃: gradient descent on it with rate ε is equation 1, and any other
-    optimizer may be used. All items of an episode, support and queries, are what a task is trained on.
+    with the gradient φ minus the mean of φ̃: gradient descent on it with rate ε is equation 1, and any other
+    optimizer may be used. A task is trained on all items of its episode, support and queries.
 
     Args:
-        model: as in `MAML`.
-        lr: of the inner Adam.
-        steps: k, inner steps in training.
-        batch: items of a minibatch in training, drawn without replacement until all have been.
-        test_steps: inner steps in evaluation, each on the whole support.
+        model: Any module from [B, ...] to [B, N], such as `Classifier`.
+        lr: Learning rate of the inner Adam.
+        steps: Inner steps k in training.
+        batch: Items in a minibatch in training, at least 1; drawn without replacement until all have been.
+        test_steps: Inner steps in evaluation, each on the whole support.
         chunk_size: Tasks that run at the same time, as in `MAML`.
 
     Raises:
-        ValueError: as in `MAML`, or if `batch` is less than 1.
+        ValueError: If `batch` is less than 1, or for the reasons of `MAML`.
 
-    In inductive evaluation a query goes through the network together with the support, each query apart from
-    the others, as in the authors' code; in transductive evaluation all queries go together.
+    In inductive evaluation each query goes through the network in one batch with the support, apart from the
+    other queries, as in the authors' code; in transductive evaluation all queries go in one batch.
 
-    As in the authors' code, tasks begin with the second moments of Adam that earlier tasks have left (buffers
-    of the learner); with a fresh Adam, the first step would move every weight by the full rate.
+    As in the authors' code, a task starts with Adam's second moments of earlier tasks (buffers of the
+    learner); with a fresh Adam, the first step would move every weight by the full rate.
 
-    Departures: tasks that run side by side leave the mean of their second moments; the authors' follow each
-    other. In evaluation the authors draw minibatches of the support where it has more than 5 or 10 items.
+    Departures: the second moments of the tasks of a meta-batch are averaged; in the authors' code tasks run
+    one after the other. In evaluation the authors draw minibatches of the support where it has more than 5 or
+    10 items.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Reptile(InnerLoop):
             self.register_buffer(f"second{i}", torch.zeros_like(p))
 
     def rule(self) -> Rule:
-        """Adam with β₁ = 0, which begins with the second moments of earlier tasks."""
+        """Update rule of the inner steps: Adam with β₁ = 0 and the second moments of earlier tasks."""
         fresh = adam(self.lr, beta1=0.0)
 
         def init(parameters: Tensors) -> RuleState:
@@ -86,7 +87,15 @@ class Reptile(InnerLoop):
         return FunctionalRule(init, fresh.update)
 
     def scores(self, support: Support, query_x: Tensor) -> Tensor:
-        """As in `InnerLoop`."""
+        """Scores of the queries after adapting to the support, all tasks at once.
+
+        Args:
+            support: Labelled items of T tasks.
+            query_x: [T, Q, ...] items to classify.
+
+        Returns:
+            [T, Q, N] scores, or predictions for a regression.
+        """
         parameters = self.adapt(support).parameters
         with TaskNorm():
             if uses_batch_statistics(self.model):
@@ -98,7 +107,16 @@ class Reptile(InnerLoop):
         return first_ways(torch.stack(each, 1), support.ways)
 
     def forward(self, episode: Episode) -> Tensor:
-        """The surrogate, a scalar: half the mean squared distance to the adapted weights."""
+        """Surrogate meta-loss: half the mean squared distance to the adapted weights.
+
+        In training it also updates Adam's second moments, kept in buffers.
+
+        Args:
+            episode: Labelled items of T tasks.
+
+        Returns:
+            The surrogate ≥ 0, a scalar; its gradient is φ minus the mean of φ̃.
+        """
         support = episode.support
         x, y = torch.cat([support.x, episode.query_x], 1), torch.cat([support.y, episode.query_y], 1)
         n = self.limits(x[:, : self.batch]).tasks
@@ -125,7 +143,7 @@ class Reptile(InnerLoop):
         )
 
     def _minibatches(self, x: Tensor, y: Tensor) -> Batch:
-        """Each step gets the next items of one shuffled order of each task's items after the other."""
+        """Minibatches of the inner steps: consecutive parts of shuffled orders of each task's items."""
         tasks, items = y.shape[:2]
         size = min(self.batch, items)
         rounds = math.ceil(self.steps_now * size / items)

@@ -9,45 +9,60 @@ def cosines(a: Tensor, b: Tensor) -> Tensor:
     """Cosines of the angles between a_i and b_j, in full precision; 0 where either is the zero vector.
 
     Args:
-        a: [T, Q, D].
-        b: [T, S, D].
+        a: [T, Q, D] embeddings, usually of the queries.
+        b: [T, S, D] embeddings, usually of the support.
 
     Returns:
-        [T, Q, S] in −1 … 1.
+        [T, Q, S] cosines in −1 … 1.
     """
     with torch.autocast(a.device.type, enabled=False):
-        a, b = (F.normalize(v, dim=-1, eps=1e-6) for v in (a, b))
+        a = F.normalize(a, dim=-1, eps=1e-6)
+        b = F.normalize(b, dim=-1, eps=1e-6)
         return a @ b.mT
 
 
+def membership(y: Tensor, ways: int, dtype: torch.dtype) -> Tensor:
+    """Indicator of the class of each item; its product with [T, S, D] embeddings sums them by class.
+
+    Args:
+        y: [T, S] labels in 0 … N − 1.
+        ways: N, the number of classes.
+        dtype: Type of the result, usually that of the embeddings.
+
+    Returns:
+        [T, N, S] 1 where item s is of class n, else 0.
+    """
+    return F.one_hot(y, ways).to(dtype).mT
+
+
 def prototypes(z: Tensor, y: Tensor, ways: int) -> Tensor:
-    """Class means (equation 1).
+    """Class means (equation 1 of Snell et al. 2017).
 
     Args:
         z: [T, S, D] embeddings of the support.
         y: [T, S] labels in 0 … N − 1; classes may have unequal numbers of items.
-        ways: N.
+        ways: N, the number of classes; each has an item.
 
     Returns:
         [T, N, D] prototypes.
     """
-    member = F.one_hot(y, ways).to(z.dtype)
+    member = membership(y, ways, z.dtype)
     with torch.autocast(z.device.type, enabled=False):
-        return member.mT @ z / member.sum(1).unsqueeze(-1)
+        return member @ z / member.sum(2, keepdim=True)
 
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """Squared Euclidean distances ‖a_i − b_j‖².
 
-    Computed as ‖a‖² + ‖b‖² − 2 a·b after moving the origin into the middle of `b`, so that nothing
-    cancels when the embeddings lie far out, and never in reduced precision.
+    Computed as ‖a‖² + ‖b‖² − 2 a·b after moving the origin to the mean of `b`, so that no digits cancel
+    when all embeddings are far from the origin, and never in reduced precision.
 
     Args:
-        a: [T, Q, D].
-        b: [T, N, D].
+        a: [T, Q, D] embeddings, usually of the queries.
+        b: [T, N, D] embeddings, usually the prototypes.
 
     Returns:
-        [T, Q, N], each ≥ 0.
+        [T, Q, N] squared distances ≥ 0.
     """
     with torch.autocast(a.device.type, enabled=False):
         middle = b.mean(1, keepdim=True).detach()
@@ -57,10 +72,28 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
 
 
 def euclidean(a: Tensor, b: Tensor) -> Tensor:
-    """Energy ‖a − b‖ ≥ 0, [T, A, B]; 1e-12 inside the root, so that its gradient at 0 is 0 and not NaN."""
+    """Euclidean distance ‖a − b‖, as an energy for `Siamese`.
+
+    1e-12 is added inside the root, so that the gradient at distance 0 is 0 and not NaN.
+
+    Args:
+        a: [T, A, D] embeddings.
+        b: [T, B, D] embeddings.
+
+    Returns:
+        [T, A, B] distances > 0.
+    """
     return (squared_distances(a, b) + 1e-12).sqrt()
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Energy 1 − cos(a, b) in 0 … 2, [T, A, B]."""
+    """Cosine distance 1 − cos(a, b), as an energy for `Siamese`.
+
+    Args:
+        a: [T, A, D] embeddings.
+        b: [T, B, D] embeddings.
+
+    Returns:
+        [T, A, B] distances in 0 … 2.
+    """
     return 1 - cosines(a, b)

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.episode import Support
-from quickstudy.core.learner import Learner, embed
+from quickstudy.core.learner import Learner, embed_together
 from quickstudy.metric.distances import cosines
 
 
 @rebuildable
 class FullContext(nn.Module):
-    r"""Full-context embeddings: what an item is said to be depends on the whole support set.
+    r"""Full-context embeddings: the embedding of an item depends on the whole support set.
 
-    The support goes through a bidirectional LSTM over $g'(x_i)$, its own embeddings,
+    The support goes through a bidirectional LSTM over its own embeddings $g'(x_i)$,
 
     $$g(x_i, S) = \overrightarrow{h}_i + \overleftarrow{h}_i + g'(x_i)$$
 
@@ -35,16 +35,16 @@ class FullContext(nn.Module):
 
     and $f(\hat x, S) = h_K$.
 
-    The order of the support changes the answer: a recurrent network reads it one item after the other.
+    The result depends on the order of the support, as a recurrent network reads one item after the other.
 
     Args:
-        dimensions: D.
-        steps: K, of the attention LSTM.
+        dimensions: D, the size of an embedding.
+        steps: K, the number of steps of the attention LSTM, at least 1.
 
     Raises:
-        ValueError: if `steps` < 1.
+        ValueError: If `steps` < 1.
 
-    Departures: none. At k = 1 equation c with $h_0 = 0$ reads the mean of the support.
+    Departures: none. At k = 1, where $h_0 = 0$, equation c reads the mean of the support.
     """
 
     def __init__(self, dimensions: int = 64, steps: int = 5) -> None:
@@ -56,27 +56,30 @@ class FullContext(nn.Module):
         self.of_query = nn.LSTMCell(2 * dimensions, dimensions)
 
     def forward(self, support: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings that know the support.
+        """Embeddings in the context of the support set.
 
         Args:
-            support: [T, S, D] g', in an order that matters.
-            queries: [T, Q, D] f'.
+            support: [T, S, D] embeddings g' of the support; their order matters.
+            queries: [T, Q, D] embeddings f' of the queries.
 
         Returns:
-            g, [T, S, D], and f, [T, Q, D].
+            [T, S, D] embeddings g of the support, and [T, Q, D] embeddings f of the queries.
+
+        Raises:
+            ValueError: If the embeddings do not have D dimensions.
         """
         if support.shape[-1] != self.dimensions:
             raise ValueError(
                 f"embeddings have {support.shape[-1]} dimensions but FullContext {self.dimensions}: "
                 f"make it with dimensions={support.shape[-1]}"
             )
-        there, back = self.of_support(support)[0].chunk(2, -1)
-        g = there + back + support
+        forward, backward = self.of_support(support)[0].chunk(2, -1)
+        g = forward + backward + support
         x = queries.flatten(0, 1)
         h, c = torch.zeros_like(queries), torch.zeros_like(x)
         for _ in range(self.steps):
             read = (h @ g.mT).softmax(-1) @ g
-            # a gate is linear in [h, r], so r may as well stand beside the input
+            # gates are linear in their inputs, so r may be concatenated to the input instead of to h
             out, c = self.of_query(torch.cat([x, read.flatten(0, 1)], -1), (h.flatten(0, 1), c))
             h = out.view_as(queries) + queries
         return g, h
@@ -84,7 +87,7 @@ class FullContext(nn.Module):
 
 @rebuildable
 class Matching(Learner):
-    r"""Matching networks: a query has the labels of the support items that it resembles.
+    r"""Matching networks: a query is labelled by attention over the labels of the support.
 
     $$P(\hat y = k \mid \hat x, S) = \sum_{i: y_i = k} a(\hat x, x_i) \tag{1}$$
 
@@ -95,15 +98,15 @@ class Matching(Learner):
 
     Args:
         encoder: $f' = g'$, any module from [B, ...] to [B, D].
-        context: makes $f$ and $g$ depend on the support; without, $f = f'$ and $g = g'$.
-        scale: γ at the start of training, > 0.
-        learn_scale: learn γ (as its logarithm); else it stays.
+        context: Module that makes $f$ and $g$ depend on the support set; without it $f = f'$ and $g = g'$.
+        scale: γ > 0, the inverse temperature of the attention at the start of training.
+        learn_scale: Whether γ is learned (as its logarithm) or constant.
 
     Raises:
-        ValueError: if `scale` is not positive.
+        ValueError: If `scale` is not positive.
 
-    Departures: γ, which the paper has not got. A cosine lies in −1 … 1, so that without it no support item of
-    20 could have more than 28 % of the attention.
+    Departures: the paper has no γ. As a cosine lies in −1 … 1, without γ none of 20 support items could get
+    more than 28 % of the attention.
     """
 
     def __init__(
@@ -120,29 +123,36 @@ class Matching(Learner):
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)), requires_grad=learn_scale)
 
     def predict(self, support: Support, query_x: Tensor) -> Tensor:
-        """Log-probabilities of the queries' classes, [T, Q, N], each ≤ 0 (equation 1)."""
-        z = embed(self.encoder, torch.cat([support.x, query_x], 1))
-        g, f = z.split([support.x.shape[1], query_x.shape[1]], 1)
+        """Log-probabilities of the queries' classes (equation 1).
+
+        Args:
+            support: Labelled items of T tasks.
+            query_x: [T, Q, ...] items to classify.
+
+        Returns:
+            [T, Q, N] log-probabilities ≤ 0.
+        """
+        g, f = embed_together(self.encoder, support.x, query_x)
         if self.context is not None:
-            with torch.autocast(z.device.type, enabled=False):
+            with torch.autocast(g.device.type, enabled=False):
                 g, f = self.context(g, f)
         attention = (self.log_scale.exp() * cosines(f, g)).log_softmax(-1)
         return sum_by_class(attention, support.y, support.ways)
 
 
 def sum_by_class(log_mass: Tensor, y: Tensor, ways: int) -> Tensor:
-    """Probability of each class, the sum of its items', in logarithms.
+    """Log-probability of each class: the log-sum-exp of those of its items.
 
-    The largest of each class is taken out of its sum first, so that none comes out as log 0. No [T, Q, S, N]
-    tensor is made.
+    The largest term of each class is taken out of its sum first, so that no sum underflows to 0. No
+    [T, Q, S, N] tensor is made.
 
     Args:
-        log_mass: [T, Q, S] log-probability of each item.
-        y: [T, S] its class.
-        ways: N; each class has an item.
+        log_mass: [T, Q, S] log-probability of each support item.
+        y: [T, S] labels of the support items, in 0 … N − 1.
+        ways: N, the number of classes; each has an item.
 
     Returns:
-        [T, Q, N] log-probabilities.
+        [T, Q, N] log-probabilities of the classes.
     """
     index = y.unsqueeze(1).expand_as(log_mass)
     none = log_mass.new_full((*log_mass.shape[:2], ways), -torch.inf)

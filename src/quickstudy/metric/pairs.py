@@ -1,4 +1,4 @@
-"""Pairs of items of one class and of two, drawn from episodes."""
+"""Genuine pairs (two items of one class) and impostor pairs (of two classes), drawn from episodes."""
 
 import numpy as np
 import torch
@@ -8,22 +8,22 @@ from quickstudy.core.episode import Episode
 
 
 def draw_pairs(episode: Episode, count: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Balanced pairs of different items of each task, for a two-tower loop of your own.
+    """Balanced pairs of different items of each task, for a training loop of your own with two towers.
 
-    Half of them are genuine and half impostor pairs, of support and queries alike, in random order. None is
-    drawn twice.
+    Half of them are genuine and half impostor pairs, in random order. Both support and query items are used.
+    No pair is drawn twice.
 
     Args:
-        episode: T tasks.
-        count: B, pairs of each task.
-        seed: of the draw.
+        episode: Labelled items of T tasks.
+        count: B, the number of pairs of each task: even, at least 2.
+        seed: Seed of the draw.
 
     Returns:
         X1 [T, B, ...] and X2 [T, B, ...], the items of the pairs, and Y [T, B], 1.0 where they are of one
         class and else 0.0.
 
     Raises:
-        ValueError: if `count` is odd or not positive, or a task has too few pairs of either kind.
+        ValueError: If `count` is odd or not positive, or a task has too few pairs of either kind.
 
     Example:
         >>> from quickstudy.core.episode import Support
@@ -41,26 +41,28 @@ def draw_pairs(episode: Episode, count: int, seed: int = 0) -> tuple[Tensor, Ten
     x, y = labelled_items(episode)
     first, second = different(x.shape[1])
     labels = y.cpu()
-    genuine, rng = labels[:, first] == labels[:, second], np.random.default_rng(seed)
+    genuine = labels[:, first] == labels[:, second]
+    rng = np.random.default_rng(seed)
     chosen = torch.stack([draw_balanced(g, count // 2, rng) for g in genuine])
     task = torch.arange(len(x)).unsqueeze(1)
-    one, other = (x[task.to(x.device), side[chosen].to(x.device)] for side in (first, second))
-    return one, other, genuine[task, chosen].to(x)
+    x1 = x[task.to(x.device), first[chosen].to(x.device)]
+    x2 = x[task.to(x.device), second[chosen].to(x.device)]
+    return x1, x2, genuine[task, chosen].to(x)
 
 
 def draw_balanced(genuine: Tensor, each: int, rng: np.random.Generator) -> Tensor:
-    """Draw as many genuine as impostor pairs, none of them twice.
+    """Draw equal numbers of genuine and impostor pairs, without replacement.
 
     Args:
-        genuine: [B] whether each pair is of one class, on the CPU.
-        each: how many of each kind.
-        rng: source of randomness.
+        genuine: [B] bool on the CPU, true where a pair is of one class.
+        each: Number of pairs of either kind.
+        rng: Random number generator.
 
     Returns:
-        [2 each] int64 indices of pairs, in random order.
+        [2 each] int64 indices of the drawn pairs, in random order.
 
     Raises:
-        ValueError: if there are too few of either kind.
+        ValueError: If there are too few pairs of either kind.
     """
     same = genuine.numpy().astype(bool)
     kinds = [np.flatnonzero(same), np.flatnonzero(~same)]
@@ -75,11 +77,26 @@ def draw_balanced(genuine: Tensor, each: int, rng: np.random.Generator) -> Tenso
 
 
 def labelled_items(episode: Episode) -> tuple[Tensor, Tensor]:
-    """All labelled items of each task, [T, B, ...], and their labels, [T, B]."""
+    """All labelled items of T tasks: the support followed by the queries.
+
+    Args:
+        episode: Labelled items of T tasks.
+
+    Returns:
+        [T, S + Q, ...] items, and [T, S + Q] labels.
+    """
     support = episode.support
     return torch.cat([support.x, episode.query_x], 1), torch.cat([support.y, episode.query_y], 1)
 
 
 def different(items: int, device: torch.device | str = "cpu") -> Tensor:
-    """[2, B] the B = items (items − 1) / 2 unordered pairs of different items."""
+    """All unordered pairs of different items.
+
+    Args:
+        items: Number n of items.
+        device: Device of the result.
+
+    Returns:
+        [2, n (n − 1) / 2] int64 indices of the first and the second item of each pair.
+    """
     return torch.triu_indices(items, items, 1, device=device)

@@ -1,4 +1,4 @@
-"""Pictures of metric learners: embeddings, what unlabelled items do, verification."""
+"""Plots of metric learners: embeddings, refinement by unlabelled items, ROC curves."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 
-from quickstudy.core.learner import embed, evaluation_mode
+from quickstudy.core.learner import embed, embed_together, evaluation_mode
 from quickstudy.data.episodes import Episodes
 from quickstudy.data.pool import ClassPool
 from quickstudy.data.setting import Labels, Setting
@@ -16,15 +16,24 @@ from quickstudy.metric.distances import prototypes
 from quickstudy.metric.prototypical import Prototypical
 from quickstudy.metric.semi_supervised import SemiPrototypical
 from quickstudy.metric.verification import Verification
-from quickstudy.training.plots import RIGHT, WRONG
+from quickstudy.training.plots import RIGHT, WRONG, despine
 
 EMBEDDED_WAYS = 10
-"""Classes in the projection: as many colours as people tell apart."""
+"""Classes in the plot of embeddings: more colours are hard to tell apart."""
 
 
 @torch.no_grad()
 def embedding(learner: Prototypical, classes: ClassPool, seed: int = 0) -> Figure:
-    """Embeddings of ten classes on their first two principal components, with their prototypes."""
+    """Embeddings of ten classes and their prototypes, on the first two principal components.
+
+    Args:
+        learner: The trained learner.
+        classes: Test classes.
+        seed: Seed of the draw of classes and items.
+
+    Returns:
+        The figure.
+    """
     items = int(min(20, classes.counts.min()))
     setting = Setting(min(EMBEDDED_WAYS, len(classes)), items - 1, 1)
     support = Episodes(classes, setting, 1, seed)[0].support
@@ -47,7 +56,7 @@ def embedding(learner: Prototypical, classes: ClassPool, seed: int = 0) -> Figur
         ylabel=f"second ({share[1]:.0f} %)",
     )
     axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
+    despine(axes)
     return figure
 
 
@@ -59,26 +68,29 @@ def refinement(
     seed: int = 0,
     labels: Labels | None = None,
 ) -> Figure:
-    """Prototypes before and after the unlabelled items refine them, on two principal components of these.
+    """Prototypes before and after refinement by unlabelled items, on two principal components.
 
     With distractors there are two panels of the same task: without them, and with them.
 
     Args:
-        learner: trained.
-        classes: test classes.
-        setting: of the task, with unlabelled items.
-        seed: of the task.
-        labels: which items bear labels.
+        learner: The trained learner.
+        classes: Test classes.
+        setting: Shape of the task, with unlabelled items.
+        seed: Seed of the task.
+        labels: Which items of the classes are labelled.
+
+    Returns:
+        The figure.
     """
     episodes = Episodes(classes, setting, 1, seed, labels=labels)
     support, by_class = episodes[0].support, episodes.unlabelled_y(0)[0].argsort(stable=True)
     with evaluation_mode(learner):
-        z = embed(learner.encoder, torch.cat([support.x, support.unlabelled[:, by_class]], 1))
-    shots, others = z.split([support.x.shape[1], support.unlabelled.shape[1]], 1)
+        shots, others = embed_together(learner.encoder, support.x, support.unlabelled[:, by_class])
     own = setting.ways * setting.unlabelled
     before = prototypes(shots, support.y, setting.ways)
-    pca = PCA(2).fit(z[0].numpy())
-    items, start = (pca.transform(v[0].numpy()) for v in (others, before))
+    pca = PCA(2).fit(torch.cat([shots[0], others[0]]).numpy())
+    items = pca.transform(others[0].numpy())
+    start = pca.transform(before[0].numpy())
     panels = {"without distractors": own, "with distractors": others.shape[1]}
     if not setting.distractors:
         panels = {f"{setting.ways} unseen classes": own}
@@ -97,7 +109,7 @@ def refinement(
         axes.scatter(*start.T, c="white", edgecolors=colours, lw=1.5, s=70, zorder=3, label="before")
         axes.scatter(*end.T, c=colours, edgecolors="black", s=170, marker="*", zorder=4, label="after")
         axes.set(title=title, xlabel="first principal component", xticks=[], yticks=[])
-        axes.spines[["top", "right"]].set_visible(False)
+        despine(axes)
     drawn[0].set_ylabel("second")
     handles, names = drawn[-1].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
@@ -105,12 +117,15 @@ def refinement(
 
 
 def plot_roc(verification: Verification, path: Path, title: str = "pairs of unseen classes") -> Figure:
-    """`roc`, written to a file.
+    """Write the plot that `roc` draws to a file.
 
     Args:
-        verification: the figures and their curve.
-        path: of the picture, written.
-        title: of the picture.
+        verification: Verification figures and their curve.
+        path: Path of the image to write, such as `roc.png`.
+        title: Title of the plot.
+
+    Returns:
+        The figure.
     """
     figure = roc(verification, title)
     figure.savefig(path, dpi=150)
@@ -118,17 +133,20 @@ def plot_roc(verification: Verification, path: Path, title: str = "pairs of unse
 
 
 def roc(verification: Verification, title: str = "pairs of unseen classes") -> Figure:
-    """TAR over FAR, on a logarithmic axis down to half of one impostor pair, with the EER marked.
+    """ROC curve: TAR over FAR, on a logarithmic axis down to half of one impostor pair, with the EER marked.
 
     Args:
-        verification: the figures and their curve.
-        title: of the picture.
+        verification: Verification figures and their curve.
+        title: Title of the plot.
+
+    Returns:
+        The figure.
     """
     far, tar = verification.curve
     least = min(0.01, 0.5 / verification.impostor)
-    even = np.geomspace(least, 1, 500)  # what is straight between two points isn't so on this axis
+    even = np.geomspace(least, 1, 500)  # segments of the curve are not straight on a logarithmic axis
     x, y = even, np.interp(even, far, tar)
-    if len(far) < 1000:  # its corners too, unless they are more than can be seen
+    if len(far) < 1000:  # draw the corners of the curve exactly, unless there are too many to see
         x, y = np.concatenate([far, x]), np.concatenate([tar, y])
     order = np.lexsort((y, x))
     shown = order[x[order] >= least]
@@ -149,5 +167,5 @@ def roc(verification: Verification, title: str = "pairs of unseen classes") -> F
     axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
+    despine(axes)
     return figure

@@ -3,18 +3,17 @@
 Jake Snell, Kevin Swersky, Richard Zemel: "Prototypical Networks for Few-shot Learning", NeurIPS 2017.
 """
 
-import torch
 from torch import Tensor, nn
 
 from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.episode import Support
-from quickstudy.core.learner import Learner, embed
+from quickstudy.core.learner import Learner, embed_together
 from quickstudy.metric.distances import prototypes, squared_distances
 
 
 @rebuildable
 class Prototypical(Learner):
-    r"""Prototypical networks: the nearest class mean, in a space learned for it.
+    r"""Prototypical networks: classification by the nearest class mean, in a learned embedding space.
 
     $$c_k = \frac{1}{|S_k|} \sum_{(x_i, y_i) \in S_k} f_\phi(x_i) \tag{1}$$
 
@@ -27,8 +26,8 @@ class Prototypical(Learner):
     Args:
         encoder: $f_\phi$, any module from [B, ...] to [B, D].
 
-    Departures: none. Support and queries of a task go through the encoder together, as in the authors'
-    code, so in training its batch norm sees both.
+    Departures: none. The support and the queries of a task go through the encoder in one batch, as in the
+    authors' code, so in training batch norm takes its statistics over both.
     """
 
     def __init__(self, encoder: nn.Module) -> None:
@@ -36,7 +35,14 @@ class Prototypical(Learner):
         self.encoder = encoder
 
     def predict(self, support: Support, query_x: Tensor) -> Tensor:
-        """Scores −‖f(q) − c_k‖² of the queries, [T, Q, N], each ≤ 0 (the logits of equation 2)."""
-        z = embed(self.encoder, torch.cat([support.x, query_x], 1))
-        shots, queries = z.split([support.x.shape[1], query_x.shape[1]], 1)
+        """Scores −‖f(q) − c_k‖² of the queries, the logits of equation 2.
+
+        Args:
+            support: Labelled items of T tasks.
+            query_x: [T, Q, ...] items to classify.
+
+        Returns:
+            [T, Q, N] scores ≤ 0.
+        """
+        shots, queries = embed_together(self.encoder, support.x, query_x)
         return -squared_distances(queries, prototypes(shots, support.y, support.ways))

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.episode import Episode, Support
 from quickstudy.core.kernels.convolution import channels_last
-from quickstudy.core.learner import Learner, embed
+from quickstudy.core.learner import Learner, embed, embed_together
+from quickstudy.metric.distances import membership
 
 Loss = Literal["mse", "cross-entropy"]
 Pooling = Literal["sum", "mean"]
@@ -22,8 +23,15 @@ Pooling = Literal["sum", "mean"]
 def relation_encoder(in_channels: int = 1, channels: int = 64) -> nn.Sequential:
     """The paper's encoder: four blocks of convolution, batch norm, ReLU; 2×2 max-pool after the first two.
 
-    The first two convolutions have no padding, as in the authors' code: 28×28 pictures become maps of 5×5,
-    84×84 of 19×19; flattened, [B, C, H, W] → [B, channels × side × side].
+    The first two convolutions have no padding, as in the authors' code.
+
+    Args:
+        in_channels: Channels of an image.
+        channels: Channels of each convolution.
+
+    Returns:
+        A module from [B, C, H, W] to flattened maps [B, channels × side × side]; the side is 5 for images of
+        28×28 pixels, 19 for 84×84.
 
     Departures: as in `Conv4`, pooled before ReLU, no bias before batch norm, channels-last.
     """
@@ -43,18 +51,18 @@ def relation_encoder(in_channels: int = 1, channels: int = 64) -> nn.Sequential:
 
 @rebuildable
 class Comparison(nn.Module):
-    """The paper's comparing network: two blocks as the encoder's, each with a pool, and two linear layers.
+    """The paper's relation module: two convolutional blocks, each with a pool, and two linear layers.
 
     Nothing is concatenated: the convolution of two concatenated maps is the sum of two convolutions, so
     each class and each query is convolved once, not each pair. Maps are laid out channels-last.
 
     Args:
-        side: of the encoder's maps, at least 4 (else nothing is left after two pools).
-        channels: C, of the encoder's maps and of the convolutions.
-        hidden: units of the first linear layer.
+        side: Height and width of the encoder's maps, at least 4 (else nothing is left after two pools).
+        channels: C, the number of channels of the encoder's maps and of the convolutions.
+        hidden: Number of units of the first linear layer.
 
     Raises:
-        ValueError: if `side` < 4.
+        ValueError: If `side` < 4.
     """
 
     def __init__(self, side: int = 5, channels: int = 64, hidden: int = 8) -> None:
@@ -80,20 +88,23 @@ class Comparison(nn.Module):
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (its stub lacks this)
 
     def forward(self, classes: Tensor, queries: Tensor) -> Tensor:
-        """How much each query is like each class.
+        """Relation of each query to each class, before the sigmoid.
 
         Args:
-            classes: [T, N, D] maps, flattened.
-            queries: [T, Q, D] maps, flattened.
+            classes: [T, N, D] flattened maps of the classes, D = C × side × side.
+            queries: [T, Q, D] flattened maps of the queries.
 
         Returns:
             [T, Q, N] logits.
+
+        Raises:
+            ValueError: If D does not fit `channels` and `side`.
         """
         of_class, of_query = self.join.weight.chunk(2, 1)
         a, b = self._convolved(classes, of_class), self._convolved(queries, of_query)
         if torch.is_grad_enabled():
             return self._of_pairs(a, b)
-        return torch.cat([self._of_pairs(a[t : t + 1], b[t : t + 1]) for t in range(len(a))])  # few at once
+        return torch.cat([self._of_pairs(a[t : t + 1], b[t : t + 1]) for t in range(len(a))])  # saves memory
 
     def _convolved(self, maps: Tensor, weight: Tensor) -> Tensor:
         if maps.shape[-1] != self.maps[0] * self.maps[1] ** 2:
@@ -110,7 +121,10 @@ class Comparison(nn.Module):
 
 
 class _ChannelsLast(nn.Module):
-    """The layout that the layers after it are fastest in; sums of maps that have it have it, uncopied."""
+    """Lays maps out channels-last, in which the layers after it are fastest.
+
+    Sums of maps that have this layout have it already, and are not copied.
+    """
 
     def forward(self, maps: Tensor) -> Tensor:
         return channels_last(maps)
@@ -118,12 +132,12 @@ class _ChannelsLast(nn.Module):
 
 @rebuildable
 class Relation(Learner):
-    r"""Relation networks: whether a query belongs to a class is told by a network that learns to compare.
+    r"""Relation networks: a learned network compares each query with each class.
 
     $$r_{k,j} = \sigma\Big(g_\phi\Big(\mathcal{C}\Big(\sum_{i: y_i = k} f_\varphi(x_i),\; f_\varphi(x_j)
     \Big)\Big)\Big) \tag{1}$$
 
-    where $\mathcal{C}$ is concatenation, of a class's part and a query's. The meta-loss is the squared error
+    where $\mathcal{C}$ concatenates the maps of a class and of a query. The meta-loss is the squared error
 
     $$\frac{1}{N Q} \sum_{k, j} (r_{k,j} - \mathbf{1}(y_j = k))^2 \tag{2}$$
 
@@ -131,12 +145,13 @@ class Relation(Learner):
         encoder: $f_\varphi$, any module from [B, ...] to [B, D]; `relation_encoder` is the paper's.
         comparison: $g_\phi(\mathcal{C}(\cdot))$, any module from classes [T, N, D] and queries [T, Q, D] to
             logits [T, Q, N]; `Comparison` is the paper's.
-        loss: "mse", the paper's, or "cross-entropy" of the softmax of $\sigma^{-1}(r)$ over the classes.
-        pooling: of the items of a class: "sum", the paper's, or "mean", with which a class looks alike
-            however many items it has.
+        loss: Meta-loss: "mse", the paper's, or "cross-entropy" of the softmax of $\sigma^{-1}(r)$ over the
+            classes.
+        pooling: Pooling of the embeddings of a class: "sum", the paper's, or "mean", which does not depend
+            on the number of shots.
 
     Raises:
-        ValueError: if `loss` or `pooling` is none of these.
+        ValueError: If `loss` or `pooling` is none of these.
 
     Departures: equation 2 is averaged, as in the authors' code, not summed.
     """
@@ -153,18 +168,32 @@ class Relation(Learner):
         self.encoder, self.comparison, self.loss, self.pooling = encoder, comparison, loss, pooling
 
     def predict(self, support: Support, query_x: Tensor) -> Tensor:
-        """The logits σ⁻¹(r) of the queries' relations, [T, Q, N]: `.sigmoid()` of them is equation 1."""
-        z = embed(self.encoder, torch.cat([support.x, query_x], 1))
-        shots, queries = z.split([support.x.shape[1], query_x.shape[1]], 1)
-        member = F.one_hot(support.y, support.ways).to(z.dtype)
+        """Logits σ⁻¹(r) of the relations; their sigmoid is equation 1.
+
+        Args:
+            support: Labelled items of T tasks.
+            query_x: [T, Q, ...] items to classify.
+
+        Returns:
+            [T, Q, N] logits.
+        """
+        shots, queries = embed_together(self.encoder, support.x, query_x)
+        member = membership(support.y, support.ways, shots.dtype)
         if self.pooling == "mean":
-            member = member / member.sum(1, keepdim=True)
-        with torch.autocast(z.device.type, enabled=False):
-            classes = member.mT @ shots
+            member = member / member.sum(2, keepdim=True)
+        with torch.autocast(shots.device.type, enabled=False):
+            classes = member @ shots
         return self.comparison(classes, queries)
 
     def forward(self, episode: Episode) -> Tensor:
-        """The meta-loss, a scalar: equation 2, or the cross-entropy in nats."""
+        """Meta-loss of a batch of tasks.
+
+        Args:
+            episode: Labelled items of T tasks.
+
+        Returns:
+            The squared error of equation 2 in 0 … 1, or the cross-entropy in nats, a scalar.
+        """
         if self.loss == "cross-entropy":
             return super().forward(episode)
         scores = self.predict(episode.support, episode.query_x)

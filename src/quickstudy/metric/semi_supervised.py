@@ -8,22 +8,21 @@ import math
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.episode import Support
-from quickstudy.core.learner import Learner, embed
-from quickstudy.metric.distances import prototypes, squared_distances
+from quickstudy.core.learner import Learner, embed_together
+from quickstudy.metric.distances import membership, prototypes, squared_distances
 
 Refinement = Literal["soft", "cluster", "masked"]
 DISTRACTOR_RADIUS = 100.0
-"""What the radius of the distractors' cluster begins as."""
+"""Radius of the distractors' cluster at the start of training."""
 
 
 @rebuildable
 class SemiPrototypical(Learner):
-    r"""Prototypical networks whose prototypes are refined by items without labels (`Support.unlabelled`).
+    r"""Semi-supervised prototypical networks: unlabelled items (`Support.unlabelled`) refine the prototypes.
 
     A prototype starts as the mean $p_c$ of its class (Snell et al. 2017). Then a step of soft k-means:
 
@@ -33,16 +32,18 @@ class SemiPrototypical(Learner):
     {\sum_{c'} \exp(-\lVert h(\tilde x_j) - p_{c'} \rVert^2)} \tag{3}$$
 
     where $z$ is 1 for an item of the support and its class, else 0. The scores are the negative squared
-    distances of the queries to $\tilde p$. Where not all unlabelled items are of the task's classes:
+    distances of the queries to $\tilde p$. Two variants allow for distractors, unlabelled items that are of
+    none of the task's classes:
 
-    "cluster" gives the others, the distractors, a cluster of their own, at the origin, of which nothing but
-    the radius $r$ is learned (those of the classes are 1),
+    "cluster" adds a cluster for the distractors, with its centre at the origin and a learned radius $r$ (the
+    radii of the classes are 1),
 
     $$\tilde z_{j,c} \propto \exp\left(-\frac{\lVert h(\tilde x_j) - p_c \rVert^2}{2 r_c^2}
     - A(r_c)\right), \qquad A(r) = \tfrac12 \log 2\pi + \log r \tag{5}$$
 
-    "masked" counts an unlabelled item the less the farther it is, by a threshold $\beta_c$ and a slope
-    $\gamma_c$ that a small network makes of how the normalised distances of a class are spread:
+    "masked" gives an unlabelled item less weight the farther it is from a prototype. A small network predicts
+    the threshold $\beta_c$ and the slope $\gamma_c$ of this mask from statistics of the normalised distances
+    to a class:
 
     $$\tilde d_{j,c} = \frac{\lVert h(\tilde x_j) - p_c \rVert^2}
     {\frac1M \sum_j \lVert h(\tilde x_j) - p_c \rVert^2} \tag{6}$$
@@ -53,23 +54,23 @@ class SemiPrototypical(Learner):
     $$m_{j,c} = \sigma(\gamma_c (\beta_c - \tilde d_{j,c})), \qquad
     \tilde z_{j,c} \to \tilde z_{j,c} m_{j,c} \tag{8}$$
 
-    The gradient flows through all of it but the statistics that the small network is given, as in the
+    The gradient flows through everything except the statistics that the small network reads, as in the
     authors' code.
 
     Args:
         encoder: $h$, any module from [B, ...] to [B, D].
-        refinement: "soft", "cluster" or "masked".
-        steps: of k-means, 1 in the paper. The items of the support stay where they are.
+        refinement: Variant of the refinement: "soft", "cluster" or "masked".
+        steps: Number of k-means steps, 1 in the paper. The support items keep their assignments.
 
     Raises:
-        ValueError: if `refinement` is none of these, or `steps` < 1.
+        ValueError: If `refinement` is none of these, or `steps` < 1.
 
-    Without unlabelled items this is `Prototypical`.
+    Without unlabelled items this is `Prototypical`. The equations have the paper's numbers.
 
-    Departures: none from the paper, whose numbers of equations these are. The authors' code differs from it:
-    the mask is applied twice, and with "cluster" the distractors' cluster stands beside the classes in the
-    queries' scores, which are halved. With more than one step it changes the threshold from step to step by
-    a third output, keeps the first step's statistics, and moves the distractors' cluster.
+    Departures: none from the paper. The authors' code differs from the paper: it applies the mask twice, and
+    with "cluster" it includes the distractors' cluster among the classes in the scores of the queries, which
+    are halved. With more than one step it changes the threshold from step to step by a third output of the
+    network, keeps the statistics of the first step, and moves the distractors' cluster.
     """
 
     def __init__(self, encoder: nn.Module, refinement: Refinement = "soft", steps: int = 1) -> None:
@@ -85,29 +86,35 @@ class SemiPrototypical(Learner):
         self.mask = nn.Sequential(nn.Linear(5, 20), nn.Tanh(), nn.Linear(20, 2)) if masked else None
 
     def predict(self, support: Support, query_x: Tensor) -> Tensor:
-        """Scores −‖h(q) − p̃_c‖² of the queries, [T, Q, N], each ≤ 0."""
-        sizes = [support.x.shape[1], support.unlabelled.shape[1], query_x.shape[1]]
-        z = embed(self.encoder, torch.cat([support.x, support.unlabelled, query_x], 1))
-        shots, unlabelled, queries = z.split(sizes, 1)
+        """Scores −‖h(q) − p̃_c‖² of the queries.
+
+        Args:
+            support: Labelled and unlabelled items of T tasks.
+            query_x: [T, Q, ...] items to classify.
+
+        Returns:
+            [T, Q, N] scores ≤ 0.
+        """
+        shots, unlabelled, queries = embed_together(self.encoder, support.x, support.unlabelled, query_x)
         return -squared_distances(queries, self.refined(shots, support.y, support.ways, unlabelled))
 
     def refined(self, shots: Tensor, y: Tensor, ways: int, unlabelled: Tensor) -> Tensor:
-        """The prototypes after the steps of k-means (equation 3).
+        """Prototypes after the k-means steps (equation 3).
 
         Args:
             shots: [T, S, D] embeddings of the support.
-            y: [T, S] its labels.
-            ways: N.
-            unlabelled: [T, U, D] embeddings of the items without labels; U may be 0.
+            y: [T, S] labels of the support, in 0 … N − 1.
+            ways: N, the number of classes; each has an item.
+            unlabelled: [T, U, D] embeddings of the unlabelled items; U may be 0.
 
         Returns:
-            [T, N, D].
+            [T, N, D] refined prototypes.
         """
         p = prototypes(shots, y, ways)
         if not unlabelled.shape[1]:
             return p
         with torch.autocast(shots.device.type, enabled=False):
-            member = F.one_hot(y, ways).to(shots.dtype).mT
+            member = membership(y, ways, shots.dtype)
             for _ in range(self.steps):
                 share = self._assignments(unlabelled, p).mT
                 total = member.sum(2, keepdim=True) + share.sum(2, keepdim=True)
@@ -115,7 +122,7 @@ class SemiPrototypical(Learner):
         return p
 
     def _assignments(self, items: Tensor, p: Tensor) -> Tensor:
-        """How much each item [T, U, D] counts for each class, [T, U, N], each in 0 … 1."""
+        """[T, U, N] soft assignments z̃ in 0 … 1 of unlabelled items [T, U, D] to the classes."""
         d = squared_distances(items, p)
         if self.log_radius is not None:
             return _beside_a_cluster(d, items.square().sum(2, keepdim=True), self.log_radius)
@@ -128,14 +135,21 @@ class SemiPrototypical(Learner):
 
 
 def _beside_a_cluster(d: Tensor, from_origin: Tensor, log_radius: Tensor) -> Tensor:
-    """Equation 5, with radius 1 for the classes: of the N + 1 assignments, those to the classes."""
-    # ½ log 2π stands in all of them, and so counts for nothing
+    """Assignments to the N classes (equation 5), without the one to the distractors' cluster."""
+    # ½ log 2π is the same for all clusters, so softmax cancels it
     distractor = -from_origin / 2 * (-2 * log_radius).exp() - log_radius
     return torch.cat([-d / 2, distractor], 2).softmax(2)[..., :-1]
 
 
 def spread(d: Tensor) -> Tensor:
-    """Minimum, maximum, variance, skewness and excess kurtosis of distances [T, U, N] over U: [T, N, 5]."""
+    """Statistics of the distances of unlabelled items to each class (equation 7).
+
+    Args:
+        d: [T, U, N] normalised distances of the unlabelled items to the classes.
+
+    Returns:
+        [T, N, 5] minimum, maximum, variance, skewness and excess kurtosis over the U items.
+    """
     away = d - d.mean(1, keepdim=True)
     variance = away.square().mean(1)
     skewness = away.pow(3).mean(1) / (variance + 1e-8).pow(1.5)

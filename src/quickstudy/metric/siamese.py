@@ -14,25 +14,26 @@ from torch import Tensor, nn
 
 from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.episode import Episode, Support
-from quickstudy.core.learner import Learner, embed
+from quickstudy.core.learner import Learner, embed, embed_together
 from quickstudy.metric.distances import euclidean, prototypes
 from quickstudy.metric.pairs import different, labelled_items
 
 Energy = Callable[[Tensor, Tensor], Tensor]
-"""From embeddings [T, A, D] and [T, B, D] to energies [T, A, B], low where two are likely of one class."""
+"""Function from embeddings [T, A, D] and [T, B, D] to energies [T, A, B], low for items of one class."""
 PairLoss = Callable[[Tensor, Tensor], Tensor]
-"""From energies [B] and genuine [B] (1 where a pair is of one class, else 0) to their mean loss."""
+"""Function from energies [B] and genuine [B] (1 where a pair is of one class, else 0) to their mean loss."""
 Pooling = Literal["prototype", "mean", "nearest"]
 
 
 @rebuildable
 class WeightedL1(nn.Module):
-    r"""Koch's energy $-\sum_d \alpha_d |a_d - b_d| - \beta$, of which $p = \sigma(-E)$ is "the same class".
+    r"""Weighted L1 energy $E = -\sum_d \alpha_d |a_d - b_d| - \beta$ of Koch et al. 2015.
 
-    No tensor of all differences is made: positive and negative weights are two L1 distances.
+    $\sigma(-E)$ is the probability that both items are of one class. No tensor of all differences is made:
+    the positive and the negative weights are one L1 distance each.
 
     Args:
-        dimensions: D.
+        dimensions: D, the size of an embedding.
     """
 
     def __init__(self, dimensions: int) -> None:
@@ -41,7 +42,15 @@ class WeightedL1(nn.Module):
         self.bias = nn.Parameter(torch.ones(()))
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """[T, A, D] and [T, B, D] → [T, A, B]."""
+        """Energies of all pairs.
+
+        Args:
+            a: [T, A, D] embeddings.
+            b: [T, B, D] embeddings.
+
+        Returns:
+            [T, A, B] energies, low where two items are likely of one class.
+        """
         with torch.autocast(a.device.type, enabled=False):
             near, far = self.weight.clamp_min(0), (-self.weight).clamp_min(0)
             return torch.cdist(a * far, b * far, p=1) - torch.cdist(a * near, b * near, p=1) - self.bias
@@ -51,49 +60,56 @@ def contrastive_loss(energy: Tensor, genuine: Tensor, margin: float = 1.0) -> Te
     """Mean contrastive loss of pairs, Y·E² + (1 − Y)·max(margin − E, 0)².
 
     Args:
-        energy: [B] E of each pair.
+        energy: [B] energies E ≥ 0 of the pairs.
         genuine: [B] Y, 1 where both items are of one class and 0 where they are not.
-        margin: energy beyond which an impostor pair costs nothing.
+        margin: Energy beyond which an impostor pair costs nothing.
 
     Returns:
-        A scalar ≥ 0.
+        The mean loss ≥ 0, a scalar.
 
     Reference: Hadsell et al. 2006, equation 4.
 
-    Departures: there Y is 0 for a genuine pair, and there is a factor ½.
+    Departures: in the paper Y is 0 for a genuine pair, and the loss has a factor ½.
     """
     return (genuine * energy.square() + (1 - genuine) * (margin - energy).clamp_min(0).square()).mean()
 
 
 def cross_entropy(energy: Tensor, genuine: Tensor) -> Tensor:
-    """Mean cross-entropy of pairs in nats, where p = σ(−E) is that they are genuine (Koch et al. 2015).
+    """Mean binary cross-entropy of pairs, where σ(−E) is the probability of a genuine pair.
 
     Args:
-        energy: [B] E of each pair.
+        energy: [B] energies E of the pairs.
         genuine: [B] 1 where both items are of one class and 0 where they are not.
+
+    Returns:
+        The mean loss ≥ 0 in nats, a scalar.
+
+    Reference: Koch et al. 2015.
     """
     return F.binary_cross_entropy_with_logits(-energy, genuine)
 
 
 @rebuildable
 class Siamese(Learner):
-    r"""Siamese networks: two towers that share their weights, and an energy between what they make of a pair.
+    r"""Siamese networks: two towers with shared weights, and an energy between the embeddings of a pair.
 
     $$E(x_1, x_2) = d(f_\phi(x_1), f_\phi(x_2))$$
 
-    The meta-loss is that of all pairs of different items, support and queries alike, of each task, genuine
-    and impostor pairs counting half each: the mean of what balanced draws of pairs would give. A query is of
-    the class with the least energy.
+    The meta-loss is taken over all pairs of different items of each task, support and query items. Genuine
+    and impostor pairs have half the weight each: it is the expected loss of balanced random draws of pairs. A
+    query is assigned to the class with the least energy.
 
     Args:
         encoder: $f_\phi$, any module from [B, ...] to [B, D].
-        energy: d, `euclidean`, `cosine` or a module such as `WeightedL1`.
-        loss: of pairs, `contrastive_loss` (with `functools.partial` for another margin) or `cross_entropy`.
-        pooling: of several items of a class: "prototype", the energy to their mean embedding; "mean", the
-            mean of the energies to each; "nearest", the least of them. With one shot all are the same.
+        energy: Energy d between embeddings: `euclidean`, `cosine` or a module such as `WeightedL1`.
+        loss: Loss of pairs: `contrastive_loss` (with `functools.partial` for another margin) or
+            `cross_entropy`.
+        pooling: Energy of a query to a class of several items: "prototype", the energy to their mean
+            embedding; "mean", the mean of the energies to each; "nearest", the least of them. With one shot
+            all three are the same.
 
     Raises:
-        ValueError: if `pooling` is none of these; in `forward`, if a task has no genuine pair.
+        ValueError: If `pooling` is none of these; in `forward`, if a task has no genuine pair.
     """
 
     def __init__(
@@ -109,9 +125,16 @@ class Siamese(Learner):
         self.encoder, self.energy, self.loss, self.pooling = encoder, energy, loss, pooling
 
     def predict(self, support: Support, query_x: Tensor) -> Tensor:
-        """Scores of the queries, the negative energy to each class, [T, Q, N]."""
-        z = embed(self.encoder, torch.cat([support.x, query_x], 1))
-        shots, queries = z.split([support.x.shape[1], query_x.shape[1]], 1)
+        """Scores of the queries: the negative energy to each class.
+
+        Args:
+            support: Labelled items of T tasks.
+            query_x: [T, Q, ...] items to classify.
+
+        Returns:
+            [T, Q, N] scores.
+        """
+        shots, queries = embed_together(self.encoder, support.x, query_x)
         if self.pooling == "prototype":
             return -self.energy(queries, prototypes(shots, support.y, support.ways))
         energies = self.energy(queries, shots)
@@ -121,10 +144,13 @@ class Siamese(Learner):
         return -pooled.scatter_reduce(2, index, energies, how, include_self=False)
 
     def pairs(self, episode: Episode) -> tuple[Tensor, Tensor]:
-        """All pairs of different items of each task, support and queries alike.
+        """Energies of all pairs of different items of each task, support and query items.
+
+        Args:
+            episode: Labelled items of T tasks.
 
         Returns:
-            [T, B] their energies, and [T, B] whether they are genuine: of one class.
+            [T, B] energies of the pairs, and [T, B] bool, true where a pair is genuine (of one class).
         """
         x, y = labelled_items(episode)
         first, second = different(x.shape[1], y.device)
@@ -132,7 +158,17 @@ class Siamese(Learner):
         return self.energy(z, z)[:, first, second], y[:, first] == y[:, second]
 
     def forward(self, episode: Episode) -> Tensor:
-        """The meta-loss, a scalar, in the units of `loss`."""
+        """Meta-loss of a batch of tasks.
+
+        Args:
+            episode: Labelled items of T tasks.
+
+        Returns:
+            The mean over the tasks, a scalar in the units of `loss`.
+
+        Raises:
+            ValueError: If a task has no genuine pair.
+        """
         energies, genuine = self.pairs(episode)
         if not genuine.any(1).all():
             raise ValueError("a task of one item a class has no genuine pair: ask for more shots or queries")

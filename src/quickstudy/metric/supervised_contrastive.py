@@ -16,23 +16,23 @@ from quickstudy.metric.siamese import Siamese
 
 
 def supervised_contrastive_loss(z: Tensor, y: Tensor, temperature: float = 0.1) -> Tensor:
-    r"""Mean supervised contrastive loss of the items of T tasks, in nats.
+    r"""Mean supervised contrastive loss of the items of T tasks.
 
     $$\mathcal L = \frac1B\sum_i \frac{-1}{|P(i)|}\sum_{p\in P(i)}
     \log\frac{\exp(\cos(z_i, z_p)/\tau)}{\sum_{a\ne i}\exp(\cos(z_i, z_a)/\tau)} \tag{2}$$
 
-    where P(i) are the other items of i's class.
+    where P(i) are the other items of the class of item i.
 
     Args:
         z: [T, B, D] embeddings.
-        y: [T, B] their classes.
-        temperature: τ > 0.
+        y: [T, B] class labels of the embeddings.
+        temperature: Temperature τ > 0 of the softmax.
 
     Returns:
-        A scalar.
+        The mean loss in nats, a scalar.
 
     Raises:
-        ValueError: if an item is alone in its class.
+        ValueError: If an item is alone in its class.
 
     Reference: Khosla et al. 2020, equation 2 ($\mathcal L_{out}^{sup}$).
     """
@@ -43,7 +43,7 @@ def supervised_contrastive_loss(z: Tensor, y: Tensor, temperature: float = 0.1) 
         raise ValueError(
             "an item is alone in its class, so it has no genuine pair: ask for more shots or queries"
         )
-    # not −∞ where an item meets itself: 0 · ∞ would be NaN in the sum over positives
+    # an item's similarity to itself is not −∞: 0 · ∞ would be NaN in the sum over positives
     similarity = (cosines(z, z) / temperature).masked_fill(itself, torch.finfo(z.dtype).min)
     log_p = similarity - similarity.logsumexp(2, keepdim=True)
     return -((log_p * positive).sum(2) / count).mean()
@@ -51,23 +51,23 @@ def supervised_contrastive_loss(z: Tensor, y: Tensor, temperature: float = 0.1) 
 
 @rebuildable
 class SupervisedContrastive(Siamese):
-    """A Siamese network with cosine energy whose towers are trained on whole tasks rather than on pairs.
+    """A Siamese network with cosine energy, trained on whole tasks rather than on pairs.
 
-    Every item of a task is asked which of the others are of its class, as in `supervised_contrastive_loss`.
-    Hard impostors count most, by themselves.
+    The meta-loss is `supervised_contrastive_loss`: each item is contrasted with all others of its task, so
+    that the hardest impostor pairs have the largest gradients.
 
     Args:
-        encoder: any module from [B, ...] to [B, D].
-        temperature: τ > 0; small values look at the hardest pairs only.
+        encoder: Any module from [B, ...] to [B, D].
+        temperature: Temperature τ > 0 of the softmax; small values concentrate on the hardest pairs.
 
     Raises:
-        ValueError: if the temperature is not positive; in `forward`, if a class of a task has one item only.
+        ValueError: If the temperature is not positive; in `forward`, if a class of a task has one item only.
 
     Reference: Khosla et al. 2020.
 
-    Departures: there a projection head follows the encoder in training and is dropped afterwards, and each
-    item comes in two augmented copies; here energies are of the very embeddings trained, and a task's own
-    items of a class are the positives.
+    Departures: in the paper a projection head follows the encoder in training and is dropped afterwards, and
+    each item comes in two augmented copies. Here the loss is on the embeddings themselves, and the positives
+    are the other items of the class in the task.
     """
 
     def __init__(self, encoder: nn.Module, temperature: float = 0.1) -> None:
@@ -77,6 +77,16 @@ class SupervisedContrastive(Siamese):
         self.temperature = temperature
 
     def forward(self, episode: Episode) -> Tensor:
-        """The meta-loss, a scalar in nats."""
+        """Meta-loss of a batch of tasks.
+
+        Args:
+            episode: Labelled items of T tasks.
+
+        Returns:
+            The mean supervised contrastive loss in nats, a scalar.
+
+        Raises:
+            ValueError: If a class of a task has one item only.
+        """
         x, y = labelled_items(episode)
         return supervised_contrastive_loss(embed(self.encoder, x), y, self.temperature)

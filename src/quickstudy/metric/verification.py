@@ -1,4 +1,4 @@
-"""Verification: how well a score tells pairs of one class from pairs of two, whatever the threshold."""
+"""Verification: how well a score separates genuine from impostor pairs, over all thresholds."""
 
 import math
 from collections.abc import Sequence
@@ -22,23 +22,24 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Verification:
-    """How well scores tell genuine pairs (of one class) from impostor pairs.
+    """Verification figures: how well scores separate genuine pairs (of one class) from impostor pairs.
 
-    FAR is the share of impostor pairs that a threshold accepts, TAR that of genuine pairs.
+    The false accept rate, FAR, is the share of impostor pairs that a threshold accepts; the true accept rate,
+    TAR, is that of genuine pairs.
 
     Args:
-        auc: area under TAR over FAR: how often a genuine pair scores higher than an impostor pair, a tie
-            being half; in [0, 1].
-        eer: equal error rate, where FAR = 1 − TAR, in [0, 1].
-        threshold: the score from which pairs are accepted there.
-        tar: TAR at FAR, by FAR, all in [0, 1].
-        genuine: number of genuine pairs.
-        impostor: number of impostor pairs.
-        curve: FAR [K] and TAR [K] of every threshold, from the highest to the lowest.
-        episodes: tasks that the pairs are of; 0 where scores came alone, and so below.
-        seed: of the episodes.
-        setting: such as 5w1s.
-        mode: "inductive" or "transductive": what batch norm saw.
+        auc: Area under the curve of TAR over FAR, in [0, 1]: the probability that a genuine pair scores
+            higher than an impostor pair, a tie counting half.
+        eer: Equal error rate, where FAR = 1 − TAR, in [0, 1].
+        threshold: Score from which pairs are accepted at the equal error rate.
+        tar: TAR at given FARs, by FAR, all in [0, 1].
+        genuine: Number of genuine pairs.
+        impostor: Number of impostor pairs.
+        curve: FAR [K] and TAR [K] at every threshold, from the highest to the lowest.
+        episodes: Number of tasks that the pairs were drawn from; 0 where only scores were given.
+        seed: Seed of the episodes; 0 where only scores were given.
+        setting: Shape of a task, such as 5w1s; empty where only scores were given.
+        mode: Statistics of batch norm, "inductive" or "transductive"; empty where only scores were given.
     """
 
     auc: float
@@ -54,7 +55,7 @@ class Verification:
     mode: str = ""
 
     def __str__(self) -> str:
-        """`EER 2.31 %, AUC 0.9971, TAR 95.10 % at FAR 1 % (800 genuine + 800 impostor pairs, 5w1s, …)`."""
+        """`EER 2.31 %, AUC 0.9971, TAR 95.10 % at FAR 1 % (800 genuine + 800 impostor pairs, …)`."""
         tars = "".join(f", TAR {100 * tar:.2f} % at FAR {100 * far:g} %" for far, tar in self.tar.items())
         parts = [f"{self.genuine} genuine + {self.impostor} impostor pairs"]
         if self.episodes:
@@ -62,7 +63,7 @@ class Verification:
         return f"EER {100 * self.eer:.2f} %, AUC {self.auc:.4f}{tars} ({', '.join(parts)})"
 
     def as_dict(self) -> dict[str, Any]:
-        """For a manifest or a log: all but the curve, what is by FAR under names such as "0.01"."""
+        """All figures but the curve, for a manifest or a log; FARs become strings such as "0.01"."""
         parts = {name: value for name, value in vars(self).items() if name != "curve"}
         return parts | {"tar": {f"{far:g}": tar for far, tar in self.tar.items()}}
 
@@ -72,17 +73,22 @@ def verification(
 ) -> Verification:
     """AUC, EER and TAR at FAR of scored pairs.
 
-    The EER is where the line between two neighbouring operating points has FAR = 1 − TAR; the threshold lies
-    between theirs in proportion. TAR at a FAR is the largest of the operating points with at most this FAR,
-    never interpolated: with fewer impostor pairs than 1 / FAR, of those that accept none of them.
+    The EER is where the line between two neighbouring operating points has FAR = 1 − TAR; the threshold is
+    interpolated between theirs. TAR at a FAR is the largest TAR of the operating points with at most this
+    FAR. It is never interpolated: with fewer impostor pairs than 1 / FAR, only operating points that accept
+    no impostor pair count.
 
     Args:
-        scores: [B] higher where a pair is likelier of one class, such as negative energies.
-        genuine: [B] true or 1 where it is.
-        fars: each in [0, 1].
+        scores: [B] scores of the pairs, higher where a pair is likelier of one class, such as negative
+            energies.
+        genuine: [B] true or 1 where a pair is of one class, else false or 0.
+        fars: FARs in [0, 1] at which TAR is reported.
+
+    Returns:
+        The figures and their curve.
 
     Raises:
-        ValueError: if there is no genuine or no impostor pair, shapes differ, a score isn't finite, or a FAR
+        ValueError: If there is no genuine or no impostor pair, shapes differ, a score is not finite, or a FAR
             is out of range.
 
     Example:
@@ -109,7 +115,10 @@ def verification(
     wrong = [far for far in fars if not 0 <= far <= 1]
     if wrong:
         raise ValueError(f"FAR {wrong[0]} is not in [0, 1]: it is a share, 0.01 is 1 %")
-    far, tar, thresholds = (np.asarray(a, np.float64) for a in roc_curve(g, s, drop_intermediate=False))
+    curve = roc_curve(g, s, drop_intermediate=False)
+    far = np.asarray(curve[0], np.float64)
+    tar = np.asarray(curve[1], np.float64)
+    thresholds = np.asarray(curve[2], np.float64)
     eer, threshold = _equal_error(far, tar, thresholds)
     at_far = {f: float(tar[np.searchsorted(far, f, side="right") - 1]) for f in fars}
     return Verification(float(auc(far, tar)), eer, threshold, at_far, count, len(g) - count, curve=(far, tar))
@@ -131,19 +140,22 @@ def _equal_error(far: Floats, tar: Floats, thresholds: Floats) -> tuple[float, f
 
 @torch.no_grad()
 def verify(learner: Siamese, episodes: Trials, count: int = 100, mode: Mode = "inductive") -> Verification:
-    """How well a Siamese network tells pairs of unseen classes, over the first `count` tasks of `episodes`.
+    """Verification of pairs of unseen classes by a Siamese network, over the first `count` tasks.
 
-    Scores are negative energies. The pairs are all genuine pairs of different items within a task, support
-    and queries alike, and as many of its impostor pairs, drawn by the seed of the episodes.
+    Scores are negative energies. The pairs of a task are all genuine pairs of different items, support and
+    query items, and an equal number of impostor pairs, drawn by the seed of the episodes.
 
     Args:
-        learner: left in the state (training or not) it was in.
-        episodes: of classes the learner has never seen.
-        count: tasks.
-        mode: as in `evaluate`.
+        learner: The trained network; afterwards it is in the mode (training or evaluation) it was in.
+        episodes: Tasks of classes that the learner has never seen.
+        count: Number of tasks.
+        mode: Statistics of batch norm, "inductive" or "transductive", as in `evaluate`.
+
+    Returns:
+        The figures over the pairs of all tasks together.
 
     Raises:
-        ValueError: if count < 1, the mode is unknown, or a task has fewer impostor than genuine pairs.
+        ValueError: If count < 1, the mode is unknown, or a task has fewer impostor than genuine pairs.
     """
     scores: list[Tensor] = []
     labels: list[Tensor] = []
@@ -151,10 +163,8 @@ def verify(learner: Siamese, episodes: Trials, count: int = 100, mode: Mode = "i
     with evaluation(learner, count, mode):
         episodes = episodes.on(learner.device)
         for i in range(math.ceil(count / episodes.tasks)):
-            energies, genuine = (
-                a.cpu() for a in learner.pairs(episodes.part(i)[: count - i * episodes.tasks])
-            )
-            for e, g in zip(energies, genuine, strict=True):
+            energies, genuine = learner.pairs(episodes.part(i)[: count - i * episodes.tasks])
+            for e, g in zip(energies.cpu(), genuine.cpu(), strict=True):
                 chosen = draw_balanced(g, int(g.sum()), rng)
                 scores.append(-e[chosen])
                 labels.append(g[chosen])

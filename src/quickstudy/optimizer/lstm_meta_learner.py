@@ -13,34 +13,35 @@ from quickstudy.optimizer.rules.cell_state import CellStateRule
 
 @rebuildable
 class LSTMMetaLearner(InnerLoop):
-    r"""An LSTM that trains a network on the support: the network's weights are its cell state.
+    r"""The LSTM meta-learner: an LSTM trains a network on the support, with the weights as its cell state.
 
     $$\theta_t = f_t \circ \theta_{t-1} - i_t \circ \nabla_{\theta_{t-1}} \mathcal{L}_t, \qquad
     t = 1 \ldots T \tag{2}$$
 
-    on the support of a task, with gates f and i as `CellStateRule` has them. The meta-loss is that of the
-    queries at $\theta_T$; learned are the gates and the initial state $\theta_0$, the model's own weights
-    (Algorithm 1).
+    on the support of a task, with the gates f and i of `CellStateRule`. The meta-loss is the loss of the
+    queries at $\theta_T$. Both the gates and the initial state $\theta_0$, the weights of the model, are
+    learned (Algorithm 1).
 
     Args:
-        model: as in `MAML`.
-        rule: the gates; learned ones as in the paper by default.
-        steps: T, each on the whole support; in the paper 12 for 1-shot and 5 for 5-shot.
-        test_steps: as in `MAML`.
-        first_order: take gradients and losses for constants, as the paper does; what is left is the way
-            through f, i and $\theta_{t-1}$ of equation 2.
+        model: The network to train, any module from [B, ...] to [B, N], such as `Classifier`.
+        rule: Update rule with the gates; by default `CellStateRule()`, learned gates as in the paper.
+        steps: T, the inner steps in training, each on the whole support; in the paper 12 for 1-shot and 5 for
+            5-shot.
+        test_steps: Inner steps in evaluation; as many as in training by default.
+        first_order: Treat gradients and losses as constants, as the paper does; the meta-gradient then flows
+            only through f, i and $\theta_{t-1}$ of equation 2.
         chunk_size: Tasks that run at the same time, as in `MAML`.
 
     Raises:
-        ValueError: as in `MAML`.
+        ValueError: For the reasons of `MAML`.
 
-    The paper's batch norm is what `InnerLoop` does: statistics are the task's own, of the batch in training;
-    and in testing the queries are told by those of the support (inductive).
+    The paper's batch norm is that of `InnerLoop`: the statistics are the task's own, those of the batch in
+    training, and in testing those of the support are used for the queries (inductive).
 
-    Departures: the mean over tasks stands for one task a step. In inductive evaluation the statistics are
-    those that the adapted weights have on the support; the authors' are a running mean over the inner steps,
-    of the weights before each. The authors' release goes through the support of 5-shot tasks in one batch
-    of 25, 8 times, which is `steps=8`.
+    Departures: the meta-loss is a mean over tasks; the paper takes one task a step. In inductive evaluation
+    the statistics are those of the adapted weights on the support; the authors take a running mean over the
+    inner steps, of the weights before each. The authors' release goes through the support of 5-shot tasks in
+    one batch of 25, 8 times, which is `steps=8`.
     """
 
     def __init__(
@@ -56,5 +57,5 @@ class LSTMMetaLearner(InnerLoop):
         self.cell = CellStateRule() if rule is None else rule
 
     def rule(self) -> Rule:
-        """The inner step, equation 2."""
+        """Update rule of the inner steps (equation 2)."""
         return self.cell

@@ -10,19 +10,24 @@ from quickstudy.core.kernels.switch import for_each
 
 
 class OnesOwn:
-    """A rule that has other weights for each optimisee, [B, ...] by name."""
+    """A rule with separate weights for each of B optimisees.
+
+    Args:
+        rule: The rule, a `Rule` that is a module.
+        weights: [B, ...] weights of the rule for each optimisee, by name.
+    """
 
     def __init__(self, rule: nn.Module, weights: Tensors) -> None:
         self.rule, self.weights = rule, weights
 
     def init(self, parameters: Tensors) -> RuleState:
-        """A state [B, ...] for each optimisee."""
+        """State before the first step, [B, ...]."""
         return self._call("init", parameters)
 
     def update(
         self, gradients: Tensors, state: RuleState, parameters: Tensors, loss: Tensor
     ) -> tuple[Tensors, RuleState]:
-        """A step of each optimisee by its own weights."""
+        """Take a step of each optimisee with its own weights, as `Rule.update`."""
         return self._call("update", gradients, state, parameters, loss)
 
     def _call(self, method: str, *arguments: Any) -> Any:
@@ -35,12 +40,12 @@ class OnesOwn:
 
 
 class _Caller(nn.Module):
-    """A method of a module as the `forward` of another: the one that torch can call with other weights."""
+    """Exposes a method of a module as `forward`, as `functional_call` swaps the weights of `forward` only."""
 
     def __init__(self, rule: nn.Module, method: str) -> None:
         super().__init__()
         self.rule, self.method = rule, method
 
     def forward(self, *arguments: Any) -> Any:
-        """What the method makes of the arguments."""
+        """Call the method."""
         return getattr(self.rule, self.method)(*arguments)

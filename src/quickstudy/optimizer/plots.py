@@ -1,4 +1,4 @@
-"""Pictures of races between update rules."""
+"""Plots of races between update rules."""
 
 from collections.abc import Sequence
 
@@ -7,17 +7,21 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from quickstudy.optimizer.race import Curve
+from quickstudy.training.plots import despine
 
 
 def race_curves(curves: Sequence[Curve], title: str, held_out: bool = False) -> Figure:
-    """How rules fare against each other: losses by step and by time, the mean over problems and a band.
+    """Losses of update rules by step and by time: the mean over problems, and a band.
 
     The band holds the middle 80 % of the problems. Learned rules are drawn thick, tuned baselines thin.
 
     Args:
-        curves: of `race`.
-        title: above.
-        held_out: draw the losses on data not trained on.
+        curves: Results of `race`.
+        title: Title of the figure.
+        held_out: Draw the losses on held-out data instead of the training data.
+
+    Returns:
+        The figure, with a panel over steps and one over seconds.
     """
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
@@ -35,7 +39,7 @@ def race_curves(curves: Sequence[Curve], title: str, held_out: bool = False) -> 
             axes.fill_between(x, low, high, color=colour, alpha=0.1, lw=0)
     first = np.concatenate([c.losses[0].numpy() for c in curves])
     panels[0].set(xlabel="steps", ylabel="held-out loss" if held_out else "loss", yscale="log", title=title)
-    panels[0].set_ylim(max(lowest, last / 20), 3 * float(first.mean()))  # what diverges leaves the picture
+    panels[0].set_ylim(max(lowest, last / 20), 3 * float(first.mean()))  # rules that diverge leave the axis
     panels[1].set(
         xlabel=f"seconds for {curves[0].losses.shape[1]} problems side by side", title="by the clock"
     )
@@ -44,6 +48,6 @@ def race_curves(curves: Sequence[Curve], title: str, held_out: bool = False) -> 
     )
     for axes in panels:
         axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        despine(axes)
     panels[1].legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

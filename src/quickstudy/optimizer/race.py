@@ -1,4 +1,4 @@
-"""Update rules against each other on problems that none of them has seen."""
+"""Races: comparisons of update rules on problems that none of them has seen."""
 
 import math
 import time
@@ -13,21 +13,38 @@ from torch import Tensor
 from quickstudy.core.adapt import Rule, Tensors, adapt
 from quickstudy.core.update_rules import adam, heavy_ball, nag, rmsprop, sgd
 from quickstudy.optimizer.problems.problem import Family, Optimizees
-from quickstudy.training.schedules import cosine
 
 RATES = tuple(10 ** (-3 + i / 6) for i in range(28))
-"""What the baselines' learning rates are tuned over: six a decade, from 1e-3 to 32."""
+"""Grid of learning rates that the baselines are tuned over: six a decade, from 1e-3 to 32."""
 TUNED_BEFORE = 2**30
-"""Added to a race's seed: the seed of the problems that baselines are tuned on."""
+"""Offset from the seed of a race to the seed of the problems that the baselines are tuned on."""
 
 
 def adamw_cosine(steps: int) -> Callable[[float], Rule]:
-    """AdamW with weight decay 0.01 whose rate falls along a half cosine to 0 over so many steps."""
-    return lambda lr: adam(lr, weight_decay=0.01, schedule=cosine(steps))
+    """AdamW with weight decay 0.01; the learning rate falls along a half cosine to 0.
+
+    Args:
+        steps: Number of steps until the rate is 0.
+
+    Returns:
+        A function from the initial learning rate to the rule.
+    """
+
+    def half_cosine(step: int) -> float:
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, steps))))
+
+    return lambda lr: adam(lr, weight_decay=0.01, schedule=half_cosine)
 
 
 def baselines(steps: int) -> dict[str, Callable[[float], Rule]]:
-    """From a learning rate to a rule: what learned rules are raced against, for races of so many steps."""
+    """The optimizers designed by hand that learned rules are compared with.
+
+    Args:
+        steps: Number of steps of the race, over which scheduled learning rates fall.
+
+    Returns:
+        A function from a learning rate to the rule, by name of the optimizer.
+    """
     return {
         "SGD": sgd,
         "heavy ball": heavy_ball,
@@ -40,15 +57,15 @@ def baselines(steps: int) -> dict[str, Callable[[float], Rule]]:
 
 @dataclass(frozen=True)
 class Curve:
-    """How a rule fared.
+    """Losses of B problems under one rule, and the time it took.
 
     Args:
-        name: of the rule.
-        losses: [steps + 1, B] f(θ_t) of each problem, before the first step and after each.
-        held_out: [steps + 1, B] the same on data not trained on; empty where not asked for.
-        seconds: of a step of all B problems, with their gradients.
-        own_seconds: of these, the rule's own.
-        lr: the tuned learning rate; none of a learned rule.
+        name: Name of the rule.
+        losses: [steps + 1, B] losses f(θ_t) of each problem, before the first step and after each.
+        held_out: [steps + 1, B] losses on held-out data; empty if they were not computed.
+        seconds: Seconds of a step of all B problems, gradients included.
+        own_seconds: Seconds of a step that the rule itself takes.
+        lr: The tuned learning rate; None for a learned rule.
     """
 
     name: str
@@ -64,7 +81,14 @@ class Curve:
         return self.losses[-1]
 
     def judged(self, held_out: bool) -> Tensor:
-        """[steps + 1, B] the losses that count: on the data trained on, or on the others."""
+        """Losses on one of the two kinds of data.
+
+        Args:
+            held_out: Return the losses on held-out data instead of those on the training data.
+
+        Returns:
+            [steps + 1, B] losses.
+        """
         return self.held_out if held_out else self.losses
 
 
@@ -76,18 +100,18 @@ def follow(
     held_out: bool = False,
     lr: float | None = None,
 ) -> Curve:
-    """Take some steps of a rule on some problems.
+    """Run a rule on a batch of problems.
 
     Args:
-        rule: any.
-        problems: B of them.
-        steps: how many.
-        name: of the curve.
-        held_out: take the held-out losses too.
-        lr: for the curve.
+        rule: The update rule.
+        problems: B problems.
+        steps: Number of steps, at least 1.
+        name: Name of the curve.
+        held_out: Compute the losses on held-out data too.
+        lr: Learning rate to note in the curve.
 
     Returns:
-        The curve. A problem whose loss is not finite counts as infinite.
+        The losses by step, and the time. A loss that is not finite is given as infinite.
     """
     others: list[Tensor] = []
     timed, watching = _Timed(rule), 0.0
@@ -111,13 +135,13 @@ def follow(
 
 
 class _Timed:
-    """A rule that keeps count of the time its steps take."""
+    """A rule that measures the time its steps take."""
 
     def __init__(self, rule: Rule) -> None:
         self.init, self.rule, self.seconds = rule.init, rule, 0.0
 
     def update(self, *arguments: Any) -> Any:
-        """A step."""
+        """Take a step, as `Rule.update`."""
         started = time.perf_counter()
         after = self.rule.update(*arguments)
         self.seconds += time.perf_counter() - started
@@ -127,7 +151,17 @@ class _Timed:
 def tune(
     make: Callable[[float], Rule], problems: Optimizees, steps: int, rates: Sequence[float] = RATES
 ) -> float:
-    """The learning rate with the least mean loss after some steps; the least rate if all of them diverge."""
+    """The learning rate with the least mean loss after the last step; the first rate if all diverge.
+
+    Args:
+        make: Function from a learning rate to a rule.
+        problems: Problems to tune on.
+        steps: Number of steps, at least 1.
+        rates: Learning rates to try.
+
+    Returns:
+        The best of the rates.
+    """
     finals = [follow(make(lr), problems, steps).final.mean().item() for lr in rates]
     return rates[finals.index(min(finals))]
 
@@ -145,26 +179,27 @@ def race(
     rates: Sequence[float] = RATES,
     report: Callable[[int, int], None] | None = None,
 ) -> list[Curve]:
-    """Learned rules against tuned baselines on the same problems.
+    """Compare learned rules with tuned baselines on the same problems.
 
     Args:
-        rules: the learned ones, by name.
-        family: of the problems.
-        steps: how many.
-        problems: B.
-        seed: of the problems.
-        held_out: take the held-out losses too.
-        tuning: on how many other problems the baselines' learning rates are tuned, for the loss that falls
-            under their gradients; B by default.
-        against: the baselines; those of `baselines` by default.
-        rates: that they are tuned over.
-        report: told of curves done and of their number.
+        rules: Learned rules, by name.
+        family: Family that the problems are drawn from.
+        steps: Number of steps, at least 1.
+        problems: B, the number of problems, at least 1.
+        seed: Seed of the problems.
+        held_out: Compute the losses on held-out data too.
+        tuning: Number of other problems that the baselines' learning rates are tuned on, for the training
+            loss; B by default.
+        against: Baselines, as functions from a learning rate to a rule, by name; those of `baselines` by
+            default.
+        rates: Learning rates that the baselines are tuned over.
+        report: Called after each curve with the numbers of finished curves and of all curves.
 
     Returns:
-        A curve a rule, learned ones first.
+        A curve for each rule, learned rules first.
 
     Raises:
-        ValueError: if `steps` or `problems` is less than 1.
+        ValueError: If `steps` or `problems` is less than 1.
     """
     if steps < 1 or problems < 1:
         raise ValueError(f"steps is {steps} and problems {problems}: both must be at least 1")

@@ -18,7 +18,16 @@ Objective = Literal["train", "held_out"]
 
 
 def gradient_of(loss: Loss, parameters: Tensors, step: int) -> tuple[Tensors, Tensor]:
-    """The gradients of losses [B] at parameters of their own, and the losses; neither with a graph."""
+    """Gradients and losses of B problems with separate parameters; both detached.
+
+    Args:
+        loss: Function from (parameters, number of the step) to the losses [B].
+        parameters: [B, ...] parameters of each problem, by name.
+        step: Number of the step.
+
+    Returns:
+        [B, ...] gradients by name, and [B] losses.
+    """
     with torch.enable_grad():
         at = {k: p.detach().requires_grad_() for k, p in parameters.items()}
         value = loss(at, step)
@@ -30,7 +39,7 @@ def gradient_of(loss: Loss, parameters: Tensors, step: int) -> tuple[Tensors, Te
 
 @dataclass
 class _Carried:
-    """Where the optimisees stand between two unrolls."""
+    """State of the optimisees between two unrolls."""
 
     problems: Optimizees
     seed: int
@@ -39,48 +48,52 @@ class _Carried:
     parameters: Tensors
     state: RuleState
     perturbed: Tensors
-    """PES: the sum of what the rule of each was perturbed by so far."""
+    """PES: the sum of all perturbations of each optimisee's rule so far, [B, ...] by name."""
 
 
 class RuleLearner(nn.Module):
-    r"""Learns the parameters φ of an update rule, by how well optimisees fare under it.
+    r"""Learns the parameters φ of an update rule from the losses of the optimisees that it optimizes.
 
     $$\mathcal{L}(\phi) = \mathbb{E}_f \Big[ \frac1K \sum_{t=1}^{K} f(\theta_t) \Big], \qquad
     \theta_{t+1} = \theta_t + g_t, \qquad (g_t, h_{t+1}) = m(\nabla_t, h_t, \phi)$$
 
-    A meta-step follows B problems over an unroll of K steps and differentiates their mean loss; the next goes
-    on where it stopped, its gradient cut off there, until the horizon is reached and new problems begin.
+    A meta-step runs B problems over an unroll of K steps and differentiates their mean loss. The next
+    meta-step continues from the detached state (truncated back-propagation), until the horizon is reached and
+    new problems begin.
 
-    How the gradient is estimated:
+    Estimators of the gradient:
 
-    - "backprop": back-propagation through the unroll. First order drops $\partial \nabla_t / \partial \phi$,
-      as the paper does. Then the gradient of $\sum f(\theta_t)$ is that of the surrogate
-      $\sum \langle \mathrm{stopgrad} \nabla_t, \theta_t \rangle$, and of the optimisees no graph is kept.
+    - "backprop": back-propagation through the unroll. The first-order variant drops
+      $\partial \nabla_t / \partial \phi$, as the paper does. The gradient of $\sum f(\theta_t)$ is then that
+      of the surrogate $\sum \langle \mathrm{stopgrad} \nabla_t, \theta_t \rangle$, and no graph of the
+      optimisees' losses is kept.
     - "es": evolution strategies, $\frac{1}{\sigma^2} \mathbb{E}[\epsilon L(\phi + \epsilon)]$ with
-      $\epsilon \sim N(0, \sigma^2)$, in pairs ±ε that share their problem. Nothing is differentiated but f.
-      It smooths the objective, and is as blind as back-propagation to what lies beyond the unroll.
-    - "pes": persistent evolution strategies. Each optimisee keeps its own perturbed course from unroll to
-      unroll, and ε in the estimate is the sum of all of its perturbations since the start, which makes it
+      $\epsilon \sim N(0, \sigma^2)$, in antithetic pairs ±ε on the same problem. Only f is differentiated. It
+      smooths the objective, and like back-propagation it ignores what follows the unroll.
+    - "pes": persistent evolution strategies. Each optimisee keeps its perturbed state from unroll to unroll,
+      and ε in the estimate is the sum of all of its perturbations since the start, which makes the estimate
       unbiased for the whole horizon.
 
     Args:
-        rule: m: a `Rule` that is an `nn.Module`, such as `LSTMRule()`.
-        family: of the problems.
-        problems: B. For the evolution strategies even, half of them with +ε, half with −ε.
-        unroll: K.
-        horizon: steps after which new problems begin.
-        first_order: as above.
-        objective: f above: "train", what the rule itself is given the gradients of, or "held_out".
-        log: take log f for f, positive then: late steps, whose losses are small, count as much as early ones.
-        estimator: as above.
-        sigma: σ.
+        rule: Update rule m to learn, a `Rule` that is an `nn.Module`, such as `LSTMRule()`.
+        family: Family that the problems are drawn from.
+        problems: B, the number of problems of a meta-step; even for evolution strategies, which run half of
+            them with +ε and half with −ε.
+        unroll: K, the inner steps of a meta-step.
+        horizon: Inner steps after which new problems begin; `Horizon()` by default.
+        first_order: Treat the optimisees' gradients as constants in back-propagation.
+        objective: Meta-objective f: "train", the loss that the rule gets the gradients of, or "held_out".
+        log: Take log f instead of f, which must then be positive; late steps with small losses then count as
+            much as early ones.
+        estimator: Estimator of the meta-gradient: "backprop", "es" or "pes".
+        sigma: Standard deviation σ > 0 of the perturbations of evolution strategies.
 
     Raises:
-        ValueError: if a number is out of range or a name unknown.
+        ValueError: If a number is out of range or a name unknown.
 
     Reference: Andrychowicz et al. 2016, equations 2 and 3, with $w_t = 1$; Vicol, Metz, Sohl-Dickstein:
     "Unbiased Gradient Estimation in Unrolled Computation Graphs with Persistent Evolution Strategies", 2021.
-    Departures: the mean over steps and problems stands for the sum; `log` is ours.
+    Departures: the meta-loss is the mean over steps and problems, not the sum; `log` is our addition.
     """
 
     def __init__(
@@ -116,9 +129,13 @@ class RuleLearner(nn.Module):
         self._carried: _Carried | None = None
 
     def forward(self, draw: Draw) -> Tensor:
-        """The meta-loss of an unroll, a scalar: the mean of f, or log f, over its steps and problems.
+        """Meta-loss of an unroll. The state of the optimisees is kept for the next call.
 
-        Its gradient is the estimator's. The optimisees are kept, to go on with in the next call.
+        Args:
+            draw: The meta-step, with the seed of the problems that may begin in it.
+
+        Returns:
+            The mean of f, or log f, over the steps and problems, a scalar; its gradient is the estimator's.
         """
         at = self._carried or self._begin(draw.seed, self.horizon.draw(draw))
         steps = min(self.unroll, at.horizon - at.step)
@@ -129,7 +146,7 @@ class RuleLearner(nn.Module):
         return value
 
     def carried(self) -> dict[str, Tensor]:
-        """What goes on from one meta-step to the next, as tensors: for a checkpoint."""
+        """State between two meta-steps, as tensors by name, for a checkpoint; empty before new problems."""
         at = self._carried
         if not at:
             return {}
@@ -142,7 +159,11 @@ class RuleLearner(nn.Module):
         )
 
     def carry_on(self, tensors: Mapping[str, Tensor]) -> None:
-        """The way back from `carried`."""
+        """Restore the state that `carried` returned.
+
+        Args:
+            tensors: Tensors by name, as returned by `carried`.
+        """
         self._carried = None
         if not tensors:
             return
@@ -156,7 +177,7 @@ class RuleLearner(nn.Module):
         self._carried = at
 
     def _begin(self, seed: int, horizon: int, step: int = 0) -> _Carried:
-        """New problems, at their start."""
+        """Draw new problems, at their start."""
         device = next(self.rule.parameters()).device
         problems = self.family.sample(self._sampled, seed)
         start = {k: p.detach().to(device) for k, p in problems.start.items()}
@@ -172,17 +193,17 @@ class RuleLearner(nn.Module):
 
     @property
     def _sampled(self) -> int:
-        """Different problems: in pairs they are shared."""
+        """Number of different problems: in evolution strategies, two optimisees share one."""
         return self.problems if self.estimator == "backprop" else self.problems // 2
 
     @property
     def as_rule(self) -> Rule:
-        """The module `rule`, typed as what it is."""
+        """The module `rule`, typed as a `Rule`."""
         rule: Any = self.rule
         return rule
 
     def _weights(self, count: int) -> Tensors:
-        """[count, ...] φ as so many optimisees have it."""
+        """φ repeated for each optimisee, [count, ...] by name."""
         return {k: p.detach().expand(count, *p.shape) for k, p in self.rule.named_parameters()}
 
     def _objective(self, problems: Optimizees) -> Loss:
@@ -191,10 +212,10 @@ class RuleLearner(nn.Module):
     def _backprop(self, at: _Carried, steps: int) -> Tensor:
         objective = self._objective(at.problems)
         values: list[Tensor] = []
-        terms: list[Tensor] = []  # the gradient of their sum is that of the sum of all losses
+        terms: list[Tensor] = []  # their sum has the gradient of the sum of all losses
 
         def judge(k: int, parameters: Tensors, known: tuple[Tensors, Tensor] | None = None) -> None:
-            """Take note of f(θ_k), of which value and gradient may be known."""
+            """Record f(θ_k); its gradient and value may be known already."""
             if not self.first_order:
                 value = objective(parameters, at.step + k) if known is None else known[1]
                 terms.append(value.log().sum() if self.log else value.sum())
@@ -207,7 +228,7 @@ class RuleLearner(nn.Module):
             values.append(value.detach().log() if self.log else value.detach())
 
         def watch(k: int, parameters: Tensors, gradients: Tensors, loss: Tensor) -> None:
-            if k:  # where the unroll begins does not depend on φ
+            if k:  # the first parameters of the unroll do not depend on φ
                 judge(k, parameters, (gradients, loss) if self.objective == "train" else None)
 
         adapted = adapt(
@@ -251,7 +272,7 @@ class RuleLearner(nn.Module):
     def _follow(
         self, at: _Carried, parameters: Tensors, state: RuleState, rule: Rule, steps: int
     ) -> tuple[Tensor, Adapted]:
-        """The mean objective of each optimisee over some steps [B], and where they get to."""
+        """Mean objective [B] of each optimisee over some steps, and the result of the steps."""
         objective = self._objective(at.problems)
         values: list[Tensor] = []
 

@@ -16,38 +16,38 @@ from quickstudy.optimizer.weights import load_rule
 
 
 class LearnedOptimizer(torch.optim.Optimizer):
-    r"""An optimizer of torch that takes the steps of a rule U.
+    r"""A torch optimizer that takes the steps of an update rule U.
 
     $$\theta \leftarrow \theta + \eta\,(U(\theta, \nabla L) - \theta) - \eta\,\lambda\,\theta$$
 
     A rule that is a module is frozen: copied, in evaluation mode. Parameter groups, schedules, closures,
-    `state_dict` and `copy.deepcopy` are as for any optimizer; a parameter without gradient is left alone, and
-    its state too. Arithmetic and state have the precision of the parameters, but at least float32.
+    `state_dict` and `copy.deepcopy` work as for any optimizer; a parameter without gradient and its state are
+    left unchanged. Arithmetic and state have the precision of the parameters, but at least float32.
 
-    What a rule says of itself counts, where it does:
+    Two optional attributes of a rule are respected:
 
-    - `coordinatewise = True`, as `LSTMRule`, `RNNpropRule` and `MLPRule` do: it may be given small tensors
-      together and large ones in parts, as coordinates [C], with states [..., C]. A number in its state
-      depends on how many steps were taken and on nothing else.
-    - `needs_loss = True`: it is given the loss that the closure returns. Others are given nan.
+    - `coordinatewise = True`, as `LSTMRule`, `RNNpropRule` and `MLPRule` have it: the rule may be called with
+      small tensors concatenated and large ones in parts, as coordinates [C], with states [..., C]. A state
+      that is a plain number, or has no dimensions, must depend on the number of steps only.
+    - `needs_loss = True`: the rule gets the loss that the closure returns. Other rules get nan.
 
-    A rule that isn't coordinatewise is given one parameter at a time, under its name if the optimizer is made
-    of `model.named_parameters()`. So one that lets parameters depend on each other is another rule here than
-    in `adapt`.
+    A rule that is not coordinatewise is called with one parameter at a time, under its name if the optimizer
+    is made from `model.named_parameters()`. So a rule that lets parameters depend on each other behaves
+    differently here than in `adapt`.
 
     Args:
-        params: tensors, names and tensors, or groups, as any optimizer takes them.
-        rule: a rule; or the name of one that ships or a path, as `load_rule` takes them.
-        lr: η, multiplies the rule's own steps: 0 or more. By group.
-        weight_decay: λ, 0 or more. By group. It is decoupled and multiplied by η, as in AdamW, but there η is
-            the length of a step: AdamW's 0.01 at a rate of 0.001 is 0.00001 here.
-        horizon: how many steps the rule was trained for. It warns once when it takes more. By default what
-            the file of the rule says, if it comes from one.
+        params: Tensors, names and tensors, or groups, as for any torch optimizer.
+        rule: An update rule, or the name or path of a learned one, as in `load_rule`.
+        lr: Factor η ≥ 0 of the rule's own steps. May be set for each group.
+        weight_decay: Weight decay λ ≥ 0. May be set for each group. It is decoupled and multiplied by η, as
+            in AdamW, but there η is the length of a step: AdamW's 0.01 at a rate of 0.001 is 0.00001 here.
+        horizon: Number of steps that the rule was trained for; the optimizer warns once when it takes more.
+            By default it is read from the rule's file, if there is one.
 
     Raises:
-        ValueError: if a number is out of range, a parameter is complex or a gradient sparse; if the rule
-            needs the loss, and `step` is not given a closure that returns it.
-        FileNotFoundError: if there is no such rule.
+        ValueError: If a number is out of range, a parameter is complex, or a gradient is sparse; if the rule
+            needs the loss, and `step` gets no closure that returns it.
+        FileNotFoundError: If there is no such rule.
 
     Example:
         >>> import torch
@@ -88,13 +88,21 @@ class LearnedOptimizer(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
 
     def __getstate__(self) -> dict[str, Any]:
-        """What copies and pickles hold; for a pickle the rule must be a module, not inner functions."""
+        """State for copies and pickles; a rule to be pickled must be a module, not local functions."""
         own = {"rule": self.rule, "horizon": self.horizon, "_warned": self._warned}
         return super().__getstate__() | own | {"_copies": {}, "_forms": {}}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As in torch; with a group's own `lr` and `weight_decay`, if it has some."""
-        lr, decay = (param_group.get(k, self.defaults[k]) for k in ("lr", "weight_decay"))
+        """Add a group of parameters, as in torch.
+
+        Args:
+            param_group: Group with `params`, and optionally its own `lr` and `weight_decay`.
+
+        Raises:
+            ValueError: If a number is out of range or a parameter is not real.
+        """
+        lr = param_group.get("lr", self.defaults["lr"])
+        decay = param_group.get("weight_decay", self.defaults["weight_decay"])
         if not (lr >= 0 and decay >= 0):
             raise ValueError(f"lr is {lr} and weight_decay {decay}: both must be 0 or more")
         super().add_param_group(param_group)
@@ -104,13 +112,17 @@ class LearnedOptimizer(torch.optim.Optimizer):
                 raise ValueError(f"a parameter {list(p.shape)} is of {p.dtype}: rules take real numbers only")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As in torch, but the state keeps its precision.
+        """Load the state, as in torch, but in its own precision.
+
+        Args:
+            state_dict: State that `state_dict()` returned, for the same groups and rule.
 
         Raises:
-            ValueError: if there are other groups, or the state is that of another rule.
+            ValueError: If the groups differ, or the state is that of another rule.
         """
+        # torch casts the state to the type of each parameter. To restore it in its own precision, this hook
+        # notes the dictionary as loaded; as it is registered last, it sees the changes of all other hooks.
         seen: dict[str, Any] = {}
-        # added last: it sees what other hooks have made of the dictionary
         hook = self.register_load_state_dict_pre_hook(lambda _, final: seen.update(final))
         try:
             super().load_state_dict(state_dict)
@@ -126,10 +138,14 @@ class LearnedOptimizer(torch.optim.Optimizer):
         """Take a step.
 
         Args:
-            closure: clears the gradients, computes the loss and its gradients, and returns the loss.
+            closure: Function that clears the gradients, computes the loss and its gradients, and returns the
+                loss.
 
         Returns:
-            What the closure returned.
+            The value that the closure returned, or None without one.
+
+        Raises:
+            ValueError: If a gradient is sparse, or the rule needs the loss and the closure returns none.
         """
         value = None
         if closure is not None:
@@ -139,12 +155,12 @@ class LearnedOptimizer(torch.optim.Optimizer):
         self._check_gradients()
         with torch.no_grad():
             for group in self.param_groups:
-                alike: dict[tuple[torch.device, torch.dtype, int], list[tuple[Tensor, str]]] = {}
+                by_kind: dict[tuple[torch.device, torch.dtype, int], list[tuple[Tensor, str]]] = {}
                 for p, name in _members(group):
                     if p.grad is not None and p.numel():
                         kind = p.device, _working_dtype(p), self._count(p, name)
-                        alike.setdefault(kind, []).append((p, name))
-                for (device, dtype, _), members in alike.items():
+                        by_kind.setdefault(kind, []).append((p, name))
+                for (device, dtype, _), members in by_kind.items():
                     with torch.autocast(device.type, enabled=False):
                         self._advance(self._on(device, dtype), members, group, loss.to(dtype).to(device))
         return value
@@ -163,7 +179,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         return loss.reshape(())
 
     def _check_gradients(self) -> None:
-        """Before the first parameter moves."""
+        """Refuse sparse gradients, before any parameter is changed."""
         for p in (p for group in self.param_groups for p in group["params"]):
             if p.grad is not None and p.grad.layout != torch.strided:
                 raise ValueError(
@@ -172,7 +188,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
                 )
 
     def _on(self, device: torch.device, dtype: torch.dtype) -> Rule:
-        """The rule where the parameters are."""
+        """The rule on the device and in the precision of parameters."""
         if not isinstance(self.rule, nn.Module):
             return self.rule
         if (device, dtype) not in self._copies:
@@ -181,7 +197,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         return self._copies[device, dtype]
 
     def _fresh(self, p: Tensor, name: str) -> list[Any]:
-        """What the state of a parameter is made of, before the first step."""
+        """Leaves of a parameter's state before the first step."""
         theta, rule = p.detach().to(_working_dtype(p)), self._on(p.device, _working_dtype(p))
         leaves, self._forms[name] = pytree.tree_flatten(
             rule.init({name: theta.flatten() if self._coordinatewise else theta})
@@ -189,7 +205,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
         return [_own(leaf) for leaf in leaves]
 
     def _count(self, p: Tensor, name: str) -> int:
-        """The number of the step that a parameter is about to take, with a state to take it from."""
+        """Number of the step that a parameter is about to take; makes its state if there is none."""
         state = self.state[p]
         if not state:
             state.update({"step": 0} | _numbered(self._fresh(p, name)))
@@ -223,12 +239,14 @@ class LearnedOptimizer(torch.optim.Optimizer):
     def _advance(
         self, rule: Rule, members: Sequence[tuple[Tensor, str]], group: dict[str, Any], loss: Tensor
     ) -> None:
-        """Take a step of parameters that have taken equally many, on one device and in one precision."""
+        """Take a step of parameters with the same number of past steps, device and precision."""
         if self._coordinatewise:
             self._advance_coordinates(rule, [p for p, _ in members], members[0][1], group, loss)
             return
         for p, name in members:
-            theta, g = (x.detach().to(loss.dtype) for x in (p, p.grad) if x is not None)
+            assert p.grad is not None  # `step` chose these members by their gradients
+            theta = p.detach().to(loss.dtype)
+            g = p.grad.detach().to(loss.dtype)
             before = pytree.tree_unflatten(_leaves(self.state[p]), self._forms[name])
             after, state = rule.update({name: g}, before, {name: theta}, loss)
             self.state[p].update(_numbered([_own(leaf) for leaf in pytree.tree_leaves(state)]))
@@ -267,7 +285,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
 
 
 def _members(group: dict[str, Any]) -> Iterator[tuple[Tensor, str]]:
-    """The parameters of a group and their names; all have the same if they have none."""
+    """Parameters of a group and their names; unnamed parameters are all called "parameter"."""
     names = group.get("param_names") or ["parameter"] * len(group["params"])
     return zip(group["params"], names, strict=True)
 
@@ -277,22 +295,22 @@ def _working_dtype(p: Tensor) -> torch.dtype:
 
 
 def _numbered(leaves: Sequence[Any]) -> dict[str, Any]:
-    """Leaves of a state as an optimizer of torch has them: no tuples in dictionaries in tuples."""
+    """Leaves of a state under the keys "0", "1", …, as torch expects a flat dictionary for each parameter."""
     return {str(k): leaf for k, leaf in enumerate(leaves)}
 
 
 def _leaves(state: dict[str, Any]) -> list[Any]:
-    """The way back from `_numbered`."""
-    return [state[str(k)] for k in range(len(state) - 1)]  # the other one is "step"
+    """Inverse of `_numbered`, for a state that also has the entry "step"."""
+    return [state[str(k)] for k in range(len(state) - 1)]
 
 
 def _own(leaf: Any) -> Any:
-    """A leaf that shares no memory with another, a parameter or a gradient: all of them change in place."""
+    """A copy of a leaf: it must not share memory with parameters or gradients, which change in place."""
     return leaf.clone(memory_format=torch.contiguous_format) if isinstance(leaf, Tensor) else leaf
 
 
 def _like(fresh: Any, saved: Any) -> Any:
-    """A saved leaf on the device, in the precision and of the kind of a fresh one."""
+    """A saved leaf with the device, precision and type of a fresh one."""
     return saved.to(fresh, copy=True) if isinstance(fresh, Tensor) else type(fresh)(saved)
 
 
@@ -311,7 +329,7 @@ def _towards(after: Tensor, theta: Tensor, group: dict[str, Any]) -> Tensor:
 
 
 def _parts(sizes: Sequence[int], at_once: int) -> Iterator[list[tuple[int, slice]]]:
-    """So many coordinates at a time: which ones of which tensors."""
+    """Chunks of `at_once` coordinates, each as (index of a tensor, slice of it) pairs."""
     part: list[tuple[int, slice]] = []
     room = at_once
     for i, size in enumerate(sizes):

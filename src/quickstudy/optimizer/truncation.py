@@ -1,4 +1,4 @@
-"""Which problem a rule is learned on next, and for how many steps."""
+"""Truncation schedules: which problems a rule is learned on next, and for how many steps."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,12 @@ from quickstudy.optimizer.problems.problem import generator
 
 @dataclass(frozen=True)
 class Draw:
-    """Of a meta-step: its number, and the seed of a problem that may begin with it."""
+    """Random draw of a meta-step.
+
+    Args:
+        step: Number of the meta-step.
+        seed: Seed of the problems that may begin in this meta-step.
+    """
 
     step: int
     seed: int
@@ -18,25 +23,33 @@ class Draw:
 
 @dataclass(frozen=True)
 class Draws:
-    """The meta-batches of a `RuleLearner`: it draws its problems itself, from these seeds.
+    """Meta-batches of a `RuleLearner`: only seeds, from which it draws the problems itself.
 
     Args:
-        tasks: B, optimisees side by side.
-        seed: any non-negative integer.
+        tasks: B, the number of problems that run in parallel.
+        seed: Seed of all draws, any non-negative integer.
     """
 
     tasks: int
     seed: int = 0
 
     def on(self, device: torch.device | str) -> "Draws":
-        """The same: seeds have no device."""
+        """The same object, as seeds have no device."""
         return self
 
     def part(self, i: int, rank: int = 0, world: int = 1) -> Draw:
-        """The draw of meta-step i.
+        """Draw of a meta-step.
+
+        Args:
+            i: Number of the meta-step.
+            rank: Number of the process; only one process is supported.
+            world: Number of processes; must be 1.
+
+        Returns:
+            The draw, a function of the seed and the number.
 
         Raises:
-            ValueError: if there are several processes.
+            ValueError: If there are several processes.
         """
         if world > 1:
             raise ValueError(
@@ -47,16 +60,16 @@ class Draws:
 
 @dataclass(frozen=True)
 class Horizon:
-    """For how many steps each batch of problems is followed before new ones take their place.
+    """Number of steps that a batch of problems runs for before new problems replace it.
 
     Args:
-        low: at least so many.
-        high: at most so many: each batch draws its own, uniformly in the logarithm. As many as `low` by
-            default.
-        rise: over so many meta-steps the most rises from `low` to `high`: a curriculum.
+        low: Least number of steps.
+        high: Largest number of steps; each batch draws its own, log-uniformly. By default the same as `low`.
+        rise: Number of meta-steps over which the largest number rises from `low` to `high`, a curriculum; 0
+            for none.
 
     Raises:
-        ValueError: if these are not 1 ≤ low ≤ high and rise ≥ 0.
+        ValueError: If not 1 ≤ low ≤ high and rise ≥ 0.
     """
 
     low: int = 100
@@ -70,11 +83,18 @@ class Horizon:
 
     @property
     def longest(self) -> int:
-        """The longest it can be."""
+        """Largest number of steps that can be drawn."""
         return self.low if self.high is None else self.high
 
     def draw(self, at: Draw) -> int:
-        """The horizon of problems that begin with this draw."""
+        """Draw a horizon.
+
+        Args:
+            at: Draw of the meta-step in which the problems begin.
+
+        Returns:
+            The number of steps of these problems.
+        """
         share = min(1.0, at.step / self.rise) if self.rise else 1.0
         most = self.low * (self.longest / self.low) ** share
         place = torch.rand((), generator=generator(at.seed, 5)).item()

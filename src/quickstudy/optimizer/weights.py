@@ -1,4 +1,4 @@
-"""Learned rules as files: those that ship, and your own."""
+"""Learned rules as files: those shipped with the library, and your own."""
 
 import os
 from importlib import resources
@@ -11,22 +11,22 @@ from quickstudy.optimizer.rules.mlp import MLPRule
 from quickstudy.optimizer.rules.rnnprop import RNNpropRule
 
 LearnedRule = LSTMRule | RNNpropRule | MLPRule
-"""A rule that a file can hold."""
+"""Rules that can be saved to a file."""
 RULES: dict[str, type[LearnedRule]] = {"LSTMRule": LSTMRule, "RNNpropRule": RNNpropRule, "MLPRule": MLPRule}
 
 
 def load_rule(name_or_path: str | os.PathLike[str]) -> tuple[LearnedRule, checkpoint.Manifest]:
-    """A learned rule and its card.
+    """Load a learned rule and its card.
 
     Args:
-        name_or_path: a name in `shipped_rules()`, a file, or the folder of a training.
+        name_or_path: Name in `shipped_rules()`, path of a file, or folder of a training.
 
     Returns:
-        The rule, in evaluation mode, and what its file says of it, as in `save_rule`.
+        The rule, in evaluation mode, and its card, as in `save_rule`.
 
     Raises:
-        FileNotFoundError: if there is no such file or name.
-        ValueError: if the file is damaged or holds something else.
+        FileNotFoundError: If there is no such file or name.
+        ValueError: If the file is damaged or does not hold an update rule.
     """
     shipped = shipped_rules()
     path = shipped.get(str(name_or_path), Path(name_or_path))
@@ -49,7 +49,7 @@ def load_rule(name_or_path: str | os.PathLike[str]) -> tuple[LearnedRule, checkp
     try:
         with generators_kept():
             rule = RULES[kind](**arguments)
-        # in a training's folder the rule is a part of what was trained
+        # in the folder of a training, the rule is a submodule of the `RuleLearner`
         weights = checkpoint.without_prefix("rule.", weights) or weights
         checkpoint.load_weights(rule, weights, "what it holds")
     except (TypeError, ValueError) as error:
@@ -60,22 +60,24 @@ def load_rule(name_or_path: str | os.PathLike[str]) -> tuple[LearnedRule, checkp
 
 
 def save_rule(path: Path, rule: LearnedRule, card: checkpoint.Manifest) -> None:
-    """Write a learned rule and its card; the card beside it as well, for reading.
+    """Write a learned rule and its card to a file, and the card to a readable file beside it.
 
     Args:
-        path: ends in `.safetensors`.
-        rule: of which kind and with which arguments goes into the card.
-        card: JSON-able. Those of rules that ship have `families` of problems that the rule was trained on,
-            the `horizon` of the training in steps, `seed`, `cpu_seconds`, `figures` and `known_failures`.
+        path: Path of the file, which ends in `.safetensors`.
+        rule: The rule; its class and arguments are added to the card.
+        card: Description of the rule, JSON-serializable. Cards of shipped rules have the `families` of
+            problems that the rule was trained on, the `horizon` of the training in steps, `seed`,
+            `cpu_seconds`, `figures` and `known_failures`.
 
     Raises:
-        OSError: if it can't be written.
+        OSError: If the file cannot be written.
     """
     kind = {"kind": "rule", "rule": type(rule).__name__, "arguments": rule.arguments}
+    # the first `kind` puts its entries on top of the card, the last keeps the card from overriding them
     checkpoint.save(path, rule.state_dict(), {**kind, **card, **kind})
 
 
 def shipped_rules() -> dict[str, Path]:
-    """The learned rules that ship with the library, by name."""
+    """Paths of the learned rules that are shipped with the library, by name."""
     folder = Path(str(resources.files("quickstudy") / "optimizer" / "shipped"))
     return {p.stem: p for p in sorted(folder.glob("*.safetensors"))}

@@ -1,6 +1,7 @@
-"""Sinusoid regression, MAML's first experiment: who learns a sine from a few points, and how fast."""
+"""Sinusoid regression, MAML's first experiment: how fast each method learns a sine from a few points."""
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,17 +21,17 @@ from quickstudy.training.fit import Reporter, fit
 from quickstudy.training.schedules import MakeOptimizer, Schedule, adam, cosine, linear, sgd
 
 TEST_SEED = 10_000
-"""Test tasks are drawn from this seed: far from the seeds that people train with."""
+"""Seed of the test tasks: far from the seeds that people train with."""
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """A way to learn sinusoids.
+    """A method that is compared in learning sinusoids.
 
     Args:
-        learner: makes one; all with the network of the paper, 1-40-40-1 with ReLU.
-        optimizer: of the outer loop.
-        schedule: from the number of steps.
+        learner: Function that makes the learner, with the paper's network.
+        optimizer: Function that makes the optimizer of the outer loop.
+        schedule: Function from the number of steps to the learning-rate schedule.
     """
 
     learner: Callable[[], InnerLoop]
@@ -39,7 +40,7 @@ class Contestant:
 
 
 def network() -> MLP:
-    """The paper's network."""
+    """The paper's network: two hidden layers of 40 units with ReLU, from [B, 1] to [B, 1]."""
     return MLP(1, (40, 40), 1)
 
 
@@ -47,13 +48,14 @@ CONTESTANTS = {
     "MAML": Contestant(lambda: MAML(network(), lr=0.01, steps=1), adam(3e-3), partial(cosine, warmup=100)),
     "Meta-SGD": Contestant(lambda: MetaSGD(network()), adam(3e-3), partial(cosine, warmup=100)),
     "Reptile": Contestant(lambda: Reptile(network(), lr=0.02, steps=10), sgd(1.0), linear),
-    # no inner step in training: one network for all tasks, fine-tuned to each in testing
+    # no inner step in training: one network for all tasks, fine-tuned to each task in testing
     "pre-trained": Contestant(
         lambda: MAML(network(), lr=0.02, steps=0), adam(1e-3), partial(cosine, warmup=100)
     ),
 }
-"""MAML; Meta-SGD, whose rates are learned for one step and may be too high for more; Reptile; and the
-baseline of MAML's authors, a network trained on all tasks at once and fine-tuned at their rate."""
+"""The methods compared, by name: MAML; Meta-SGD (its rates are learned for one step and may be too high for
+more); Reptile; and the baseline of MAML's authors, a network trained on all tasks at once and fine-tuned at
+their rate."""
 
 
 def train(
@@ -62,11 +64,14 @@ def train(
     """Train a contestant on meta-batches of 25 sinusoids.
 
     Args:
-        name: a key of `CONTESTANTS`.
-        shots: K.
-        steps: meta-batches.
-        seed: of weights and tasks.
-        report: as in `fit`.
+        name: Name of the method, a key of `CONTESTANTS`.
+        shots: Points in the support of a task, and also the number of its queries.
+        steps: Number of meta-batches.
+        seed: Seed of the initial weights and of the tasks.
+        report: Called with the progress of the training, as in `fit`.
+
+    Returns:
+        The trained learner.
     """
     contestant = CONTESTANTS[name]
     with generators_kept(seed):
@@ -85,23 +90,40 @@ def train(
 
 @torch.no_grad()
 def fits(learner: InnerLoop, task: Episode, x: Tensor, steps: Sequence[int]) -> Tensor:
-    """Predictions [steps, T, B, 1] at the points x [B], after each number of inner steps on the support."""
-    before, learner.test_steps = learner.test_steps, 0
+    """Predictions of a learner after given numbers of inner steps.
+
+    Args:
+        learner: The trained learner; it is not changed.
+        task: Batch of T tasks; the learner adapts to the support of each.
+        x: [B] points at which the predictions are made.
+        steps: K numbers of inner steps, each 0 or more.
+
+    Returns:
+        [K, T, B, 1] predictions.
+    """
     points = x[None, :, None].expand(task.tasks, -1, -1)
+    trial = copy(learner)  # shares the weights, but has a `test_steps` of its own
     made: list[Tensor] = []
-    try:
-        for learner.test_steps in steps:
-            with evaluation_mode(learner):
-                made.append(learner.predict(task.support, points))
-    finally:
-        learner.test_steps = before
+    with evaluation_mode(trial):
+        for k in steps:
+            trial.test_steps = k
+            made.append(trial.predict(task.support, points))
     return torch.stack(made)
 
 
 def errors(learner: InnerLoop, shots: int = 10, tasks: int = 600, steps: int = 10) -> Tensor:
-    """Mean squared errors [steps + 1, tasks] on unseen sinusoids, after 0, 1, …, `steps` inner steps.
+    """Mean squared errors on unseen sinusoids after 0, 1, …, `steps` inner steps.
 
-    Over 100 points evenly spaced in [−5, 5], not only those near the support.
+    They are taken over 100 points evenly spaced in [−5, 5], not only near the support.
+
+    Args:
+        learner: The trained learner; it is not changed.
+        shots: Points in the support of a task.
+        tasks: T, the number of sinusoids.
+        steps: Largest number of inner steps.
+
+    Returns:
+        [steps + 1, T] mean squared errors.
     """
     sinusoids = Sinusoids(shots, 1, tasks, TEST_SEED)
     x = torch.linspace(-5, 5, 100)

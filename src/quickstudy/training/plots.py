@@ -17,6 +17,15 @@ from quickstudy.training.run_folder import read_log
 RIGHT, WRONG = "#1a7f37", "#cf222e"
 
 
+def despine(axes: Axes) -> None:
+    """Hide the top and the right edge of a plot, as all plots of the library do.
+
+    Args:
+        axes: The plot.
+    """
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def learning_curve(log: Path, kept: int | None = None) -> Figure:
     """Loss and validation accuracy over the steps of a training's `log.jsonl`.
 
@@ -49,7 +58,7 @@ def learning_curve(log: Path, kept: int | None = None) -> Figure:
         right.set(title="no validation")
     for axes in (left, right):
         axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        despine(axes)
     return figure
 
 
@@ -112,7 +121,7 @@ def bars(title: str, rows: list[tuple[str, list[tuple[float, float]]]], settings
     axes.set_xticks(np.arange(len(settings)), settings)
     axes.set(title=title, ylabel="accuracy, %", ylim=(0, 108))
     axes.legend(frameon=False, ncols=len(rows), loc="upper center", bbox_to_anchor=(0.5, -0.08), fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
+    despine(axes)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Small convolutional networks that learn to tell a few characters of Omniglot."""
+"""Small convolutional networks that classify a few characters of Omniglot."""
 
 from dataclasses import dataclass
 
@@ -12,24 +12,25 @@ from quickstudy.optimizer.problems.problem import Optimizees, generator
 from quickstudy.optimizer.problems.supervised import Labelled, Supervised
 
 SEEN = 15
-"""Items of each class that are trained on; the others are held out."""
+"""Number of training items of each class; the others are held out."""
 
 
 @dataclass(frozen=True)
 class Letters:
-    """Classification of some classes of a pool by a small convolutional network.
+    """Problem family: a small convolutional network learns to classify a few classes of a pool.
 
-    All problems that are drawn together are of the same classes, drawn by the seed. Of each class 15 items
-    are trained on and the others held out.
+    All problems of one draw have the same classes, chosen by the seed. 15 items of each class are for
+    training, and the others are held out.
 
     Args:
-        pool: such as a split of `omniglot()`: the rule should be tried on classes it was not learned on.
-        classes: how many a problem has.
-        channels: of each of the two convolutions.
-        batch: items of a minibatch.
+        pool: Classes to draw from, such as a split of `omniglot()`; a rule should be tested on another split
+            than it was learned on.
+        classes: Number of classes of a problem.
+        channels: Channels of each of the two convolutions.
+        batch: Items in a minibatch.
 
     Raises:
-        ValueError: if the pool has too few classes, or one of them 15 items or fewer.
+        ValueError: If the pool has too few classes, or one of them has 15 items or fewer.
     """
 
     pool: ClassPool
@@ -50,7 +51,15 @@ class Letters:
             )
 
     def sample(self, count: int, seed: int) -> Optimizees:
-        """Draw the classes, and `count` initialisations."""
+        """Draw the classes, and the initial weights of each network.
+
+        Args:
+            count: B, the number of problems.
+            seed: Seed of the draw.
+
+        Returns:
+            B problems with the same classes.
+        """
         chosen = torch.randperm(len(self.pool), generator=generator(seed, 6))[: self.classes].tolist()
         items = [torch.from_numpy(self.pool.of_class(self.pool.classes[c])) for c in chosen]
 

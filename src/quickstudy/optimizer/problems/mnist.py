@@ -19,22 +19,27 @@ FILES = (
 
 
 def mnist(split: str, root: str | Path | None = None) -> Labelled:
-    """A split of MNIST's 28 × 28 digits: x [n, 784] in 0 … 1, y [n].
+    """A split of MNIST's 28 × 28 digits.
 
-    With all four files, "test" is the 10,000 digits of the test set, and "train" and "validation" the other
-    60,000. Where only the test set lies there, its digits are dealt out (60, 20 and 20 %).
+    With all four files, "test" is the 10,000 digits of the test set, "train" the first 50,000 of the training
+    set and "validation" its last 10,000. If only the test set is there, its digits are divided at random into
+    the three splits (60, 20 and 20 %).
 
     Args:
-        split: "train", "validation" or "test".
-        root: data root; the files, gzipped or not, are looked for in `root/mnist`.
+        split: Name of the split: "train", "validation" or "test".
+        root: Data root; the files, gzipped or not, are expected in `root/mnist`.
+
+    Returns:
+        Items x [n, 784] in 0 … 1 and labels y [n].
 
     Raises:
-        FileNotFoundError: if they aren't there.
-        OSError: if a file is damaged.
-        ValueError: if there is no split of that name.
+        FileNotFoundError: If the files are not there.
+        OSError: If a file is damaged.
+        ValueError: If there is no split of that name.
     """
     folder = data_root(root) / "mnist"
-    train, test = (_read(folder, *names) for names in FILES)
+    train = _read(folder, *FILES[0])
+    test = _read(folder, *FILES[1])
     if not test:
         raise FileNotFoundError(
             f"no MNIST in {folder}: put {FILES[1][0]}.gz and {FILES[1][1]}.gz there, or take the digits "
@@ -50,14 +55,15 @@ def mnist(split: str, root: str | Path | None = None) -> Labelled:
 
 
 def _read(folder: Path, images: str, labels: str) -> Labelled | None:
-    found = [
-        next((p for p in (folder / name, folder / f"{name}.gz") if p.exists()), None)
-        for name in (images, labels)
-    ]
-    if not (found[0] and found[1]):
+    x_path, y_path = _found(folder, images), _found(folder, labels)
+    if not (x_path and y_path):
         return None
-    x, y = (_idx(path) for path in found if path)
+    x, y = _idx(x_path), _idx(y_path)
     return Labelled(torch.from_numpy(x).flatten(1).float() / 255, torch.from_numpy(y).long())
+
+
+def _found(folder: Path, name: str) -> Path | None:
+    return next((p for p in (folder / name, folder / f"{name}.gz") if p.exists()), None)
 
 
 def _idx(path: Path) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What an optimisation problem is, and problems made of others."""
+"""Optimisation problems, and families of problems that are made of other families."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +12,14 @@ from quickstudy.core.seeds import derived_seed
 
 @dataclass(frozen=True)
 class Optimizees:
-    """B problems of one family side by side, each with parameters of its own.
+    """B optimisation problems of one family, which run in parallel with separate parameters.
 
     Args:
-        start: θ₀, [B, ...] by name.
-        loss: f: from (parameters, number of the step) to the losses [B] of that step's minibatches.
-        held_out: the same on data that `loss` never sees; where a family has none, `loss` itself.
+        start: [B, ...] initial parameters θ₀, by name.
+        loss: Function f from (parameters, number of the step) to the losses [B] on the minibatches of that
+            step.
+        held_out: The same function on data that `loss` never sees; `loss` itself if a family has no such
+            data.
     """
 
     start: Tensors
@@ -29,24 +31,40 @@ class Family(Protocol):
     """A distribution of optimisation problems."""
 
     def sample(self, count: int, seed: int) -> Optimizees:
-        """Draw B = `count` problems; what is drawn is a function of `seed`."""
+        """Draw problems; they are a function of the seed.
+
+        Args:
+            count: B, the number of problems.
+            seed: Seed of the draw.
+
+        Returns:
+            B problems.
+        """
         ...
 
 
 def generator(seed: int, *key: int) -> torch.Generator:
-    """A source of randomness that is a function of a seed and the numbers of a part: see `derived_seed`."""
+    """A random number generator for one purpose.
+
+    Args:
+        seed: Seed of the whole draw, such as that of a family's `sample`.
+        key: Numbers of the purpose, which keep the draws of several purposes apart; see `derived_seed`.
+
+    Returns:
+        A generator on the CPU, in the state that is given by the seed and the key.
+    """
     return torch.Generator().manual_seed(derived_seed(seed, *key))
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """One of some families at a time, each as likely as the others.
+    """Problem family: each draw is of one of several families, all equally likely.
 
     Args:
-        families: at least one.
+        families: The families, at least one.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: If there is none.
     """
 
     families: Sequence[Family]
@@ -57,25 +75,33 @@ class Mixture:
             raise ValueError("a mixture takes at least one family")
 
     def sample(self, count: int, seed: int) -> Optimizees:
-        """Problems of one of the families, drawn."""
+        """Draw one of the families, and problems of it.
+
+        Args:
+            count: B, the number of problems.
+            seed: Seed of the draw.
+
+        Returns:
+            B problems of the same family.
+        """
         which = int(torch.randint(len(self.families), (), generator=generator(seed, 1)))
         return self.families[which].sample(count, seed)
 
 
 @dataclass(frozen=True)
 class Reparametrised:
-    r"""The problems of a family in other units: $\tilde f(\theta) = f(c \circ \theta)$.
+    r"""Problem family: another one with randomly scaled parameters, $\tilde f(\theta) = f(c \circ \theta)$.
 
-    Each parameter has a $c = e^u$ of its own with $u \sim U[-s, s]$, and begins at $\theta_0 / c$: the same
-    function is followed, and its gradients differ in size by up to $e^{2s}$. A rule that is learned on such
-    problems can't rely on the scale of one problem.
+    Each coordinate has its own $c = e^u$ with $u \sim U[-s, s]$, and starts at $\theta_0 / c$: the values of
+    the function are the same, and its gradients differ in size by up to $e^{2s}$. A rule that is learned on
+    such problems cannot rely on the scale of one problem.
 
     Args:
-        family: of the problems.
-        spread: s.
+        family: Family of the original problems.
+        spread: Largest magnitude s ≥ 0 of the logarithm of a scale.
 
     Raises:
-        ValueError: if `spread` is negative.
+        ValueError: If `spread` is negative.
 
     Reference: Lv, Jiang, Li 2017, §4.2 ("random scaling"), with s = 3.
     """
@@ -89,7 +115,15 @@ class Reparametrised:
             raise ValueError(f"spread is {self.spread}: it must be at least 0")
 
     def sample(self, count: int, seed: int) -> Optimizees:
-        """Problems of the family in other units."""
+        """Draw problems of the family, and the scales of their parameters.
+
+        Args:
+            count: B, the number of problems.
+            seed: Seed of the draw.
+
+        Returns:
+            B problems with scaled parameters.
+        """
         plain, rng = self.family.sample(count, seed), generator(seed, 2)
         units = {
             k: ((2 * torch.rand(p.shape, generator=rng).to(p) - 1) * self.spread).exp()

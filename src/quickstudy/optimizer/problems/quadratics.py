@@ -11,15 +11,16 @@ from quickstudy.optimizer.problems.problem import Optimizees, generator
 
 @dataclass(frozen=True)
 class Quadratics:
-    r"""$f(\theta) = \lVert W \theta - y \rVert^2$ with W and y standard Gaussian.
+    r"""Problem family: quadratics $f(\theta) = \lVert W \theta - y \rVert^2$ with W and y standard Gaussian.
 
     Args:
-        dimensions: of θ and y, 10 in the paper.
-        scale: W is so many times the paper's: for rules that are to be tried where they were not learned.
-        spread: standard deviation of the Gaussian $\theta_0$; 0.01 in the authors' code.
+        dimensions: Number of dimensions of θ and y, 10 in the paper.
+        scale: Factor > 0 that W is multiplied by, 1 in the paper; other values test a rule on problems that
+            it was not learned on.
+        spread: Standard deviation ≥ 0 of the Gaussian $\theta_0$; 0.01 in the authors' code.
 
     Raises:
-        ValueError: if a number is out of range.
+        ValueError: If a number is out of range.
 
     Reference: Andrychowicz et al. 2016, §3.1. Departures: the authors' code draws W and y uniformly from
     [0, 1).
@@ -38,7 +39,15 @@ class Quadratics:
             )
 
     def sample(self, count: int, seed: int) -> Optimizees:
-        """Draw W, y and θ₀ of `count` problems."""
+        """Draw W, y and θ₀ of each problem.
+
+        Args:
+            count: B, the number of problems.
+            seed: Seed of the draw.
+
+        Returns:
+            B problems with the parameter `theta` [B, dimensions].
+        """
         rng, n = generator(seed), self.dimensions
         w = self.scale * torch.randn(count, n, n, generator=rng)
         y = torch.randn(count, n, generator=rng)

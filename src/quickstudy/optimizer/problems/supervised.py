@@ -1,4 +1,4 @@
-"""Any model on any labelled data as an optimisation problem."""
+"""Training any model on any labelled data, as an optimisation problem."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ from quickstudy.optimizer.problems.problem import Optimizees, generator
 
 @dataclass(frozen=True)
 class Labelled:
-    """Items and what is to be said of them.
+    """A data set for supervised learning.
 
     Args:
         x: [n, ...] items.
-        y: [n, ...] labels or values.
+        y: [n, ...] labels, or values for a regression.
     """
 
     x: Tensor
@@ -35,17 +35,17 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Supervised:
-    """Training a model on labelled data from ever new initialisations, each on minibatches of its own.
+    """Problem family: a model is trained on labelled data, from random initial weights on random minibatches.
 
     Args:
-        model: makes one, freshly initialised; any module that `per_task` takes.
-        train: the data of `Optimizees.loss`.
-        held_out: the data of `Optimizees.held_out`.
-        criterion: from outputs and labels of a minibatch to its loss, such as `F.cross_entropy`.
-        batch: items of a minibatch; all of them where there are fewer.
+        model: Function that makes a freshly initialised model, any module that `per_task` takes.
+        train: Training data, for `Optimizees.loss`.
+        held_out: Held-out data, for `Optimizees.held_out`.
+        criterion: Function from the outputs and labels of a minibatch to its loss, such as `F.cross_entropy`.
+        batch: Items in a minibatch, at least 1; all items if there are fewer.
 
     Raises:
-        ValueError: if there are no data, or `batch` < 1.
+        ValueError: If there are no data, numbers of items and labels differ, or `batch` < 1.
 
     Example:
         >>> import torch
@@ -73,14 +73,21 @@ class Supervised:
             raise ValueError(f"batch is {self.batch}: it must be at least 1")
 
     def sample(self, count: int, seed: int) -> Optimizees:
-        """Draw `count` initialisations; minibatches are a function of the seed and the step."""
+        """Draw the initial weights of each problem; minibatches are a function of the seed and the step.
+
+        Args:
+            count: B, the number of problems.
+            seed: Seed of the draw.
+
+        Returns:
+            B problems on the same data.
+        """
         with generators_kept(derived_seed(seed, 3)):
             models = [self.model() for _ in range(count)]
         weights = [dict(m.named_parameters()) for m in models]
         start = {k: torch.stack([w[k].detach() for w in weights]) for k in weights[0]}
-        train, held_out = (
-            self._loss(models[0], data, seed, part) for part, data in enumerate((self.train, self.held_out))
-        )
+        train = self._loss(models[0], self.train, seed, 0)
+        held_out = self._loss(models[0], self.held_out, seed, 1)
         return Optimizees(start, train, held_out)
 
     def _loss(self, model: nn.Module, data: Labelled, seed: int, part: int) -> Loss:
@@ -90,7 +97,7 @@ class Supervised:
             one = next(iter(p.values()))
             count, device = len(one), one.device
             rng = generator(seed, 4, part, step)
-            # distinct within a minibatch: the first of shuffled places
+            # the first of all indices in random order, so that a minibatch has no item twice
             chosen = torch.rand(count, len(data), generator=rng).topk(size, 1).indices
             x, y = data.x[chosen].to(device), data.y[chosen].to(device)
             return for_each(self.criterion)(per_task(model, p, x), y)
@@ -99,26 +106,44 @@ class Supervised:
 
 
 SPLITS = {"train": (0.0, 0.6), "validation": (0.6, 0.8), "test": (0.8, 1.0)}
-"""Parts of data that come without a split of their own, after a fixed shuffle."""
+"""First and last share of the shuffled items in each split, for data without splits of their own."""
 SHUFFLE = 469874208863542616
-"""Seed of that shuffle. The shipped rules have seen its "train", so that it can't change."""
+"""Seed of the shuffle. It must not change, as the shipped rules were trained on its "train"."""
 
 
 def part_of(data: Labelled, split: str) -> Labelled:
-    """One of `SPLITS`.
+    """One of the `SPLITS` of a data set, after a fixed shuffle.
+
+    Args:
+        data: The whole data set.
+        split: Name of the split: "train", "validation" or "test".
+
+    Returns:
+        The items of the split.
 
     Raises:
-        ValueError: if there is no split of that name.
+        ValueError: If there is no split of that name.
     """
     if split not in SPLITS:
         raise ValueError(f"there is no split {split!r}: choose one of {', '.join(SPLITS)}")
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(SHUFFLE))
-    low, high = (round(len(data) * share) for share in SPLITS[split])
-    return Labelled(data.x[order[low:high]], data.y[order[low:high]])
+    first, last = SPLITS[split]
+    chosen = order[round(len(data) * first) : round(len(data) * last)]
+    return Labelled(data.x[chosen], data.y[chosen])
 
 
 def digits(split: str) -> Labelled:
-    """A split of scikit-learn's 1,797 digits of 8 × 8 pixels: x [n, 64] in 0 … 1, y [n]."""
+    """A split of scikit-learn's 1,797 digits of 8 × 8 pixels.
+
+    Args:
+        split: Name of the split: "train", "validation" or "test".
+
+    Returns:
+        Items x [n, 64] in 0 … 1 and labels y [n].
+
+    Raises:
+        ValueError: If there is no split of that name.
+    """
     pictures, labels = load_digits(return_X_y=True)
     x = torch.from_numpy(np.asarray(pictures, np.float32)) / 16
     return part_of(Labelled(x, torch.from_numpy(np.asarray(labels, np.int64))), split)
@@ -127,7 +152,18 @@ def digits(split: str) -> Labelled:
 def mlp(
     inputs: int, units: int = 20, layers: int = 1, classes: int = 10, activation: type[nn.Module] = nn.Sigmoid
 ) -> nn.Sequential:
-    """A perceptron with so many hidden layers of so many units."""
+    """A multilayer perceptron.
+
+    Args:
+        inputs: Numbers in an item.
+        units: Units of each hidden layer.
+        layers: Number of hidden layers.
+        classes: Number of outputs.
+        activation: Module after each hidden layer.
+
+    Returns:
+        A module from [B, inputs] to [B, classes] logits.
+    """
     sizes = [inputs, *[units] * layers]
     hidden = [m for i in range(layers) for m in (nn.Linear(sizes[i], sizes[i + 1]), activation())]
     return nn.Sequential(*hidden, nn.Linear(units, classes))

@@ -1,4 +1,4 @@
-"""The LSTM meta-learner's rule: an LSTM cell whose state is the parameters.
+"""The update rule of the LSTM meta-learner: an LSTM cell with the parameters as its cell state.
 
 Sachin Ravi, Hugo Larochelle: "Optimization as a Model for Few-Shot Learning", ICLR 2017.
 """
@@ -18,7 +18,7 @@ Gates = Literal["learned", "scalar", "fixed"]
 
 @rebuildable
 class CellStateRule(nn.Module):
-    r"""Gradient descent as the cell state of an LSTM: what to forget and how far to go are learned gates.
+    r"""Gradient descent as the cell update of an LSTM, with learned forget and input gates.
 
     $$c_t = f_t \circ c_{t-1} + i_t \circ \tilde c_t, \qquad c_t = \theta_t, \quad
     \tilde c_t = -\nabla_{\theta_{t-1}} \mathcal{L}_t \tag{2}$$
@@ -27,27 +27,28 @@ class CellStateRule(nn.Module):
 
     $$f_t = \sigma\left(W_F \cdot [h_t, \theta_{t-1}, f_{t-1}] + b_F\right)$$
 
-    h is the output of an LSTM that reads the gradient and the loss, two numbers of each (`log_and_sign`);
-    $\tilde c$ has the gradient as it is. All weights are the same for every coordinate, each of which has
-    states of its own. Parameters may be of T tasks side by side, [T, ...], with a loss [T]; each coordinate
-    then reads the loss of its task.
+    h is the output of an LSTM that reads the gradient and the loss, each as two numbers (`log_and_sign`);
+    $\tilde c$ uses the gradient itself. All coordinates share the same weights, and each has its own state.
+    Parameters may be those of T tasks side by side, [T, ...], with a loss [T]; each coordinate then reads the
+    loss of its task.
 
     Args:
-        gates: "learned": as above. "scalar": $i = \sigma(b_I)$ and $f = \sigma(b_F)$, two numbers that are
-            learned. "fixed": the same, not learned. What the last two are short of is what the LSTM is
-            worth: only the initial state is left to the learner, with a rate and a decay, or without.
-        forget_bias: $b_F$ is drawn uniformly between these two.
-        input_bias: $b_I$ likewise. With these, and all weights between ±0.01, it begins near gradient descent
-            with a rate of 0.01.
-        divisor: of the gradients before anything else sees them. 1 as in the paper; the authors' code divides
-            the mean gradient by the number of items in a batch once more.
-        hidden: units of the LSTM.
-        p: of `log_and_sign`.
+        gates: Form of the gates: "learned", as above; "scalar", two learned numbers $i = \sigma(b_I)$ and
+            $f = \sigma(b_F)$; or "fixed", the same numbers, not learned. The last two are ablations that
+            show what the LSTM contributes: the learner then has only the initial state, with or without a
+            learned rate and decay.
+        forget_bias: Bounds of the uniform distribution that $b_F$ is drawn from.
+        input_bias: Bounds of the uniform distribution that $b_I$ is drawn from. With the default biases, and
+            all weights between ±0.01, the rule starts near gradient descent with a rate of 0.01.
+        divisor: Number > 0 that the gradients are first divided by: 1 as in the paper; the authors' code
+            divides the mean gradient by the number of items in a batch once more.
+        hidden: Number of units of the LSTM.
+        p: Parameter p > 0 of `log_and_sign`.
 
     Raises:
-        ValueError: if `gates` is none of these, or a number is not positive.
+        ValueError: If `gates` is none of these, or a number is not positive.
 
-    As in the authors' code, what a gate remembers of itself is its value before σ; the first time it is 0.
+    As in the authors' code, the $i_{t-1}$ and $f_{t-1}$ that the gates read are values before σ, at first 0.
 
     Departures: none.
     """
@@ -77,7 +78,14 @@ class CellStateRule(nn.Module):
         self.bias = nn.Parameter(drawn, requires_grad=gates != "fixed")  # b_F, b_I
 
     def init(self, parameters: Tensors) -> RuleState:
-        """The LSTM's h and c [hidden, C] and the gates before σ [2, C], f first: zeros for C coordinates."""
+        """State before the first step, all zeros for C coordinates; empty without an LSTM.
+
+        Args:
+            parameters: The parameters to optimize, by name.
+
+        Returns:
+            The LSTM's h and c, [hidden, C] each, and the gates f and i before σ, [2, C].
+        """
         if self.gates != "learned":
             return ()
         like = flat(parameters)
@@ -87,10 +95,10 @@ class CellStateRule(nn.Module):
     def update(
         self, gradients: Tensors, state: RuleState, parameters: Tensors, loss: Tensor
     ) -> tuple[Tensors, RuleState]:
-        """A step, as `Rule.update`.
+        """Take a step, as `Rule.update`.
 
         Raises:
-            ValueError: if there are losses of tasks and a parameter's first dimension is not the tasks.
+            ValueError: If there is a loss for each task and a parameter's first dimension is not the tasks.
         """
         if self.gates != "learned":
             f, i = self.bias.sigmoid().flatten()
@@ -108,7 +116,7 @@ class CellStateRule(nn.Module):
         return after, (h, c, before)
 
     def _losses(self, loss: Tensor, parameters: Tensors) -> Tensor:
-        """[2, C] each coordinate's loss, as `log_and_sign`."""
+        """The loss of each coordinate's task, as two numbers by `log_and_sign`, [2, C]."""
         for k, p in parameters.items():
             if p.shape[: loss.ndim] != loss.shape:
                 raise ValueError(

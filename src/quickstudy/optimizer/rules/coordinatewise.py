@@ -1,7 +1,7 @@
-"""What coordinatewise rules share: one small network for all coordinates, each with a state of its own.
+"""Shared functions of coordinatewise rules: one small network for all coordinates, each with its own state.
 
-Coordinates lie in the last dimension and features in the first, so that a product with the weights has the
-coordinates side by side and the gates of an LSTM are contiguous.
+Features are in the first dimension and coordinates in the last, so that the gates of an LSTM are contiguous
+after the product with the weights.
 """
 
 import math
@@ -13,23 +13,46 @@ from quickstudy.core.adapt import Tensors
 
 
 def flat(tensors: Tensors) -> Tensor:
-    """[C] all elements of some tensors, one tensor after the other."""
+    """All elements of some tensors as one vector.
+
+    Args:
+        tensors: Tensors by name, with C elements in all.
+
+    Returns:
+        [C] elements, one tensor after the other.
+    """
     return torch.cat([t.flatten() for t in tensors.values()])
 
 
 def moved(parameters: Tensors, steps: Tensor) -> Tensors:
-    """The parameters, each moved by its part of `steps` [C], which are in the order of `flat`."""
+    """Parameters after a step.
+
+    Args:
+        parameters: Parameters before the step, by name, with C elements in all.
+        steps: [C] change of each element, in the order of `flat`.
+
+    Returns:
+        Parameters after the step, by name.
+    """
     return {k: parameters[k] + part for k, part in shaped(steps, parameters).items()}
 
 
 def shaped(values: Tensor, like: Tensors) -> Tensors:
-    """The way back from `flat`: the parts of `values` [C], in the shapes of some tensors."""
+    """Inverse of `flat`: a vector divided into tensors.
+
+    Args:
+        values: [C] elements, in the order of `flat`.
+        like: Tensors by name that give the shapes, with C elements in all.
+
+    Returns:
+        Tensors of these names and shapes.
+    """
     parts = values.split([t.numel() for t in like.values()])
     return {k: part.view(t.shape) for (k, t), part in zip(like.items(), parts, strict=True)}
 
 
 def log_and_sign(x: Tensor, p: float = 10.0) -> Tensor:
-    r"""Two numbers of about the same size for each number x, whatever its magnitude.
+    r"""Scale a number of any magnitude to two numbers of comparable size: its logarithm and its sign.
 
     $$x \to \begin{cases}
     \left(\frac{\log |x|}{p}, \operatorname{sgn} x\right) & |x| \ge e^{-p} \\
@@ -37,11 +60,11 @@ def log_and_sign(x: Tensor, p: float = 10.0) -> Tensor:
     \end{cases}$$
 
     Args:
-        x: [C].
-        p: how small a number still counts.
+        x: [C] numbers, such as gradients.
+        p: Number p > 0 that sets the smallest magnitude $e^{-p}$ given by its logarithm.
 
     Returns:
-        [2, C].
+        [2, C] scaled numbers.
 
     Reference: Andrychowicz et al. 2016, appendix A.
     """
@@ -51,5 +74,13 @@ def log_and_sign(x: Tensor, p: float = 10.0) -> Tensor:
 
 
 def linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    """A linear layer on features that lie first, [in, C] to [out, C]."""
+    """Apply a linear layer to features in the first dimension.
+
+    Args:
+        layer: The layer.
+        x: [in, C] features of C coordinates.
+
+    Returns:
+        [out, C] outputs.
+    """
     return layer.weight @ x + layer.bias.unsqueeze(1)

@@ -14,21 +14,21 @@ from quickstudy.optimizer.rules.lstm_cell import StackedLSTM
 
 
 class LSTMRule(nn.Module):
-    r"""An update rule that an LSTM makes: the same small one for every coordinate, each with its own state.
+    r"""The LSTM optimizer: one small LSTM makes the steps of all coordinates, each with its own state.
 
     $$\theta_{t+1} = \theta_t + g_t, \qquad
     \begin{bmatrix} g_t \\ h_{t+1} \end{bmatrix} = m(\nabla_t, h_t, \phi)$$
 
     Args:
-        preprocess: give m the logarithm and the sign of a gradient (appendix A); else the gradient itself,
-            as the paper does for quadratics.
-        scale: of the steps $g_t$, 0.1 in the paper.
-        hidden: units of a layer, 20 in the paper.
-        layers: 2 in the paper.
-        p: of the logarithms, 10 in the paper.
+        preprocess: Give m the logarithm and the sign of a gradient (appendix A); otherwise the gradient
+            itself, as the paper does for quadratics.
+        scale: Factor > 0 of the steps $g_t$, 0.1 in the paper.
+        hidden: Number of units of a layer, 20 in the paper.
+        layers: Number of LSTM layers, 2 in the paper.
+        p: Parameter p > 0 of `log_and_sign`, 10 in the paper.
 
     Raises:
-        ValueError: if a number is not positive.
+        ValueError: If a number is not positive.
 
     Departures: none from the paper. The authors' code has p = 5 and a scale of 0.01.
     """
@@ -54,18 +54,18 @@ class LSTMRule(nn.Module):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What it was made with."""
+        """Arguments of the constructor, to save the rule with."""
         own = {"preprocess": self.preprocess, "scale": self.scale, "p": self.p}
         return own | {"hidden": self.lstm.hidden, "layers": len(self.lstm.cells)}
 
     def init(self, parameters: Tensors) -> RuleState:
-        """The state before the first step: h and c of each layer, [hidden, C], zeros."""
+        """State before the first step: h and c of each layer, [hidden, C] zeros for C coordinates."""
         return self.lstm.init(flat(parameters))
 
     def update(
         self, gradients: Tensors, state: RuleState, parameters: Tensors, loss: Tensor
     ) -> tuple[Tensors, RuleState]:
-        """A step, as `Rule.update`."""
+        """Take a step, as `Rule.update`."""
         g = flat(gradients)
         h, state = self.lstm(log_and_sign(g, self.p) if self.preprocess else g.unsqueeze(0), state)
         return moved(parameters, self.scale * linear(self.step, h)[0]), state

@@ -1,4 +1,4 @@
-"""An LSTM cell, its layers, and its step for very many coordinates."""
+"""An LSTM cell, stacked LSTM cells, and a memory-saving step for very many coordinates."""
 
 from typing import Any
 
@@ -13,16 +13,17 @@ from quickstudy.core.kernels.torch_private import aten
 
 
 class LSTMCell(nn.Module):
-    r"""A step of an LSTM for C coordinates that share its weights.
+    r"""An LSTM cell for C coordinates that share its weights.
 
     $$i, f, o = \sigma(W_x x + W_h h + b)_{i, f, o}, \quad g = \tanh(W_x x + W_h h + b)_g, \quad
     c' = f \circ c + i \circ g, \quad h' = o \circ \tanh c'$$
 
     Args:
-        inputs: features of x.
-        hidden: of h and c.
+        inputs: Number of features of x.
+        hidden: Number of features of h and c.
 
-    Departures: `torch.nn.LSTMCell` has two biases, another order of gates and the coordinates first.
+    Departures: `torch.nn.LSTMCell` has two biases, another order of the gates, and coordinates in the first
+    dimension.
     """
 
     def __init__(self, inputs: int, hidden: int) -> None:
@@ -34,19 +35,34 @@ class LSTMCell(nn.Module):
         self.bias = nn.Parameter(torch.zeros(4 * hidden, 1))
 
     def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        """From [inputs, C] and h, c [hidden, C] to the next h and c."""
+        """Take a step.
+
+        Args:
+            x: [inputs, C] features of the coordinates.
+            h: [hidden, C] last output.
+            c: [hidden, C] last cell state.
+
+        Returns:
+            The next h and c, [hidden, C] each.
+        """
         n = self.hidden
         gates = torch.addmm(torch.addmm(self.bias, self.of_input, x), self.of_state, h)
         if torch.is_grad_enabled():
             (i, f, o), g = gates[: 3 * n].sigmoid().chunk(3), gates[3 * n :].tanh()
-        else:  # in place, as no gradient needs what they are made of: it saves memory and time
+        else:  # in place, which saves memory and time where no gradient is needed
             (i, f, o), g = gates[: 3 * n].sigmoid_().chunk(3), gates[3 * n :].tanh_()
         c = torch.addcmul(f * c, i, g)
         return o * c.tanh(), c
 
 
 class StackedLSTM(nn.Module):
-    """Some LSTM cells one on top of the other."""
+    """LSTM cells one on top of the other.
+
+    Args:
+        inputs: Number of features of the input.
+        hidden: Number of features of h and c of each cell.
+        layers: Number of cells.
+    """
 
     def __init__(self, inputs: int, hidden: int, layers: int) -> None:
         super().__init__()
@@ -54,11 +70,26 @@ class StackedLSTM(nn.Module):
         self.cells = nn.ModuleList(LSTMCell(hidden if i else inputs, hidden) for i in range(layers))
 
     def init(self, like: Tensor) -> tuple[Tensor, ...]:
-        """The h and c of each layer, [hidden, C] zeros for [C] coordinates."""
+        """State before the first step.
+
+        Args:
+            like: [C] tensor that gives the number of coordinates, the type and the device.
+
+        Returns:
+            Zeros for the h and c of each layer, [hidden, C] each.
+        """
         return tuple(like.new_zeros(self.hidden, like.numel()) for _ in range(2 * len(self.cells)))
 
     def forward(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """From [inputs, C] to the last layer's [hidden, C], and the next state."""
+        """Take a step of all layers.
+
+        Args:
+            x: [inputs, C] features of the coordinates.
+            state: State of the last step, h and c of each layer, [hidden, C] each.
+
+        Returns:
+            The next h of the last layer, [hidden, C], and the next state.
+        """
         after: list[Tensor] = []
         for cell, h, c in zip(self.cells, state[::2], state[1::2], strict=True):
             x, c = cell(x, h, c)
@@ -67,19 +98,19 @@ class StackedLSTM(nn.Module):
 
 
 def lstm_step(cell: LSTMCell, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """What the cell does, in 0.6 of the time for many coordinates, keeping a quarter of it for backward.
+    """Step of an `LSTMCell` that takes 0.6 of the time and keeps a quarter of the memory for backward.
 
-    It goes through some coordinates at a time, and computes the gates again in backward. Differentiable
-    once; in the precision of its arguments, inside autocast too.
+    The figures are for many coordinates. It processes the coordinates in chunks, and recomputes the gates in
+    backward. It is differentiable once, and works in the precision of its arguments, inside autocast too.
 
     Args:
         cell: The cell, with its weights.
         x: [inputs, C] features of the coordinates.
-        h: [hidden, C] the last output.
-        c: [hidden, C] the cell's state.
+        h: [hidden, C] last output.
+        c: [hidden, C] last cell state.
 
     Returns:
-        The next h and c.
+        The next h and c, [hidden, C] each.
     """
     with torch.autocast(x.device.type, enabled=False):
         if not kernels_enabled():
@@ -118,9 +149,8 @@ class _Step(Function):
                 tanh = after_c[:, s].tanh()
                 to_c_now = aten.tanh_backward(o * to_after_h[:, s], tanh).add_(to_after_c[:, s])
                 torch.mul(to_c_now, f, out=to_c[:, s])
-                slopes = torch.empty_like(
-                    gates
-                )  # with respect to the gates, then to what is before σ and tanh
+                # gradients with respect to the gates, then, in place, to their arguments before σ and tanh
+                slopes = torch.empty_like(gates)
                 to_i, to_f, to_o, to_g = slopes.chunk(4)
                 torch.mul(to_c_now, g, out=to_i)
                 torch.mul(to_c_now, c[:, s], out=to_f)
@@ -143,7 +173,7 @@ def _parts(x: Tensor) -> list[slice]:
 
 
 def _gates(x: Tensor, h: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """[x, h, 1], and the gates i, f, o, g that the weights make of it."""
+    """The input [x, h, 1] of the weights, and the gates i, f, o, g that they compute from it."""
     given = torch.cat([x, h, x.new_ones(1, x.shape[1])])
     gates = weight @ given
     gates[: 3 * len(h)].sigmoid_()

@@ -1,6 +1,6 @@
-"""A small network on normalised accumulators: the learned rule to reach for first.
+"""A small network on normalised accumulators: the learned rule to try first.
 
-In the manner of Luke Metz, C. Daniel Freeman, James Harrison, Niru Maheswaranathan, Jascha Sohl-Dickstein:
+After Luke Metz, C. Daniel Freeman, James Harrison, Niru Maheswaranathan, Jascha Sohl-Dickstein:
 "Practical Tradeoffs Between Memory, Compute, and Performance in Learned Optimizers", CoLLAs 2022.
 """
 
@@ -14,31 +14,32 @@ from quickstudy.core.adapt import RuleState, Tensors
 from quickstudy.optimizer.rules.coordinatewise import flat, linear, moved
 
 DECAYS = (0.5, 0.9, 0.99)
-"""Of the running means of the gradient."""
+"""Decays of the running means of the gradient."""
 SQUARE_DECAY = 0.99
-"""Of the running mean of its square."""
+"""Decay of the running mean of the squared gradient."""
 HORIZONS = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
-"""Steps by which the features of time have come to half."""
+"""Steps τ at which the time features t / (t + τ) reach ½."""
 
 
 class MLPRule(nn.Module):
-    r"""A rule without recurrence: a small network on normalised running means of the gradient.
+    r"""A learned rule without recurrence: a small network on normalised running means of the gradient.
 
     $$\theta_{t+1} = \theta_t - \alpha\, d\, e^{s}, \qquad [d, s] = \mathrm{MLP}\Big(\frac{g}{r},
     \frac{\hat m_\beta}{r}, \frac{t}{t + \tau}\Big), \qquad r = \sqrt{\hat v} + \epsilon$$
 
-    for some decays β of the means $\hat m_\beta$, and horizons τ in whose terms it knows the time.
+    where $\hat m_\beta$ are means with several decays β, $\hat v$ is the mean square, and the time t is given
+    relative to several horizons τ.
 
     Args:
-        lr: α, a typical step of a coordinate.
-        hidden: units of each of the two layers.
-        eps: ε.
+        lr: Step size α > 0, a typical step of a coordinate.
+        hidden: Number of units of each of the two layers.
+        eps: Constant ε > 0 of the root.
 
     Raises:
-        ValueError: if a number is not positive.
+        ValueError: If a number is not positive.
 
-    Departures from Metz et al.: no features of the parameters' tensors and of their values, so that a step
-    is coordinatewise, and no features of a second mean of squares.
+    Departures from Metz et al.: no features of whole tensors or of the parameters' values, so that a step is
+    coordinatewise, and no features of a second mean of squares.
     """
 
     coordinatewise = True
@@ -58,25 +59,27 @@ class MLPRule(nn.Module):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What it was made with."""
+        """Arguments of the constructor, to save the rule with."""
         return {"lr": self.lr, "hidden": self.second.in_features, "eps": self.eps}
 
     def init(self, parameters: Tensors) -> RuleState:
-        """Steps taken, and the means [len(DECAYS), C] and mean squares [C]: zeros."""
+        """State before the first step, zeros: steps taken, means [len(DECAYS), C] and mean squares [C]."""
         like = flat(parameters)
         return like.new_zeros(()), like.new_zeros(len(DECAYS), like.numel()), torch.zeros_like(like)
 
     def update(
         self, gradients: Tensors, state: RuleState, parameters: Tensors, loss: Tensor
     ) -> tuple[Tensors, RuleState]:
-        """A step, as `Rule.update`."""
+        """Take a step, as `Rule.update`."""
         t, means, v = state[0] + 1, state[1], state[2]
         g = flat(gradients)
         means = torch.lerp(g.unsqueeze(0), means, self.decays)
-        v = torch.addcmul(SQUARE_DECAY * v, g, g, value=1 - SQUARE_DECAY)  # lerp makes nan of an infinite v
+        v = torch.addcmul(
+            SQUARE_DECAY * v, g, g, value=1 - SQUARE_DECAY
+        )  # lerp would give nan for an infinite v
         root = (v.clamp_min(1e-38) / (1 - SQUARE_DECAY**t)).sqrt() + self.eps
         size = torch.cat([g.unsqueeze(0), means / (1 - self.decays**t)]) / root
-        # the time is the same for all coordinates: a bias, not so many features more
+        # the time is the same for all coordinates, so its features are added to the bias
         split = 1 + len(DECAYS)
         time = self.first.weight[:, split:] @ (t / (t + self.horizons))
         x = self.first.weight[:, :split] @ size + (self.first.bias + time).unsqueeze(1)

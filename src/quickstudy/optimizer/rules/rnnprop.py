@@ -16,22 +16,22 @@ from quickstudy.optimizer.rules.lstm_cell import StackedLSTM
 
 
 class RNNpropRule(nn.Module):
-    r"""An LSTM that is given what Adam and RMSprop would do, and so does not see the gradient's scale.
+    r"""RNNprop: an LSTM that reads the steps of Adam and RMSprop, and so does not see the gradient's scale.
 
     $$\tilde m_t = \hat m_t / (\sqrt{\hat v_t} + \epsilon), \qquad
     \tilde g_t = g_t / (\sqrt{\hat v_t} + \epsilon), \qquad
     \theta_{t+1} = \theta_t - \alpha \tanh(x_{\text{out}})$$
 
     Args:
-        lr: α, the longest step of a coordinate; 0.1 in the paper.
-        beta1: decay of the mean m; 0.95 in the paper.
-        beta2: decay of the mean square v; 0.95 in the paper.
-        hidden: units of a layer, 20 in the paper.
-        layers: 2 in the paper.
-        eps: ε.
+        lr: Step size α > 0, the longest step of a coordinate; 0.1 in the paper.
+        beta1: Decay of the mean m in 0 … 1; 0.95 in the paper.
+        beta2: Decay of the mean square v in 0 … 1; 0.95 in the paper.
+        hidden: Number of units of a layer, 20 in the paper.
+        layers: Number of LSTM layers, 2 in the paper.
+        eps: Constant ε > 0 of the root.
 
     Raises:
-        ValueError: if a number is out of range.
+        ValueError: If a number is out of range.
     """
 
     coordinatewise = True
@@ -58,23 +58,23 @@ class RNNpropRule(nn.Module):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What it was made with."""
+        """Arguments of the constructor, to save the rule with."""
         own = {"lr": self.lr, "beta1": self.beta1, "beta2": self.beta2, "eps": self.eps}
         return own | {"hidden": self.lstm.hidden, "layers": len(self.lstm.cells)}
 
     def init(self, parameters: Tensors) -> RuleState:
-        """Steps taken, m and v [C], and h and c of each layer [hidden, C]: zeros."""
+        """State before the first step, zeros: steps taken, m and v [C], h and c of each layer [hidden, C]."""
         like = flat(parameters)
         return like.new_zeros(()), torch.zeros_like(like), torch.zeros_like(like), *self.lstm.init(like)
 
     def update(
         self, gradients: Tensors, state: RuleState, parameters: Tensors, loss: Tensor
     ) -> tuple[Tensors, RuleState]:
-        """A step, as `Rule.update`."""
+        """Take a step, as `Rule.update`."""
         t, m, v, *lstm = state
         g, t = flat(gradients), t + 1
         m = torch.lerp(g, m, self.beta1)
-        v = torch.addcmul(self.beta2 * v, g, g, value=1 - self.beta2)  # lerp makes nan of an infinite v
+        v = torch.addcmul(self.beta2 * v, g, g, value=1 - self.beta2)  # lerp would give nan for an infinite v
         root = (v.clamp_min(1e-38) / (1 - self.beta2**t)).sqrt() + self.eps
         x = torch.stack([m / (1 - self.beta1**t) / root, g / root])
         h, lstm = self.lstm(F.elu(linear(self.inputs, x)), lstm)

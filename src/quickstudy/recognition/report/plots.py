@@ -15,7 +15,7 @@ from quickstudy.metric.verification import Verification
 from quickstudy.recognition.pairs import Floats, Pairs
 from quickstudy.recognition.report.error_rates import Achieved
 from quickstudy.recognition.report.identification import Identification, OpenSet
-from quickstudy.training.plots import RIGHT, WRONG
+from quickstudy.training.plots import RIGHT, WRONG, despine
 
 GREY = "#8c959f"
 BLUE = "#0969da"
@@ -152,7 +152,7 @@ def _axes(title: str, x: str, y: str, size: tuple[float, float]) -> tuple[Figure
     axes = figure.subplots()
     axes.set(title=title, xlabel=x, ylabel=y)
     axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    despine(axes)
     return figure, axes
 
 

@@ -570,7 +570,7 @@ def test_what_was_trained_on_the_validation_classes_is_not_calibrated_on_them(
     code, _, _ = run([*line, "--trainval", "--patience", 3], capsys)
     assert "leave one of them out" in str(code)
     code, _, _ = run([*line, "--resume"], capsys)
-    assert "holds a training with trainval True, not None" in str(code)
+    assert "holds a training run with trainval True, not None" in str(code)
 
 
 @pytest.mark.filterwarnings("ignore:.*-way it is")

@@ -105,7 +105,7 @@ def test_the_class_folders_of_a_query_folder_are_not_looked_into(
 
 def test_one_class_is_too_few(learner: Prototypical, tmp_path: Path, query: Path) -> None:
     picture(tmp_path / "s" / "only" / "0.png", (0, 0, 0))
-    with pytest.raises(ValueError, match="holds one class folder: telling classes apart takes two at least"):
+    with pytest.raises(ValueError, match="holds one class folder: classification needs at least two"):
         predict_folders(learner, COLOUR, tmp_path / "s", query)
 
 

@@ -94,9 +94,7 @@ def load_weights(learner: nn.Module, weights: Mapping[str, Tensor], origin: str)
     own = learner.state_dict()
     missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     if missing or extra:
-        parts = [f"it lacks {name}" for name in missing[:3]] + [
-            f"it also has {name}" for name in extra[:3]
-        ]
+        parts = [f"it lacks {name}" for name in missing[:3]] + [f"it also has {name}" for name in extra[:3]]
         raise ValueError(
             f"{origin} belongs to another encoder or learner: {'; '.join(parts)}; "
             "build the one it was trained with"

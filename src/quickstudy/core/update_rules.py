@@ -28,7 +28,7 @@ def sgd(lr: Rate) -> Rule:
 
 
 def heavy_ball(lr: Rate, momentum: float = 0.9) -> Rule:
-    r"""Momentum (the heavy ball), $b \leftarrow \mu b + \nabla L(\theta)$, $\theta \leftarrow \theta - \alpha b$.
+    r"""Heavy-ball momentum, $b \leftarrow \mu b + \nabla L(\theta)$, $\theta \leftarrow \theta - \alpha b$.
 
     The same as `torch.optim.SGD(momentum=μ)`.
 

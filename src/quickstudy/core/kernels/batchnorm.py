@@ -122,8 +122,8 @@ class _Norm(Function):
 class _NormBackward(Function):
     """Gradients of x, γ and β: γr(g − ḡ − x̂·mean(gx̂)), Σgx̂ and Σg; x̂ = (x − μ)r.
 
-    Its own gradients are derived by hand from L = Σv·dx + v_γ·dγ + v_β·dβ, where v are the cotangents, because
-    torch's formula for them passes over the data some twenty times.
+    Its own gradients are derived by hand from L = Σv·dx + v_γ·dγ + v_β·dβ, where v are the cotangents:
+    torch's formula for them passes over the data about twenty times.
     """
 
     @staticmethod

@@ -36,8 +36,8 @@ def patches3x3(x: Tensor) -> Tensor:
 def moments(patches: Tensor) -> tuple[Tensor, Tensor]:
     """Mean [T, 9 C] and biased covariance [T, 9 C, 9 C] of each task's patches.
 
-    The output of a 3×3 convolution by a filter w has mean w·m and variance wᵀCw over positions and pictures,
-    with m and C the mean and covariance of the patches. For few input channels this is the cheaper way to
+    The output of a 3×3 convolution by a filter w has mean w·m and variance wᵀΣw over positions and pictures,
+    with m and Σ the mean and covariance of the patches. For few input channels this is the cheaper way to
     the statistics of batch norm: it needs no pass over the output of the convolution.
 
     Args:
@@ -58,7 +58,7 @@ def conv_pool_relu(x: Tensor, patches: Tensor, weight: Tensor, shift: Tensor) ->
 
     Args:
         x: [T, B, C, H, W] pictures. They get no gradient; use `conv3x3` if they need one.
-        patches: [T, 9 C, B, H, W] patches of the pictures, from `patches3x3`, for the gradient of the filters.
+        patches: [T, 9 C, B, H, W] patches of `x`, from `patches3x3`, for the gradient of the filters.
         weight: [T, D, C, 3, 3] filters w of each task.
         shift: [T, D] numbers that are added to the output of each filter.
 
@@ -73,7 +73,7 @@ def conv_pool_relu(x: Tensor, patches: Tensor, weight: Tensor, shift: Tensor) ->
     return y
 
 
-# y = max(0, pool(x * w) + shift) is linear in filters and shift, for fixed indices and where ReLU is active.
+# y = max(0, pool(x * w) + shift) is linear in filters and shift, given the pool's indices and ReLU's mask.
 class _ConvPoolReLU(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, patches: Tensor, w: Tensor, shift: Tensor) -> Tensor:

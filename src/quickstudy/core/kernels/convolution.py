@@ -14,8 +14,8 @@ Pair = tuple[int, int]
 def channels_last(x: Tensor) -> Tensor:
     """Pictures [B, C, H, W] in channels-last memory layout.
 
-    With one channel both layouts agree, so `.contiguous(memory_format=...)` changes nothing and leaves strides
-    for which the convolution chooses the slow layout. The strides are therefore set by hand.
+    With one channel both layouts agree, so `.contiguous(memory_format=...)` changes nothing, and leaves
+    strides for which the convolution chooses the slow layout. The strides are therefore set by hand.
     """
     _, c, h, w = x.shape
     if c == 1:
@@ -42,7 +42,7 @@ def conv3x3(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def filters_side_by_side(weight: Tensor) -> Tensor:
-    """Filters [T, D, C, h, w] as [T · D, C, h, w], channels-last; a view if they are in that layout already."""
+    """Filters [T, D, C, h, w] as [T · D, C, h, w], channels-last; a view if they have that layout already."""
     return weight.permute(0, 1, 3, 4, 2).contiguous().flatten(0, 1).permute(0, 3, 1, 2)
 
 

@@ -22,7 +22,7 @@ class FastOps(TorchFunctionMode):
     They have faster second derivatives. Batch norm is replaced only while a `TaskNorm` is active.
 
     Raises:
-        NotImplementedError: If a layer runs under vmap for which torch computes wrong second derivatives there.
+        NotImplementedError: Under vmap, if torch would compute wrong second derivatives of a layer there.
     """
 
     def __torch_function__(

@@ -147,7 +147,7 @@ def test_weights_go_into_a_learner_of_its_own_precision() -> None:
         ),
         pytest.param(
             lambda w: w.update({"encoder.9.bias": w.pop("encoder.0.bias")}),
-            r"it lacks encoder\.0\.bias; it has encoder\.9\.bias",
+            r"it lacks encoder\.0\.bias; it also has encoder\.9\.bias",
             id="renamed",
         ),
         pytest.param(

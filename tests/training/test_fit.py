@@ -293,7 +293,7 @@ def test_a_training_of_an_earlier_version_is_not_gone_on_with(tmp_path: Path):
     tensors, manifest = checkpoint.load(tmp_path / "last.safetensors")
     del manifest["fit"]
     checkpoint.save(tmp_path / "last.safetensors", tensors, manifest)
-    with pytest.raises(ValueError, match="a training of an earlier version of quickstudy"):
+    with pytest.raises(ValueError, match="a training run of an earlier version of quickstudy"):
         small_fit(small_learner(), tmp_path, resume=True)
 
 

@@ -77,6 +77,6 @@ class Classifier(nn.Module):
         if z.shape[-1] != self.head.in_features:
             raise ValueError(
                 f"the encoder makes {z.shape[-1]} numbers but the head takes {self.head.in_features}: "
-                f"set Classifier(encoder, ways, dimensions={z.shape[-1]})"
+                f"build Classifier(encoder, ways, dimensions={z.shape[-1]})"
             )
         return per_task_linear(z, parameters["head.weight"], parameters["head.bias"])

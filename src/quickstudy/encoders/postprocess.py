@@ -198,7 +198,7 @@ class ConcatFeatures(EmbeddingTransform):
         if z.shape[1] != d + features:
             raise ValueError(
                 f"an embedding has {z.shape[1]} numbers, not {d} + {features}: "
-                "let the encoder return its features too, as WithFeatures(ResNet()) does, or correct features"
+                "let the encoder return its features too, as WithFeatures(ResNet()) does, or set features"
             )
         return z[:, :d], z[:, d:]
 

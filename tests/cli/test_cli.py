@@ -354,7 +354,7 @@ def test_maml_on_own_pictures(run: Run, few: Path, tmp_path: Path) -> None:
     train = f"train maml-images --set images=pics {OWN} --out {tmp_path}/m --test-episodes 10"
     first = run(f"{train} --steps 3 --tasks 2")
     assert first.code == 0, first.err
-    refused(run(f"{train} --steps 3 --tasks 2"), "holds a training already", "--resume")
+    refused(run(f"{train} --steps 3 --tasks 2"), "already holds a training run", "--resume")
     both = run(f"evaluate {tmp_path}/m --episodes 10 --mode both --json")
     assert [score["mode"] for score in json.loads(both.out)] == ["inductive", "transductive"]
     told = run(
@@ -438,7 +438,7 @@ def test_minutes_and_resume(run: Run, tmp_path: Path) -> None:
 
 def test_a_training_is_not_overwritten(run: Run, home: Path) -> None:
     before = (home / "r" / "best.safetensors").read_bytes()
-    refused(run(own("r", "--steps 12")), "r holds a training already", "--resume", "--out")
+    refused(run(own("r", "--steps 12")), "r already holds a training run", "--resume", "--out")
     refused(run(own("r", "--steps 13 --resume")), "train.steps 12, not 13", "same options")
     assert (home / "r" / "best.safetensors").read_bytes() == before
 
@@ -529,7 +529,7 @@ def test_two_processes_speak_with_one_voice(home: Path, tmp_path: Path) -> None:
         ("evaluate r --setting 1w1s", ["ways is 1: it must be at least 2"]),
         ("evaluate nosuch", ["there is no checkpoint or model 'nosuch': shipped models are"]),
         ("evaluate no/such.safetensors", ["no checkpoint at no/such.safetensors"]),
-        ("evaluate pics", ["no checkpoint at pics/best.safetensors: a training writes"]),
+        ("evaluate pics", ["no checkpoint at pics/best.safetensors: training writes"]),
         ("predict r --support nowhere --query pics", ["nowhere is not a folder"]),
         ("predict r --support pics --query nowhere", ["there is no file or folder nowhere"]),
         ("plot r --setting x", ["setting 'x' is not of the form 5w1s"]),
@@ -560,9 +560,9 @@ def test_checkpoints_that_do_not_fit(run: Run, home: Path, tmp_path: Path) -> No
     name = next(k for k in weights if k.startswith("encoder.convs.1"))
     wider = {k: v for k, v in weights.items() if k != name}
     checkpoint.save(path, wider, manifest)
-    refused(run(f"evaluate {path}"), f"{path} is of another encoder or learner: it lacks {name}")
+    refused(run(f"evaluate {path}"), f"{path} belongs to another encoder or learner: it lacks {name}")
     checkpoint.save(path, wider | {name: weights[name][:5]}, manifest)
-    refused(run(f"evaluate {path}"), f"{path} is of another encoder", "[5, 64, 3, 3]", "[64, 64, 3, 3]")
+    refused(run(f"evaluate {path}"), f"{path} belongs to another encoder", "[5, 64, 3, 3]", "[64, 64, 3, 3]")
     checkpoint.save(path, weights, manifest | {"recipe": "later-idea"})
     refused(run(f"evaluate {path}"), "was trained by recipe 'later-idea', which this version lacks")
 
@@ -571,7 +571,7 @@ def test_damaged_checkpoints(run: Run, home: Path, tmp_path: Path) -> None:
     whole = (home / "r" / "best.safetensors").read_bytes()
     for content in (b"", b"hello", whole[:300], whole[:-7]):
         (tmp_path / "best.safetensors").write_bytes(content)
-        refused(run(f"evaluate {tmp_path}"), "best.safetensors is damaged or no safetensors file")
+        refused(run(f"evaluate {tmp_path}"), "best.safetensors is damaged or not a safetensors file")
 
 
 def test_debug_shows_where_an_error_comes_from(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,7 @@ def test_a_manifest_that_is_not_json_leaves_the_old_file(tmp_path: Path) -> None
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*x\.safetensors: a training writes"):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*x\.safetensors: training writes"):
         checkpoint.load(tmp_path / "x.safetensors")
     with pytest.raises(FileNotFoundError, match="no checkpoint at"):
         checkpoint.load(tmp_path)
@@ -105,7 +105,7 @@ def test_a_damaged_file(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "x.safetensors"
     checkpoint.save(path, {"a": torch.ones(20)}, MANIFEST)
     path.write_bytes(DAMAGES[damage](path.read_bytes()))
-    with pytest.raises(ValueError, match=r"x\.safetensors is damaged or no safetensors file .*restore it"):
+    with pytest.raises(ValueError, match=r"x\.safetensors is damaged or not a safetensors file .*restore it"):
         checkpoint.load(path)
 
 
@@ -142,12 +142,12 @@ def test_weights_go_into_a_learner_of_its_own_precision() -> None:
         ),
         pytest.param(
             lambda w: w.update({"encoder.9.bias": torch.ones(1)}),
-            r"it has encoder\.9\.bias besides",
+            r"it also has encoder\.9\.bias",
             id="extra",
         ),
         pytest.param(
             lambda w: w.update({"encoder.9.bias": w.pop("encoder.0.bias")}),
-            r"it lacks encoder\.0\.bias; it has encoder\.9\.bias",
+            r"it lacks encoder\.0\.bias; it also has encoder\.9\.bias",
             id="renamed",
         ),
         pytest.param(
@@ -169,7 +169,7 @@ def test_weights_that_do_not_fit_are_named(change: Callable[[dict[str, Tensor]],
     weights = dict(learner(seed=1).state_dict())
     change(weights)
     with pytest.raises(
-        ValueError, match=r"my\.safetensors is of another encoder.*" + message + ".*build the"
+        ValueError, match=r"my\.safetensors belongs to another encoder.*" + message + ".*build the"
     ):
         checkpoint.load_weights(target, weights, "my.safetensors")
     assert all(torch.equal(v, before[k]) for k, v in target.state_dict().items()), "nothing half loaded"

@@ -147,7 +147,7 @@ def test_fewer_classes_use_the_first_outputs(make: Make, ways: int, mode: str) -
 def test_more_classes_than_outputs_are_refused(make: Make) -> None:
     e = pictures(shots=(1, 1, 1, 1))
     learner = make(network())
-    message = "the model tells 3 classes and a task has 4: train one with at least 4 ways"
+    message = "the model distinguishes 3 classes but a task has 4: train one with at least 4 ways"
     with pytest.raises(ValueError, match=message):
         learner(e)
     with pytest.raises(ValueError, match=message):
@@ -238,12 +238,12 @@ def test_adapted_takes_the_steps_of_evaluation() -> None:
 
 def test_a_head_of_another_size_is_refused_with_the_fix() -> None:
     learner, e = MAML(Classifier(Conv4(1, 3, running_statistics=False), 3, 64).double()), pictures()
-    with pytest.raises(ValueError, match=r"encoder makes 3 numbers and the head takes 64: .*dimensions=3"):
+    with pytest.raises(ValueError, match=r"encoder makes 3 numbers but the head takes 64: .*dimensions=3"):
         learner(e)
 
 
 def test_adapted_is_of_one_task(make: Make) -> None:
-    with pytest.raises(ValueError, match="the support is of 2 tasks: adapt to one at a time"):
+    with pytest.raises(ValueError, match="the support holds 2 tasks: adapt to one at a time"):
         make(network()).adapted(pictures(tasks=2).support)
 
 

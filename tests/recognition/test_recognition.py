@@ -563,7 +563,9 @@ def test_what_was_trained_on_the_validation_classes_is_not_calibrated_on_them(
     assert run(["calibrate", out, "--images", others, "--far", 0.1], capsys)[0] == 0
     for images, met in ((many, True), (draw(people.parent / "fewer", 12, seed=6), None)):
         begun = people.parent / f"from-{images.name}"
-        assert run([*line[:3], f"images={images}", *line[4:-1], begun, "--set", f"start={out}"], capsys)[0] == 0
+        assert (
+            run([*line[:3], f"images={images}", *line[4:-1], begun, "--set", f"start={out}"], capsys)[0] == 0
+        )
         manifest = Embedder(begun).manifest
         assert manifest["start"] == "siamese, seed 0, 2 steps"
         assert manifest["trainval"] is met, (
@@ -572,7 +574,7 @@ def test_what_was_trained_on_the_validation_classes_is_not_calibrated_on_them(
     code, _, _ = run([*line, "--set", "trainval=true", "--patience", 3], capsys)
     assert "leave one of them out" in str(code)
     code, _, _ = run([*line, "--resume"], capsys)
-    assert "holds a training with trainval True, not None" in str(code)
+    assert "holds a training run with trainval True, not None" in str(code)
 
 
 @pytest.mark.filterwarnings("ignore:.*-way it is")

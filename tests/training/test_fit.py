@@ -112,7 +112,7 @@ def test_the_last_weights_are_kept_where_that_is_asked_for(tmp_path: Path):
 
 
 def test_there_is_no_patience_where_the_last_weights_are_kept():
-    with pytest.raises(ValueError, match="no better validation to have patience for"):
+    with pytest.raises(ValueError, match="patience needs the best validation"):
         small_fit(small_learner(), keep="last", patience=2, report=lambda *_: pytest.fail("trained"))
 
 
@@ -217,13 +217,13 @@ def test_what_is_saved_must_share_the_parameters():
 
 def test_an_existing_training_is_not_overwritten(tmp_path: Path):
     small_fit(small_learner(), tmp_path)
-    with pytest.raises(ValueError, match="holds a training already: add --resume"):
+    with pytest.raises(ValueError, match="already holds a training run: add --resume"):
         small_fit(small_learner(), tmp_path)
 
 
 def test_resuming_another_training_is_refused(tmp_path: Path):
     small_fit(small_learner(), tmp_path, manifest={"seed": 1})
-    with pytest.raises(ValueError, match=r"holds a training with seed 1, not 2"):
+    with pytest.raises(ValueError, match=r"holds a training run with seed 1, not 2"):
         small_fit(small_learner(), tmp_path, manifest={"seed": 2}, resume=True)
 
 
@@ -280,7 +280,7 @@ def test_resuming_another_training_is_refused_whatever_differs(
     run(False, **before)
     untouched = (tmp_path / "last.safetensors").read_bytes()
     with pytest.raises(
-        ValueError, match=f"holds a training with {message}" if "'" not in message else message
+        ValueError, match=f"holds a training run with {message}" if "'" not in message else message
     ):
         run(True, **(before | after))
     assert (tmp_path / "last.safetensors").read_bytes() == untouched
@@ -292,7 +292,7 @@ def test_a_training_of_an_earlier_version_is_not_gone_on_with(tmp_path: Path):
     tensors, manifest = checkpoint.load(tmp_path / "last.safetensors")
     del manifest["fit"]
     checkpoint.save(tmp_path / "last.safetensors", tensors, manifest)
-    with pytest.raises(ValueError, match="a training of an earlier version of quickstudy"):
+    with pytest.raises(ValueError, match="a training run of an earlier version of quickstudy"):
         small_fit(small_learner(), tmp_path, resume=True)
 
 
@@ -306,7 +306,7 @@ def test_the_manifest_knows_the_classes_and_its_copy_their_number(tmp_path: Path
 
 def test_resuming_without_an_option_that_the_training_had_is_refused(tmp_path: Path):
     small_fit(small_learner(), tmp_path, manifest={"arguments": {"method": "prototypical"}})
-    with pytest.raises(ValueError, match=r"holds a training with arguments.method prototypical, not None"):
+    with pytest.raises(ValueError, match=r"a training run with arguments.method prototypical, not None"):
         small_fit(small_learner(), tmp_path, manifest={"arguments": {}}, resume=True)
 
 
@@ -491,6 +491,6 @@ def test_tasks_that_cannot_be_shared_out_are_refused():
         world_size, global_rank = 2, 0
 
     with pytest.raises(
-        ValueError, match="3 tasks a step can't be shared by 2 processes: choose a multiple of 2"
+        ValueError, match="3 tasks per step can't be shared by 2 processes: choose a multiple of 2"
     ):
         fit(small_learner(), Episodes(noisy_pool(), Setting(5, 1, 3), 3), 1, fabric=TwoProcesses())  # type: ignore[arg-type]

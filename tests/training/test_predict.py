@@ -105,7 +105,7 @@ def test_the_class_folders_of_a_query_folder_are_not_looked_into(
 
 def test_one_class_is_too_few(learner: Prototypical, tmp_path: Path, query: Path) -> None:
     picture(tmp_path / "s" / "only" / "0.png", (0, 0, 0))
-    with pytest.raises(ValueError, match="holds one class folder: telling classes apart takes two at least"):
+    with pytest.raises(ValueError, match="holds one class folder: classification needs at least two"):
         predict_folders(learner, COLOUR, tmp_path / "s", query)
 
 
@@ -199,5 +199,5 @@ def test_learners_that_adapt_nothing_have_nothing_to_save(
 def test_more_classes_than_the_head_tells(adaptive: MAML, query: Path, tmp_path: Path) -> None:
     for i in range(6):
         picture(tmp_path / "six" / f"class {i}" / "0.png", (40 * i, 10, 10))
-    with pytest.raises(ValueError, match="tells 5 classes and a task has 6"):
+    with pytest.raises(ValueError, match="distinguishes 5 classes but a task has 6"):
         predict_folders(adaptive, COLOUR, tmp_path / "six", query)

@@ -1,4 +1,4 @@
-"""adapt: the one inner loop, and what a rule is that it takes its steps by."""
+"""`adapt`, the one inner loop of the library, and `Rule`, the interface of its update rules."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,44 +9,56 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Tensors = dict[str, Tensor]
-"""Tensors by the names that `nn.Module.named_parameters` gives them."""
+"""Tensors by name, as `nn.Module.named_parameters` names them."""
 RuleState = Any
-"""What a rule remembers between steps: tensors in tuples and dictionaries."""
+"""State of a rule between steps: tensors in nested tuples and dictionaries."""
 Loss = Callable[[Tensors, int], Tensor]
+"""Function from (parameters, number of the step) to the loss that the step lowers."""
 Watch = Callable[[int, Tensors, Tensors, Tensor], None]
-"""Called before each step with its number, the parameters, their gradients and the loss."""
+"""Callback before each step, given its number, the parameters, their gradients and the loss."""
 
 
 class Rule(Protocol):
-    """An update rule: two functions that change nothing of what they are given.
+    """An update rule: two pure functions, which change none of their arguments.
 
-    `FunctionalRule` makes one of any two; a learned rule is an `nn.Module` that has them as methods.
+    `FunctionalRule` makes a rule of two functions; a learned rule is an `nn.Module` with these two methods.
     """
 
     def init(self, parameters: Tensors, /) -> RuleState:
-        """The state before the first step: tensors in tuples and dictionaries; no numbers if learned."""
+        """State before the first step: tensors in nested tuples and dictionaries.
+
+        Plain numbers are allowed as well, except in a learned rule.
+
+        Args:
+            parameters: Parameters before the first step, by name.
+        """
         ...
 
     def update(
         self, gradients: Tensors, state: RuleState, parameters: Tensors, loss: Tensor, /
     ) -> tuple[Tensors, RuleState]:
-        """A step.
+        """Take one step.
 
         Args:
-            gradients: Gradients of the loss at the parameters, by name.
-            state: The state that `init` or the last step has returned.
-            parameters: The parameters before the step.
-            loss: The loss at the parameters: a scalar, or one for each of the tasks that are side by side.
+            gradients: Gradients of the loss with respect to the parameters, by name.
+            state: State of the rule, returned by `init` or by the previous step.
+            parameters: Parameters before the step, by name.
+            loss: Loss at the parameters before the step: a scalar, or [T], one for each task in the batch.
 
         Returns:
-            The parameters and the state after the step.
+            Parameters by name, and state of the rule, after the step.
         """
         ...
 
 
 @dataclass(frozen=True)
 class FunctionalRule:
-    """A rule of two functions, as `Rule` describes them."""
+    """An update rule made of two pure functions.
+
+    Args:
+        init: Function from the parameters to the state before the first step, as `Rule.init`.
+        update: Function that takes one step, as `Rule.update`.
+    """
 
     init: Callable[[Tensors], RuleState]
     update: Callable[[Tensors, RuleState, Tensors, Tensor], tuple[Tensors, RuleState]]
@@ -54,12 +66,12 @@ class FunctionalRule:
 
 @dataclass(frozen=True)
 class Adapted:
-    """The result of an inner loop.
+    """Result of an inner loop.
 
     Args:
         parameters: Parameters after the last step, by name.
-        losses: [steps, ...] the loss before each step, as `loss` gave it; without gradient.
-        state: State of the rule after the last step.
+        losses: [steps, ...] losses, each taken before its step; detached from the graph.
+        state: State of the update rule after the last step.
     """
 
     parameters: Tensors
@@ -76,29 +88,30 @@ def adapt(
     state: RuleState = None,
     watch: Watch | None = None,
 ) -> Adapted:
-    r"""Take some steps of a rule, $\theta_{k+1} = U(\theta_k, \nabla L_k(\theta_k))$.
+    r"""Take several steps of an update rule, $\theta_{k+1} = U(\theta_k, \nabla L_k(\theta_k))$.
 
-    The result is differentiable with respect to the first parameters, to whatever the rule has learned, and
-    to whatever the loss depends on; under `torch.no_grad` nothing is, and no graph is kept.
+    The result is differentiable with respect to the initial parameters, the parameters of a learned rule, and
+    everything that the loss depends on. Under `torch.no_grad` it is not, and no graph is kept.
 
     Args:
-        loss: Function from (parameters, number of the step) to a loss: a scalar, or one loss for each of some
-            tasks whose parameters are side by side. Tasks must not share parameters, as the gradient of
-            their sum is taken.
-        parameters: The parameters to adapt, by name. They are not changed.
-        rule: The update rule, such as `sgd(0.4)`.
-        steps: Number of steps, 0 or more.
-        first_order: Take the gradients for constants ($\nabla\nabla L = 0$), and keep no graph of a step.
-        state: State of the rule that earlier steps have left; by default it begins anew.
-        watch: Called before each step. The parameters it sees are differentiable as the result is; so is the
-            loss, unless `first_order`.
+        loss: Function from (parameters, number of the step, from 0) to a loss: a scalar, or [T], one loss for
+            each task, where every parameter is [T, ...]. Tasks must not share parameters, because the
+            gradient of the sum of their losses is taken.
+        parameters: Parameters to adapt, by name. They are not changed.
+        rule: Update rule, such as `sgd(0.4)`.
+        steps: Number of steps, at least 0.
+        first_order: Whether to treat the gradients as constants ($\nabla\nabla L = 0$), so that steps keep no
+            graph.
+        state: State of the rule after earlier steps, to continue from; `rule.init(parameters)` by default.
+        watch: Callback before each step. The parameters it is given are differentiable like the result; so is
+            the loss, unless `first_order`.
 
     Returns:
-        The adapted parameters, and the losses before each step. A parameter that the loss doesn't depend on
-        has gradient 0.
+        The adapted parameters, the losses before each step, and the state of the rule. A parameter that the
+        loss does not depend on has gradient 0.
 
     Raises:
-        ValueError: If `steps` is negative, or inside `torch.inference_mode`.
+        ValueError: If `steps` is negative, or if called inside `torch.inference_mode`.
 
     Example:
         >>> import torch
@@ -124,7 +137,7 @@ def adapt(
     state = rule.init(parameters) if state is None else state
     losses: list[Tensor] = []
     for step in range(steps):
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the one whose gradient has a gradient
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the only twice differentiable backend
             at = {
                 k: p if differentiable and p.requires_grad else p.detach().requires_grad_()
                 for k, p in parameters.items()

@@ -1,7 +1,7 @@
-"""Checkpoints: tensors in safetensors, everything else in a manifest people can read. Never pickle.
+"""Checkpoints: tensors in safetensors, everything else in a readable JSON manifest. Never pickle.
 
-A checkpoint is one file, `NAME.safetensors`, with the manifest inside its header, so that it is whole
-or absent and weights and manifest can't part. `NAME.json` beside it is a copy for reading.
+A checkpoint is one file, `NAME.safetensors`, with the manifest inside its header. So it is written whole or
+not at all, and weights and manifest cannot be separated. `NAME.json` beside it is a copy for people to read.
 """
 
 import json
@@ -19,18 +19,19 @@ MANIFEST = "quickstudy"
 """Key of the manifest in the safetensors header."""
 
 Manifest = dict[str, Any]
+"""Facts about a checkpoint, such as its recipe and its data, by name; they can be written as JSON."""
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], manifest: Manifest) -> None:
     """Write a checkpoint and the readable copy of its manifest.
 
     Args:
-        path: ends in `.safetensors`.
-        tensors: by name.
-        manifest: JSON-able.
+        path: Path of the checkpoint, ending in `.safetensors`.
+        tensors: Tensors by name.
+        manifest: Facts about the tensors, as values that JSON can hold.
 
     Raises:
-        OSError: if it can't be written; what was there before is still there.
+        OSError: If a file can't be written; an existing checkpoint is then unchanged.
     """
     blob = safetensors.torch.save(
         # clones, because safetensors refuses tensors that share memory, as tied weights do
@@ -42,7 +43,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], manifest: Manifest) -> None:
 
 
 def _readable(manifest: Manifest) -> Manifest:
-    """The manifest with the numbers of classes in place of their names and digests, which fill pages."""
+    """The manifest with the number of classes in place of their names and digests, which fill pages."""
     classes = manifest.get("classes")
     if not isinstance(classes, dict):
         return manifest
@@ -51,15 +52,21 @@ def _readable(manifest: Manifest) -> Manifest:
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], Manifest]:
-    """Tensors and manifest of a checkpoint.
+    """Read the tensors and the manifest of a checkpoint.
+
+    Args:
+        path: Path of the checkpoint, ending in `.safetensors`.
+
+    Returns:
+        Tensors by name, on the CPU, and the manifest.
 
     Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if the file is damaged or none of ours.
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, or was not written by quickstudy.
     """
     if not path.is_file():
         raise FileNotFoundError(
-            f"no checkpoint at {path}: a training writes best.safetensors into its --out folder"
+            f"no checkpoint at {path}: training writes best.safetensors into its --out folder"
         )
     try:
         with safetensors.safe_open(path, framework="pt") as f:  # pyright: ignore[reportUnknownMemberType]
@@ -69,37 +76,47 @@ def load(path: Path) -> tuple[dict[str, Tensor], Manifest]:
         raise ValueError(f"{path} carries no quickstudy manifest: it was not written by quickstudy") from None
     except (safetensors.SafetensorError, ValueError) as error:
         raise ValueError(
-            f"{path} is damaged or no safetensors file ({error}): restore it or train again"
+            f"{path} is damaged or not a safetensors file ({error}): restore it or train again"
         ) from None
 
 
 def load_weights(learner: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
-    """Put weights into a learner, converted to its own dtype.
+    """Load weights into a learner, converted to the learner's dtype.
+
+    Args:
+        learner: Module that gets the weights.
+        weights: Weights by their names in the learner's `state_dict`.
+        origin: Name of the source of the weights, such as a path, for error messages.
 
     Raises:
-        ValueError: if names or shapes don't fit; says which and what the learner expects.
+        ValueError: If names or shapes don't fit; the message says which, and what the learner expects.
     """
     own = learner.state_dict()
     missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     if missing or extra:
-        parts = [f"it lacks {name}" for name in missing[:3]] + [
-            f"it has {name} besides" for name in extra[:3]
-        ]
+        parts = [f"it lacks {name}" for name in missing[:3]] + [f"it also has {name}" for name in extra[:3]]
         raise ValueError(
-            f"{origin} is of another encoder or learner: {'; '.join(parts)}; "
+            f"{origin} belongs to another encoder or learner: {'; '.join(parts)}; "
             "build the one it was trained with"
         )
     for name, tensor in own.items():
         if weights[name].shape != tensor.shape:
             raise ValueError(
-                f"{origin} is of another encoder: {name} is {list(weights[name].shape)} there and "
+                f"{origin} belongs to another encoder: {name} is {list(weights[name].shape)} there and "
                 f"{list(tensor.shape)} here; build the encoder with the same sizes"
             )
     learner.load_state_dict(dict(weights))
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """An optimizer's state as tensors named `INDEX.KEY`, and its parameter groups as JSON-able values."""
+    """An optimizer's state as tensors, and its parameter groups as values that JSON can hold.
+
+    Args:
+        optimizer: Optimizer whose `state_dict` is packed.
+
+    Returns:
+        The state as tensors named `INDEX.KEY`, where INDEX counts the parameters, and the parameter groups.
+    """
     state = optimizer.state_dict()
     tensors = {
         f"{i}.{k}": torch.as_tensor(v) for i, entry in state["state"].items() for k, v in entry.items()
@@ -110,7 +127,13 @@ def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor],
 def unpack_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], groups: list[dict[str, Any]]
 ) -> None:
-    """The way back from `pack_optimizer`."""
+    """Restore an optimizer's state: the inverse of `pack_optimizer`.
+
+    Args:
+        optimizer: Optimizer that gets the state.
+        tensors: State as tensors named `INDEX.KEY`.
+        groups: Parameter groups, as in `state_dict`.
+    """
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         i, key = name.split(".", 1)
@@ -119,10 +142,10 @@ def unpack_optimizer(
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors, their names behind `prefix`."""
+    """The tensors with `prefix` added in front of every name."""
     return {f"{prefix}{k}": v for k, v in tensors.items()}
 
 
 def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those tensors whose names begin with `prefix`, without it."""
+    """The tensors with names that begin with `prefix`, which is removed from the names."""
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""Episodes: the only thing that ever reaches a learner.
+"""Episodes, batches of few-shot tasks: the only input of a learner.
 
 Shape legend, used in every docstring of the library:
 
@@ -6,13 +6,13 @@ Shape legend, used in every docstring of the library:
 |---|---|
 | T | tasks in a meta-batch |
 | N | ways, classes in a task |
-| S | support items in a task (N × shots where every class has the same) |
+| S | support items in a task (N × shots if every class has the same number) |
 | Q | query items in a task |
 | U | unlabelled items in a task (may be 0) |
 | D | embedding dimensions |
 | P | parameters, flattened |
 
-`...` stands for the shape of one item, `C, H, W` for a picture.
+`...` stands for the shape of one item, such as `C, H, W` for a picture.
 """
 
 from dataclasses import dataclass, field
@@ -24,17 +24,17 @@ from torch import Tensor
 
 @dataclass(slots=True)
 class Support:
-    """The labelled items of T tasks, from which a learner learns the classes.
+    """Support sets of T tasks: the labelled items from which a learner learns the classes.
 
     Args:
         x: [T, S, ...] support items, floating point.
-        y: [T, S] int64 labels in 0 … N − 1; classes may have unequal numbers of shots. For a regression,
-            [T, S, ...] floating values.
-        ways: N, the number of classes of each task; 0 for a regression.
+        y: [T, S] int64 labels in 0 … N − 1; classes may have different numbers of shots. For regression,
+            [T, S, ...] floating-point values.
+        ways: Number N of classes in each task; 0 for regression.
         unlabelled: [T, U, ...] items without labels; none (U = 0) by default.
 
     Raises:
-        ValueError: if shapes disagree, or (for tensors on the CPU, where looking is free) a label
+        ValueError: If shapes disagree, or, for tensors on the CPU only, where the check is free, if a label
             lies outside 0 … N − 1 or a class has no support item.
     """
 
@@ -44,7 +44,7 @@ class Support:
     unlabelled: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def __post_init__(self) -> None:
-        """Check what a mistake would otherwise turn into a silent wrong answer."""
+        """Check shapes and labels, because a mistake in them would silently give wrong results."""
         if self.y.shape[: None if self.ways else 2] != self.x.shape[:2]:
             raise ValueError(
                 f"support labels have shape {list(self.y.shape)} but the items {list(self.x.shape)}: "
@@ -63,15 +63,16 @@ class Support:
 
 @dataclass(slots=True)
 class Episode:
-    """A meta-batch of T tasks: what to learn from, and what to be judged on.
+    """A meta-batch of T tasks: support sets to learn from, and query sets to be tested on.
 
     Args:
-        support: the labelled (and unlabelled) items.
-        query_x: [T, Q, ...] query items.
-        query_y: [T, Q] int64 labels in 0 … N − 1; for a regression, [T, Q, ...] floating values.
+        support: Support sets: the labelled (and unlabelled) items.
+        query_x: [T, Q, ...] query items, floating point.
+        query_y: [T, Q] int64 labels of the queries in 0 … N − 1; for regression, [T, Q, ...] floating-point
+            values.
 
     Raises:
-        ValueError: if the shapes of queries, labels and support disagree, or a label is out of range.
+        ValueError: If the shapes of queries, labels and support disagree, or a label is out of range.
     """
 
     support: Support
@@ -79,7 +80,7 @@ class Episode:
     query_y: Tensor
 
     def __post_init__(self) -> None:
-        """Check that queries fit their labels and the support."""
+        """Check that the queries fit their labels and the support."""
         x, support_x = self.query_x, self.support.x
         if self.query_y.shape[: None if self.ways else 2] != x.shape[:2] or x.shape[:1] + x.shape[2:] != (
             support_x.shape[:1] + support_x.shape[2:]
@@ -92,21 +93,21 @@ class Episode:
 
     @property
     def tasks(self) -> int:
-        """T, the number of tasks."""
+        """Number T of tasks."""
         return self.query_x.shape[0]
 
     @property
     def ways(self) -> int:
-        """N, the number of classes in each task."""
+        """Number N of classes in each task; 0 for regression."""
         return self.support.ways
 
     @property
     def shots(self) -> float:
-        """Mean number of support items a class: S / N; S for a regression."""
+        """Mean number of support items per class, S / N; S for regression."""
         return self.support.x.shape[1] / max(1, self.support.ways)
 
     def __getitem__(self, tasks: slice) -> "Episode":
-        """The episode of some of the tasks, as views."""
+        """Episode with a slice of the tasks, as views of the same tensors."""
         s = self.support
         return Episode(
             Support(s.x[tasks], s.y[tasks], s.ways, s.unlabelled[tasks]),
@@ -125,7 +126,7 @@ def _check_labels(which: str, y: Tensor, ways: int) -> None:
     if y.dtype != torch.int64:
         raise ValueError(f"{which} labels are {y.dtype}: convert them with y.long()")
     if y.device.type != "cpu":
-        return  # looking would wait for the accelerator
+        return  # reading the values would wait for the accelerator
     outside = y[(y < 0) | (y >= ways)]
     if outside.numel():
         raise ValueError(
@@ -146,39 +147,51 @@ def _check_present(y: Tensor, ways: int) -> None:
 
 
 class Batches(Protocol):
-    """An endless sequence of meta-batches: `Episodes`, `Sinusoids`, or your own."""
+    """An endless sequence of meta-batches: `Episodes`, `Sinusoids`, or any class with these methods."""
 
     @property
     def tasks(self) -> int:
-        """T, tasks in a meta-batch."""
+        """Number T of tasks in a meta-batch."""
         ...
 
     @property
     def seed(self) -> int:
-        """Of the draws."""
+        """Seed of the random draws."""
         ...
 
     def on(self, device: torch.device | str) -> "Batches":
-        """The same on another device."""
+        """The same sequence, with its tensors on another device."""
         ...
 
     def part(self, i: int, rank: int = 0, world: int = 1) -> Any:
-        """The tasks of meta-batch i that fall to process `rank` of `world`: what the model takes."""
+        """Share of one process in a meta-batch, in the form that the model takes.
+
+        Args:
+            i: Number of the meta-batch, from 0.
+            rank: Number of the process, from 0.
+            world: Number of processes that share each meta-batch.
+        """
         ...
 
 
 class Trials(Batches, Protocol):
-    """Meta-batches to measure a learner on: `Episodes`, `WithinAlphabets`, or your own."""
+    """Meta-batches for evaluation: `Episodes`, `WithinAlphabets`, or any class with these methods."""
 
     @property
     def setting(self) -> object:
-        """What figures on them are labelled with, such as 5w1s."""
+        """Label of the setting in results, such as 5w1s (5-way 1-shot)."""
         ...
 
     def on(self, device: torch.device | str) -> "Trials":
-        """The same on another device."""
+        """The same sequence, with its tensors on another device."""
         ...
 
     def part(self, i: int, rank: int = 0, world: int = 1) -> Episode:
-        """The tasks of meta-batch i that fall to process `rank` of `world`."""
+        """Share of one process in a meta-batch.
+
+        Args:
+            i: Number of the meta-batch, from 0.
+            rank: Number of the process, from 0.
+            world: Number of processes that share each meta-batch.
+        """
         ...

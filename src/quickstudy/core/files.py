@@ -1,4 +1,4 @@
-"""Files that are whole or absent."""
+"""Atomic writing of files: a file is written whole, or not at all."""
 
 import contextlib
 import os
@@ -12,9 +12,12 @@ def write_whole(path: Path, content: bytes, mode: int = 0o666) -> None:
     """Write a file under a temporary name, flush it to the disk, then rename: whole or unchanged.
 
     Args:
-        path: of the file.
-        content: what it shall hold.
-        mode: who may read and write it, less what the process's umask takes away.
+        path: Path of the file.
+        content: Bytes that the file will hold.
+        mode: Permission bits of the file, before the process's umask is applied.
+
+    Raises:
+        OSError: If the file can't be written; an existing one is then unchanged.
     """
     with temporary_beside(path) as temporary:
         with open(temporary, "xb", opener=partial(os.open, mode=mode)) as f:
@@ -26,10 +29,15 @@ def write_whole(path: Path, content: bytes, mode: int = 0o666) -> None:
 
 @contextlib.contextmanager
 def temporary_beside(path: Path) -> Generator[Path]:
-    """A temporary name in the folder of a file, which is made; what still bears it in the end is deleted.
+    """A temporary path in the folder of a file; the folder is created if it doesn't exist.
+
+    A file that still has the temporary name when the block ends is deleted.
+
+    Args:
+        path: Path of the file that is going to be written.
 
     Raises:
-        OSError: if something can't be written, as one line.
+        OSError: If something can't be written inside the block; the message is one line.
     """
     temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}")
     try:

@@ -1,4 +1,4 @@
-"""What the learners of an initialisation share: adapting to T tasks, scores, and the meta-loss."""
+"""Base class of the learners with an inner loop, such as MAML: adaptation, scores, meta-loss."""
 
 import copy
 from abc import abstractmethod
@@ -19,28 +19,28 @@ from quickstudy.core.kernels.torch_private import BatchNorm
 from quickstudy.core.learner import Learner, evaluation_mode
 
 Batch = Callable[[int], tuple[Tensor, Tensor]]
-"""Function from the number of an inner step to the items [T, B, ...] and labels [T, B] of its loss."""
+"""Function from the number of an inner step to the items [T, B, ...] and labels [T, B] of its mini-batch."""
 
 
 class InnerLoop(Learner):
-    """A learner that adapts a model to each task by some steps of a rule. Subclasses say which rule.
+    """A learner that adapts a model to each task by several steps of an update rule, set by the subclass.
 
     Args:
         model: Any module from [B, ...] to [B, N] scores, or to predictions for regression. Parameters that
             don't require a gradient are neither adapted nor learned.
-        steps: Inner steps in training.
-        test_steps: Inner steps in evaluation; as many as in training by default.
-        first_order: Take the inner gradients for constants.
-        chunk_size: Tasks that run at the same time. More take more memory, and the result is the same.
-            By default it is chosen from the size of a task.
+        steps: Number of inner steps in training, at least 0.
+        test_steps: Number of inner steps in evaluation; the same as in training by default.
+        first_order: Whether to treat the inner gradients as constants.
+        chunk_size: Number of tasks that run at the same time, which changes memory and speed but not the
+            result. By default it is chosen from the size of a task.
 
     Raises:
         ValueError: If a number is out of range, batch norm keeps running statistics, or no parameter requires
             a gradient.
 
-    Batch norm uses batch statistics: of the support in the inner steps; for the queries those of the queries
-    in training and in transductive evaluation; those of the support, with the adapted weights, in inductive
-    evaluation.
+    Batch norm uses batch statistics. In the inner steps they are those of the support. For the queries they
+    are those of the queries in training and in transductive evaluation, and in inductive evaluation those of
+    the support under the adapted weights.
     """
 
     def __init__(
@@ -66,18 +66,21 @@ class InnerLoop(Learner):
 
     @abstractmethod
     def rule(self) -> Rule:
-        """The rule of the inner steps."""
+        """Update rule of the inner steps."""
 
     def adapt(self, support: Support) -> Adapted:
-        """Adapt to the support of T tasks.
+        """Adapt the model to the support sets of T tasks.
+
+        Args:
+            support: Labelled items of T tasks.
 
         Returns:
-            Parameters [T, ...] by name, those that are not adapted included, and the losses [steps, T].
+            All parameters [T, ...] by name, also those that are not adapted, and the losses [steps, T].
         """
         return self._adapt_to(lambda step: (support.x, support.y), support.ways, len(support.x))
 
     def _adapt_to(self, batch: Batch, ways: int, tasks: int) -> Adapted:
-        """Adapt to the items that each step is given."""
+        """`adapt` with a mini-batch for each step; ways is N, tasks is T."""
         everything = self.starting_parameters(tasks)
 
         def loss(parameters: Tensors, step: int) -> Tensor:
@@ -89,16 +92,21 @@ class InnerLoop(Learner):
         return replace(adapted, parameters=everything | adapted.parameters)
 
     def starting_parameters(self, tasks: int) -> Tensors:
-        """The model's parameters as every task begins with them, [T, ...]."""
+        """Parameters [T, ...] before the first inner step, by name: the model's own, once per task."""
         return {k: repeated(p, tasks) for k, p in self.model.named_parameters()}
 
     @property
     def steps_now(self) -> int:
-        """Inner steps in the state, training or not, that the learner is in."""
+        """Number of inner steps in the present mode: `steps` in training, `test_steps` in evaluation."""
         return self.steps if self.training else self.test_steps
 
     def scores(self, support: Support, query_x: Tensor) -> Tensor:
-        """Scores [T, Q, N] of the queries after adapting to the support, all tasks at once."""
+        """Scores [T, Q, N] of the queries after adapting to the support, with all tasks in one batch.
+
+        Args:
+            support: Labelled items of T tasks.
+            query_x: [T, Q, ...] query items.
+        """
         parameters = self.adapt(support).parameters
         statistics: list[Statistics] | None = None
         if not uses_batch_statistics(self.model):
@@ -109,13 +117,25 @@ class InnerLoop(Learner):
             return first_ways(per_task(self.model, parameters, query_x), support.ways)
 
     def predict(self, support: Support, query_x: Tensor) -> Tensor:
-        """Scores [T, Q, N] of the queries after adapting to the support; predictions for a regression."""
+        """Scores of the queries after adapting to the support.
+
+        Args:
+            support: Labelled items of T tasks.
+            query_x: [T, Q, ...] query items.
+
+        Returns:
+            [T, Q, N] scores, higher is likelier; [T, Q, ...] predictions for regression.
+        """
         n = self.limits(support.x, query_x).tasks
         chunks = zip(split_support(support, n), query_x.split(n), strict=True)
         return torch.cat([self.scores(*chunk) for chunk in chunks])
 
     def forward(self, episode: Episode) -> Tensor:
-        """The meta-loss, a scalar: the mean over the tasks of the queries' loss after adapting."""
+        """Meta-loss, a scalar: the loss of the queries after adaptation, averaged over the tasks.
+
+        Args:
+            episode: Support and query sets of T tasks.
+        """
 
         def share(some: Episode) -> Tensor:
             scores = self.scores(some.support, some.query_x)
@@ -125,24 +145,28 @@ class InnerLoop(Learner):
         return sum_over_groups(share, episode, learned, self.limits(episode.support.x, episode.query_x))
 
     def limits(self, *items: Tensor) -> GroupLimits:
-        """How many tasks of such items, first those of the support, run at the same time."""
+        """Limits on the number of tasks and threads that run at the same time.
+
+        Args:
+            items: [T, B, ...] items of the support, then those of the queries.
+        """
         return group_limits(self.model, self.first_order, self.chunk_size, *items)
 
     def adapted(self, support: Support) -> nn.Module:
-        """An ordinary module with the weights adapted to one task, in evaluation mode.
+        """A copy of the model with weights adapted to one task, as an ordinary module in evaluation mode.
 
-        It has taken as many steps as in evaluation. Its batch norm keeps, as running statistics, those of the
-        support, so it tells each query by itself, as inductive prediction does; but for Reptile, whose
-        prediction takes each query into the statistics. Its `state_dict` holds all of it.
+        It has taken `test_steps` steps. The running statistics of its batch norm are those of the support, so
+        it classifies each query by itself, as inductive prediction does. Only for Reptile the results differ,
+        because Reptile's prediction includes each query in the statistics. The `state_dict` holds all of it.
 
         Args:
-            support: The labelled items of one task.
+            support: Labelled items of one task.
 
         Raises:
-            ValueError: If the support is of several tasks.
+            ValueError: If the support holds several tasks.
         """
         if len(support.x) != 1:
-            raise ValueError(f"the support is of {len(support.x)} tasks: adapt to one at a time")
+            raise ValueError(f"the support holds {len(support.x)} tasks: adapt to one at a time")
         with torch.no_grad():
             with evaluation_mode(self):
                 parameters = {k: p[0].clone() for k, p in self.adapt(support).parameters.items()}
@@ -152,20 +176,23 @@ class InnerLoop(Learner):
 
 
 def task_losses(scores: Tensor, y: Tensor, ways: int) -> Tensor:
-    """[T] losses: mean cross-entropy in nats, or the mean squared error of a regression (ways = 0).
+    """Loss of each task: mean cross-entropy in nats, or mean squared error for regression.
 
     Args:
-        scores: [T, B, ≥ N] scores, or predictions [T, B, ...].
-        y: [T, B] labels, or values [T, B, ...].
-        ways: N, the number of classes, or 0.
+        scores: [T, B, ≥ N] scores; for regression, [T, B, ...] predictions.
+        y: [T, B] labels; for regression, [T, B, ...] target values.
+        ways: Number N of classes in each task; 0 for regression.
+
+    Returns:
+        [T] losses.
 
     Raises:
-        ValueError: If there are fewer scores than classes, or values are not of the predictions' shape.
+        ValueError: If there are fewer scores than classes, or the shapes of values and predictions differ.
     """
     if not ways:
         if scores.shape != y.shape:
             raise ValueError(
-                f"the model predicts {list(scores.shape)} and the values are {list(y.shape)}: "
+                f"the model predicts {list(scores.shape)} but the values are {list(y.shape)}: "
                 "give them the shape of the predictions (y.unsqueeze(-1)?)"
             )
         exact = scores if scores.dtype == y.dtype else scores.float()
@@ -176,42 +203,54 @@ def task_losses(scores: Tensor, y: Tensor, ways: int) -> Tensor:
 
 
 def first_ways(scores: Tensor, ways: int) -> Tensor:
-    """The scores of the first `ways` classes; all of them for a regression.
+    """Scores [..., N] of the first N classes; all scores for regression.
+
+    Args:
+        scores: [..., ≥ N] scores.
+        ways: Number N of classes in each task; 0 for regression.
 
     Raises:
-        ValueError: If there are fewer.
+        ValueError: If there are fewer scores than classes.
     """
     if scores.shape[-1] < ways:
         raise ValueError(
-            f"the model tells {scores.shape[-1]} classes and a task has {ways}: "
+            f"the model distinguishes {scores.shape[-1]} classes but a task has {ways}: "
             f"train one with at least {ways} ways"
         )
     return scores[..., :ways] if ways else scores
 
 
 def uses_batch_statistics(model: nn.Module) -> bool:
-    """Whether queries are normalized by each other: in training, by `batch_statistics`, or if not at all."""
+    """Whether queries are normalized by their own batch statistics, as in training and `batch_statistics`.
+
+    True for a model without batch norm, too.
+    """
     norms = [m for m in model.modules() if isinstance(m, BatchNorm)]
     return not norms or any(m.training for m in norms)
 
 
 def split_support(support: Support, n: int) -> list[Support]:
-    """A support in chunks of n tasks."""
+    """A support divided into chunks of n tasks."""
     parts = [t.split(n) for t in (support.x, support.y, support.unlabelled)]
     return [Support(x, y, support.ways, u) for x, y, u in zip(*parts, strict=True)]
 
 
 def trainable(parameters: Tensors) -> Tensors:
-    """The parameters that require a gradient."""
+    """The parameters that require a gradient, by name."""
     return {k: p for k, p in parameters.items() if p.requires_grad}
 
 
 def with_statistics_of(model: nn.Module, x: Tensor) -> nn.Module:
-    """The model in evaluation mode, with the statistics of a batch as its batch norm's running ones."""
+    """The model in evaluation mode, with a batch's statistics as the running statistics of its batch norm.
+
+    Args:
+        model: Model with or without batch norm; it is changed in place and returned.
+        x: [B, ...] items, which pass through the model once.
+    """
     norms = [m for m in model.modules() if isinstance(m, BatchNorm)]
 
     def remember(m: Any, taken: tuple[Tensor], _: Tensor) -> None:
-        # the biased variance, by which the batch itself is normalised
+        # the biased variance, with which batch norm normalizes the batch itself
         variance, mean = torch.var_mean(taken[0].transpose(0, 1).flatten(1), 1, correction=0)
         m.register_buffer("running_mean", mean)
         m.register_buffer("running_var", variance)

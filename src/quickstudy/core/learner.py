@@ -1,4 +1,4 @@
-"""Learner, the only base class; and the one way an encoder is applied to tasks."""
+"""`Learner`, the base class of all methods, and `embed`, which applies an encoder to the items of tasks."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator
@@ -15,74 +15,78 @@ from quickstudy.core.kernels.torch_private import BatchNorm
 
 
 class Learner(nn.Module, ABC):
-    """A method that learns to learn: it tells the classes of queries from a support set.
+    """A few-shot learning method: it classifies queries by a support set.
 
-    A subclass implements `predict`. It is never shown the query labels, so they cannot leak.
-    `forward` *is* the meta-loss, so that any optimizer and any data-parallel wrapper trains it.
+    A subclass implements `predict`, which never gets the query labels, so they cannot leak.
+    `forward` *is* the meta-loss, so any optimizer and any data-parallel wrapper can train a learner.
     """
 
     @property
     def device(self) -> torch.device:
-        """Where its parameters are; the CPU if it has none."""
+        """Device of the parameters; the CPU if there are none."""
         return next((p.device for p in self.parameters()), torch.device("cpu"))
 
     @abstractmethod
     def predict(self, support: Support, query_x: Tensor) -> Tensor:
-        """Scores of the queries.
+        """Classify the queries of T tasks by their support sets.
 
         Args:
-            support: The labelled items of T tasks.
-            query_x: [T, Q, ...] items to classify.
+            support: Labelled items of T tasks.
+            query_x: [T, Q, ...] query items, to be classified.
 
         Returns:
-            [T, Q, N] scores, higher is likelier; softmax over N makes them probabilities.
+            [T, Q, N] scores, higher is likelier; their softmax over N gives probabilities.
         """
 
     def forward(self, episode: Episode) -> Tensor:
-        """The meta-loss: mean cross-entropy of the queries of all tasks, in nats, a scalar."""
+        """Meta-loss, a scalar: mean cross-entropy of the queries of all tasks, in nats.
+
+        Args:
+            episode: Support and query sets of T tasks.
+        """
         scores = self.predict(episode.support, episode.query_x)
         return F.cross_entropy(scores.flatten(0, 1), episode.query_y.flatten())
 
 
 def with_embedding(learner: Learner, make: Callable[[nn.Module], nn.Module]) -> Learner:
-    """Make of a learner the same one with its encoder changed, as it is used after training.
+    """A copy of a learner with another encoder, usually its own one wrapped for use after training.
 
     Args:
-        learner: A learner with an `encoder`; it stays as it is.
-        make: From the learner's encoder to the one of the new learner, usually a module around it.
+        learner: Learner with an `encoder`; it is not changed.
+        make: Function from the learner's encoder to the encoder of the copy.
 
     Returns:
-        A learner of the same class, which shares all parameters and buffers with the one given: as that is
-        trained, this is.
+        A learner of the same class. It shares all parameters and buffers with the original, so training the
+        original trains the copy as well.
 
     Raises:
-        ValueError: if the learner has no encoder.
+        ValueError: If the learner has no encoder.
     """
     encoder = getattr(learner, "encoder", None)
     if not isinstance(encoder, nn.Module):
         raise ValueError(
-            f"{type(learner).__name__} has no encoder to put anything around: leave the embedding out"
+            f"{type(learner).__name__} has no encoder that could be wrapped: leave the embedding out"
         )
     made = copy(learner)
-    vars(made)["_modules"] = dict(vars(made)["_modules"])  # all else of the two stays one and the same
+    vars(made)["_modules"] = dict(vars(made)["_modules"])  # everything else stays shared by the two
     made.encoder = make(encoder)
     return made
 
 
 def embed(encoder: nn.Module, x: Tensor) -> Tensor:
-    """Embed the items of T tasks, each task apart from the others.
+    """Embed the items of T tasks, with each task as a batch of its own.
 
-    Where batch norm uses batch statistics (in training, or inside `batch_statistics`) they are those of
-    one task, as in the papers, whose steps hold one task: so the loss of T tasks is the mean of T
-    losses, on one process or many. Running statistics then move by the mean of what each task
-    would have moved them, once.
+    Where batch norm uses batch statistics (in training, or inside `batch_statistics`), they are those of
+    one task, as in the papers, which take one task per step. So the loss of T tasks is the mean of T
+    losses, on one process or many. Running statistics are updated once, by the mean of the updates that
+    the single tasks would make.
 
     Args:
         encoder: Any module from [B, ...] to [B, D].
         x: [T, B, ...] items.
 
     Returns:
-        [T, B, D] embeddings, float32 at least (an encoder may run in lower precision).
+        [T, B, D] embeddings, in float32 or float64 even if the encoder runs in lower precision.
 
     Raises:
         ValueError: If the encoder's output is not [B, D].
@@ -124,14 +128,14 @@ def _encode(encoder: nn.Module, x: Tensor, whole: bool) -> Tensor:
     if z.ndim != 2 or len(z) != len(x):
         raise ValueError(
             f"the encoder made {list(z.shape)} of {list(x.shape)}: it must give [B, D], one embedding "
-            "an item; end it with nn.Flatten()"
+            "per item; end it with nn.Flatten()"
         )
     return z
 
 
 def _each_task(encoder: nn.Module, x: Tensor, norms: list[BatchNorm]) -> Iterator[Tensor]:
-    # Each task begins from the same running statistics, and moves copies of them: autograd may hold on
-    # to what a task has used, so that must not be written again.
+    # Each task starts from the same running statistics and updates copies of them: autograd may have saved
+    # the ones that a task has used, so they must not be overwritten.
     running = [(m, name, b) for m in norms for name, b in m.named_buffers(recurse=False)]
     moves = [torch.zeros_like(b) for _, _, b in running]
     try:
@@ -150,7 +154,11 @@ def _each_task(encoder: nn.Module, x: Tensor, norms: list[BatchNorm]) -> Iterato
 
 @contextmanager
 def modes_kept(module: nn.Module) -> Generator[None]:
-    """Leave each submodule in the mode, training or evaluation, it was in, however the block ends."""
+    """Restore the mode, training or evaluation, of each submodule after the block, also after an error.
+
+    Args:
+        module: Module with submodules of any modes.
+    """
     before = [(m, m.training) for m in module.modules()]
     try:
         yield
@@ -161,17 +169,24 @@ def modes_kept(module: nn.Module) -> Generator[None]:
 
 @contextmanager
 def evaluation_mode(module: nn.Module) -> Generator[None]:
-    """Put a module into evaluation mode for the block; afterwards each submodule is in the mode it was in."""
+    """Put a module into evaluation mode inside the block, and restore the mode of each submodule afterwards.
+
+    Args:
+        module: Module with submodules of any modes.
+    """
     with modes_kept(module):
         module.eval()
         yield
 
 
 def training_mode(module: nn.Module) -> None:
-    """Put a module into training mode, but for what is frozen: it stays in evaluation mode.
+    """Put a module into training mode, except for its frozen submodules, which stay in evaluation mode.
 
-    Frozen are submodules that are in evaluation mode while the whole is not, and those with parameters of
-    which none requires a gradient.
+    A submodule is frozen if it is in evaluation mode while the whole module is in training mode, or if it is
+    in evaluation mode and has parameters, none of which requires a gradient.
+
+    Args:
+        module: Module with submodules of any modes.
     """
     as_found = module.training
     kept: list[nn.Module] = []
@@ -187,9 +202,12 @@ def training_mode(module: nn.Module) -> None:
 
 @contextmanager
 def batch_statistics(module: nn.Module) -> Generator[None]:
-    """Let batch norm use the statistics of each task's own items: transductive evaluation.
+    """Make batch norm use the batch statistics of each task's own items: transductive evaluation.
 
-    Running statistics are neither used nor changed, and everything else (dropout, …) stays as it is.
+    Running statistics are neither used nor changed, and all other layers, such as dropout, are unaffected.
+
+    Args:
+        module: Module with any number of batch norm layers.
     """
     norms = [m for m in module.modules() if isinstance(m, BatchNorm)]
     before = [(m.training, m.track_running_stats) for m in norms]

@@ -1,15 +1,26 @@
-"""Where the pixels of a picture are, as `grid_sample` counts."""
+"""Coordinates of the pixels of a picture, as `grid_sample` defines them."""
 
 import torch
 from torch import Tensor
 
 
 def pixel_middles(length: int, like: Tensor) -> Tensor:
-    """[length] where the middles of pixels are, from edge to edge of a picture −1 to 1."""
+    """Coordinates [length] of the pixel centers along one axis; the edges of the picture are −1 and 1.
+
+    Args:
+        length: Number of pixels along the axis.
+        like: Tensor that sets the dtype and the device of the result.
+    """
     return (torch.arange(length).to(like) + 0.5) * 2 / length - 1
 
 
 def pixel_places(height: int, width: int, like: Tensor) -> Tensor:
-    """[H, W, 2] the same of both axes, across and down, as `grid_sample` takes them."""
+    """Coordinates [H, W, 2] of the pixel centers of a picture, (x, y) as in the grid of `grid_sample`.
+
+    Args:
+        height: Number H of rows of pixels.
+        width: Number W of columns of pixels.
+        like: Tensor that sets the dtype and the device of the result.
+    """
     across, down = pixel_middles(width, like), pixel_middles(height, like)
     return torch.stack(torch.meshgrid(across, down, indexing="xy"), 2)

@@ -1,4 +1,4 @@
-"""Figures, each with its interval."""
+"""Scores, such as accuracy, each with its 95 % confidence interval."""
 
 import math
 from dataclasses import dataclass
@@ -8,46 +8,46 @@ import torch
 from torch import Tensor
 
 Mode = Literal["inductive", "transductive"]
-"""What batch norm sees in evaluation: each query by itself, or all of a task together."""
+"""Input of batch norm in evaluation: each query by itself (inductive), or all items of a task together."""
 
 
 class Verdict(Protocol):
-    """What a validation found: a `Score`, or your own."""
+    """Result of a validation: a `Score`, or any class with these methods."""
 
     @property
     def goodness(self) -> float:
-        """By which weights are selected: higher is better."""
+        """Number by which the best weights are selected; higher is better."""
         ...
 
     def __str__(self) -> str:
-        """In words."""
+        """Full text of the result, with its conditions."""
         ...
 
     @property
     def headline(self) -> str:
-        """In few words, for a progress bar."""
+        """Short text of the result, for a progress bar."""
         ...
 
     def logged(self) -> dict[str, float]:
-        """For a line of the log."""
+        """Numbers for a line of the training log, by name."""
         ...
 
     def as_dict(self) -> dict[str, Any]:
-        """For a manifest."""
+        """All fields by name, for the manifest of a checkpoint."""
         ...
 
 
 @dataclass(frozen=True)
 class Score:
-    """Mean accuracy over episodes, with what is needed to repeat it.
+    """Mean accuracy over episodes, with all that is needed to reproduce it.
 
     Args:
-        accuracy: mean over episodes, in [0, 1].
-        ci95: half-width of its 95 % interval, as in `mean_ci95`.
-        episodes: n.
-        seed: of the episodes.
-        setting: such as 5w1s.
-        mode: "inductive" or "transductive": what batch norm saw.
+        accuracy: Mean accuracy over the episodes, in [0, 1].
+        ci95: Half-width of the 95 % confidence interval of the accuracy, as in `mean_ci95`.
+        episodes: Number of episodes (tasks).
+        seed: Seed of the random draws of the episodes.
+        setting: Setting of the episodes, such as 5w1s (5-way 1-shot).
+        mode: Input of batch norm: "inductive" (each query by itself) or "transductive" (a task together).
     """
 
     accuracy: float
@@ -66,7 +66,7 @@ class Score:
 
     @property
     def goodness(self) -> float:
-        """By which weights are selected: the accuracy."""
+        """Number by which the best weights are selected: the accuracy."""
         return self.accuracy
 
     @property
@@ -75,26 +75,26 @@ class Score:
         return f"{100 * self.accuracy:.1f} % {self.setting}"
 
     def logged(self) -> dict[str, float]:
-        """For a line of the log."""
+        """Numbers for a line of the training log, by name."""
         return {"validation": self.accuracy, "ci95": self.ci95}
 
     def as_dict(self) -> dict[str, Any]:
-        """For a manifest."""
+        """All fields by name, for the manifest of a checkpoint."""
         return dict(vars(self))
 
 
 @dataclass(frozen=True)
 class FinalLoss:
-    """How far optimisees come under an update rule, with what is needed to repeat it.
+    """Losses that an update rule reaches on test problems, with all that is needed to reproduce them.
 
     Args:
-        mean: of the losses after the last step.
-        ci95: half-width of its 95 % interval.
-        median: of the same.
-        problems: n.
-        seed: of the problems.
-        family: they are of.
-        steps: taken.
+        mean: Mean of the losses after the last step.
+        ci95: Half-width of the 95 % confidence interval of the mean.
+        median: Median of the losses after the last step.
+        problems: Number of problems.
+        seed: Seed of the random draws of the problems.
+        family: Name of the family of problems, such as digits.
+        steps: Number of steps taken on each problem.
     """
 
     mean: float
@@ -107,14 +107,21 @@ class FinalLoss:
 
     @classmethod
     def of(cls, losses: Tensor, seed: int, family: str, steps: int) -> "FinalLoss":
-        """The figures of the losses [n] of some problems.
+        """Mean, median and confidence interval of final losses.
 
-        Of several kinds of problems, [kinds, n], whose losses are of different sizes, mean and median are the
-        geometric means of the kinds' own: half the loss on one counts as much as on any other.
+        For several kinds of problems, with losses of different magnitudes, mean and median are the geometric
+        means of those of the kinds: halving the loss counts the same on every kind.
+
+        Args:
+            losses: [n] losses after the last step, or [kinds, n] for several kinds of problems.
+            seed: Seed of the random draws of the problems.
+            family: Name of the family of problems.
+            steps: Number of steps taken on each problem.
         """
         kinds = losses.reshape(-1, losses.shape[-1])
         means, cis = zip(*map(mean_ci95, kinds), strict=True)
-        mean, median = (math.prod(v) ** (1 / len(kinds)) for v in (means, kinds.median(1).values.tolist()))
+        mean = math.prod(means) ** (1 / len(kinds))
+        median = math.prod(kinds.median(1).values.tolist()) ** (1 / len(kinds))
         relative = math.hypot(*(ci / m if m else 0.0 for m, ci in zip(means, cis, strict=True)))
         return cls(mean, mean * relative / len(kinds), median, losses.numel(), seed, family, steps)
 
@@ -127,7 +134,7 @@ class FinalLoss:
 
     @property
     def goodness(self) -> float:
-        """By which weights are selected: the negative mean loss."""
+        """Number by which the best weights are selected: the negative mean loss."""
         return -self.mean
 
     @property
@@ -136,30 +143,35 @@ class FinalLoss:
         return f"{self.mean:.4g} at step {self.steps}"
 
     def logged(self) -> dict[str, float]:
-        """For a line of the log."""
+        """Numbers for a line of the training log, by name."""
         return {"validation": self.mean, "ci95": self.ci95, "median": self.median}
 
     def as_dict(self) -> dict[str, Any]:
-        """For a manifest."""
+        """All fields by name, for the manifest of a checkpoint."""
         return dict(vars(self))
 
 
 def percent(mean: float, ci95: float) -> str:
-    """`97.91 ± 0.28` of 0.9791 and 0.0028."""
+    """Mean and interval as text in percent: `97.91 ± 0.28` for 0.9791 and 0.0028.
+
+    Args:
+        mean: Mean as a fraction in [0, 1].
+        ci95: Half-width of the confidence interval, as a fraction in [0, 1].
+    """
     return f"{100 * mean:.2f} ± {100 * ci95:.2f}"
 
 
 def accuracies(scores: Tensor, y: Tensor) -> Tensor:
-    """Share of queries whose own class scores strictly highest, per task.
+    """Accuracy of each task: the fraction of queries for which the true class has strictly the highest score.
 
-    A tie is an error: a model that gives every class the same score gets nothing right.
+    A tie counts as an error: a model that gives every class the same score gets nothing right.
 
     Args:
-        scores: [T, Q, N].
-        y: [T, Q] int64.
+        scores: [T, Q, N] scores of the queries.
+        y: [T, Q] int64 true labels of the queries in 0 … N − 1.
 
     Returns:
-        [T] in [0, 1].
+        [T] accuracies in [0, 1].
     """
     own = scores.gather(-1, y.unsqueeze(-1))
     others = scores.scatter(-1, y.unsqueeze(-1), -math.inf)
@@ -167,13 +179,20 @@ def accuracies(scores: Tensor, y: Tensor) -> Tensor:
 
 
 def mean_ci95(values: Tensor) -> tuple[float, float]:
-    r"""Mean and half-width of its 95 % interval of independent values [n].
+    r"""Mean of independent values, and half-width of its 95 % confidence interval.
 
     $$t_{n-1,\,0.975}\,\frac{s}{\sqrt n}$$
 
-    with Student's t: 1.96 for a thousand values, 2.26 for ten, 4.30 for three. NaN for a single one.
+    with the sample standard deviation s and Student's t: 1.96 for a thousand values, 2.26 for ten, 4.30 for
+    three.
+
+    Args:
+        values: [n] independent values.
+
+    Returns:
+        Mean, and half-width of the interval; NaN for the half-width of a single value.
     """
-    from scipy.special import stdtrit  # here, as it takes long to load
+    from scipy.special import stdtrit  # imported here because it is slow to load
 
     n = len(values)
     if n < 2:

@@ -1,6 +1,6 @@
-"""Update rules designed by hand, in the interface of the learned ones.
+"""Hand-designed update rules, with the same interface as the learned ones.
 
-Each takes the steps of the optimizer of torch that its docstring names.
+Each takes the same steps as the torch optimizer that its docstring names.
 """
 
 from collections.abc import Callable
@@ -11,14 +11,14 @@ from torch import Tensor
 from quickstudy.core.adapt import FunctionalRule, Rule, RuleState, Tensors
 
 Rate = float | Tensors
-"""A rate, or for each parameter a tensor that broadcasts to its shape, learned or not."""
+"""A learning rate, or for each parameter a tensor of rates that broadcasts to its shape, learned or not."""
 
 
 def sgd(lr: Rate) -> Rule:
     r"""Gradient descent, $\theta \leftarrow \theta - \alpha \circ \nabla L(\theta)$ (`torch.optim.SGD`).
 
     Args:
-        lr: α.
+        lr: Learning rate α, or a tensor of rates for each parameter.
     """
 
     def update(g: Tensors, state: RuleState, parameters: Tensors, loss: Tensor) -> tuple[Tensors, RuleState]:
@@ -28,13 +28,13 @@ def sgd(lr: Rate) -> Rule:
 
 
 def heavy_ball(lr: Rate, momentum: float = 0.9) -> Rule:
-    r"""The heavy ball, $b \leftarrow \mu b + \nabla L(\theta)$, $\theta \leftarrow \theta - \alpha b$.
+    r"""Heavy-ball momentum, $b \leftarrow \mu b + \nabla L(\theta)$, $\theta \leftarrow \theta - \alpha b$.
 
-    As `torch.optim.SGD(momentum=μ)`.
+    The same as `torch.optim.SGD(momentum=μ)`.
 
     Args:
-        lr: α.
-        momentum: μ in 0 … 1.
+        lr: Learning rate α, or a tensor of rates for each parameter.
+        momentum: Momentum μ in [0, 1].
 
     Reference: Polyak: "Some methods of speeding up the convergence of iteration methods", 1964.
     """
@@ -47,14 +47,14 @@ def heavy_ball(lr: Rate, momentum: float = 0.9) -> Rule:
 
 
 def nag(lr: Rate, momentum: float = 0.9) -> Rule:
-    r"""Nesterov's accelerated gradient: the heavy ball that looks a step ahead.
+    r"""Nesterov's accelerated gradient: momentum that looks one step ahead.
 
     $b \leftarrow \mu b + \nabla L(\theta)$, $\theta \leftarrow \theta - \alpha (\nabla L(\theta) + \mu b)$.
-    As `torch.optim.SGD(momentum=μ, nesterov=True)`.
+    The same as `torch.optim.SGD(momentum=μ, nesterov=True)`.
 
     Args:
-        lr: α.
-        momentum: μ in 0 … 1.
+        lr: Learning rate α, or a tensor of rates for each parameter.
+        momentum: Momentum μ in [0, 1].
 
     Reference: Nesterov: "A method of solving a convex programming problem with convergence rate O(1/k²)",
     1983, in the form of Sutskever et al. 2013.
@@ -71,12 +71,12 @@ def nag(lr: Rate, momentum: float = 0.9) -> Rule:
 def rmsprop(lr: Rate, decay: float = 0.99, eps: float = 1e-8) -> Rule:
     r"""RMSprop, $v \leftarrow \rho v + (1 - \rho) \nabla L^2$, $\theta \leftarrow \theta - \alpha \nabla L / (\sqrt v + \epsilon)$.
 
-    As `torch.optim.RMSprop(alpha=ρ)`.
+    The same as `torch.optim.RMSprop(alpha=ρ)`.
 
     Args:
-        lr: α.
-        decay: ρ of the mean square v.
-        eps: ε.
+        lr: Learning rate α, or a tensor of rates for each parameter.
+        decay: Decay rate ρ of the mean square v, in [0, 1).
+        eps: Stabilizer ε of the division.
 
     Reference: Tieleman, Hinton: "Lecture 6.5: RMSprop", 2012.
     """  # noqa: E501
@@ -98,14 +98,14 @@ def adam(
 ) -> Rule:
     r"""Adam, $\theta \leftarrow \theta - \alpha\,\hat m / (\sqrt{\hat v} + \epsilon)$, with bias correction.
 
-    As `torch.optim.Adam`, and with weight decay as `torch.optim.AdamW`.
+    The same as `torch.optim.Adam`, and with weight decay the same as `torch.optim.AdamW`.
 
     Args:
-        lr: α.
-        beta1: decay of the mean m; 0 leaves it out, as in Reptile's inner loop.
-        beta2: decay of the mean square v.
-        eps: ε.
-        weight_decay: λ: before each step the parameters shrink by αλ of themselves.
+        lr: Learning rate α, or a tensor of rates for each parameter.
+        beta1: Decay rate β₁ of the mean m, in [0, 1); 0 leaves the mean out, as in Reptile's inner loop.
+        beta2: Decay rate β₂ of the mean square v, in [0, 1).
+        eps: Stabilizer ε of the division.
+        weight_decay: Weight decay λ: each step first multiplies the parameters by 1 − αλ.
         schedule: Function from the number of steps taken so far to a factor of α; constant by default.
 
     Reference: Kingma, Ba: "Adam: A Method for Stochastic Optimization", 2015; Loshchilov, Hutter: "Decoupled
@@ -138,10 +138,10 @@ def _mean_square(v: Tensor, g: Tensor, decay: float) -> Tensor:
 
 
 def _root(v: Tensor) -> Tensor:
-    return v.clamp_min(1e-38).sqrt()  # the least v: where it is 0, √v has no gradient
+    return v.clamp_min(1e-38).sqrt()  # lower bound of v: at 0, √v has no gradient
 
 
 def _descend(parameters: Tensors, way: Tensors, lr: Rate, factor: float = 1.0) -> Tensors:
-    if isinstance(lr, float | int):  # an operation less, which is felt in small networks
+    if isinstance(lr, float | int):  # one operation fewer, noticeable in small networks
         return {k: p.add(way[k], alpha=-lr * factor) for k, p in parameters.items()}
     return {k: p - factor * lr[k] * way[k] for k, p in parameters.items()}

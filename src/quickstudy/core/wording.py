@@ -1,12 +1,12 @@
-"""How numbers are put into words."""
+"""Numbers in words."""
 
 
 def plural(n: int, noun: str) -> str:
-    """A number and what there are so many of.
+    """A number followed by its noun, in the singular or the plural.
 
     Args:
-        n: How many.
-        noun: What, in the singular; its plural must end in s.
+        n: Number of things.
+        noun: Noun in the singular; its plural must end in s.
 
     Example:
         >>> plural(1, "sample"), plural(0, "sample"), plural(3, "sample")

@@ -1,4 +1,4 @@
-"""Encoders, modules from items [B, ...] to embeddings [B, D]. Any other `nn.Module` will do."""
+"""Encoders: modules from items [B, ...] to embeddings [B, D]. Any other such `nn.Module` works, too."""
 
 from lazy_loader import attach_stub
 

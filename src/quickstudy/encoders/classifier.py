@@ -1,4 +1,4 @@
-"""MLP, and Classifier: an encoder with a head."""
+"""`MLP`, and `Classifier`, an encoder with a linear head."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -14,12 +14,12 @@ from quickstudy.core.kernels.per_task import below, per_task
 
 @rebuildable
 class MLP(nn.Module):
-    """Fully connected layers with ReLU between them: [B, inputs] → [B, outputs].
+    """Multilayer perceptron: linear layers with ReLU between them, [B, inputs] → [B, outputs].
 
     Args:
-        inputs: Numbers in an item.
-        widths: Units of each hidden layer.
-        outputs: Numbers in an output.
+        inputs: Number of elements in an item.
+        widths: Number of units in each hidden layer.
+        outputs: Number of elements in an output.
     """
 
     def __init__(self, inputs: int, widths: Sequence[int], outputs: int) -> None:
@@ -28,13 +28,18 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, inputs] → [B, outputs]."""
+        """Items [B, inputs] → outputs [B, outputs]."""
         for layer in self.layers[:-1]:
             x = F.relu(layer(x))
         return self.layers[-1](x)
 
     def forward_per_task(self, parameters: Tensors, x: Tensor) -> Tensor:
-        """`forward` for T tasks, each with parameters of its own: [T, B, inputs] → [T, B, outputs]."""
+        """`forward` for T tasks, each with its own parameters: [T, B, inputs] → [T, B, outputs].
+
+        Args:
+            parameters: Parameters of the module by name, each [T, ...].
+            x: [T, B, inputs] items.
+        """
         last = len(self.layers) - 1
         for i in range(last + 1):
             x = per_task_linear(x, parameters[f"layers.{i}.weight"], parameters[f"layers.{i}.bias"])
@@ -44,12 +49,12 @@ class MLP(nn.Module):
 
 @rebuildable
 class Classifier(nn.Module):
-    """An encoder and a linear head: what learners of an initialisation adapt.
+    """An encoder with a linear head: the model that learners with an inner loop, such as MAML, adapt.
 
     Args:
         encoder: Any module from [B, ...] to [B, D].
-        ways: N, the number of outputs; tasks may have fewer classes, and then use the first of them.
-        dimensions: D, the length of an embedding.
+        ways: Number N of outputs; tasks with fewer classes use the first outputs.
+        dimensions: Length D of an embedding.
     """
 
     def __init__(self, encoder: nn.Module, ways: int, dimensions: int = 64) -> None:
@@ -58,15 +63,23 @@ class Classifier(nn.Module):
         self.head = nn.Linear(dimensions, ways)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, ...] items → [B, N] scores."""
+        """Items [B, ...] → scores [B, N]."""
         return self.head(self.encoder(x))
 
     def forward_per_task(self, parameters: Tensors, x: Tensor) -> Tensor:
-        """`forward` for T tasks, each with parameters of its own: [T, B, ...] → [T, B, N]."""
+        """`forward` for T tasks, each with its own parameters: [T, B, ...] → [T, B, N].
+
+        Args:
+            parameters: Parameters of the module by name, each [T, ...].
+            x: [T, B, ...] items.
+
+        Raises:
+            ValueError: If the encoder's embeddings do not have `dimensions` elements.
+        """
         z = per_task(self.encoder, below("encoder", parameters), x)
         if z.shape[-1] != self.head.in_features:
             raise ValueError(
-                f"the encoder makes {z.shape[-1]} numbers and the head takes {self.head.in_features}: "
-                f"say so, Classifier(encoder, ways, dimensions={z.shape[-1]})"
+                f"the encoder makes {z.shape[-1]} numbers but the head takes {self.head.in_features}: "
+                f"build Classifier(encoder, ways, dimensions={z.shape[-1]})"
             )
         return per_task_linear(z, parameters["head.weight"], parameters["head.bias"])

@@ -1,4 +1,4 @@
-"""Conv4: the encoder of small pictures that the field compares with."""
+"""`Conv4`, the standard encoder of few-shot learning for small pictures."""
 
 from itertools import pairwise
 
@@ -16,15 +16,15 @@ from quickstudy.core.kernels.convolution import channels_last
 class Conv4(nn.Module):
     """The four-block convolutional encoder of the few-shot literature.
 
-    Four times: 3×3 convolution, batch norm, ReLU, 2×2 max-pool; then flattened. 28×28 pictures
-    give D = `outputs`, 84×84 give D = 25 × `outputs`.
+    Four blocks of 3×3 convolution, batch norm, ReLU and 2×2 max-pool; the output is flattened. 28×28
+    pictures give D = `outputs`, 84×84 pictures give D = 25 × `outputs`.
 
     Args:
-        in_channels: Channels of a picture, 1 for grey and 3 for colour.
-        channels: Filters of each convolution.
-        running_statistics: Batch norm keeps running statistics, and uses them in evaluation. Without, it
-            always uses those of the batch, as learners with an inner loop need it.
-        outputs: Filters of the last convolution; as many as of the others by default.
+        in_channels: Number of channels of a picture, 1 for grey and 3 for colour.
+        channels: Number of filters of each convolution.
+        running_statistics: Whether batch norm keeps running statistics and uses them in evaluation. If not,
+            it always uses batch statistics, as learners with an inner loop require.
+        outputs: Number of filters of the last convolution; the same as of the others by default.
 
     Raises:
         ValueError: If a number is below 1.
@@ -32,10 +32,10 @@ class Conv4(nn.Module):
     Reference: Vinyals et al. 2016; Snell et al. 2017.
 
     Departures, neither of which changes the function: ReLU is applied after the max-pool (both are
-    monotone, so they commute; a quarter of the work), and the convolutions carry no bias (the batch
-    norm that follows would subtract it). Weights and activations are laid out channels-last, which is what
-    the processors' convolutions are fastest on; in float32 torch's batch norm rounds more coarsely there (1/σ
-    of the first layer to about 1e-3, measured).
+    monotone, so they commute; a quarter of the work), and the convolutions have no bias (the batch norm that
+    follows would subtract it). Weights and activations are in channels-last layout, in which convolutions are
+    fastest; in float32, torch's batch norm has larger rounding errors there (1/σ of the first layer to about
+    1e-3, measured).
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Conv4(nn.Module):
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] (its stub lacks this)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] pictures in [0, 1] → [B, D] embeddings."""
+        """Pictures [B, C, H, W] in [0, 1] → embeddings [B, D]."""
         self._check(x)
         x = channels_last(x)
         for conv, norm in zip(self.convs, self.norms, strict=True):
@@ -68,7 +68,12 @@ class Conv4(nn.Module):
         return x.flatten(1)
 
     def forward_per_task(self, parameters: Tensors, x: Tensor) -> Tensor:
-        """`forward` for T tasks, each with parameters of its own: [T, B, C, H, W] → [T, B, D]."""
+        """`forward` for T tasks, each with its own parameters: [T, B, C, H, W] → [T, B, D].
+
+        Args:
+            parameters: Parameters of the module by name, each [T, ...].
+            x: [T, B, C, H, W] pictures in [0, 1].
+        """
         self._check(x[0])
         return conv4_per_task(parameters, x)
 

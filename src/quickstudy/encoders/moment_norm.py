@@ -1,4 +1,4 @@
-"""MomentNorm: written characters brought to one place and size."""
+"""`MomentNorm`, which normalizes position and size of handwritten characters."""
 
 import torch
 import torch.nn.functional as F
@@ -8,35 +8,36 @@ from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.pixels import pixel_middles
 
 LEAST, MOST = 0.5, 1.6
-"""Bounds of s, but for ends of strokes: at most 1 / LEAST times as large, and no smaller than by 1 / MOST."""
+"""Limits of the zoom s; strokes that would leave the picture may exceed them."""
 FAINT = 0.3
-"""Ink of at most so much of the darkest may be cut off."""
+"""Ink up to this fraction of the darkest pixel may be cut off."""
 
 
 @rebuildable
 class MomentNorm(nn.Module):
-    r"""Moment normalisation: ink brought to the middle of the picture, and to one size.
+    r"""Moment normalisation: the ink of each picture is centered, and scaled to one size.
 
-    Where somebody put a character, and how large, says nothing about which it is. Of a picture x of ink, with
-    a pixel's place p from −1 to 1 on both axes, these are measured and undone:
+    Position and size of a character say nothing about its class. For a picture x of ink, with pixel
+    coordinates p from −1 to 1 on both axes, they are measured by the moments of the ink and removed:
 
     $$m = \frac{\sum_p x_p\,p}{\sum_p x_p}, \qquad
       s = \frac1{s_0} \sqrt{\frac{\sum_p x_p \lVert p - m\rVert^2}{2 \sum_p x_p}}, \qquad
       x'_p = x_{m + s p}$$
 
-    with s kept within 0.5 … 1.6, so that a dot stays a dot, and x interpolated between pixels. Where an end
-    of a stroke would lie outside the picture, that is a pixel of more than 0.3 of the darkest, s is as much
-    larger as it takes to keep it in.
+    with the zoom s limited to 0.5 … 1.6, so that a dot stays a dot, and x interpolated between pixels. If a
+    part of a stroke, a pixel with more than 0.3 of the darkest one's ink, would leave the picture, s is
+    increased just enough to keep it inside.
 
     Args:
-        spread: s₀, the deviation of ink along an axis that all are brought to, as a share of half the side.
+        spread: Standard deviation s₀ of the ink along an axis after normalisation, as a fraction of half the
+            side of the picture, in (0, 1).
 
     Raises:
-        ValueError: if the spread isn't in (0, 1).
+        ValueError: If the spread isn't in (0, 1).
 
     Reference: Casey 1970, "Moment normalization of handprinted characters".
 
-    Departures: there slant and the ratio of width to height are undone too. The bounds of s are ours.
+    Departures: Casey also normalizes slant and the ratio of width to height. The limits of s are ours.
     """
 
     def __init__(self, spread: float = 0.45) -> None:
@@ -46,15 +47,19 @@ class MomentNorm(nn.Module):
         self.spread = spread
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] pictures, ink > 0 on 0 → as many of the same shape; an empty one stays empty.
+        """Pictures [B, C, H, W] → normalized pictures of the same shape; an empty picture stays empty.
+
+        Args:
+            x: [B, C, H, W] pictures, with ink > 0 on a background of 0.
 
         Raises:
-            ValueError: if they are of another shape.
+            ValueError: If the pictures have another shape.
         """
         if x.ndim != 4:
             raise ValueError(f"the pictures are {list(x.shape)}: MomentNorm takes [B, C, H, W]")
-        exact = x if x.dtype == torch.float64 else x.float()  # in half precision places are too coarse
-        down, across = (pixel_middles(length, exact) for length in x.shape[2:])
+        exact = x if x.dtype == torch.float64 else x.float()  # coordinates are too coarse in half precision
+        down = pixel_middles(x.shape[2], exact)
+        across = pixel_middles(x.shape[3], exact)
         ink = exact.sum(1)
         rows, columns = ink.sum(2), ink.sum(1)
         total = rows.sum(1).clamp_min(torch.finfo(exact.dtype).tiny)

@@ -1,4 +1,4 @@
-"""From the embeddings that an encoder makes to those that are used after training: fitted transforms."""
+"""Embedding transforms (whitening, AS-norm) that are fitted after training."""
 
 import math
 from abc import ABC, abstractmethod
@@ -11,46 +11,50 @@ from torch import Tensor, nn
 from quickstudy.core.blueprint import rebuildable
 
 NEAREST = 10
-"""The nearest of a cohort are one in so many."""
+"""Size of a cohort divided by the number of its nearest members that `CohortNorm` averages over."""
 
 
 class EmbeddingTransform(nn.Module, ABC):
-    """What is done to embeddings after training, as fitted on embeddings of known classes.
+    """A transform of embeddings, fitted after training to embeddings of known classes.
 
-    It holds no encoder: `Embedding` puts it behind one. What is fitted is kept in buffers, which travel with
+    It holds no encoder; `Embedding` applies it after one. Fitted values are buffers, so they are saved with
     the weights.
     """
 
     @abstractmethod
     def fit(self, z: Tensor, y: Tensor) -> None:
-        """Fit what `transform` does.
+        """Fit the transform.
 
         Args:
-            z: [I, D] embeddings, as `transform` will get them.
-            y: [I] their classes.
+            z: [I, D] embeddings of I items, of the kind that `transform` will get.
+            y: [I] class of each embedding.
         """
 
     @abstractmethod
     def transform(self, z: Tensor) -> Tensor:
-        """[B, D] → [B, D′] embeddings."""
+        """Embeddings [B, D] → transformed embeddings [B, D′].
+
+        Args:
+            z: [B, D] embeddings.
+        """
 
     def forward(self, z: Tensor) -> Tensor:
-        """`transform`, whatever the mode."""
+        """`transform`, in both training and evaluation."""
         return self.transform(z)
 
 
 @rebuildable
 class Embedding(nn.Module):
-    r"""An encoder and the transforms behind it: an encoder as it is used after training.
+    r"""An encoder followed by embedding transforms, for use after training.
 
     $$x \mapsto t_n(\dots t_1(f(x)))$$
 
-    It means the same in training and evaluation; what is trained is the encoder by itself. `fit_transforms`
-    fits the transforms.
+    It is the same function in training and evaluation mode. The encoder is trained without the transforms,
+    which `fit_transforms` fits afterwards.
 
     Args:
-        encoder: f, any module from [B, ...] to [B, D].
-        transforms: t₁ … tₙ, in the order they are applied; each takes what the one before it makes.
+        encoder: Encoder f, any module from [B, ...] to [B, D].
+        transforms: Transforms t₁ … tₙ in the order in which they are applied.
     """
 
     def __init__(self, encoder: nn.Module, transforms: Iterable[EmbeddingTransform] = ()) -> None:
@@ -58,7 +62,7 @@ class Embedding(nn.Module):
         self.encoder, self.transforms = encoder, nn.ModuleList(transforms)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, ...] items → [B, D′] embeddings."""
+        """Items [B, ...] → transformed embeddings [B, D′]."""
         z: Tensor = self.encoder(x)
         for transform in self.transforms:
             z = transform(z)
@@ -67,33 +71,34 @@ class Embedding(nn.Module):
 
 @rebuildable
 class WCCN(EmbeddingTransform):
-    r"""Within-class covariance normalisation: embeddings that vary alike in every direction within classes.
+    r"""Within-class covariance normalisation (WCCN), a whitening of the variation within classes.
 
-    What makes items of one class differ, such as who says a word, takes up some directions more than others.
-    These are shrunk, so that every direction varies alike within classes:
+    Variation within a class, such as the speaker of a word, is larger in some directions than in others.
+    These are scaled down, so that embeddings vary equally in all directions within classes:
 
     $$z \mapsto (z - \mu)\,L, \qquad
       L L^\top = \Big(W + \alpha\,\tfrac{\operatorname{tr} W}{D}\,I\Big)^{-1}, \qquad
       W = \frac{1}{n}\sum_i (z_i - \mu_{y_i})(z_i - \mu_{y_i})^\top, \qquad \alpha = \alpha_0 + \frac{D}{n}$$
 
-    for I items of K classes with means $\mu_k$, and $n = I - K$: of few items little is known, and less is
-    done. μ is 0 or, if `centered`, the mean of all items.
+    for I items of K classes with means $\mu_k$, and $n = I - K$. The fewer items there are, the stronger is
+    the shrinkage α towards no whitening. μ is 0 or, if `centered`, the mean of all items.
 
     Args:
-        dimensions: D; of embeddings of more numbers, those beyond D are left alone.
-        shrinkage: α₀ ≥ 0, towards all directions alike.
+        dimensions: Number D of elements that are whitened; elements beyond D pass unchanged.
+        shrinkage: Shrinkage α₀ ≥ 0 of the covariance towards a multiple of the identity.
         centered: Whether the mean is moved to 0: better for unseen words, worse for unseen speakers.
-        unit: Whether embeddings are brought to length 1 before all this: better where a contrastive loss of
-            cosines trained them, worse where the supervised contrastive loss did.
+        unit: Whether embeddings are first normalized to length 1: better if they were trained by a
+            contrastive loss of cosines, worse if by the supervised contrastive loss.
 
     Raises:
-        ValueError: if the shrinkage is negative.
+        ValueError: If the shrinkage is negative.
 
     Reference: Hatch, Kajarekar, Stolcke 2006, "Within-class covariance normalization for SVM-based speaker
     recognition".
 
-    Departures: there shrinkage is $(1 - \alpha) W + \alpha I$, and no mean is moved. Here α was chosen on
-    words that are none of the test's: with fewer than some hundred items a fixed one did harm.
+    Departures: in the paper, shrinkage is $(1 - \alpha) W + \alpha I$, and no mean is subtracted. Here α was
+    chosen on words that are not in the test: with fewer than a few hundred items, a fixed α made results
+    worse.
     """
 
     def __init__(
@@ -110,7 +115,11 @@ class WCCN(EmbeddingTransform):
         self.mean, self.whitening = nn.Buffer(torch.zeros(dimensions)), nn.Buffer(torch.eye(dimensions))
 
     def transform(self, z: Tensor) -> Tensor:
-        """[B, D] → [B, D], or of more numbers as many."""
+        """Embeddings [B, ≥ D] → embeddings of the same shape, with the first D elements whitened.
+
+        Args:
+            z: [B, ≥ D] embeddings.
+        """
         d = len(self.mean)
         return torch.cat([(self._scaled(z[:, :d]) - self.mean) @ self.whitening, z[:, d:]], 1)
 
@@ -119,7 +128,12 @@ class WCCN(EmbeddingTransform):
 
     @torch.no_grad()
     def fit(self, z: Tensor, y: Tensor) -> None:
-        """Whiten within these classes [I] of z [I, D] from now on, or not if nothing differs within any."""
+        """Fit the whitening to the variation within classes; if there is none, nothing is whitened.
+
+        Args:
+            z: [I, ≥ D] embeddings of I items.
+            y: [I] class of each embedding.
+        """
         _, numbers, counts = torch.unique(y, return_inverse=True, return_counts=True)
         z, numbers, counts = z.cpu(), numbers.cpu(), counts.cpu()  # not every accelerator has float64
         dimensions = len(self.mean)
@@ -138,26 +152,27 @@ class WCCN(EmbeddingTransform):
 
 @rebuildable
 class ConcatFeatures(EmbeddingTransform):
-    r"""An embedding and the features that it is made of, joined: cosines are the mean of both cosines.
+    r"""Concatenation of an embedding and its features; its cosines are the mean of the cosines of both.
 
-    The last layer of an encoder keeps what tells the classes that it is trained on apart. What it throws away
-    may tell others apart. Of an embedding z and features f,
+    The last layer of an encoder keeps what distinguishes the training classes. What it discards may
+    distinguish other classes. For an embedding z and the features f from which it is computed,
 
     $$[z, f] \mapsto \frac1{\sqrt2}\Big[\frac{z}{\|z\|}, \frac{f - \mu}{\|f - \mu\|}\Big]$$
 
     with μ the mean of the features.
 
     Args:
-        dimensions: D of the embedding z.
-        features: F, the widths[-1] · rows · columns of a `ResNet`.
+        dimensions: Number D of elements of the embedding z.
+        features: Number F of features f; widths[-1] · rows · columns for a `ResNet`.
 
     Raises:
-        ValueError: in `transform` and `fit`, if it gets embeddings of another number of numbers than D + F.
+        ValueError: In `transform` and `fit`, if embeddings do not have D + F elements.
 
     Reference: Khosla et al. 2020, where the last layer is the projection head, and embeddings are the
     features.
 
-    Departures: there the head is dropped. Either by itself does as well here, and both do better.
+    Departures: in the paper, the head is dropped. Here embedding and features do equally well by themselves,
+    and better together.
     """
 
     def __init__(self, dimensions: int, features: int) -> None:
@@ -165,13 +180,22 @@ class ConcatFeatures(EmbeddingTransform):
         self.dimensions, self.mean = dimensions, nn.Buffer(torch.zeros(features))
 
     def transform(self, z: Tensor) -> Tensor:
-        """[B, D + F] → as many, of length 1."""
+        """Embeddings with features [B, D + F] → vectors [B, D + F] of length 1.
+
+        Args:
+            z: [B, D + F] embeddings, followed by their features.
+        """
         z, f = self._parted(z)
         return torch.cat([F.normalize(z, dim=1), F.normalize(f - self.mean, dim=1)], 1) / math.sqrt(2)
 
     @torch.no_grad()
     def fit(self, z: Tensor, y: Tensor) -> None:
-        """Take the mean of the features from now on: z [I, D + F]."""
+        """Fit the mean of the features.
+
+        Args:
+            z: [I, D + F] embeddings of I items, followed by their features.
+            y: [I] class of each embedding, which is not used.
+        """
         self.mean.copy_(self._parted(z)[1].mean(0))
 
     def _parted(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,46 +203,46 @@ class ConcatFeatures(EmbeddingTransform):
         if z.shape[1] != d + features:
             raise ValueError(
                 f"an embedding has {z.shape[1]} numbers, not {d} + {features}: "
-                "let the encoder give its features too, as WithFeatures(ResNet()) does, or state how many"
+                "let the encoder return its features too, as WithFeatures(ResNet()) does, or set features"
             )
         return z[:, :d], z[:, d:]
 
 
 @rebuildable
 class CohortNorm(EmbeddingTransform):
-    r"""One more coordinate, by which an item that resembles everybody has lower cosines with all others.
+    r"""Score normalisation by a cohort (AS-norm), as one more coordinate of the embedding.
 
-    Some items are near to a great many others: a short clip, a dark picture. Their scores are high whoever is
-    compared, so no threshold suits them and clearer items alike. How high is known from a cohort of others:
+    Some items, such as a short clip or a dark picture, are near to very many others. Their scores are high
+    with everybody, so no threshold suits both them and clearer items. The coordinate lowers their cosines
+    with all others. How near they are is measured on a cohort of other items:
 
     $$z \mapsto [\,u, \gamma(u)\,], \qquad u = \frac{z}{\|z\|}, \qquad
       \gamma(u) = 1 - k\,(m(u) - \bar m), \qquad k = \min\Big(\frac{\kappa}{\sigma}, \frac1{1 - \bar m}\Big)$$
 
-    where m(u) is the mean of the cosines of u with the tenth of the cohort that is nearest to it, and
-    $\bar m$, σ are its mean and standard deviation over the cohort, of each member with those of other
-    classes. The cosine of two items becomes, to first order in γ − 1,
+    where m(u) is the mean cosine of u with the nearest tenth of the cohort, and $\bar m$ and σ are the mean
+    and standard deviation of m over the cohort, where each member is compared with members of other classes
+    only. The cosine of two items becomes, to first order in γ − 1,
 
     $$\tfrac12\Big(1 + u \cdot v - \tfrac k2\,(1 - u \cdot v)\,(m(u) + m(v) - 2 \bar m)\Big),$$
 
-    so where nothing is fitted, or nothing differs, all cosines are in the order they were in. γ is never
-    negative.
+    so before it is fitted, or if m does not vary, the order of all cosines is unchanged. γ is never negative.
 
     Args:
-        dimensions: D; it makes D + 1 numbers of D.
-        size: C, items of the cohort; of fewer, some are there twice.
-        strength: κ ≥ 0.
+        dimensions: Number D of elements of an embedding; the result has D + 1.
+        size: Number C of items in the cohort, at least ten; if fitted to fewer, items are repeated.
+        strength: Strength κ ≥ 0 of the normalisation.
 
     Raises:
-        ValueError: if the cohort is smaller than ten, or the strength negative.
+        ValueError: If the cohort is smaller than ten, or the strength is negative.
 
     Reference: Matějka et al. 2017, "Analysis of score normalization in multilingual speaker recognition"
     (adaptive symmetric normalisation, AS-norm); Conneau et al. 2018, "Word translation without parallel data"
     (cross-domain similarity local scaling).
 
-    Departures: there it is scores that are normalised, by $u \cdot v - \frac12 (m(u) + m(v))$ or divided by
-    deviations, and whoever searches has to know of it. Here it is the embedding, so cosines, centroids and
-    nearest neighbours are had as ever; at $k = 1 / (1 - u \cdot v)$ it comes to the same. κ was chosen on
-    words and speakers that are none of the test's.
+    Departures: in the papers, scores are normalised, by $u \cdot v - \frac12 (m(u) + m(v))$ or with division
+    by deviations, so every search has to do it. Here the embedding is normalised, so cosines, centroids and
+    nearest neighbours are computed as usual; at $k = 1 / (1 - u \cdot v)$ the two agree. κ was chosen on
+    words and speakers that are not in the test.
     """
 
     def __init__(self, dimensions: int, size: int = 600, strength: float = 0.12) -> None:
@@ -232,22 +256,32 @@ class CohortNorm(EmbeddingTransform):
         self.mean, self.slope = nn.Buffer(torch.zeros(())), nn.Buffer(torch.zeros(()))
 
     def transform(self, z: Tensor) -> Tensor:
-        """[B, D] → [B, D + 1]."""
+        """Embeddings [B, D] → embeddings [B, D + 1] with the coordinate γ.
+
+        Args:
+            z: [B, D] embeddings.
+        """
         u = F.normalize(z, dim=1)
         m = (u @ self.cohort.T).topk(self.size // NEAREST, dim=1, sorted=False).values.mean(1, keepdim=True)
         return torch.cat([u, 1 - self.slope * (m - self.mean)], 1)
 
     @torch.no_grad()
     def fit(self, z: Tensor, y: Tensor) -> None:
-        """Have a cohort drawn of these items from now on: z [I, D] of classes y [I]."""
+        """Draw the cohort, and fit mean and strength of the normalisation to it.
+
+        Args:
+            z: [I, D] embeddings of I items.
+            y: [I] class of each embedding.
+        """
         order = torch.randperm(len(z), generator=torch.Generator().manual_seed(0)).to(z.device)
         drawn = order[torch.arange(self.size, device=z.device) % len(z)]
         self.cohort.copy_(F.normalize(z[drawn], dim=1))
         cosines = self.cohort @ self.cohort.T
         own = y[drawn, None] == y[drawn]
         nearest = cosines.masked_fill(own, -torch.inf).topk(self.size // NEAREST, dim=1).values
-        m = nearest[nearest.isfinite().all(1)].cpu().double().mean(1)  # a class may be almost all there is
+        # without the members that have too few others outside their class
+        m = nearest[nearest.isfinite().all(1)].cpu().double().mean(1)
         mean, spread = (float(m.mean()), float(m.std())) if len(m) > 1 else (0.0, 0.0)
         self.mean.fill_(mean)
-        # of a few items σ may be next to nothing
+        # with few items σ may be almost 0
         self.slope.fill_(min(self.strength / spread, 1 / (1 - mean)) if spread > 0 and mean < 1 else 0.0)

@@ -1,4 +1,4 @@
-"""ResNet: a small residual network for pictures and spectrograms."""
+"""`ResNet`, a small residual network for pictures and spectrograms."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -12,9 +12,13 @@ from quickstudy.core.kernels.convolution import channels_last
 
 
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions beside a 1×1 one, then a 2×2 max-pool: [B, i, H, W] → [B, o, H/2, W/2].
+    """Residual block: two 3×3 convolutions plus a 1×1 shortcut, then a 2×2 max-pool.
 
-    The sum is pooled first and normalised then, which is a quarter of the work.
+    The sum is pooled before it is normalised, which is a quarter of the work.
+
+    Args:
+        inputs: Number i of channels of the input.
+        outputs: Number o of channels of the output.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -25,7 +29,7 @@ class ResidualBlock(nn.Module):
         self.between, self.last = nn.BatchNorm2d(outputs), nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, i, H, W] → [B, o, H/2, W/2], odd sizes rounded up."""
+        """Activations [B, i, H, W] → [B, o, H/2, W/2], with odd sizes rounded up."""
         y = self.second(F.relu(self.between(self.first(x)))) + self.beside(x)
         return F.relu(self.last(F.max_pool2d(y, 2, ceil_mode=True)))
 
@@ -34,16 +38,16 @@ class ResidualBlock(nn.Module):
 class ResNet(nn.Module):
     """A small residual network for faces and spectrograms, of any height and width.
 
-    A 5×5 convolution of stride 2, one residual block for each further width, each of which halves height and
-    width; the mean over a coarse grid, dropout, and a linear layer with batch norm to D numbers.
+    A 5×5 convolution of stride 2, then one residual block for each further width, which halves height and
+    width; then average pooling to a coarse grid, dropout, and a linear layer with batch norm to D numbers.
 
     Args:
-        in_channels: 1 for grey pictures and spectrograms, 3 for colour.
-        widths: filters of the first convolution and of each block.
-        dimensions: D.
-        grid: rows and columns that the last features are averaged to. Aligned faces want several of both,
-            (1, 1) forgets where things are, and spectrograms of words want columns, which are time, in order.
-        dropout: share of the features that are left out in training.
+        in_channels: Number of channels of the input: 1 for grey pictures and spectrograms, 3 for colour.
+        widths: Number of filters of the first convolution and of each block.
+        dimensions: Length D of an embedding.
+        grid: Rows and columns of the grid to which the last features are averaged. Aligned faces need several
+            of both, spectrograms of words several columns, which are time; (1, 1) discards all positions.
+        dropout: Probability with which a feature is dropped in training, in [0, 1].
 
     Reference: blocks after He et al. 2016; the last layers after Deng et al. 2019 (ArcFace).
     """
@@ -70,11 +74,14 @@ class ResNet(nn.Module):
 
         Args:
             x: [B, C, H, W] pictures in [0, 1], or spectrograms.
-            return_features: Whether what the linear layer is given comes out as well, behind the embedding:
-                F = widths[-1] · rows · columns features, none of them left out.
+            return_features: Whether the embedding is followed by the F = widths[-1] · rows · columns features
+                from which the linear layer computes it, without dropout.
 
         Returns:
-            [B, D] embeddings, or [B, D + F] with their features.
+            [B, D] embeddings; with their features, [B, D + F].
+
+        Raises:
+            ValueError: If the input has another shape.
         """
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise ValueError(
@@ -90,7 +97,7 @@ class ResNet(nn.Module):
 
 @rebuildable
 class WithFeatures(nn.Module):
-    """An encoder that gives its features behind the embedding, for `ConcatFeatures`.
+    """An encoder that returns each embedding followed by its features, for `ConcatFeatures`.
 
     Args:
         encoder: Any module that takes `return_features=True`, such as a `ResNet`.
@@ -101,5 +108,5 @@ class WithFeatures(nn.Module):
         self.encoder = encoder
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, ...] items → [B, D + F] embeddings and features."""
+        """Items [B, ...] → embeddings with features [B, D + F]."""
         return self.encoder(x, return_features=True)

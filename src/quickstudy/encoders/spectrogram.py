@@ -1,4 +1,4 @@
-"""From sound to pictures of it: the front end of encoders for clips."""
+"""Log-mel spectrograms and SpecAugment: the front end of encoders for sound."""
 
 import math
 from typing import Literal, get_args
@@ -11,24 +11,25 @@ from torch import Tensor, nn
 from quickstudy.core.blueprint import rebuildable
 
 Normalise = Literal["clip", "none"]
+"""Normalisation of a spectrogram: each clip to mean 0 and variance 1, or none."""
 
 
 def mel_filters(rate: int, n_fft: int, mels: int) -> npt.NDArray[np.float32]:
-    r"""The mel filterbank M: triangles, each from the peak of the one below to that of the one above.
+    r"""Mel filterbank M: triangular filters, each from the peak of the one below to that of the one above.
 
-    The peaks $f_m$ are equally far apart in mel, which is $3f / 200$ below 1,000 Hz and
+    The peaks $f_m$ are equally spaced on the mel scale, which is $3f / 200$ below 1,000 Hz and
     $15 + 27 \ln(f / 1000) / \ln 6.4$ above:
 
     $$M_{mk} = \frac{2}{f_{m+1} - f_{m-1}} \max\Big(0, \min\Big(\frac{f_k - f_{m-1}}{f_m - f_{m-1}},
     \frac{f_{m+1} - f_k}{f_{m+1} - f_m}\Big)\Big)$$
 
     Args:
-        rate: Samples a second.
-        n_fft: Samples of the Fourier transform whose powers the filters sum up.
+        rate: Sampling rate in Hz.
+        n_fft: Length of the Fourier transform in samples; the filters apply to its power spectrum.
         mels: Number of filters, between 0 Hz and half the rate.
 
     Returns:
-        Filters [mels, ⌊n_fft / 2⌋ + 1], those of librosa's `filters.mel`.
+        [mels, ⌊n_fft / 2⌋ + 1] filters, the same as librosa's `filters.mel`.
 
     Reference: Slaney 1998, "Auditory Toolbox", version 2; each triangle has area 1.
     """
@@ -42,30 +43,31 @@ def mel_filters(rate: int, n_fft: int, mels: int) -> npt.NDArray[np.float32]:
     low, peak, high = hertz[:-2, None], hertz[1:-1, None], hertz[2:, None]
     bins = np.fft.rfftfreq(n_fft, 1 / rate)
     triangles = np.minimum((bins - low) / (peak - low), (high - bins) / (high - peak)).clip(0)
-    # rounded twice, as librosa does it: what was trained with its filters can be trained again
+    # rounded twice, like librosa, so that training with its filters can be reproduced
     return (triangles.astype(np.float32) * (2 / (high - low))).astype(np.float32)
 
 
 @rebuildable
 class LogMel(nn.Module):
-    r"""Log-mel spectrogram of clips, [B, samples] → [B, 1, mels, frames]: how strong each pitch is when.
+    r"""Log-mel spectrogram of clips, [B, samples] → [B, 1, mels, frames]: log energy by frequency and time.
 
     $$\log(M\,|\mathrm{STFT}(x)|^2 + 10^{-6})$$
 
-    M being the mel filterbank, of whose triangles each is wider than the one below, as we hear. It takes no
-    part in mixed precision. Window and filterbank are buffers and travel with the weights: what was
-    trained on one version of them is used with the same.
+    with the mel filterbank M, in which filters are wider at higher frequencies, as in human hearing. Mixed
+    precision does not apply to it. Window and filterbank are buffers, saved with the weights, so that an
+    encoder is used with those it was trained with.
 
     Args:
-        rate: samples a second of the clips.
-        mels: number of filters.
-        window: seconds that a frame looks at, under a Hann window.
-        hop: seconds between frames; there are ⌊samples / hop⌋ + 1, in samples, the first about sample 0.
-        normalise: "clip": each clip's picture has mean 0 and variance 1, so that loudness hardly matters;
-            "none": as in the equation.
+        rate: Sampling rate of the clips, in Hz.
+        mels: Number of mel filters.
+        window: Length of the Hann window of a frame, in seconds.
+        hop: Time between frames, in seconds. There are ⌊samples / hop⌋ + 1 frames, with the hop in samples,
+            and the first is centered on sample 0.
+        normalise: "clip": the spectrogram of each clip has mean 0 and variance 1, so that loudness hardly
+            matters; "none": as in the equation.
 
     Raises:
-        ValueError: if an argument is out of range, or in `forward` if clips are not [B, samples].
+        ValueError: If an argument is out of range, or in `forward` if clips are not [B, samples].
 
     Example:
         >>> LogMel()(torch.zeros(2, 16_000)).shape
@@ -84,7 +86,7 @@ class LogMel(nn.Module):
         if min(rate, mels) < 1 or not 2 <= rate * hop <= rate * window:
             raise ValueError(
                 f"rate {rate}, mels {mels}, window {window} and hop {hop}: rate and mels must be positive, "
-                "a hop at least two samples and a window no shorter than a hop"
+                "the hop at least two samples, and the window no shorter than the hop"
             )
         if normalise not in get_args(Normalise):
             raise ValueError(f"normalise is {normalise!r}: it must be 'clip' or 'none'")
@@ -93,15 +95,18 @@ class LogMel(nn.Module):
         self.n_fft = 2 ** math.ceil(math.log2(length))
         filters = mel_filters(rate, self.n_fft, mels)
         if not filters.any(1).all():
-            raise ValueError(f"{mels} mels are too many for a window of {window} s: some get no frequency")
+            raise ValueError(
+                f"{mels} mels are too many for a window of {window} s, because some filters would cover no "
+                "frequency: take fewer mels or a longer window"
+            )
         self.filters = nn.Buffer(torch.from_numpy(filters))
         self.window = nn.Buffer(torch.hann_window(length))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, samples] in [−1, 1] → [B, 1, mels, frames]."""
+        """Clips [B, samples] in [−1, 1] → spectrograms [B, 1, mels, frames]."""
         if x.ndim != 2:
             raise ValueError(f"LogMel takes clips [B, samples], not {list(x.shape)}")
-        with torch.autocast(x.device.type, enabled=False):  # powers of sound span more than bfloat16 can tell
+        with torch.autocast(x.device.type, enabled=False):  # powers of sound need a finer dtype than bfloat16
             x = x.to(self.filters.dtype)
             spectrum = torch.stft(
                 x,
@@ -121,19 +126,19 @@ class LogMel(nn.Module):
 
 @rebuildable
 class SpecAugment(nn.Module):
-    """Hides random stretches of time and bands of pitch of each spectrogram; in training only.
+    """SpecAugment: masks random intervals of time and of frequency in each spectrogram, in training only.
 
-    A width is uniform in 0 … its greatest, a place uniform; what is hidden becomes 0, the mean of a
-    normalised picture. Draws are torch's own, which `fit` seeds for each step.
+    The width of a mask is uniform from 0 to its maximum, its position is uniform. Masked values become 0, the
+    mean of a normalised spectrogram. Draws are from torch's global generator, which `fit` seeds in each step.
 
     Args:
-        stretches: of time, how many.
-        longest: frames of the longest.
-        bands: of pitch, how many.
-        widest: mels of the widest.
+        stretches: Number of time masks per spectrogram.
+        longest: Maximum width of a time mask, in frames.
+        bands: Number of frequency masks per spectrogram.
+        widest: Maximum width of a frequency mask, in mel bands.
 
     Raises:
-        ValueError: if an argument is negative.
+        ValueError: If an argument is negative.
 
     Reference: Park et al. 2019, "SpecAugment"; without its time warping.
     """
@@ -147,7 +152,7 @@ class SpecAugment(nn.Module):
         self.stretches, self.longest, self.bands, self.widest = stretches, longest, bands, widest
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, mels, frames] → the same shape."""
+        """Spectrograms [B, C, mels, frames] → masked spectrograms of the same shape."""
         if not self.training:
             return x
         pitch = _hidden(x, x.shape[2], self.bands, self.widest)
@@ -156,7 +161,7 @@ class SpecAugment(nn.Module):
 
 
 def _hidden(x: Tensor, length: int, number: int, widest: int) -> Tensor:
-    """[B, length] what so many random intervals of each item cover."""
+    """Mask [B, length], True inside `number` random intervals of each item, of at most `widest` elements."""
     width = torch.randint(min(widest, length) + 1, (len(x), number, 1), device=x.device)
     start = (torch.rand(len(x), number, 1, device=x.device) * (length - width + 1)).long()
     place = torch.arange(length, device=x.device)

@@ -1,4 +1,4 @@
-"""TDNN: convolutions over time, for spectrograms."""
+"""`TDNN`, a time-delay network for the spectrograms of voices."""
 
 import math
 from itertools import pairwise
@@ -10,32 +10,33 @@ from torch import Tensor, nn
 from quickstudy.core.blueprint import rebuildable
 
 LOW = 0.08
-"""Share of the frames by whose level `TDNN` knows what is heard when nobody speaks."""
+"""Quantile of each band taken as its noise floor."""
 
 
 @rebuildable
 class TDNN(nn.Module):
-    r"""A time-delay network for voices: convolutions over time, then mean and deviation over time.
+    r"""A time-delay network for voices: convolutions over time, then statistics pooling over time.
 
-    The bands of a spectrogram are its channels. A convolution of 5 frames, then L − 1 of 3 frames, 2, 3, …
-    apart, each added to what it is given; a last one of one frame doubles the channels. What is embedded are
-    the mean and the standard deviation over time of these, and of the bands themselves, with the level that
-    each band is below in so many frames: the noise of a room, and the colour of a voice, as they are.
+    The bands of a spectrogram are its channels. The first convolution spans 5 frames, the next L − 1 are
+    residual and span 3 frames with dilation 2, 3, …, and the last spans one frame and doubles the channels.
+    The embedding is a linear function of the mean and the standard deviation over time of the output h and
+    of the bands x themselves, and of the noise floor of each band, its 0.08-quantile q over time. The
+    statistics of the bands preserve the noise of the room and the timbre of the voice.
 
     $$z = \operatorname{BN}\,W\operatorname{BN}\,
           [\mu(h), \sigma(h), \mu(x), \sigma(x), q_{0.08}(x)]$$
 
     Args:
-        bands: of the spectrogram.
-        channels: of each convolution.
-        layers: L.
-        dimensions: D.
-        dropout: share of the statistics that are left out in training.
+        bands: Number of bands of the spectrogram.
+        channels: Number of filters of each convolution except the last, which has twice as many.
+        layers: Number L of convolutions before the last.
+        dimensions: Length D of an embedding.
+        dropout: Probability with which a statistic is dropped in training, in [0, 1].
 
     Reference: Snyder et al. 2018, "X-vectors: robust DNN embeddings for speaker recognition".
 
-    Departures: there a convolution is not added to what it is given, two layers follow the statistics, of
-    which the first makes the embedding, and the bands themselves have no statistics.
+    Departures: in the paper, convolutions are not residual, two layers follow the statistics, the first of
+    which gives the embedding, and the statistics of the bands are not used.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class TDNN(nn.Module):
         self.last_norm = nn.BatchNorm1d(dimensions)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, 1, bands, frames] spectrograms → [B, D] embeddings."""
+        """Spectrograms [B, 1, bands, frames] → embeddings [B, D]."""
         if x.ndim != 4 or x.shape[1:3] != (1, self.bands):
             raise ValueError(f"TDNN takes spectrograms [B, 1, {self.bands}, frames], not {list(x.shape)}")
         x = x.squeeze(1)
@@ -78,6 +79,6 @@ class TDNN(nn.Module):
 
 
 def _over_time(x: Tensor) -> tuple[Tensor, Tensor]:
-    """[B, C, frames] → mean and standard deviation [B, C]."""
+    """Mean and standard deviation [B, C] over the time of x [B, C, frames]."""
     variance, mean = torch.var_mean(x, 2, correction=0)
     return mean, (variance + 1e-4).sqrt()

@@ -1,4 +1,4 @@
-"""Training, evaluation and use of any learner."""
+"""Training, evaluation and prediction with any learner."""
 
 from lazy_loader import attach_stub
 

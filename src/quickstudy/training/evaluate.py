@@ -1,4 +1,4 @@
-"""evaluate: accuracy on classes never seen."""
+"""`evaluate`, the accuracy of a learner on unseen classes, and `fit_transforms`."""
 
 import math
 from collections.abc import Callable, Generator
@@ -19,20 +19,22 @@ from quickstudy.data.pool import ClassPool
 from quickstudy.encoders.postprocess import Embedding, EmbeddingTransform
 
 FITTED_ON = 3000
-"""Items, at least, that transforms are fitted on, where there are so many."""
+"""Default number of items to which embedding transforms are fitted, if the pool has that many."""
 
 
 @torch.no_grad()
 def fit_transforms(module: nn.Module, pool: ClassPool, seed: int = 0, items: int = FITTED_ON) -> None:
-    """Fit the transforms of every `Embedding` in a learner, or of one `Embedding`; the innermost first.
+    """Fit the transforms of every `Embedding` in a learner, or of one `Embedding`, the innermost first.
 
-    They are fitted in evaluation mode. Weights, modes and the global random generators stay as they were.
+    They are fitted in evaluation mode. Weights, modes and the global random generators do not change.
 
     Args:
-        module: A learner with an `Embedding` for its encoder, or an `Embedding`; others have nothing to fit.
+        module: Learner with an `Embedding` as its encoder, or an `Embedding`; in any other module there is
+            nothing to fit.
         pool: Classes that the encoder was trained on.
-        seed: Seed of the draw of classes, where there are many.
-        items: Items, at least, of the classes that are drawn; all are taken where there are fewer.
+        seed: Seed of the random draw of classes.
+        items: Number of items to fit to. Whole classes are drawn until there are at least as many, or until
+            the pool is exhausted.
     """
     embeddings = [m for m in module.modules() if isinstance(m, Embedding) and len(m.transforms)]
     if not embeddings:
@@ -43,7 +45,7 @@ def fit_transforms(module: nn.Module, pool: ClassPool, seed: int = 0, items: int
     device = next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
     y = torch.from_numpy(np.repeat(np.arange(len(few)), few.counts)).to(device)
     with evaluation(module, 1, "inductive"):
-        for embedding in embeddings[::-1]:  # one that holds another comes before it
+        for embedding in embeddings[::-1]:  # `modules` lists an outer one before an inner one
             x = (floats(torch.from_numpy(few.items[i])).to(device)[None] for i in index)
             z = torch.cat([embed(embedding.encoder, part)[0] for part in x])
             for transform in embedding.transforms:
@@ -65,16 +67,19 @@ def evaluate(
     """Mean accuracy of a learner over the first `count` tasks of `episodes`.
 
     Args:
-        learner: Learner to measure; each of its modules is left in the mode, training or not, it was in.
-        episodes: of classes the learner has never seen.
-        count: n, tasks.
-        mode: "inductive": each query is classified alone, batch norm uses the running statistics of training.
-            "transductive": batch norm uses the statistics of the task's support and queries.
-        fabric: where several processes share the work; each task is counted once.
-        report: called with (tasks done, count).
+        learner: Learner to evaluate; the mode, training or evaluation, of each module is restored afterwards.
+        episodes: Episodes of classes that the learner has never seen.
+        count: Number of tasks, at least 1.
+        mode: "inductive": each query is classified by itself, and batch norm uses the running statistics of
+            training. "transductive": batch norm uses the statistics of the task's support and queries.
+        fabric: Fabric of the processes that share the tasks; one process by default.
+        report: Callback that is given (tasks done, count) after each meta-batch.
+
+    Returns:
+        Mean accuracy with its 95 % confidence interval and the conditions of the evaluation.
 
     Raises:
-        ValueError: if count < 1 or the mode is unknown.
+        ValueError: If count < 1 or the mode is unknown.
     """
     rank, world = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
     with evaluation(learner, count, mode):
@@ -97,13 +102,22 @@ def evaluate(
 
 @contextmanager
 def evaluation(learner: nn.Module, count: int, mode: Mode) -> Generator[None]:
-    """Let batch norm see what `mode` says, as in `evaluate`; leave modes and random generators as they were.
+    """Context of an evaluation: evaluation mode, with the input of batch norm that `mode` sets.
+
+    Afterwards the mode of each module and the global random generators are restored.
+
+    Args:
+        learner: Learner to evaluate.
+        count: Number of tasks, which is only checked.
+        mode: "inductive" or "transductive", as in `evaluate`.
 
     Raises:
-        ValueError: if count < 1 or the mode is unknown.
+        ValueError: If count < 1 or the mode is unknown.
     """
     if count < 1 or mode not in ("inductive", "transductive"):
-        raise ValueError(f"count is {count} and mode {mode!r}: count ≥ 1, mode 'inductive' or 'transductive'")
+        raise ValueError(
+            f"count is {count} and mode {mode!r}: take count ≥ 1, and mode 'inductive' or 'transductive'"
+        )
     statistics: AbstractContextManager[None] = (
         batch_statistics(learner) if mode == "transductive" else nullcontext()
     )

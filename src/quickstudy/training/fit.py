@@ -1,4 +1,4 @@
-"""fit: the training loop, on the page."""
+"""`fit`, the training loop."""
 
 import math
 import signal
@@ -25,10 +25,16 @@ from quickstudy.training.schedules import MakeOptimizer, Schedule, adam
 
 
 class Reporter(Protocol):
-    """What a progress bar is told."""
+    """Callback after each step, such as a progress bar."""
 
     def __call__(self, step: int, report: dict[str, Any]) -> None:
-        """After a step, with what is new: loss, validation, tasks_per_second, …."""
+        """Take the news of a step.
+
+        Args:
+            step: Number of steps done.
+            report: Results of the step by name: "loss", "tasks_per_second" and, after a validation,
+                "validation".
+        """
         ...
 
 
@@ -54,68 +60,67 @@ def fit(
     saved: nn.Module | None = None,
     report: Reporter | None = None,
 ) -> Progress:
-    """Train a learner on episodes, and leave it with its best weights, or its last.
+    """Train a learner on episodes. In the end it has its best weights, or its last ones.
 
-    Step i draws meta-batch i, and randomness inside the model from (seed, i): a training that was stopped
-    anywhere and resumed gives what it would have given without the stop, bit for bit. The seed is that of
-    `episodes`; torch's, numpy's and Python's global generators are left as they were, and so is the mode of
-    each module, training or not.
+    Step i draws meta-batch i, and seeds the randomness inside the model by (seed, i), where the seed is that
+    of `episodes`. So a training run that was stopped at any step and resumed gives the same result as one
+    without the stop, bit for bit. The global random generators of torch, numpy and Python, and the mode of
+    each module, training or evaluation, are restored afterwards.
 
     Args:
-        learner: A `Learner`, or any module that makes a loss of a meta-batch; its weights change in place.
-            What is frozen stays in evaluation mode: submodules that are in it while the learner is not, and
-            those with parameters of which none requires a gradient.
-        episodes: what to train on, one meta-batch a step.
-        steps: how many.
-        optimizer: makes one from the parameters; Adam with learning rate 1e-3 by default.
-        schedule: multiplies the learning rate of each step.
-        validation: episodes of validation classes, or a function that judges the weights as they are; the
-            best weights by it are kept. Without it the last are.
-        validation_episodes: how many of its tasks each validation takes.
-        validation_mode: as in `evaluate`.
-        keep: which weights are left, those of the best validation or of the last: the latter where validation
-            classes are trained on too, and there is nothing to choose by.
-        every: steps between validations; log line and checkpoint are written then too.
-        patience: stop after so many validations without a better one.
-        minutes: stop after so long; can be resumed, for as long again.
-        clip: largest norm of the gradient.
-        fabric: device, precision and processes; one CPU or accelerator in float32 by default.
-        out: folder for `best.safetensors`, `last.safetensors` and `log.jsonl`; nothing is written without.
-        resume: Whether to go on from `out/last.safetensors` if it is there.
-        manifest: Further facts for the checkpoints, beside those that `fit` knows: under "fit" the data,
-            tasks and seed of training and validation, steps, optimizer, schedule, clip and precision, and
-            under "classes" the names and digests of the classes.
-        saved: Module whose `state_dict` the checkpoints hold, and which gets the best weights in the end; it
-            must share the learner's parameters. The learner itself by default.
-        report: told the news after every step.
+        learner: `Learner`, or any module from a meta-batch to a loss; its weights change in place. Frozen
+            submodules stay in evaluation mode, as `training_mode` defines them.
+        episodes: Sequence of meta-batches to train on, one per step.
+        steps: Number of steps.
+        optimizer: Function from the parameters to their optimizer; Adam with learning rate 1e-3 by default.
+        schedule: Function from the number of a step to a factor of the learning rate.
+        validation: Episodes of validation classes, or a function that validates the current weights. The
+            weights with the best validation are kept; without validation, the last.
+        validation_episodes: Number of tasks in each validation on episodes.
+        validation_mode: Input of batch norm in validation, "inductive" or "transductive", as in `evaluate`.
+        keep: Weights to keep: "best", those of the best validation, or "last", for training that includes
+            the validation classes, so that validation cannot select weights.
+        every: Number of steps between validations; a log line and a checkpoint are written then, too.
+        patience: Number of validations without improvement after which training stops; never by default.
+        minutes: Minutes after which training stops; it can be resumed for as many minutes again.
+        clip: Largest norm of the gradient, to which a larger one is scaled down; no clipping by default.
+        fabric: Fabric with device, precision and processes; one CPU or accelerator in float32 by default.
+        out: Folder for `best.safetensors`, `last.safetensors` and `log.jsonl`; by default nothing is written.
+        resume: Whether to continue from `out/last.safetensors` if it exists.
+        manifest: Further facts for the manifests of the checkpoints. `fit` itself states, under "fit", the
+            data, tasks and seeds of training and validation, steps, optimizer, schedule, clip and precision,
+            and under "classes" the names and digests of the classes.
+        saved: Module whose `state_dict` is written to the checkpoints, and which gets the best weights in the
+            end; it must share the learner's parameters. The learner itself by default.
+        report: Callback after every step, such as a progress bar.
 
     Returns:
-        How far it came and why it stopped: "finished", "minutes" or "patience".
+        Progress of the training run, with the reason why it stopped: "finished", "minutes" or "patience".
 
     Raises:
-        KeyboardInterrupt: on Ctrl-C, after the step has been ended and saved; a second Ctrl-C won't wait.
-        FloatingPointError: if the loss or the weights are not finite; no checkpoint is written from then on.
-        ValueError: if tasks can't be shared out equally among the processes, there is a training in `out`
-            already and `resume` is not asked for, `resume` is asked for without `out` or of a training that
-            differs in what the manifest states, there is patience and the last weights are to be kept, or
-            `saved` doesn't share the learner's parameters.
-        OSError: if `out` can't be written.
+        KeyboardInterrupt: On Ctrl-C, after the present step was finished and saved; at once on a second one.
+        FloatingPointError: If the loss or the weights are not finite; no checkpoint is written after that.
+        ValueError: If tasks can't be divided equally among the processes; if `out` already holds a training
+            run and `resume` is False; if `resume` is True without `out`, or for a run with other facts in its
+            manifest; if `patience` is combined with keep="last"; or if `saved` doesn't share the learner's
+            parameters.
+        OSError: If a file in `out` can't be written.
     """
     fabric = fabric or Fabric(devices=1)
     rank, world = fabric.global_rank, fabric.world_size
     if episodes.tasks % world:
         raise ValueError(
-            f"{episodes.tasks} tasks a step can't be shared by {world} processes: "
+            f"{episodes.tasks} tasks per step can't be shared by {world} processes: "
             f"choose a multiple of {world}"
         )
     if resume and not out:
-        raise ValueError("there is nothing to resume without a folder: name it, out=...")
+        raise ValueError("there is nothing to resume without a folder: name it by out=...")
     if patience and keep == "last":
-        raise ValueError("there is no better validation to have patience for where the last weights are kept")
+        raise ValueError("patience needs the best validation, which keep='last' ignores: drop one of the two")
     saved = learner if saved is None else saved
     if not set(learner.parameters()) <= set(saved.parameters()):
         raise ValueError(
-            f"saved, a {type(saved).__name__}, lacks parameters of the learner: build it around it"
+            f"saved, a {type(saved).__name__}, lacks parameters of the learner: build it around the learner"
         )
     learner.to(fabric.device)  # first, so that a resumed optimizer's state goes there as well
     saved.to(fabric.device)
@@ -141,7 +146,7 @@ def fit(
         run = Run(Path(out), given | stated | classes)
     rates = [group["lr"] for group in bare.param_groups]
     if isinstance(learner, Carries):
-        learner.carry_on({})  # nothing of an earlier training
+        learner.carry_on({})  # no state of an earlier training run
     progress = run.begin(learner, bare, resume, write=rank == 0, saved=saved) if run else Progress()
     fabric.barrier()
     best_weights = run.best_weights() if run and progress.best_step else None
@@ -164,7 +169,7 @@ def fit(
             if clip:
                 try:
                     fabric.clip_gradients(model, wrapped, max_norm=clip)
-                except RuntimeError:  # which is how torch says that the norm is not finite
+                except RuntimeError:  # by which torch reports a norm that is not finite
                     raise FloatingPointError(_blown_up("gradient", "not finite", step, run)) from None
             wrapped.step()
 
@@ -235,7 +240,12 @@ def _blown_up(what: str, value: object, step: int, run: "Run | None") -> str:
 
 
 def average_buffers(fabric: Fabric, learner: nn.Module) -> None:
-    """Average batch norm's running statistics over the processes: what one process would have."""
+    """Average the running statistics of batch norm over the processes, as one process would compute them.
+
+    Args:
+        fabric: Fabric of the processes.
+        learner: Module whose floating-point buffers are averaged in place.
+    """
     buffers = [b for b in learner.buffers() if b.is_floating_point()]
     if buffers:
         mean = _mean(fabric, torch.cat([b.flatten() for b in buffers]))
@@ -251,7 +261,7 @@ def _mean(fabric: Fabric, x: Tensor) -> Tensor:
 
 @contextmanager
 def _interruptible() -> Generator[Callable[[], bool]]:
-    """Tell the block that Ctrl-C was pressed instead of stopping it anywhere; a second one does stop it."""
+    """Replace KeyboardInterrupt by a function that says whether Ctrl-C was pressed; a second one raises."""
     asked: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -259,7 +269,7 @@ def _interruptible() -> Generator[Callable[[], bool]]:
             raise KeyboardInterrupt
         asked.append(number)
 
-    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+    if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
         yield lambda: False
         return
     before = signal.signal(signal.SIGINT, note)

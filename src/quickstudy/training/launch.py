@@ -1,4 +1,4 @@
-"""Processes, devices and precision: how a training is launched, and what shows it."""
+"""Processes, devices and precision of a training run, and the display of its progress."""
 
 import atexit
 import logging
@@ -15,27 +15,38 @@ from quickstudy.training.fit import Reporter
 
 
 class Display(Protocol):
-    """Where progress is shown; each method opens a bar for as long as its block lasts."""
+    """Display of progress; each method shows a progress bar until its block ends."""
 
     def counting(self, what: str) -> AbstractContextManager[Decoding]:
-        """Of so many things done of so many."""
+        """Progress bar of counted things, updated by (done, total).
+
+        Args:
+            what: Text beside the bar.
+        """
         ...
 
     def training(self, steps: int) -> AbstractContextManager[Reporter]:
-        """Of a training."""
+        """Progress bar of a training run.
+
+        Args:
+            steps: Number of steps of the run.
+        """
         ...
 
 
 def launch(accelerator: str = "auto", devices: int = 1, precision: str = "32-true") -> Fabric:
-    """Devices, processes and precision: all of it is Fabric's business.
+    """Launch the processes of a training run, by Lightning Fabric.
 
     Args:
-        accelerator: auto, cpu, cuda, mps.
-        devices: processes or cards.
-        precision: as Fabric names it; bf16-mixed falls back to 32-true on a CPU without bfloat16.
+        accelerator: Kind of device: "auto", "cpu", "cuda" or "mps".
+        devices: Number of devices, or of processes on a CPU.
+        precision: Precision as Fabric names it; "bf16-mixed" becomes "32-true" on a CPU without bfloat16.
+
+    Returns:
+        Fabric that runs in every process.
 
     Raises:
-        ValueError: if the machine has no such accelerator or precision.
+        ValueError: If the machine lacks the accelerator or the precision.
     """
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
@@ -48,6 +59,6 @@ def launch(accelerator: str = "auto", devices: int = 1, precision: str = "32-tru
     except (RuntimeError, ValueError, MisconfigurationException) as error:
         raise ValueError(f"can't use {devices} × {accelerator} in {precision}: {error}") from None
     fabric.launch()
-    if torch.distributed.is_initialized():  # gloo's threads, left alone, may abort the process as it ends
+    if torch.distributed.is_initialized():  # otherwise gloo's threads may abort the process at exit
         atexit.register(torch.distributed.destroy_process_group)
     return fabric

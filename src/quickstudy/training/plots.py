@@ -1,4 +1,4 @@
-"""Pictures of any training: learning curves, episodes, bars."""
+"""Plots for any learner: learning curves, episodes, bars of accuracies."""
 
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from quickstudy.data.setting import Setting
 from quickstudy.training.run_folder import read_log
 
 RIGHT, WRONG = "#1a7f37", "#cf222e"
+"""Colors of right and wrong answers."""
 
 
 def despine(axes: Axes) -> None:
@@ -27,11 +28,12 @@ def despine(axes: Axes) -> None:
 
 
 def learning_curve(log: Path, kept: int | None = None) -> Figure:
-    """Loss and validation accuracy over the steps of a training's `log.jsonl`.
+    """Learning curves: training loss and validation accuracy over the steps of a training run.
 
     Args:
-        log: of the training.
-        kept: the step that is marked, if it was validated; without, that of the best accuracy.
+        log: Path of the run's `log.jsonl`.
+        kept: Step whose weights were kept, to be marked if it was validated; the step of the best accuracy by
+            default.
     """
     lines = read_log(log)
     steps = [line["step"] for line in lines]
@@ -66,23 +68,32 @@ def learning_curve(log: Path, kept: int | None = None) -> Figure:
 def episode(
     learner: Learner, classes: ClassPool, setting: Setting, seed: int = 0, inverted: bool = True
 ) -> Figure:
-    """One task: a row a class, its support left, its queries right, framed green or red.
+    """One task as a picture: a row for each class, with its support items left and its queries right.
 
-    What a wrongly told query was taken for stands under it.
+    Queries are framed green if classified correctly, else red with the predicted class below.
+
+    Args:
+        learner: Trained learner.
+        classes: Classes from which the task is drawn.
+        setting: Setting of the task: ways, shots and queries.
+        seed: Seed of the random draw of the task.
+        inverted: Whether the pictures were inverted when they were loaded (`ImageFormat.invert`); they are
+            drawn as they were before.
     """
     one = Episodes(classes, setting, 1, seed)[0]
     with evaluation_mode(learner):
         predicted = learner.predict(one.support, one.query_x)[0].argmax(-1)
-    # row by row
+    # sorted by class, for a row each
     first, then = one.support.y[0].argsort(stable=True), one.query_y[0].argsort(stable=True)
     n, shots, queries = setting.ways, setting.shots, setting.queries
     figure = Figure(figsize=(1.0 * (shots + queries) + 1.2, 1.12 * n + 0.7), layout="constrained")
     grid = figure.subplots(
         n, shots + queries + 1, squeeze=False, width_ratios=[1] * shots + [0.4] + [1] * queries
     )
-    support, asked = one.support.x[0, first], one.query_x[0, then]
-    support, asked = (1 - x if inverted else x for x in (support, asked))
-    support, asked = support.unflatten(0, (n, shots)), asked.unflatten(0, (n, queries))
+    support = one.support.x[0, first].unflatten(0, (n, shots))
+    asked = one.query_x[0, then].unflatten(0, (n, queries))
+    if inverted:
+        support, asked = 1 - support, 1 - asked
     told = predicted[then].unflatten(0, (n, queries))
     for k in range(n):
         for j in range(shots):
@@ -100,12 +111,12 @@ def episode(
 
 
 def bars(title: str, rows: list[tuple[str, list[tuple[float, float]]]], settings: list[str]) -> Figure:
-    """Accuracies in % with intervals: a group of bars a setting, a bar a method.
+    """Bar plot of accuracies in % with their intervals: a group for each setting, a bar for each method.
 
     Args:
-        title: of the picture.
-        rows: method, and for each setting (mean, half-width of the interval).
-        settings: names of the groups.
+        title: Title of the plot.
+        rows: Name of each method, and for each setting (mean, half-width of the interval), in %.
+        settings: Names of the settings, one for each group of bars.
     """
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()

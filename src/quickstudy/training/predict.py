@@ -1,4 +1,4 @@
-"""Telling a user's own pictures or clips apart: support folders name the classes."""
+"""Classifying a user's own pictures or clips, with a folder of labelled examples for each class."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,12 @@ from quickstudy.data.formats.items import ItemFormat, decode_items, floats
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a picture or clip was taken for.
+    """Predicted class of a picture or clip.
 
     Args:
-        file: of the picture or clip.
-        label: the likeliest class.
-        probabilities: of every class, by name; they sum to 1.
+        file: Path of the picture or clip.
+        label: Name of the most likely class.
+        probabilities: Probability of every class, by name; they sum to 1.
     """
 
     file: Path
@@ -41,24 +41,28 @@ def predict_folders(
     save: str | Path | None = None,
     progress: Progress | None = None,
 ) -> list[Prediction]:
-    """Classify pictures or clips by a handful of labelled ones.
+    """Classify pictures or clips by a few labelled examples of each class.
 
     Args:
-        learner: trained.
-        item_format: what its encoder takes.
-        support: `support/CLASS/*.jpg`, the labelled items; two classes at least, any number in each.
-        query: a file, or a folder of files.
-        skip_corrupt: leave out what can't be read, with a warning, instead of an error.
-        save: write the model as adapted to the support here, for learners of an initialisation: an ordinary
-            `state_dict` as safetensors, with the names of the classes in its manifest (`checkpoint.load`).
-        progress: called with (done, total) while decoding.
+        learner: Trained learner.
+        item_format: Format of the items that the learner's encoder takes.
+        support: Folder of the labelled examples, `support/CLASS/*.jpg`, with two classes at least and any
+            number of examples in each.
+        query: File to classify, or a folder of files.
+        skip_corrupt: Whether to leave out unreadable files with a warning, instead of raising an error.
+        save: Path for the model as adapted to the support, for learners with an inner loop. It is written as
+            an ordinary `state_dict` in safetensors, with the names of the classes in its manifest
+            (`checkpoint.load`).
+        progress: Callback that is given (done, total) while files are decoded.
 
     Returns:
-        One prediction a query, in the order of their names.
+        One prediction for each query, in the order of their names.
 
     Raises:
-        FileNotFoundError, ValueError, OSError: if folders are absent or empty, or files can't be read, or
-            there are no adapted weights to save.
+        FileNotFoundError: If a file or folder does not exist.
+        OSError: If `save` can't be written.
+        ValueError: If folders are empty, files can't be read, there is only one class, or `save` is given for
+            a learner without adapted weights.
     """
     if save and not isinstance(learner, InnerLoop):
         raise ValueError(
@@ -66,7 +70,7 @@ def predict_folders(
         )
     files = find_files(Path(support), item_format)
     if len(files) < 2:
-        raise ValueError(f"{support} holds one class folder: telling classes apart takes two at least")
+        raise ValueError(f"{support} holds one class folder: classification needs at least two")
     queries = _queries(Path(query), item_format)
     labelled = [(i, p) for i, found in enumerate(files.values()) for p in found]
     paths = [p for _, p in labelled] + queries
@@ -82,7 +86,7 @@ def predict_folders(
             raise ValueError(f"no {item_format.noun} of class {name!r} can be read: mend or remove them")
     asked = [i for i in range(len(labelled), len(paths)) if i not in bad]
     if not asked:
-        raise ValueError(f"no {item_format.noun} of {query} can be read")
+        raise ValueError(f"no {item_format.noun} of {query} can be read: choose other files")
     x = floats(torch.from_numpy(items).to(learner.device)).unsqueeze(0)  # one task
     labelled_items = Support(x[:, good], y.to(learner.device), len(files))
     with evaluation_mode(learner):

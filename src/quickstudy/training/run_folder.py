@@ -1,4 +1,4 @@
-"""The folder of a training, and how far the training has come."""
+"""The folder of a training run, and the run's progress."""
 
 import json
 import math
@@ -18,35 +18,40 @@ from quickstudy.data.formats.items import ItemFormat
 from quickstudy.data.pool import ClassPool, described
 
 Keep = Literal["best", "last"]
+"""Weights to keep: those of the best validation, or the last."""
 
 
 @runtime_checkable
 class Carries(Protocol):
-    """A model that goes on from one step where it stopped in the one before."""
+    """A model with state between steps."""
 
     def carried(self) -> dict[str, Tensor]:
-        """What it goes on with, for a checkpoint."""
+        """State between steps as tensors by name, for a checkpoint."""
         ...
 
     def carry_on(self, tensors: Mapping[str, Tensor]) -> None:
-        """The way back from `carried`."""
+        """Restore the state between steps.
+
+        Args:
+            tensors: State as returned by `carried`; empty to start anew.
+        """
         ...
 
 
 @dataclass
 class Progress:
-    """How far a training has come: all that `last.safetensors` holds beside weights and optimizer.
+    """Progress of a training run: all that `last.safetensors` holds besides weights and optimizer.
 
     Args:
-        step: steps done.
-        seconds: spent on them, over all sessions.
-        best: goodness of the validation whose weights are kept: the highest so far, or the last.
-        best_step: when that was; 0 before the first.
-        stale: validations since then.
-        stopped: why it stopped: "finished", "minutes", "patience" or "interrupted".
-        score: the validation behind `best`, whole.
-        headline: the same in few words.
-        losses: of the steps since the last log line.
+        step: Number of steps done.
+        seconds: Time spent on the steps, in seconds, over all sessions.
+        best: Goodness of the validation whose weights are kept: the highest so far, or the last.
+        best_step: Number of steps done at that validation; 0 before the first.
+        stale: Number of validations since then.
+        stopped: Reason why training stopped: "finished", "minutes", "patience" or "interrupted".
+        score: All fields of the validation whose weights are kept, by name.
+        headline: Short text of that validation.
+        losses: Training losses of the steps since the last log line.
     """
 
     step: int = 0
@@ -60,8 +65,16 @@ class Progress:
     losses: list[float] = field(default_factory=list[float])
 
     def judge(self, verdict: Verdict, keep: Keep = "best") -> bool:
-        """Take note of a validation; whether its weights are to be kept instead of those kept so far."""
-        # a first verdict that is nan, of which nothing is greater, must not stay the best
+        """Record a validation.
+
+        Args:
+            verdict: Result of the validation.
+            keep: Weights to keep, "best" or "last".
+
+        Returns:
+            Whether the present weights replace those kept so far.
+        """
+        # no number compares greater than NaN, so a first verdict of NaN needs a case of its own
         better = (
             keep == "last"
             or verdict.goodness > self.best
@@ -76,7 +89,7 @@ class Progress:
 
 
 FACTS = "fit"
-"""Key of a manifest under which `fit` states what its training is."""
+"""Key of a manifest under which `fit` states the facts of its training run."""
 
 
 def facts_of(
@@ -88,16 +101,16 @@ def facts_of(
     validation: Batches | Callable[..., object] | None,
     **settings: object,
 ) -> checkpoint.Manifest:
-    """All that makes a training what it is, as a manifest states it: another fact, another training.
+    """Facts of a training run for its manifest: two runs with different facts are different runs.
 
     Args:
-        learner: What is trained.
-        episodes: What it is trained on.
-        steps: Number of meta-batches.
+        learner: Module that is trained.
+        episodes: Sequence of meta-batches to train on.
+        steps: Number of steps, with one meta-batch each.
         optimizer: Optimizer of the learner's parameters, with its settings.
-        schedule: From the number of a step to the multiplier of the learning rate.
+        schedule: Function from the number of a step to a factor of the learning rate.
         validation: Episodes, or a function, by which weights are selected.
-        settings: Further numbers and names, stated as they are.
+        settings: Further numbers and names, which are stated unchanged.
 
     Returns:
         `{"fit": facts, "classes": {"train": {name: digest}, "validation": …}}`.
@@ -106,7 +119,7 @@ def facts_of(
         {"parameters": len(group["params"])} | {k: _stated(v) for k, v in group.items() if k != "params"}
         for group in optimizer.param_groups
     ]
-    # a function can't be compared, what it gives can
+    # functions can't be compared, but their values can
     places = sorted({round(i * (steps - 1) / 16) for i in range(17)})
     facts: dict[str, Any] = {
         "learner": _built(learner),
@@ -136,7 +149,7 @@ def _built(learner: nn.Module) -> dict[str, Any]:
 
 
 def _summary(batches: object) -> dict[str, Any]:
-    """What meta-batches say of themselves; of those that say nothing their kind, tasks and seed."""
+    """Facts of meta-batches from their `summary` method; without one, their class, tasks and seed."""
     summary: Callable[[], dict[str, Any]] | None = getattr(batches, "summary", None)
     if summary:
         return summary()
@@ -145,7 +158,7 @@ def _summary(batches: object) -> dict[str, Any]:
 
 
 def _stated(value: object) -> Any:
-    """Numbers and names as they are, lists of them too; anything else by its description."""
+    """Numbers, names and lists of them unchanged; anything else as its description."""
     if isinstance(value, list | tuple):
         return [_stated(v) for v in value]  # pyright: ignore[reportUnknownVariableType]
     if isinstance(value, Tensor) and value.numel() == 1:
@@ -154,7 +167,12 @@ def _stated(value: object) -> Any:
 
 
 class Run:
-    """The folder of a training: `best.safetensors`, `last.safetensors`, `log.jsonl`."""
+    """The folder of a training run: `best.safetensors`, `last.safetensors`, `log.jsonl`.
+
+    Args:
+        folder: Path of the folder.
+        manifest: Facts that every checkpoint of the run states.
+    """
 
     def __init__(self, folder: Path, manifest: checkpoint.Manifest) -> None:
         self.folder, self.manifest = folder, manifest
@@ -172,12 +190,27 @@ class Run:
         write: bool,
         saved: nn.Module,
     ) -> Progress:
-        """Take up the training that lies here, or make sure that none does and that we can write."""
+        """Resume the training run in the folder, or check that there is none and that it can be written.
+
+        Args:
+            learner: Learner that gets its state between steps, if it has one.
+            optimizer: Optimizer that gets the saved state.
+            resume: Whether a training run in the folder is resumed.
+            write: Whether this process writes files.
+            saved: Module that gets the saved weights.
+
+        Returns:
+            Progress of the resumed run, or that of a new one.
+
+        Raises:
+            ValueError: If the folder holds a training run that is not, or cannot be, resumed.
+            OSError: If the log can't be written.
+        """
         if self.last.exists():
             if not resume:
                 raise ValueError(
-                    f"{self.folder} holds a training already: "
-                    "add --resume to go on with it, or name another --out"
+                    f"{self.folder} already holds a training run: "
+                    "add --resume to continue it, or name another --out"
                 )
             tensors, manifest = checkpoint.load(self.last)
             self._check_same(manifest)
@@ -196,33 +229,36 @@ class Run:
         return progress
 
     def _check_same(self, before: checkpoint.Manifest) -> None:
-        """A resumed training must be the same training, or its figures would belong to neither."""
+        """Check that a resumed run has the same facts, so that its results belong to one run."""
         if FACTS not in before:
             raise ValueError(
-                f"{self.folder} holds a training of an earlier version of quickstudy, whose draws this one "
-                "does not repeat: begin it anew in another --out"
+                f"{self.folder} holds a training run of an earlier version of quickstudy, which made other "
+                "random draws: start it anew in another --out"
             )
-        apart = (
-            "version",
-            "progress",
-            "optimizer",
-            "classes",
-        )  # of the classes there is a digest in the facts
-        was, now = (_flat({k: v for k, v in m.items() if k not in apart}) for m in (before, self.manifest))
+        # the facts already have a digest of the classes
+        apart = ("version", "progress", "optimizer", "classes")
+        was = _flat({k: v for k, v in before.items() if k not in apart})
+        now = _flat({k: v for k, v in self.manifest.items() if k not in apart})
         now = json.loads(json.dumps(now))  # a tuple comes back from a file as a list
         for key in (*now, *was):
             if was.get(key) != now.get(key):
                 raise ValueError(
-                    f"{self.folder} holds a training with {key.removeprefix(f'{FACTS}.')} {was.get(key)}, "
-                    f"not {now.get(key)}: resume it with the same options, or name another --out"
+                    f"{self.folder} holds a training run with {key.removeprefix(f'{FACTS}.')} "
+                    f"{was.get(key)}, not {now.get(key)}: "
+                    "resume it with the same options, or name another --out"
                 )
 
     def best_weights(self) -> dict[str, Tensor]:
-        """Of the best checkpoint so far."""
+        """Weights of the best checkpoint so far, by name."""
         return checkpoint.load(self.best)[0]
 
     def save_best(self, weights: dict[str, Tensor], progress: Progress) -> None:
-        """Write the checkpoint that people use."""
+        """Write `best.safetensors`, the checkpoint for later use.
+
+        Args:
+            weights: Best weights, by name.
+            progress: Progress of the training run.
+        """
         trained = {
             "steps": progress.step,
             "minutes": round(progress.seconds / 60, 2),
@@ -233,7 +269,14 @@ class Run:
     def save_last(
         self, learner: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, saved: nn.Module
     ) -> None:
-        """Write all that resuming takes."""
+        """Write `last.safetensors`, with all that is needed to resume.
+
+        Args:
+            learner: Learner, whose state between steps is saved if it has one.
+            optimizer: Optimizer whose state is saved.
+            progress: Progress of the training run.
+            saved: Module whose weights are saved.
+        """
         state, groups = checkpoint.pack_optimizer(optimizer)
         tensors = checkpoint.prefixed("learner.", saved.state_dict()) | checkpoint.prefixed(
             "optimizer.", state
@@ -245,7 +288,13 @@ class Run:
         )
 
     def log(self, progress: Progress, lr: float, new: dict[str, Any]) -> None:
-        """One line of the log."""
+        """Append a line to the log.
+
+        Args:
+            progress: Progress of the training run, with the losses since the last line.
+            lr: Learning rate of the last step.
+            new: Results of the last step by name, as a `Reporter` gets them.
+        """
         verdict: Verdict | None = new.get("validation")
         loss = sum(progress.losses) / len(progress.losses)
         line = {"step": progress.step, "loss": loss, "lr": lr}
@@ -259,10 +308,16 @@ class Run:
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """The lines of a training's `log.jsonl`, without a last one that a power cut left half written.
+    """Read the log of a training run, without a last line that a power cut left incomplete.
+
+    Args:
+        path: Path of the run's `log.jsonl`; the log may be absent.
+
+    Returns:
+        Numbers by name, for each line.
 
     Raises:
-        ValueError: if any other line isn't one of a training's log.
+        ValueError: If a line other than the last is not JSON.
     """
     lines = path.read_text().splitlines() if path.exists() else []
     read: list[dict[str, float]] = []
@@ -271,12 +326,12 @@ def read_log(path: Path) -> list[dict[str, float]]:
             read.append(json.loads(line))
         except json.JSONDecodeError:
             if number < len(lines):
-                raise ValueError(f"{path}, line {number}, is not JSON: mend or delete it") from None
+                raise ValueError(f"{path}, line {number}, is not JSON: repair or delete it") from None
     return read
 
 
 def _flat(manifest: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
+    """Nested dictionaries flattened: `{"a": {"b": 1}}` as `{"a.b": 1}`."""
     flat: dict[str, Any] = {}
     for key, value in manifest.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}

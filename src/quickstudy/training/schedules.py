@@ -1,4 +1,4 @@
-"""Optimizers and the courses of their learning rates, as recipes state them."""
+"""Optimizers and learning-rate schedules, as recipes state them."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -7,24 +7,32 @@ import torch
 from torch import nn
 
 Schedule = Callable[[int], float]
-"""From the number of a step, the first being 0, to what its learning rate is multiplied by.
+"""Function from the number of a step, starting at 0, to a factor of the learning rate.
 
-It holds no state, so that a training is resumed exactly. For a loop of one's own,
-`torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)` makes a scheduler of torch of it; and any function
-that LambdaLR takes is a schedule.
+It holds no state, so training resumes exactly. In your own loop, turn it into a torch scheduler by
+`torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)`; any function that LambdaLR takes is a schedule.
 """
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+"""Function from parameters to an optimizer of them."""
 
 
 def halve_every(steps: int) -> Schedule:
-    """The learning rate's multiplier ½^⌊step / steps⌋, as in the prototypical networks paper."""
+    """Step schedule that halves the learning rate at regular intervals: the factor ½^⌊step / steps⌋.
+
+    Args:
+        steps: Number of steps between halvings.
+
+    Reference: Snell et al. 2017, "Prototypical networks for few-shot learning".
+    """
     return lambda step: 0.5 ** (step // steps)
 
 
 def cosine(steps: int, warmup: int = 0) -> Schedule:
-    """A multiplier that rises linearly over `warmup` steps and then falls to 0 along a half cosine.
+    """Cosine schedule: the factor rises linearly to 1 in the warm-up, then falls to 0 along a half cosine.
 
-    Of a short training at most half is warm-up.
+    Args:
+        steps: Number of steps, warm-up included.
+        warmup: Number of warm-up steps, of which at most `steps` // 2 are made.
     """
     warmup = min(warmup, steps // 2)
 
@@ -37,22 +45,38 @@ def cosine(steps: int, warmup: int = 0) -> Schedule:
 
 
 def linear(steps: int) -> Schedule:
-    """A multiplier that falls linearly from 1 to 0, as Reptile's outer step does."""
+    """Linear schedule: the factor falls from 1 to 0, as for Reptile's outer step.
+
+    Args:
+        steps: Number of steps until 0.
+    """
     return lambda step: 1 - step / steps
 
 
 def restarted(steps: int) -> Schedule:
-    """A cosine over two thirds of the steps, then another from half the height; both warmed up."""
+    """Two cosine schedules with warm-up: over the first two thirds, then at half the height over the rest.
+
+    Args:
+        steps: Number of steps of both together.
+    """
     first = steps * 2 // 3
     one, two = cosine(first, warmup=100), cosine(steps - first, warmup=100)
     return lambda step: one(step) if step < first else 0.5 * two(step - first)
 
 
 def adam(lr: float = 1e-3) -> MakeOptimizer:
-    """Adam with the given learning rate."""
+    """Adam.
+
+    Args:
+        lr: Learning rate.
+    """
     return lambda parameters: torch.optim.Adam(parameters, lr)
 
 
 def sgd(lr: float = 1.0) -> MakeOptimizer:
-    """Plain gradient descent with the given learning rate."""
+    """Plain gradient descent.
+
+    Args:
+        lr: Learning rate.
+    """
     return lambda parameters: torch.optim.SGD(parameters, lr)

@@ -1,1 +1,1 @@
-"""Speed only: layers for inner loops. May be skipped by readers."""
+"""Kernels: layers that make inner loops fast. They change no result, so readers may skip them."""

@@ -1,4 +1,4 @@
-"""Batch norm by batch statistics that is fast to differentiate twice."""
+"""Batch norm with batch statistics and a fast second derivative."""
 
 from functools import partial
 from typing import Any
@@ -15,18 +15,21 @@ from quickstudy.core.kernels.torch_private import aten
 
 
 def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
-    r"""Batch norm by batch statistics, or by those that an active `TaskNorm` gives.
+    r"""Batch norm with batch statistics, or with the statistics that an active `TaskNorm` gives.
 
     $$y = \gamma \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta$$
 
-    with $\mu$ and the biased $\sigma^2$ of each channel over the batch. Twice differentiable, by
-    formulas that read the data as few times as they can.
+    with the mean $\mu$ and the biased variance $\sigma^2$ of each channel over the batch. Twice
+    differentiable, by formulas that pass over the data as few times as possible.
 
     Args:
         x: [B, C, ...] activations.
-        weight: [C] scale γ.
-        bias: [C] offset β.
+        weight: [C] scale γ of each channel.
+        bias: [C] offset β of each channel.
         eps: Stabilizer ε of the division.
+
+    Returns:
+        [B, C, ...] normalized activations y.
     """
     statistics = next_statistics()
     if statistics:
@@ -37,15 +40,23 @@ def batch_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Te
 
 
 def norm_pool(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Tensor:
-    """2×2 max-pool of `batch_norm`: from [B, C, H, W] to [B, C, H // 2, W // 2].
+    """`batch_norm` followed by a 2×2 max-pool.
 
-    Where every γ is positive the pool picks the same positions before the norm as after it. So only what is
-    picked is normalized, and backward needs one pass over the whole. The second derivative is that of the
-    two one after the other.
+    If every γ is positive, the pool picks the same positions before the norm as after it. So only the picked
+    values are normalized, and backward needs one pass over the activations. The second derivative is that of
+    the two operations in sequence.
+
+    Args:
+        x: [B, C, H, W] activations.
+        weight: [C] scale γ of each channel.
+        bias: [C] offset β of each channel.
+        eps: Stabilizer ε of the division.
+
+    Returns:
+        [B, C, H // 2, W // 2] normalized and pooled activations.
     """
-    if (
-        not x.is_cpu or uses_given_statistics() or not (weight > 0).all()
-    ):  # another device would have to be waited for
+    # only on the CPU: looking at γ on another device would have to wait for it
+    if not x.is_cpu or uses_given_statistics() or not (weight > 0).all():
         return pool2x2(batch_norm(x, weight, bias, eps))
     y, mean, variance = _NormPool.apply(x, weight, bias, eps)  # pyright: ignore[reportGeneralTypeIssues]
     record_statistics(mean, variance)
@@ -53,11 +64,11 @@ def norm_pool(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5) -> Ten
 
 
 class _NormPool(Function):
-    """y, and the statistics, which have no gradient."""
+    """y, and the statistics μ and σ², which carry no gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:
-        exact = torch.zeros_like(weight)  # statistics are as exact as it is, and momentum 0 leaves it so
+        exact = torch.zeros_like(weight)  # statistics take its dtype, and momentum 0 leaves it unchanged
         mean, variance = torch.batch_norm_update_stats(x, exact, exact, 0.0)
         picked, indices = pool_with_indices(x)
         y = F.batch_norm(picked, mean, variance, weight, bias, eps=eps)
@@ -79,7 +90,7 @@ class _NormPool(Function):
         _, sum_gx, sum_g = aten.native_batch_norm_backward(
             g, picked, weight, None, None, mean, r, True, ctx.eps, [False, True, True]
         )
-        # γr(g − ḡ − x̂·mean(gx̂)) = γr·g + across + along·x, in which g is 0 where nothing was picked
+        # γr(g − ḡ − x̂·mean(gx̂)) = γr·g + across + along·x, where g is 0 at positions that were not picked
         n, slope = x.numel() // x.shape[1], weight * r
         along = -slope * r * sum_gx / n
         across = -slope * sum_g / n - along * mean
@@ -111,8 +122,8 @@ class _Norm(Function):
 class _NormBackward(Function):
     """Gradients of x, γ and β: γr(g − ḡ − x̂·mean(gx̂)), Σgx̂ and Σg; x̂ = (x − μ)r.
 
-    Its own gradients follow, by hand, from L = Σv·dx + v_γ·dγ + v_β·dβ with v the cotangents, since torch's
-    formula for them passes over the data some twenty times.
+    Its own gradients are derived by hand from L = Σv·dx + v_γ·dγ + v_β·dβ, where v are the cotangents:
+    torch's formula for them passes over the data about twenty times.
     """
 
     @staticmethod
@@ -154,12 +165,12 @@ def _backward(g: Tensor, x: Tensor, weight: Tensor, mean: Tensor, r: Tensor, eps
 
 
 def _by_channel(x: Tensor, t: Tensor) -> Tensor:
-    """[C] numbers in the precision of x, to be combined with it."""
+    """[C] numbers in the dtype of x, in a shape that broadcasts to x [B, C, ...]."""
     return t.to(x.dtype).view(-1, *[1] * (x.ndim - 2))
 
 
 def _channel_sum(x: Tensor) -> Tensor:
-    """Σ over all but dimension 1; over rows where channels lie last, which is what sums are fastest on."""
+    """Sum over all dimensions but 1; over rows if x is channels-last, because such sums are fastest."""
     if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
         return x.permute(0, 2, 3, 1).flatten(0, 2).sum(0)
     return x.transpose(0, 1).flatten(1).sum(1)

@@ -1,4 +1,4 @@
-"""`Conv4` for T tasks at once, each with parameters of its own, by grouped convolutions."""
+"""`Conv4` for T tasks in one call, each with its own parameters, by grouped convolutions."""
 
 import torch
 import torch.nn.functional as F
@@ -13,10 +13,10 @@ from quickstudy.core.kernels.task_norm import next_statistics, record_statistics
 
 
 def conv4_per_task(parameters: Tensors, x: Tensor) -> Tensor:
-    """`Conv4.forward` for T tasks in one call; batch norm takes the statistics of each task's own items.
+    """`Conv4.forward` for T tasks in one call; batch norm takes the batch statistics of each task.
 
     Args:
-        parameters: [T, ...] for each of Conv4's parameters, by name.
+        parameters: Parameters of Conv4 by name, each [T, ...].
         x: [T, B, C, H, W] pictures.
 
     Returns:
@@ -25,19 +25,22 @@ def conv4_per_task(parameters: Tensors, x: Tensor) -> Tensor:
     y = _first_block(parameters, x)
     for i in range(1, 4):
         y = conv3x3(y, parameters[f"convs.{i}.weight"])
-        weight, bias = (parameters[f"norms.{i}.{name}"].flatten() for name in ("weight", "bias"))
+        weight = parameters[f"norms.{i}.weight"].flatten()
+        bias = parameters[f"norms.{i}.bias"].flatten()
         y = F.relu(norm_pool(y, weight, bias))
     return y.unflatten(1, (len(x), -1)).transpose(0, 1).flatten(2)
 
 
 def _first_block(parameters: Tensors, x: Tensor) -> Tensor:
-    """The first block, which has most of the activations, and few channels in.
+    """The first block, with its batch norm folded into the filters and into a bias after the pool.
 
-    So its batch norm is folded into the filters before (by statistics from the pictures' moments) and a
-    bias after the pool: one pass over the activations less in each direction.
+    This block has most of the activations, and few input channels. Because there are few, the statistics of
+    batch norm can be computed from the moments of the pictures, which saves one pass over the activations
+    in each direction.
     """
-    names = "convs.0.weight", "norms.0.weight", "norms.0.bias"
-    filters, weight, bias = (parameters[name] for name in names)
+    filters = parameters["convs.0.weight"]
+    weight = parameters["norms.0.weight"]
+    bias = parameters["norms.0.bias"]
     statistics, patches = next_statistics(), patches3x3(x)
     if statistics:
         mean, variance = statistics

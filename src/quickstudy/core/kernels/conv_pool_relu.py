@@ -1,4 +1,4 @@
-"""Convolution, pool and ReLU as one operation, for the first block of an encoder."""
+"""Convolution, max-pool and ReLU fused into one operation, for the first block of an encoder."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,14 +16,19 @@ from quickstudy.core.kernels.torch_private import aten
 
 
 def patches3x3(x: Tensor) -> Tensor:
-    """[T, B, C, H, W] pictures to the 3×3 patches (padding 1) around their pixels, [T, 9 C, B, H, W].
+    """The 3×3 patches (padding 1) around all pixels, as the columns of `F.unfold`.
 
-    In float32 at least. Dimension 1 is that of filters: 9 numbers a channel.
+    Args:
+        x: [T, B, C, H, W] pictures.
+
+    Returns:
+        [T, 9 C, B, H, W] patches in float32 or float64. Dimension 1 is in the order of flattened filters:
+        9 numbers for each channel.
     """
     height, width = x.shape[-2:]
     exact = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
     framed = F.pad(exact.transpose(1, 2), (1, 1, 1, 1))
-    # not F.unfold, which takes picture by picture and is ten times as slow
+    # not F.unfold, which runs picture by picture and takes ten times as long
     shifted = [framed[..., i : i + height, j : j + width] for i in range(3) for j in range(3)]
     return torch.stack(shifted, 2).flatten(1, 2)
 
@@ -31,11 +36,12 @@ def patches3x3(x: Tensor) -> Tensor:
 def moments(patches: Tensor) -> tuple[Tensor, Tensor]:
     """Mean [T, 9 C] and biased covariance [T, 9 C, 9 C] of each task's patches.
 
-    A 3×3 convolution by filters w has mean w·m and variance wᵀCw over positions and pictures: where there
-    are few channels, as in pictures, batch norm needs no look at what the convolution has made of them.
+    The output of a 3×3 convolution by a filter w has mean w·m and variance wᵀΣw over positions and pictures,
+    with m and Σ the mean and covariance of the patches. For few input channels this is the cheaper way to
+    the statistics of batch norm: it needs no pass over the output of the convolution.
 
     Args:
-        patches: [T, 9 C, ...] patches, as `patches3x3` makes them.
+        patches: [T, 9 C, ...] patches, from `patches3x3`.
     """
     with torch.autocast(patches.device.type, enabled=False):
         rows = patches.flatten(2)
@@ -45,19 +51,19 @@ def moments(patches: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def conv_pool_relu(x: Tensor, patches: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
-    """ReLU of the 2×2 max-pool of 3×3 convolutions (padding 1) plus a shift, for pictures of few channels.
+    """ReLU(max-pool(x * w) + shift) with 3×3 convolutions (padding 1) and a 2×2 pool, for few input channels.
 
-    There the activations are many times as large as the pictures; so it takes a few pictures at a time, and
-    keeps only what is left after the pool. Twice differentiable.
+    With few channels the activations are many times as large as the pictures. So it takes a few pictures at a
+    time, and keeps only the output of the pool. Twice differentiable.
 
     Args:
-        x: [T, B, C, H, W] pictures. They get no gradient: see `conv3x3` where they need one.
-        patches: [T, 9 C, B, H, W] their patches, by `patches3x3`: for the gradient of the filters.
-        weight: [T, D, C, 3, 3] filters.
-        shift: [T, D] numbers added to each filter's output.
+        x: [T, B, C, H, W] pictures. They get no gradient; use `conv3x3` if they need one.
+        patches: [T, 9 C, B, H, W] patches of `x`, from `patches3x3`, for the gradient of the filters.
+        weight: [T, D, C, 3, 3] filters w of each task.
+        shift: [T, D] numbers that are added to the output of each filter.
 
     Returns:
-        [B, T · D, H // 2, W // 2], channels-last; in lower precision inside autocast.
+        [B, T · D, H // 2, W // 2] activations, channels-last; in lower precision inside autocast.
     """
     device = x.device.type
     if torch.is_autocast_enabled(device):
@@ -67,15 +73,16 @@ def conv_pool_relu(x: Tensor, patches: Tensor, weight: Tensor, shift: Tensor) ->
     return y
 
 
-# y = max(0, pool(x * w) + shift): for fixed indices and where ReLU passes, linear in filters and shift.
+# y = max(0, pool(x * w) + shift) is linear in filters and shift, given the pool's indices and ReLU's mask.
 class _ConvPoolReLU(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, patches: Tensor, w: Tensor, shift: Tensor) -> Tensor:
         x, filters, how = side_by_side(x), filters_side_by_side(w), _how3x3(w)
         shape = len(x), len(filters), *(n // 2 for n in x.shape[2:])
-        y, indices = (empty(shape, dtype, x.device) for dtype in (x.dtype, torch.int64))
+        y = empty(shape, x.dtype, x.device)
+        indices = empty(shape, torch.int64, x.device)
         added = shift.flatten()[:, None, None]
-        # pooled straight into y: a pass less than to pool apart and add into it
+        # pooled directly into y, which saves one pass
         for items, out, at in _few(x, y, indices):
             pool_into(torch.conv2d(items, filters, None, *how), out, at)
             out.add_(added).clamp_min_(0)
@@ -89,7 +96,7 @@ class _ConvPoolReLU(Function):
 
 
 class _ConvPoolReLUBackward(Function):
-    """The gradients with respect to the filters and the shift; of `w` only the shape is used."""
+    """Gradients with respect to the filters and the shift; only the shape of `w` is used."""
 
     @staticmethod
     def forward(
@@ -126,7 +133,7 @@ def _conv_pool_relu_backward(
             to_shift += passed.sum((0, 2, 3))
             columns = unpool_into(spread[: len(passed)], passed, at).permute(0, 2, 3, 1)
             columns = columns.reshape(-1, tasks, filters)  # [B · H · W, T, D]
-            # not the convolution's own gradient, which for few channels is slower, and far so in bfloat16
+            # not the convolution's own gradient: for few channels it is slower, in bfloat16 by far
             to_w += rows.transpose(0, 2).flatten(2) @ columns.transpose(0, 1)
     return to_w.transpose(1, 2).reshape(w.shape).to(w.dtype), to_shift.view(w.shape[:2]).to(w.dtype)
 
@@ -136,7 +143,7 @@ def _how3x3(w: Tensor) -> How:
 
 
 def _few(x: Tensor, *beside: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """A few pictures of every task at a time, and what belongs to them."""
+    """Chunks of a few pictures of every task, with the same chunks of the other tensors."""
     n = _at_once(x)
     return zip(*(t.split(n) for t in (x, *beside)), strict=True)
 

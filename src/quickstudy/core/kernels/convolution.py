@@ -1,4 +1,4 @@
-"""Convolution and linear layer of tasks side by side, with second derivatives as fast as the first."""
+"""Convolutions and linear layers for a batch of tasks, with second derivatives as fast as the first."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ Pair = tuple[int, int]
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """The same pictures in channels-last strides.
+    """Pictures [B, C, H, W] in channels-last memory layout.
 
-    With one channel `.contiguous(memory_format=...)` sees nothing to do and leaves strides that make
-    the convolution choose the slow layout; so the strides are forced.
+    With one channel both layouts agree, so `.contiguous(memory_format=...)` changes nothing, and leaves
+    strides for which the convolution chooses the slow layout. The strides are therefore set by hand.
     """
     _, c, h, w = x.shape
     if c == 1:
@@ -24,25 +24,25 @@ def channels_last(x: Tensor) -> Tensor:
 
 
 def side_by_side(x: Tensor) -> Tensor:
-    """[T, B, C, H, W] pictures to [B, T · C, H, W], channels-last: what `conv3x3` takes."""
+    """Pictures [T, B, C, H, W] with the tasks joined as channels: [B, T · C, H, W], channels-last."""
     return channels_last(x.transpose(0, 1).flatten(1, 2))
 
 
 def conv3x3(x: Tensor, weight: Tensor) -> Tensor:
-    """3×3 convolutions with padding 1, each task with its own filters, by `convolution`.
+    """3×3 convolutions with padding 1 for T tasks, each with its own filters, by `convolution`.
 
     Args:
-        x: [B, T · C, H, W] pictures, the channels of a task adjacent.
-        weight: [T, D, C, 3, 3] filters.
+        x: [B, T · C, H, W] pictures, with the channels of each task adjacent, from `side_by_side`.
+        weight: [T, D, C, 3, 3] filters of each task.
 
     Returns:
-        [B, T · D, H, W].
+        [B, T · D, H, W] outputs, with the channels of each task adjacent.
     """
     return convolution(x, filters_side_by_side(weight), padding=(1, 1), groups=len(weight))
 
 
 def filters_side_by_side(weight: Tensor) -> Tensor:
-    """[T, D, C, h, w] filters to [T · D, C, h, w], channels-last; no copy where they lie so already."""
+    """Filters [T, D, C, h, w] as [T · D, C, h, w], channels-last; a view if they have that layout already."""
     return weight.permute(0, 1, 3, 4, 2).contiguous().flatten(0, 1).permute(0, 3, 1, 2)
 
 
@@ -55,19 +55,19 @@ def convolution(
     dilation: Pair = (1, 1),
     groups: int = 1,
 ) -> Tensor:
-    """`F.conv2d`, differentiable any number of times at the speed of the first.
+    """`F.conv2d` with derivatives of any order that are as fast as the first.
 
     Args:
         x: [B, C, H, W] pictures.
         weight: [D, C / groups, h, w] filters.
-        bias: [D], or None.
-        stride: Rows and columns between two outputs.
-        padding: Rows and columns of zeros on every side.
-        dilation: Rows and columns between two weights of a filter.
-        groups: Groups of channels that are convolved apart from each other.
+        bias: [D] numbers that are added to the output of each filter, or None.
+        stride: Distance between neighboring outputs, in rows and columns of the input.
+        padding: Rows and columns of zeros that are added on every side.
+        dilation: Distance between neighboring weights of a filter, in rows and columns of the input.
+        groups: Number of groups of channels that are convolved separately.
 
     Returns:
-        [B, D, H', W']; in lower precision inside autocast, as `F.conv2d` would.
+        [B, D, H', W'] outputs; in lower precision inside autocast, as with `F.conv2d`.
     """
     device = x.device.type
     if torch.is_autocast_enabled(device):
@@ -79,7 +79,16 @@ def convolution(
 
 
 def per_task_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """[T, B, ..., C] by weights [T, D, C] and biases [T, D] to [T, B, ..., D]."""
+    """`F.linear` for T tasks, each with its own weights.
+
+    Args:
+        x: [T, B, ..., C] inputs.
+        weight: [T, D, C] weights of each task.
+        bias: [T, D] biases of each task, or None.
+
+    Returns:
+        [T, B, ..., D] outputs; in lower precision inside autocast.
+    """
     device = x.device.type
     if torch.is_autocast_enabled(device):
         x = x.to(torch.get_autocast_dtype(device))
@@ -88,11 +97,11 @@ def per_task_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return y if x.ndim == 3 else y.unflatten(1, x.shape[1:-1])
 
 
-# Convolution is linear in the pictures and in the filters. So its gradients with respect to either are as
-# well, and the three are each other's derivatives. Torch's own second derivative loops over the groups, and
-# convolves with filters as large as the pictures.
+# Convolution is linear in the pictures and in the filters, and so are its gradients with respect to either.
+# The derivatives of each of the three operations are therefore the other two. Torch's own second derivative
+# loops over the groups, and convolves with filters as large as the pictures.
 How = tuple[Pair, Pair, Pair, int]
-"""Stride, padding, dilation and groups."""
+"""Stride, padding, dilation and groups of a convolution."""
 
 
 def _gradients(g: Tensor, x: Tensor, w: Tensor, how: How, wanted: tuple[bool, bool]) -> Any:
@@ -122,7 +131,7 @@ class _Conv(Function):
 
 
 class _InputGrad(Function):
-    """The gradient with respect to the pictures; of `x` only the shape is used."""
+    """Gradient with respect to the pictures; only the shape of `x` is used."""
 
     @staticmethod
     def forward(ctx: Any, g: Tensor, w: Tensor, x: Tensor, how: How) -> Tensor:
@@ -139,7 +148,7 @@ class _InputGrad(Function):
 
 
 class _WeightGrad(Function):
-    """The gradient with respect to the filters; of `w` only the shape is used."""
+    """Gradient with respect to the filters; only the shape of `w` is used."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, g: Tensor, w: Tensor, how: How) -> Tensor:

@@ -1,4 +1,4 @@
-"""Keeping freed memory in the process."""
+"""Keeping freed memory in the process, for faster training on a CPU."""
 
 import ctypes
 import sys
@@ -8,14 +8,14 @@ KEEP = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Ask the C library not to give freed memory back to the system.
+    """Tell the C library not to return freed memory to the operating system.
 
-    By default glibc returns every large activation when it is freed, and the next step takes page faults to
-    get it back: on a CPU that can be more than half of a training step. Afterwards the process keeps the most
-    it ever needed until it ends. It can't be undone, so it is for a program to choose, not a library.
+    By default glibc returns the memory of every large activation, and the next step takes page faults to
+    get it back: on a CPU they can take more than half of a training step. After this call the process keeps
+    its peak memory until it ends. That can't be undone, so a program should decide it, not a library.
 
     Returns:
-        Whether it took effect; False where the C library is not glibc.
+        True if the call took effect; False if the C library is not glibc.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -1,4 +1,4 @@
-"""Our layers in the place of torch's, inside any module that an inner loop runs."""
+"""Replacing torch's layers by the kernels, inside any module that an inner loop runs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,18 +17,18 @@ from quickstudy.core.kernels.torch_private import is_vmapped, pair
 
 
 class FastOps(TorchFunctionMode):
-    """While active, torch's convolution, batch norm and pool are ours, which are fast to differentiate twice.
+    """While active, the kernels replace torch's convolution, batch norm and max-pool.
 
-    Batch norm only while a `TaskNorm` is active.
+    They have faster second derivatives. Batch norm is replaced only while a `TaskNorm` is active.
 
     Raises:
-        NotImplementedError: under vmap, for layers that torch differentiates wrongly there, or task by task.
+        NotImplementedError: Under vmap, if torch would compute wrong second derivatives of a layer there.
     """
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Torch calls this in the place of every function of its own."""
+        """Called by torch instead of each of its functions."""
         substitute = _SUBSTITUTES.get(func)
         y = substitute(*args, **(kwargs or {})) if substitute else None
         if y is None and func in _WRONG_UNDER_VMAP and is_vmapped(args[0]):
@@ -46,7 +46,7 @@ def _norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor | None:
-    """For `F.batch_norm`, where it takes nothing but batch statistics."""
+    """Replacement of `F.batch_norm` with batch statistics and without running statistics; else None."""
     if not is_active() or not training or running_mean is not None:
         return None
     weight = input.new_ones(input.shape[1]) if weight is None else weight
@@ -71,7 +71,7 @@ def _conv(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor | None:
-    """For `F.conv2d`, of a batch, with padding in numbers."""
+    """Replacement of `F.conv2d` for a batch, with padding given as numbers; else None."""
     if input.ndim != 4 or isinstance(padding, str):
         return None
     how = pair(stride), pair(padding), pair(dilation), groups
@@ -98,7 +98,7 @@ def _pool(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Tensor | None:
-    """For `F.max_pool2d`, where it is 2×2."""
+    """Replacement of `F.max_pool2d` for 2×2 windows; else None."""
     how = pair(kernel_size), pair(stride or kernel_size), pair(padding), pair(dilation)
     if how != ((2, 2), (2, 2), (0, 0), (1, 1)) or ceil_mode or return_indices or input.ndim != 4:
         return None
@@ -113,13 +113,13 @@ _SUBSTITUTES: dict[Any, Callable[..., Tensor | None]] = {
     F.max_pool2d: _pool,
     torch.max_pool2d: _pool,
 }
-"""What replaces a function of torch; None as its result means that torch's own is called."""
+"""Replacements by torch function; if one returns None, torch's own function is called."""
 _WRONG_UNDER_VMAP = {F.batch_norm, torch.batch_norm, F.instance_norm, torch.instance_norm}
-"""Their second derivatives under vmap take the statistics for constants, which is wrong (torch 2.x)."""
+"""Functions whose second derivatives under vmap wrongly treat the statistics as constants (torch 2.x)."""
 
 
 class _SideBySide(Function):
-    """Under vmap, a function of all tasks' pictures [T, B, C, H, W] and parameters to [B, T · D, H', W']."""
+    """Apply, under vmap, a function from pictures [T, B, C, H, W] and parameters to [B, T · D, H', W']."""
 
     @staticmethod
     def forward(of_all: Callable[..., Tensor], *operands: Any) -> Any:
@@ -127,11 +127,11 @@ class _SideBySide(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Nothing to keep: the function is differentiable."""
+        """Save nothing, because the function is differentiable by itself."""
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *operands: Any) -> Any:
-        """All tasks at once."""
+        """Apply the function to all tasks in one call."""
         tasks = info.batch_size
         stacked: list[Any] = [
             x if not isinstance(x, Tensor) else x.expand(tasks, *x.shape) if d is None else x.movedim(d, 0)

@@ -1,4 +1,4 @@
-"""A module applied to tasks each of which has parameters of its own."""
+"""`per_task`: a module applied to T tasks, each with its own parameters."""
 
 import warnings
 from collections.abc import Iterable
@@ -20,28 +20,37 @@ from quickstudy.core.kernels.torch_private import BatchNorm
 
 
 class HasForwardPerTask(Protocol):
-    """A module that can run tasks side by side; on a CPU several groups of them at once, each in a thread."""
+    """A module that can run T tasks in one call; on a CPU it may be called by several threads at once."""
 
     def forward_per_task(self, parameters: Tensors, x: Tensor) -> Tensor:
-        """Its `forward` for T tasks: parameters [T, ...] and items [T, B, ...] to [T, B, ...]."""
+        """`forward` for T tasks, each with its own parameters.
+
+        Args:
+            parameters: Parameters of the module by name, each [T, ...].
+            x: [T, B, ...] items.
+
+        Returns:
+            [T, B, ...] outputs.
+        """
         ...
 
 
 def per_task(module: nn.Module, parameters: Tensors, x: Tensor) -> Tensor:
-    """Apply a module to the items of T tasks, each with parameters of its own.
+    """Apply a module to the items of T tasks, each with its own parameters.
 
-    `plain_per_task`, a loop, says what this means, and runs where the kernels are off. With them, modules
-    that have `forward_per_task` run all tasks in one call, and so do stacks of linear layers and activations,
-    and, by vmap, other modules that can, of plain vectors or a few pictures a task. Any other module runs
-    task by task, exact whatever it consists of, with our layers in the place of torch's.
+    `plain_per_task`, a loop, defines the result, and runs instead if the kernels are off. With the kernels,
+    modules that have `forward_per_task` run all tasks in one call, and so do stacks of linear layers and
+    activations. Other modules run by vmap, if they support it and if items are vectors or a task has few
+    pictures. All remaining modules run task by task with the layers of `FastOps`, which is exact for any
+    module.
 
     Args:
-        module: Any module from [B, ...] to [B, ...]. Each task writes into copies of its buffers.
-        parameters: [T, ...] for each of the module's parameters, by name.
+        module: Any module from [B, ...] to [B, ...]. Each task writes into its own copies of the buffers.
+        parameters: Parameters of the module by name, each [T, ...].
         x: [T, B, ...] items.
 
     Returns:
-        [T, B, ...].
+        [T, B, ...] outputs.
     """
     if not kernels_enabled():
         return plain_per_task(module, parameters, x)
@@ -49,14 +58,14 @@ def per_task(module: nn.Module, parameters: Tensors, x: Tensor) -> Tensor:
         return module.forward_per_task(parameters, x)
     if _is_pointwise(module) and _has_no_twins(module):
         return _pointwise(module, parameters, x)
-    # Two ways are tried, not known beforehand: what vmap and `view` refuse can depend on values, on the mode
-    # and on the sizes. What was refused once is remembered.
+    # Two ways are simply tried: what vmap and `view` refuse can depend on values, on the mode and on sizes,
+    # so it cannot be predicted. A module that was refused once is not tried again.
     if _is_small(x) and module not in _UNMAPPABLE and not list(module.buffers()):
         try:
             return _mapped(module, parameters, x)
-        except (RuntimeError, UserWarning):  # randomness, control flow by values, a layer that has no rule
+        except (RuntimeError, UserWarning):  # random, control flow by values, no vmap rule
             _UNMAPPABLE.add(module)
-    if x.ndim == 5 and module not in _CONTIGUOUS:  # pictures, in the layout convolutions are fastest in
+    if x.ndim == 5 and module not in _CONTIGUOUS:  # pictures, in the fastest layout
         try:
             return _one_by_one(module, parameters, [channels_last(items) for items in x])
         except RuntimeError as error:
@@ -67,27 +76,27 @@ def per_task(module: nn.Module, parameters: Tensors, x: Tensor) -> Tensor:
 
 
 _UNMAPPABLE: WeakSet[nn.Module] = WeakSet()
-"""Modules that vmap has refused."""
+"""Modules that failed under vmap."""
 _CONTIGUOUS: WeakSet[nn.Module] = WeakSet()
-"""Modules whose `view` takes the usual layout for granted, so that pictures can't be channels-last."""
+"""Modules with a `view` that fails on channels-last activations."""
 
 
 def _is_small(x: Tensor) -> bool:
-    """Whether items are plain vectors or few pictures a task: larger ones leave the caches side by side."""
+    """Whether items are vectors, or the pictures of a task few enough for all tasks to share the caches."""
     limit = sizes_on(x.device.type).vmapped_task_numbers
     return x.ndim == 3 or (x.ndim == 5 and x[0].numel() < limit and not needs_statistics())
 
 
 def _mapped(module: nn.Module, parameters: Tensors, x: Tensor) -> Tensor:
     with undone_on_error(), warnings.catch_warnings():
-        # it would loop, more slowly than we
+        # vmap would then loop, more slowly than `_one_by_one`
         warnings.filterwarnings("error", "There is a performance drop")
         return vmap(partial(_call, module, list(parameter_places(module))))(parameters, x)
 
 
 def _one_by_one(module: nn.Module, parameters: Tensors, x: Iterable[Tensor]) -> Tensor:
     places, buffers = list(parameter_places(module)), dict(module.named_buffers())
-    # not p[t], whose gradient would be zeros for all other tasks
+    # not p[t]: its gradient would be a tensor of all tasks, zeros for the others
     unbound = {k: p.unbind() for k, p in parameters.items()}
     each: list[Tensor] = []
     with undone_on_error():
@@ -103,10 +112,13 @@ def _call(module: nn.Module, places: Iterable[tuple[str, str]], own: Tensors, it
 
 
 def check_batch_norm(module: nn.Module) -> None:
-    """Refuse running statistics: every task would write them, and no task's adapted weights would fit them.
+    """Refuse batch norm with running statistics, which are one set for all tasks and their adapted weights.
+
+    Args:
+        module: Module that an inner loop is going to adapt.
 
     Raises:
-        ValueError: If a batch norm keeps them; the message names the first.
+        ValueError: If a batch norm layer keeps running statistics; the message names the first.
     """
     for name, m in module.named_modules():
         if isinstance(m, BatchNorm) and m.track_running_stats:
@@ -131,7 +143,13 @@ _POINTWISE = (
 
 
 def has_forward_per_task(module: nn.Module) -> TypeGuard[HasForwardPerTask]:
-    """Whether a module has `forward_per_task`, and not that of a base class whose `forward` it overrides."""
+    """Whether a module has a `forward_per_task` that belongs to its `forward`.
+
+    A subclass that overrides `forward` alone does not inherit `forward_per_task`.
+
+    Args:
+        module: Any module.
+    """
     for kind in type(module).__mro__:
         own = vars(kind)
         if "forward_per_task" in own or "forward" in own:
@@ -140,7 +158,7 @@ def has_forward_per_task(module: nn.Module) -> TypeGuard[HasForwardPerTask]:
 
 
 def _has_no_twins(module: nn.Module) -> bool:
-    """Whether no layer and no parameter is shared (tied), so that each has a name of its own."""
+    """Whether no layer and no parameter is shared (tied), so that each has exactly one name."""
     return all(
         len(list(named())) == len(list(named(remove_duplicate=False)))
         for named in (module.named_modules, module.named_parameters)
@@ -148,7 +166,7 @@ def _has_no_twins(module: nn.Module) -> bool:
 
 
 def _is_pointwise(module: nn.Module) -> bool:
-    """Whether it is a linear layer, an activation, or a stack: by exact type, since subclasses may differ."""
+    """Whether a module is a linear layer, an activation or a stack of them; subclasses don't count."""
     if type(module) is nn.Sequential:
         return all(map(_is_pointwise, module))
     return type(module) is nn.Linear or type(module) in _POINTWISE
@@ -163,5 +181,10 @@ def _pointwise(module: nn.Module, parameters: Tensors, x: Tensor) -> Tensor:
 
 
 def below(name: str, parameters: Tensors) -> Tensors:
-    """The parameters of the submodule `name`, by their names in it."""
+    """Parameters of one submodule, by their names inside it.
+
+    Args:
+        name: Name of the submodule.
+        parameters: Parameters of the whole module, by name.
+    """
     return {k.removeprefix(f"{name}."): p for k, p in parameters.items() if k.startswith(f"{name}.")}

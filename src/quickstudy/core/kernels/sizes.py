@@ -1,7 +1,7 @@
-"""How much is done at once: every size that bounds memory or keeps a CPU's caches warm, in one place.
+"""Chunk sizes: how much is computed in one go, to bound memory or to stay in a CPU's caches.
 
-None of them changes a result by more than rounding. They were measured on two cores of a server's CPU; the
-sizes of other devices only keep them busy within their memory. To try others:
+They change results by rounding only. Those of the CPU were measured on two cores of a server; those of other
+devices are only large enough to keep the device busy within its memory. To try others:
 
     with sizes(encoded_items=16):
         ...
@@ -15,40 +15,41 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes for one kind of device; the defaults are a CPU's.
+    """Chunk sizes for one kind of device; the defaults are those of a CPU.
 
-    "Numbers" counts the elements of the items (pixels × channels, say), not the items.
+    "Numbers" counts the elements of items, such as pixels × channels, not the items.
 
     Args:
-        encoded_items: Items that `embed` encodes at once where no gradient is wanted. On a CPU activations
-            then stay in the caches, and below the size at which the C library returns them to the system
-            after each use. Measured by evaluation of 5-way 1-shot Omniglot.
-        group_numbers: Numbers in the items of the tasks that an inner loop runs side by side; half as many
-            for a model without `forward_per_task`. Measured by MAML's step (`benchmarks.training_step`).
-        group_support_numbers: The same bound on the supports alone, where items are pictures; `group_limits`
-            has the shares of it. Measured as `group_numbers`.
-        threaded_task_numbers: Numbers in the pictures of a task below which each group of tasks gets a thread
-            and a core of its own; with larger tasks all cores are as fast at one group after the other.
-            Measured by MAML's step with 1 to 15 queries a class. 0: no threads.
+        encoded_items: Number of items that `embed` encodes in one call if no gradient is needed. On a CPU,
+            activations then stay in the caches, and below the size at which the C library returns their
+            memory to the system after each use. Measured by evaluation of 5-way 1-shot Omniglot.
+        group_numbers: Total numbers in the items of the tasks that an inner loop runs in one batch; half of
+            it for a model without `forward_per_task`. Measured by MAML's step (`benchmarks.training_step`).
+        group_support_numbers: Total numbers in the support items of these tasks, if items are pictures;
+            `group_limits` scales it by the kind of model and the order of the gradient. Measured in the same
+            way as `group_numbers`.
+        threaded_task_numbers: Numbers in the pictures of a task below which each group of tasks runs in a
+            thread on its own core; with larger tasks, running the groups in turn on all cores is equally
+            fast. 0 turns threads off. Measured by MAML's step with 1 to 15 queries per class.
         vmapped_task_numbers: Numbers in the pictures of a task below which a module without
-            `forward_per_task` runs by vmap; with larger tasks one after the other is faster, since its
-            activations stay near the caches. Measured by MAML's step with a module of plain layers.
-        first_block_numbers: Numbers in the pictures that `conv_pool_relu` takes at once, so that what it
-            makes of them never leaves the caches. Measured by MAML's step with 75 queries a task.
-        optimizer_coordinates: Weights whose step `LearnedOptimizer` computes at once, for rules that treat
-            every weight alike. Measured by `benchmarks.optimizer_step`.
-        lstm_coordinates: Weights whose gates `lstm_step` computes at once. Measured by
-            `benchmarks.lstm_meta_learner`; other devices take all.
-        decoded_items: Items that a thread decodes before it reports: handing over single ones costs more than
-            decoding. Measured by `benchmarks.decode`.
-        decoded_frames: Frames of sound that are decoded at once, so that a file of many channels takes little
-            memory.
-        embedded_files: Files that are decoded, then encoded, at once: the memory they take, and how often an
-            enrollment is written. Measured by `benchmarks.enrolment`.
-        database_rows: Rows of a gallery's database that are read or written at once.
-        searched_distances: Distances that a search in a gallery holds at once. Measured by
+            `forward_per_task` runs by vmap; with larger tasks, running them in turn is faster, because
+            activations stay in the caches. Measured by MAML's step with a module of plain layers.
+        first_block_numbers: Numbers in the pictures that `conv_pool_relu` takes in one pass, so that its
+            activations never leave the caches. Measured by MAML's step with 75 queries per task.
+        optimizer_coordinates: Number of weights for which `LearnedOptimizer` computes a step in one call, for
+            coordinatewise rules. Measured by `benchmarks.optimizer_step`.
+        lstm_coordinates: Number of weights for which `lstm_step` computes the gates in one call; other
+            devices take all. Measured by `benchmarks.lstm_meta_learner`.
+        decoded_items: Number of items that a thread decodes before it reports, because handing over each
+            item costs more than decoding it. Measured by `benchmarks.decode`.
+        decoded_frames: Number of frames of sound that are decoded in one read, so that a file with many
+            channels takes little memory.
+        embedded_files: Number of files that are decoded, then encoded, in one chunk. It sets the memory they
+            take, and how often an enrollment is written. Measured by `benchmarks.enrolment`.
+        database_rows: Number of rows of a gallery's database that are read or written in one query.
+        searched_distances: Number of distances that a search in a gallery holds in memory. Measured by
             `benchmarks.gallery`.
-        scored_pairs: Scores of pairs that a comparison of poolings holds at once.
+        scored_pairs: Number of pair scores that a comparison of poolings holds in memory.
     """
 
     encoded_items: int = 64
@@ -68,6 +69,7 @@ class Sizes:
 
 
 CPU = Sizes()
+"""Chunk sizes for a CPU."""
 ACCELERATOR = Sizes(
     encoded_items=4096,
     group_numbers=2**22,
@@ -77,14 +79,16 @@ ACCELERATOR = Sizes(
     optimizer_coordinates=2**18,
     lstm_coordinates=2**62,
 )
+"""Chunk sizes for all other devices."""
 _current: ContextVar[tuple[Sizes, Sizes]] = ContextVar("quickstudy_sizes", default=(CPU, ACCELERATOR))
 
 
 def sizes_on(device: str = "cpu") -> Sizes:
-    """The sizes that count on a kind of device.
+    """Chunk sizes in effect on a kind of device.
 
     Args:
-        device: `torch.device.type` of the device. What isn't done on a device at all counts as the CPU's.
+        device: Type of the device, as in `torch.device.type`; "cpu" also for work outside torch, such as
+            decoding.
     """
     cpu, accelerator = _current.get()
     return cpu if device == "cpu" else accelerator
@@ -92,13 +96,13 @@ def sizes_on(device: str = "cpu") -> Sizes:
 
 @contextmanager
 def sizes(**changes: int) -> Generator[None]:
-    """Use other sizes, on every device, in what this thread does inside the block.
+    """Use other chunk sizes inside the block, on every device, in the current thread.
 
     Args:
-        changes: New values of fields of `Sizes`, by name.
+        changes: New values of fields of `Sizes`, by name, each at least 0.
 
     Raises:
-        ValueError: If a size is below 0.
+        ValueError: If a size is negative.
     """
     for name, size in changes.items():
         if size < 0:

@@ -1,8 +1,8 @@
-"""The switch of the kernels, and what runs without them: one task after the other, by torch alone.
+"""The switch that turns the kernels off, and the plain torch code, task by task, that then runs instead.
 
 `QUICKSTUDY_KERNELS=0` in the environment turns them off for a process, `kernels(enabled=False)` for a block.
-Results differ by rounding only. Whoever wants to know what the library computes can read `plain_per_task`
-and leave out the rest of the kernels; whoever suspects them of an error can run without.
+Results differ by rounding only. To learn what the library computes, read `plain_per_task` and skip the other
+kernels; to find out whether an error lies in the kernels, run without them.
 """
 
 import os
@@ -35,16 +35,16 @@ _enabled: ContextVar[bool] = ContextVar("quickstudy_kernels", default=_DEFAULT)
 
 
 def kernels_enabled() -> bool:
-    """Whether the kernels run here; else plain torch does."""
+    """Whether the kernels are on in the current context; if not, plain torch runs."""
     return _enabled.get()
 
 
 @contextmanager
 def kernels(enabled: bool) -> Generator[None]:
-    """Turn the kernels on or off for what this thread does inside the block.
+    """Turn the kernels on or off inside the block, in the current thread.
 
     Args:
-        enabled: False for plain torch.
+        enabled: Whether the kernels run; False for plain torch.
 
     Example:
         >>> with kernels(enabled=False):
@@ -59,28 +59,28 @@ def kernels(enabled: bool) -> Generator[None]:
 
 
 def plain_per_task(module: nn.Module, parameters: Tensors, x: Tensor) -> Tensor:
-    """Apply a module to the items of T tasks, each with parameters of its own: what `per_task` means.
+    """Apply a module to the items of T tasks, each with its own parameters: the definition of `per_task`.
 
     Args:
         module: Any module from [B, ...] to [B, ...].
-        parameters: [T, ...] for each of the module's parameters, by name.
+        parameters: Parameters of the module by name, each [T, ...].
         x: [T, B, ...] items.
 
     Returns:
-        [T, B, ...].
+        [T, B, ...] outputs.
     """
     places, results = list(parameter_places(module)), list[Tensor]()
     with PARAMETER_SWAP_LOCK, _statistics(module):
         for t, items in enumerate(x):
             own = {name: p[t] for name, p in parameters.items()}
-            buffers = {name: b.clone() for name, b in module.named_buffers()}  # for tasks to write into
+            buffers = {name: b.clone() for name, b in module.named_buffers()}  # copies to write into
             results.append(call_with(module, places, own | buffers, items))
     return torch.stack(results)
 
 
 @contextmanager
 def _statistics(module: nn.Module) -> Generator[None]:
-    """Let batch norm take and record statistics as an active `TaskNorm` says: by hooks, of torch's layers."""
+    """Make torch's batch norm layers take and record statistics as an active `TaskNorm` says, by hooks."""
 
     def give(norm: Any, _: Any) -> None:
         statistics = next_statistics()
@@ -108,26 +108,35 @@ def _statistics(module: nn.Module) -> Generator[None]:
 
 
 PARAMETER_SWAP_LOCK = RLock()
-"""Held while a call has put a task's parameters, or hooks, into a module: threads would see each other's."""
+"""Held while a module contains the parameters or hooks of one call, so that no other thread sees them."""
 
 
 def call_with(module: nn.Module, places: Iterable[tuple[str, str]], own: Tensors, items: Tensor) -> Tensor:
-    """`functional_call`, also of a module in which a layer or a weight is shared.
+    """`torch.func.functional_call` that also supports modules with shared (tied) layers or weights.
 
     Args:
-        module: The module to call.
-        places: Its `parameter_places`.
-        own: Parameters and buffers by name.
-        items: [B, ...] its argument.
+        module: Module to call.
+        places: Places and names of the module's parameters and buffers, from `parameter_places`.
+        own: Parameters and buffers to use instead of the module's own, by name.
+        items: [B, ...] input of the module.
+
+    Returns:
+        Output of the module.
     """
-    # each place gets its tensor by name: torch, asked to tie them, leaves a shared layer changed
+    # each place gets its tensor explicitly, because with tie_weights torch leaves a shared layer changed
     everywhere = {place: own[name] for place, name in places if name in own}
     with PARAMETER_SWAP_LOCK:
         return functional_call(module, everywhere, (items,), tie_weights=False)
 
 
 def parameter_places(module: nn.Module) -> Iterator[tuple[str, str]]:
-    """Where each parameter and buffer is, and its name, which is the first place of a shared one."""
+    """Pairs (place, name) of all parameters and buffers; a shared one has several places.
+
+    Its name is the first of its places, as in `named_parameters`.
+
+    Args:
+        module: Any module.
+    """
     names: dict[int, str] = {}
     for prefix, layer in module.named_modules():
         for kind in (layer.named_parameters, layer.named_buffers):
@@ -137,10 +146,11 @@ def parameter_places(module: nn.Module) -> Iterator[tuple[str, str]]:
 
 
 def for_each(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`torch.func.vmap(function)`, or a loop where the kernels are off.
+    """`torch.func.vmap(function)`, or an equivalent loop if the kernels are off.
 
     Args:
-        function: From tensors, or nests of them, without their first dimension to tensors or nests of them.
+        function: Function from tensors, or nested structures of them, without their first dimension to
+            tensors, or nested structures of them.
     """
 
     def loop(*arguments: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The tasks of an inner loop in groups: how many run at the same time, and a gradient group by group."""
+"""Groups of tasks in an inner loop: how many run at the same time, and the gradient group by group."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -21,11 +21,11 @@ from quickstudy.core.kernels.threads import in_threads
 
 @dataclass(frozen=True)
 class GroupLimits:
-    """How the tasks of an episode may be divided.
+    """Limits on the tasks of an episode that run at the same time.
 
     Args:
-        tasks: The most tasks that run at the same time, those of all threads together.
-        threads: The most groups that run at the same time, each in a thread.
+        tasks: Largest number of tasks that run at the same time, in all threads together.
+        threads: Largest number of groups that run at the same time, each in its own thread.
     """
 
     tasks: int
@@ -33,23 +33,23 @@ class GroupLimits:
 
 
 _SHARES = {
-    # (runs side by side itself, first order): the share of `group_support_numbers` that it may take.
+    # (model has forward_per_task, first order): fraction of `group_support_numbers` that a batch may take
     (True, True): 1.0,
     (True, False): 1 / 2,  # second order keeps the inner steps' activations for the backward pass
-    (False, True): 1 / 2,  # torch's layers keep more than ours
-    (False, False): 1 / 8,  # and much more where they are differentiated twice
+    (False, True): 1 / 2,  # torch's layers keep more activations than the kernels
+    (False, False): 1 / 8,  # and many more if they are differentiated twice
 }
 
 
 def group_limits(model: nn.Module, first_order: bool, chunk_size: int | None, *items: Tensor) -> GroupLimits:
-    """How many tasks of such items run at the same time, and in how many threads.
+    """Limits on the number of tasks and threads that run at the same time, by the size of a task.
 
-    A thread for each core, for few pictures and models that run tasks side by side themselves.
+    There is one thread per core if tasks have few pictures and the model has `forward_per_task`, else one.
 
     Args:
-        model: The model that is adapted.
-        first_order: Whether the inner gradients are constants.
-        chunk_size: The number of tasks asked for; by default it follows from `Sizes`.
+        model: Model that the inner loop adapts.
+        first_order: Whether the inner gradients are treated as constants.
+        chunk_size: Number of tasks chosen by the user; by default it follows from `Sizes`.
         items: [T, B, ...] items of the support, then those of the queries.
     """
     size = sizes_on(items[0].device.type)
@@ -69,28 +69,29 @@ def group_limits(model: nn.Module, first_order: bool, chunk_size: int | None, *i
 def sum_over_groups(
     loss: Callable[[Episode], Tensor], episode: Episode, learned: Sequence[Tensor], limits: GroupLimits
 ) -> Tensor:
-    """`loss(episode)` of a loss that is a sum over tasks, computed group of tasks by group.
+    """`loss(episode)` for a loss that is a sum over tasks, computed group by group of tasks.
 
-    Where there are several groups the gradient is computed group by group in forward, and returned by
-    backward: so the memory is that of the groups that run at the same time.
+    With several groups, the gradient is computed group by group in forward and returned by backward. So
+    memory is needed only for the groups that run at the same time.
 
     Args:
-        loss: From some of the tasks to their loss, a scalar.
-        episode: All the tasks.
-        learned: Parameters that the loss is differentiated with respect to.
-        limits: How many tasks and groups run at the same time.
+        loss: Function from an episode with some of the tasks to the sum of their losses, a scalar.
+        episode: Episode with all the tasks.
+        learned: Parameters with respect to which the loss is differentiated.
+        limits: Limits on the number of tasks and groups that run at the same time.
+
+    Returns:
+        Sum of the losses of all tasks, a scalar.
     """
     if not kernels_enabled():
         return torch.stack([loss(episode[t : t + 1]) for t in range(episode.tasks)]).sum()
-    # items that need a gradient get it through the graph of all groups
+    # if the items need a gradient, all groups stay in one graph, through which they get it
     leaves = episode.support.x, episode.query_x
     by_group = torch.is_grad_enabled() and bool(learned) and not any(x.requires_grad for x in leaves)
     n = min(limits.tasks, episode.tasks)
     threads = min(limits.threads, n) if by_group else 1
     rounds = 1 if n == episode.tasks else math.ceil(episode.tasks / (n // threads * threads))
-    n = math.ceil(
-        episode.tasks / (rounds * threads)
-    )  # no more than asked for at once, in groups of equal size
+    n = math.ceil(episode.tasks / (rounds * threads))  # groups of equal size, within the limits
     groups = [episode[i : i + n] for i in range(0, episode.tasks, n)]
     if len(groups) == 1 or not by_group:
         return torch.stack([loss(group) for group in groups]).sum()
@@ -101,7 +102,7 @@ def sum_over_groups(
         return value.detach(), by_parameter
 
     total, gradients = torch.zeros((), device=learned[0].device), list[Tensor]()
-    # `adapt` sets it, for the whole process: threads would undo each other's
+    # `adapt` sets this backend too, but for the whole process, so threads would undo each other's setting
     with sdpa_kernel(SDPBackend.MATH) if threads > 1 else nullcontext():
         for value, new in in_threads(gradient, groups, threads):
             total = total + value
@@ -111,7 +112,7 @@ def sum_over_groups(
 
 
 class _PrecomputedGradient(Function):
-    """A scalar whose gradient is known already; backward only scales it."""
+    """A scalar with a gradient that was computed in forward; backward returns it, scaled."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, gradients: list[Tensor], *parameters: Tensor) -> Tensor:
@@ -127,10 +128,14 @@ class _PrecomputedGradient(Function):
 
 
 def repeated(parameter: Tensor, tasks: int) -> Tensor:
-    """A parameter as T tasks begin with it, [T, ...], by views.
+    """A parameter repeated for T tasks, [T, ...], as a view.
 
-    Flat in the order of its memory in between, so that its gradient is a sum of rows; torch takes ten times
-    as long for that of channels-last filters.
+    It is flattened in memory order before it is expanded, so that its gradient is a sum of rows. For
+    channels-last filters, torch takes ten times as long for the gradient of a plain `expand`.
+
+    Args:
+        parameter: Parameter of any shape.
+        tasks: Number T of tasks.
     """
     if parameter.is_contiguous():
         return parameter.expand(tasks, *parameter.shape)

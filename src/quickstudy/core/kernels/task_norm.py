@@ -1,4 +1,4 @@
-"""Which statistics batch norm takes in an inner loop: a batch's own, or those of an earlier pass."""
+"""Statistics of batch norm in an inner loop: those of the batch, or those of an earlier pass."""
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -7,30 +7,30 @@ from contextvars import ContextVar
 from torch import Tensor
 
 Statistics = tuple[Tensor, Tensor]
-"""Mean and biased variance of each channel."""
+"""Mean and biased variance of each channel, over a batch."""
 
 
 class TaskNorm:
-    """While active, batch norm by batch statistics can be recorded and repeated, in what `per_task` runs.
+    """Context in which `per_task` records the batch statistics of batch norm, or uses recorded ones.
 
-    With neither argument it only lets `per_task` use the batch norm of `batchnorm.py`, which is faster
-    to differentiate twice.
+    Without arguments, it only lets `per_task` use the batch norm of `batchnorm.py`, which has a faster second
+    derivative.
 
     Args:
-        keep: List that gets the statistics of every call of batch norm, in the order of the calls.
-        use: Statistics of an earlier pass, taken in the order of the calls instead of the batch's own:
-            queries are then normalized by what the support has shown.
+        keep: List to which the statistics of every call of batch norm are appended, in the order of calls.
+        use: Statistics of an earlier pass, in the order of calls, used instead of those of the batch. With
+            those of the support, queries are normalized by the statistics of the support.
     """
 
     def __init__(self, keep: list[Statistics] | None = None, use: Sequence[Statistics] | None = None) -> None:
         self.keep, self.use, self.used = keep, use, 0
 
     def __enter__(self) -> None:
-        """Activate it; the one activated last counts."""
+        """Activate the context; it replaces an outer one."""
         self._before = _active.set(self)
 
     def __exit__(self, *_: object) -> None:
-        """Deactivate it."""
+        """Deactivate the context; an outer one is active again."""
         _active.reset(self._before)
 
 
@@ -43,7 +43,7 @@ def is_active() -> bool:
 
 
 def uses_given_statistics() -> bool:
-    """Whether an active `TaskNorm` gives the statistics."""
+    """Whether an active `TaskNorm` gives recorded statistics."""
     norm = _active.get()
     return norm is not None and norm.use is not None
 
@@ -55,7 +55,7 @@ def needs_statistics() -> bool:
 
 
 def next_statistics() -> Statistics | None:
-    """The statistics for this call of batch norm, where an active `TaskNorm` gives them."""
+    """Recorded statistics for the present call of batch norm; None unless an active `TaskNorm` gives them."""
     norm = _active.get()
     if norm is None or norm.use is None:
         return None
@@ -64,7 +64,12 @@ def next_statistics() -> Statistics | None:
 
 
 def record_statistics(mean: Tensor, variance: Tensor) -> None:
-    """Record the statistics of this call of batch norm, where an active `TaskNorm` keeps them."""
+    """Record the statistics of the present call of batch norm, if an active `TaskNorm` records them.
+
+    Args:
+        mean: [C] mean of each channel.
+        variance: [C] biased variance of each channel.
+    """
     norm = _active.get()
     if norm and norm.keep is not None:
         norm.keep.append((mean.detach(), variance.detach()))
@@ -72,7 +77,7 @@ def record_statistics(mean: Tensor, variance: Tensor) -> None:
 
 @contextmanager
 def undone_on_error() -> Generator[None]:
-    """Undo, after an error inside the block, what it recorded and took: for another try."""
+    """After an error inside the block, forget what it recorded and used, so that it can be tried again."""
     norm = _active.get()
     used, kept = (norm.used, len(norm.keep or ())) if norm else (0, 0)
     try:

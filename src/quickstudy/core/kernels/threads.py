@@ -1,4 +1,4 @@
-"""Groups of tasks at the same time, each in a thread on cores of its own."""
+"""Running groups of tasks at the same time, each in a thread with its own cores."""
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,14 +14,17 @@ Result = TypeVar("Result")
 def in_threads(function: Callable[[Item], Result], items: Sequence[Item], threads: int) -> Iterable[Result]:
     """`map` in threads, each with its share of torch's intra-op threads, so that none waits for another.
 
-    The caller is one of them. Grad mode, autocast and context variables, which are of one thread, go along to
-    the others. Torch's function modes and the hooks of saved tensors don't, as in torch's own
-    `parallel_apply`. No thread outlives the call.
+    The calling thread is one of them. The others inherit its grad mode, autocast and context variables, but
+    not torch's function modes and saved-tensor hooks, as in torch's own `parallel_apply`. All threads end
+    with the call.
 
     Args:
-        function: From an item to a result. It must change nothing that others see.
-        items: The items; results are in their order.
-        threads: Number of threads, the caller included; one is `map`.
+        function: Function from an item to a result; it must not change any state that other threads see.
+        items: Items to map.
+        threads: Number of threads, including the calling one; 1 is plain `map`.
+
+    Returns:
+        Results, in the order of the items.
     """
     if threads == 1:
         return map(function, items)
@@ -37,11 +40,11 @@ def in_threads(function: Callable[[Item], Result], items: Sequence[Item], thread
     pool = ThreadPoolExecutor(threads - 1, "tasks", torch.set_num_threads, (each,))
     try:
         begun = [pool.submit(copy_context().run, call, item) for item in items]
-        # The caller works too, one thread less to start (1 to 3 % of the smallest step). It goes through the
-        # items in their order: `cancel` is False for those that another thread has begun, and takes the
-        # others away from them.
+        # The calling thread works too, which saves the start of one thread (1 to 3 % of the smallest step).
+        # It goes through the items in order: `cancel` returns False for an item that another thread has
+        # begun, and otherwise removes it from the queue, so that it is computed here.
         own = {i: function(items[i]) for i, result in enumerate(begun) if result.cancel()}
         return [own[i] if i in own else result.result() for i, result in enumerate(begun)]
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(cores)  # some libraries below keep one number for all threads
+        torch.set_num_threads(cores)  # some backends keep one number for all threads

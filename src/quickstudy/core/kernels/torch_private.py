@@ -1,6 +1,6 @@
-"""All that is used of torch and that torch does not promise to keep: an upgrade of torch breaks here first.
+"""All private API of torch that the library uses, so that an upgrade of torch can break only this file.
 
-Nothing else imports a name of torch that begins with an underscore, or reaches into `torch.ops`.
+No other file imports a name of torch that begins with an underscore, or uses `torch.ops`.
 """
 
 from typing import Any
@@ -14,18 +14,18 @@ from torch.utils import _pytree  # pyright: ignore[reportPrivateUsage]
 BatchNorm = _BatchNorm
 """The base class of `nn.BatchNorm1d`, `2d`, `3d` and `nn.SyncBatchNorm`."""
 aten: Any = torch.ops.aten
-"""The operators below `torch.nn.functional`: their backward passes are operators too."""
+"""Torch's low-level operators, which include the backward passes of layers."""
 pytree = _pytree
-"""Nested tuples, lists and dictionaries of tensors as flat lists, and back."""
+"""Flattening nested tuples, lists and dictionaries of tensors to lists, and restoring them."""
 
 
 def pair(value: Any) -> tuple[int, int]:
-    """A number twice, a pair as it is: how layers of pictures take their arguments."""
+    """A pair as it is, or a number twice, as 2-D layers take their arguments."""
     return _pair(value)
 
 
 def is_vmapped(x: Tensor) -> bool:
-    """Whether this is what `torch.func.vmap` hands to the function it maps."""
+    """Whether a tensor is a batched tensor inside `torch.func.vmap`."""
     return torch._C._functorch.is_batchedtensor(x)  # pyright: ignore
 
 

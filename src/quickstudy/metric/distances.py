@@ -1,5 +1,8 @@
 """Distances and class means that the metric learners share."""
 
+from collections.abc import Callable
+from typing import Protocol, cast, runtime_checkable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -56,11 +59,34 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
         return (products + b.square().sum(-1).unsqueeze(1)).clamp_min(0)
 
 
+@runtime_checkable
+class Distance(Protocol):
+    """A function of the distances [T, A, B] between embeddings [T, A, D] and [T, B, D], with a name."""
+
+    name: str
+
+    def __call__(self, a: Tensor, b: Tensor, /) -> Tensor:
+        """The distances."""
+        ...
+
+
+def _named(name: str) -> Callable[[Callable[[Tensor, Tensor], Tensor]], Distance]:
+    """Name a distance. Fingerprints of encoders hold this name: it stays if the function is renamed."""
+
+    def give(function: Callable[[Tensor, Tensor], Tensor]) -> Distance:
+        function.__dict__["name"] = name
+        return cast(Distance, function)
+
+    return give
+
+
+@_named("euclidean")
 def euclidean(a: Tensor, b: Tensor) -> Tensor:
     """Energy ‖a − b‖ ≥ 0, [T, A, B]; 1e-12 inside the root, so that its gradient at 0 is 0 and not NaN."""
     return (squared_distances(a, b) + 1e-12).sqrt()
 
 
+@_named("cosine")
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """Energy 1 − cos(a, b) in 0 … 2, [T, A, B]."""
     return 1 - cosines(a, b)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from quickstudy.core.episode import Support
 from quickstudy.core.learner import Learner, embed
-from quickstudy.metric.distances import prototypes, squared_distances
+from quickstudy.metric.distances import euclidean, prototypes, squared_distances
 
 
 class Prototypical(Learner):
@@ -28,6 +28,9 @@ class Prototypical(Learner):
     Departures: none. Support and queries of a task go through the encoder together, as in the authors'
     code, so in training its batch norm sees both.
     """
+
+    distance = euclidean
+    """Distance to compare embeddings by."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()

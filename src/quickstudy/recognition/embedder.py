@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +17,9 @@ from quickstudy.core.kernels.sizes import sizes_on
 from quickstudy.core.learner import Learner, embed
 from quickstudy.data.formats.audio import AudioFormat, is_silent
 from quickstudy.data.formats.items import ItemFormat, Items, decode_items, floats
-from quickstudy.metric.distances import cosine, euclidean
-from quickstudy.metric.prototypical import Prototypical
-from quickstudy.metric.siamese import Siamese
+from quickstudy.metric.distances import Distance
 from quickstudy.recipes import weights
-from quickstudy.recognition.pairs import Energy
+from quickstudy.recognition.gallery.pooling import Energy
 
 Progress = Callable[[int, int], None]
 Vectors = npt.NDArray[np.float32]
@@ -55,6 +53,20 @@ class Embedded:
     embeddings: Vectors
     digests: list[str]
     refused: list[Refusal]
+
+
+class Embeds(Protocol):
+    """What recognition needs of a learner: an encoder, and a distance with a name."""
+
+    @property
+    def encoder(self) -> nn.Module:
+        """Encoder from items [B, ...] to embeddings [B, D]."""
+        ...
+
+    @property
+    def distance(self) -> Distance | None:
+        """Distance to compare embeddings by, or None if it has no name."""
+        ...
 
 
 class Embedder:
@@ -154,14 +166,19 @@ def encoder_of(learner: Learner) -> tuple[nn.Module, Energy]:
     Raises:
         ValueError: if it has none, or another distance than the cosine and the Euclidean.
     """
-    if isinstance(learner, Prototypical):
-        return learner.encoder, "euclidean"
-    if isinstance(learner, Siamese) and learner.energy in (cosine, euclidean):
-        return learner.encoder, "cosine" if learner.energy is cosine else "euclidean"
+    if _embeds(learner) and learner.distance:
+        name = learner.distance.name
+        if name in ("cosine", "euclidean"):
+            return learner.encoder, name
     raise ValueError(
         "recognition takes prototypical networks, and Siamese ones with a Euclidean or cosine energy, not "
         f"{type(learner).__name__}: train one, such as with quickstudy train siamese --images DIR"
     )
+
+
+def _embeds(learner: Any) -> TypeGuard[Embeds]:
+    # isinstance of a runtime-checkable protocol sees no submodules, such as the encoder, from Python 3.12 on
+    return hasattr(learner, "encoder") and hasattr(learner, "distance")
 
 
 def _fingerprint(encoder: nn.Module, manifest: dict[str, Any], energy: Energy) -> str:

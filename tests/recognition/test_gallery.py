@@ -29,8 +29,9 @@ from sqlalchemy import create_engine, make_url, text
 from quickstudy.core import checkpoint
 from quickstudy.core.kernels.sizes import sizes
 from quickstudy.recognition.gallery.gallery import Gallery
+from quickstudy.recognition.gallery.pooling import centroids
 from quickstudy.recognition.gallery.records import Entry, Match, Sample
-from quickstudy.recognition.gallery.search import Index, centroids
+from quickstudy.recognition.gallery.search import Index
 from tests.support.gallery_programs import enrol_and_remove, processes, write
 
 D = 6

@@ -297,7 +297,7 @@ def _cost(text: str | None) -> tuple[float, float, float] | None:
     if text is None:
         return None
     try:
-        false_accept, false_reject, prior = (float(part) for part in text.split(","))
+        false_accept, false_reject, prior = map(float, text.split(","))
     except ValueError:
         raise ValueError(f"--cost {text} is not of the form 10,1,0.01: two costs and a prior") from None
     return false_accept, false_reject, prior

@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 
 from quickstudy.core.wording import plural
 from quickstudy.metric.verification import verification
-from quickstudy.recognition.gallery.search import Pooling
+from quickstudy.recognition.gallery.pooling import Pooling
 from quickstudy.recognition.pairs import Floats, Interval, Pairs, Resamples, Scorer, checked, score_pairs
 
 Cost = tuple[float, float, float]

@@ -13,7 +13,7 @@ from quickstudy.data.pool import ClassPool, Index
 from quickstudy.recipes import weights as recipes_weights
 from quickstudy.recognition.calibration import Calibration, Cost, calibrate
 from quickstudy.recognition.embedder import Embedder, Vectors
-from quickstudy.recognition.gallery.search import Pooling
+from quickstudy.recognition.gallery.pooling import Pooling
 from quickstudy.recognition.pairs import pooled_scores
 from quickstudy.recognition.pooling import Poolings, compare_poolings
 from quickstudy.recognition.recognizer import CALIBRATION

@@ -7,19 +7,18 @@ enrolled names, n samples of a name, B probes, P pairs.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from quickstudy.core.kernels.sizes import sizes_on
-from quickstudy.recognition.gallery.search import TOP, Pooling
+from quickstudy.recognition.gallery.pooling import Energy, Pooling, energies, pooled, unit
 
 Floats = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
 Scorer = Callable[[npt.NDArray[Any], npt.NDArray[Any]], npt.NDArray[Any]]
 """From enrolled embeddings [M, n, D] and probes [B, D] to scores [B, M], higher where likelier the same."""
-Energy = Literal["cosine", "euclidean"]
 Interval = tuple[float, float]
 
 MOST_ITEMS, MOST_PAIRS, MOST_DRAWS = 3000, 4_000_000, 20
@@ -53,36 +52,20 @@ def pooled_scores(energy: Energy = "euclidean", pooling: Pooling = "centroid") -
 
     def scores(gallery: npt.NDArray[Any], probes: npt.NDArray[Any]) -> Floats:
         enrolled, asked = np.asarray(gallery, np.float64), np.asarray(probes, np.float64)
-        if energy == "cosine":
-            enrolled, asked = _unit(enrolled), _unit(asked)
+        cosine = energy == "cosine"
+        if cosine:
+            enrolled, asked = unit(enrolled), unit(asked)
         if pooling == "centroid":
-            return _energies(enrolled.mean(1), asked, energy)
+            enrolled = enrolled.mean(1, keepdims=True)
         names, n, dimensions = enrolled.shape
         made = np.empty((len(asked), names))
-        step = max(1, sizes_on().scored_pairs // (names * n))  # probes at a time, so that memory is bounded
+        step = max(1, sizes_on().scored_pairs // max(1, names * n))  # bounds the memory
         for i in range(0, len(asked), step):
-            each = _energies(enrolled.reshape(-1, dimensions), asked[i : i + step], energy)
-            each = np.sort(each.reshape(-1, names, n), 2)
-            best = each[:, :, -TOP:]
-            if pooling == "nearest":
-                made[i : i + step] = each[:, :, -1]
-            else:
-                made[i : i + step] = best.mean(2) if energy == "cosine" else -np.sqrt((best**2).mean(2))
+            each = energies(asked[i : i + step], enrolled.reshape(-1, dimensions), energy)
+            made[i : i + step] = -pooled(each.view(-1, names, n), pooling, squared=cosine).numpy()
         return made
 
     return scores
-
-
-def _unit(x: Floats) -> Floats:
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
-
-
-def _energies(gallery: Floats, probes: Floats, energy: Energy) -> Floats:
-    """Negative energies [B, M] of single embeddings."""
-    if energy == "cosine":
-        return probes @ _unit(gallery).T - 1
-    squares = (probes**2).sum(1)[:, None] + (gallery**2).sum(1) - 2 * probes @ gallery.T
-    return -np.sqrt(np.maximum(squares, 0))
 
 
 @dataclass(frozen=True)
@@ -202,6 +185,8 @@ def _thinned(labels: Index, samples: int, rng: np.random.Generator) -> Index:
     ordered, counts = labels[order], np.bincount(labels)
     place = np.arange(len(labels)) - np.searchsorted(ordered, ordered)
     shuffled = rng.permutation(len(counts))[ordered]  # which identities, if not all have room
+    # lexsort takes the last key first. That is the place of an item within its identity, where the first
+    # n + 1 count as equal; then whether the identity has n + 1 items; and by lot among the rest.
     first = np.lexsort((shuffled, counts[ordered] <= samples, np.maximum(place, samples)))
     return np.sort(order[first[:MOST_ITEMS]])
 

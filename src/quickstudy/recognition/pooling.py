@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from quickstudy.metric.verification import verification
 from quickstudy.recognition.calibration import FEW, SAMPLES, fitting
-from quickstudy.recognition.gallery.search import Pooling
-from quickstudy.recognition.pairs import Energy, checked, pooled_scores, score_pairs
+from quickstudy.recognition.gallery.pooling import Energy, Pooling
+from quickstudy.recognition.pairs import checked, pooled_scores, score_pairs
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from quickstudy.data.datasets.folders import find_files
 from quickstudy.recognition.calibration import EXPECTED, FEW, Calibration, calibrate
 from quickstudy.recognition.embedder import Embedder, Progress, Refusal, Vectors
 from quickstudy.recognition.gallery.gallery import Gallery
+from quickstudy.recognition.gallery.pooling import Pooling, means_of, nearness, score_of, unit
 from quickstudy.recognition.gallery.records import Match
-from quickstudy.recognition.gallery.search import Pooling, means_of
-from quickstudy.recognition.pairs import Energy, pooled_scores
+from quickstudy.recognition.pairs import pooled_scores
 
 Files = str | Path | Sequence[str | Path]
 MODEL, CALIBRATION = "model", "calibration"
@@ -217,10 +217,10 @@ class Recogniser:
         for i in range(0, len(asked), size):
             part = asked[i : i + size]
             own, x = np.asarray([at[name] for name, _, _ in part]), np.stack([z for _, _, z in part]) - origin
-            # ‖x‖² / 2 − ‖x − m‖² / 2, the greater the nearer
-            near = x @ means.T - np.square(means).sum(1) / 2
+            near = nearness(x @ means.T, means)
+            # a sample's own name is judged without it
             others = means_of(sums[own] - x, counts[own] - 1, cosine)
-            near[np.arange(len(part)), own] = (x * others).sum(1) - np.square(others).sum(1) / 2
+            near[np.arange(len(part)), own] = nearness((x * others).sum(1), others)
             nearest = near.argmax(1)
             wrong = nearest != own
             if calibration:
@@ -331,7 +331,7 @@ class Recogniser:
         if together:
             z = z.mean(0, keepdims=True)
             if self.embedder.energy == "cosine":
-                z /= np.maximum(np.linalg.norm(z), 1e-12)
+                z = unit(z)
         return files, z
 
     def _decide(self, calibration: Calibration, match: Match, names: int) -> Decision:
@@ -340,11 +340,6 @@ class Recogniser:
         probability = float(calibration.probability(score, match.samples))
         supported = calibration.support(match.samples, names, self.far)
         return Decision(match.name, score >= threshold, score, threshold, probability, supported)
-
-
-def score_of(distance: float, energy: Energy) -> float:
-    """The negative energy of a Euclidean distance; of unit vectors 1 − cos is half its square."""
-    return -(distance**2) / 2 if energy == "cosine" else -distance
 
 
 def _paths(files: Files) -> list[Path]:

@@ -109,7 +109,8 @@ def read_export(path: Path) -> tuple[Kind, Samples]:
             raise ValueError("it is a checkpoint of a model")
         if manifest["schema"] > SCHEMA:
             raise ValueError("it is by a newer quickstudy")
-        names, sources = (_texts(tensors[which].numpy()) for which in ("names", "sources"))
+        names = _texts(tensors["names"].numpy())
+        sources = _texts(tensors["sources"].numpy())
         labels, times = tensors["labels"].tolist(), tensors["times"].tolist()
         embeddings: Floats = tensors["embeddings"].numpy()
         if {len(labels), len(times), len(sources), len(embeddings)} != {manifest["samples"]}:

@@ -21,8 +21,9 @@ from quickstudy.core.kernels.sizes import sizes_on
 from quickstudy.recognition.gallery.database import WIRE, Database
 from quickstudy.recognition.gallery.exchange import SCHEMA, Kind, Samples, read_export, write_export
 from quickstudy.recognition.gallery.index import EXACT, Finder
+from quickstudy.recognition.gallery.pooling import Pooling
 from quickstudy.recognition.gallery.records import Entry, Match, Sample, Stats
-from quickstudy.recognition.gallery.search import Floats, Ints, Pooling
+from quickstudy.recognition.gallery.search import Floats, Ints
 
 LONGEST = 200
 """Characters of a name or a source."""

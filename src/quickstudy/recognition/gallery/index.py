@@ -13,7 +13,8 @@ from sqlalchemy.sql import ColumnElement
 
 from quickstudy.core.kernels.sizes import sizes_on
 from quickstudy.recognition.gallery.database import WIRE, Database
-from quickstudy.recognition.gallery.search import Floats, Index, Ints, Pooling, centroids, euclidean, pooled
+from quickstudy.recognition.gallery.pooling import Pooling, centroids, euclidean, pooled
+from quickstudy.recognition.gallery.search import Floats, Index, Ints
 
 EXACT = 1_000_000
 """Samples up to which a search in PostgreSQL is exact and in memory, as it always is in SQLite."""
@@ -132,8 +133,8 @@ class Finder:
     def size(self, c: Connection, row: Row[Any]) -> tuple[int, int]:
         """Names and samples; counting takes a while, so only after a change."""
         if self._sizes[0] != row.revision:
-            tables = (self._tables.name, self._tables.sample)
-            names, samples = (c.scalar(select(func.count()).select_from(t)) or 0 for t in tables)
+            names = c.scalar(select(func.count()).select_from(self._tables.name)) or 0
+            samples = c.scalar(select(func.count()).select_from(self._tables.sample)) or 0
             self._sizes = (row.revision, names, samples)
         return self._sizes[1:]
 

@@ -7,7 +7,7 @@ were added later; a search takes a few times 8 MB besides.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,48 +15,12 @@ import torch
 from torch import Tensor
 
 from quickstudy.core.kernels.sizes import sizes_on
+from quickstudy.recognition.gallery.pooling import Pooling, centroids, euclidean, pooled
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
-Pooling = Literal["centroid", "nearest", "top"]
-"""Distance of a probe to a name: to the mean of its samples, the least, or the root mean square of the `TOP`
-least, which under the cosine is the mean of their energies."""
-TOP = 3
 SPARE = 8
 """Names beyond those asked for that go from the quick pass, by matrix product, to the precise one."""
-
-
-def euclidean(probes: Tensor, rows: Tensor) -> Tensor:
-    """‖p − g‖ of [B, D] and [M, D], [B, M], from differences: precise where the two are almost the same."""
-    return torch.cdist(probes, rows, compute_mode="donot_use_mm_for_euclid_dist")
-
-
-def pooled(distances: Tensor, pooling: Pooling) -> Tensor:
-    """Distances to names [...] from those to all rows of each, [..., c]."""
-    if pooling == "top":
-        return distances.topk(min(TOP, distances.shape[-1]), largest=False).values.square().mean(-1).sqrt()
-    return distances.amin(-1)
-
-
-def centroids(rows: Floats, counts: Ints, cosine: bool) -> Floats:
-    """Mean embedding of each name, [n, D]; where `cosine`, brought back to length 1.
-
-    Args:
-        rows: [M, D] the samples, name after name.
-        counts: [n] samples of each name, at least 1, M together.
-        cosine: whether embeddings are unit vectors.
-    """
-    return means_of(
-        np.add.reduceat(rows, np.cumsum(counts) - counts, axis=0, dtype=np.float64), counts, cosine
-    )
-
-
-def means_of(sums: npt.NDArray[Any], counts: Ints, cosine: bool) -> Floats:
-    """The same from the sums [n, D] of each name's samples."""
-    means = sums / counts[:, None]
-    if cosine:
-        means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
-    return means.astype(np.float32)
 
 
 class Group:
@@ -135,27 +99,13 @@ class Group:
             return torch.addmm(norms[:, 0], probes, rows[:, 0].T, alpha=-2)
         # probes last, so that pooling runs along them
         squares = torch.addmm(norms.view(-1, 1), rows.view(n * c, -1), probes.T, alpha=-2).view(n, c, -1)
-        return _least(squares).mean(0).T if pooling == "top" else squares.amin(1).T
+        return pooled(squares, pooling, squared=True, dim=1).T
 
 
 def _moved(array: npt.NDArray[Any], capacity: int) -> npt.NDArray[Any]:
     roomy = np.empty((capacity, *array.shape[1:]), array.dtype)
     roomy[: len(array)] = array
     return roomy
-
-
-def _least(values: Tensor) -> Tensor:
-    """[n, c, B] → [TOP, n, B] the least along c, or all of them if there are fewer."""
-    if not TOP < values.shape[1] <= 64:
-        least = values.transpose(1, 2).topk(min(TOP, values.shape[1]), largest=False).values
-        return least.movedim(2, 0)
-    # a third of the time of topk
-    first = second = third = torch.full_like(values[:, 0], torch.inf)
-    for v in values.unbind(1):
-        third = torch.minimum(third, torch.maximum(second, v))
-        second = torch.minimum(second, torch.maximum(first, v))
-        first = torch.minimum(first, v)
-    return torch.stack([first, second, third])
 
 
 class Index:
@@ -223,7 +173,8 @@ class Index:
         found = [group.nearest(probes, k, pooling) for group in groups] if len(probes) else []
         if not found:
             return np.empty((len(probes), 0), np.float32), np.empty((len(probes), 0), np.int64)
-        distances, names = (torch.cat(parts, 1).numpy() for parts in zip(*found, strict=True))
+        distances = torch.cat([distance for distance, _ in found], 1).numpy()
+        names = torch.cat([name for _, name in found], 1).numpy()
         order = np.lexsort((names, distances))[:, :k]
         return np.take_along_axis(distances, order, 1), np.take_along_axis(names, order, 1)
 

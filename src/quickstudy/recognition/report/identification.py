@@ -165,9 +165,8 @@ def open_set(
     mine = np.take_along_axis(known, own[own >= 0][:, None], 1)
     hits = mine[(known >= mine).sum(1) == 1, 0]
     thresholds = np.concatenate([[np.inf], np.unique(np.concatenate([hits, stranger]))[::-1]])
-    dir_, fpir = (
-        _at_least(kind, thresholds) / n for kind, n in ((hits, len(known)), (stranger, len(stranger)))
-    )
+    dir_ = _at_least(hits, thresholds) / len(known)
+    fpir = _at_least(stranger, thresholds) / len(stranger)
     at = {f: float(dir_[np.searchsorted(fpir, f, side="right") - 1]) for f in fpirs}
     return OpenSet(at, (fpir, dir_, thresholds), len(known), len(stranger), s.shape[1])
 

@@ -50,8 +50,8 @@ def det(
             _deviates(x, least), _deviates(y, least), color=colour, label=f"{name}, EER {100 * v.eer:.2f} %"
         )
     if at:
-        rates = ((at.far, *at.far95), (at.frr, *at.frr95))
-        (x, *across), (y, *up) = (_deviates(np.array(r), least).tolist() for r in rates)
+        x, *across = _deviates(np.array((at.far, *at.far95)), least).tolist()
+        y, *up = _deviates(np.array((at.frr, *at.frr95)), least).tolist()
         axes.plot(x, y, "o", color=WRONG, label="calibrated threshold, 95 % intervals")
         axes.plot(across, [y, y], color=WRONG)
         axes.plot([x, x], up, color=WRONG)

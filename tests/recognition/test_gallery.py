@@ -29,8 +29,9 @@ from sqlalchemy import create_engine, make_url, text
 from quickstudy.core import checkpoint
 from quickstudy.core.kernels.sizes import sizes
 from quickstudy.recognition.gallery.gallery import Gallery
+from quickstudy.recognition.gallery.pooling import centroids
 from quickstudy.recognition.gallery.records import Entry, Match, Sample
-from quickstudy.recognition.gallery.search import Index, centroids
+from quickstudy.recognition.gallery.search import Index
 from tests.support.gallery_programs import enrol_and_remove, processes, write
 
 D = 6
@@ -412,7 +413,7 @@ def test_remove(gallery: Gallery) -> None:
     assert gallery.remove("n0", "n0-0") == 1
     assert [(e.name, e.samples) for e in gallery.names()] == [("n1", 2), ("n3", 2)], "no name without samples"
     for wrong in ("n2", "n0"):
-        with pytest.raises(ValueError, match=f"nothing is enrolled as '{wrong}' in .*: enrol it, or see"):
+        with pytest.raises(ValueError, match=f"nothing is enrolled as '{wrong}' in .*: enroll it, or see"):
             gallery.remove(wrong)
     with pytest.raises(ValueError, match="'n1' has no sample 'x'"):
         gallery.remove("n1", "x")
@@ -512,7 +513,7 @@ def test_another_encoder_is_refused(gallery: Gallery, where: str) -> None:
     for wrong, message in [
         (
             {"encoder": "f"},
-            "has embeddings of encoder e, not of f: use the model it was enrolled with, enrol anew",
+            "has embeddings of encoder e, not of f: use the model it was enrolled with, enroll anew",
         ),
         ({"encoder": "e", "dimensions": 9}, "has 6-d embeddings, not 9-d: use the model"),
         ({"cosine": True}, "has embeddings for Euclidean distances, not of length 1, for cosines: use"),
@@ -526,7 +527,7 @@ def test_nothing_there_yet(where: str) -> None:
     assert not gallery.exists()
     reads = (gallery.names, gallery.stats, lambda: gallery.search(some(1)), lambda: gallery.remove("Ada"))
     for read in reads:
-        with pytest.raises(FileNotFoundError, match=r"no gallery at .*: enrol somebody first"):
+        with pytest.raises(FileNotFoundError, match=r"no gallery at .*: enroll somebody first"):
             read()
     with pytest.raises(ValueError, match=r"there is no gallery at .* yet: give the encoder"):
         gallery.enroll("Ada", some(1), ["a"])

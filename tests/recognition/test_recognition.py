@@ -28,9 +28,10 @@ from quickstudy.recognition.calibration import Calibration
 from quickstudy.recognition.embedder import Embedder
 from quickstudy.recognition.evaluation import embed_pool
 from quickstudy.recognition.gallery.gallery import Gallery
+from quickstudy.recognition.gallery.pooling import score_of
 from quickstudy.recognition.pairs import pooled_scores
 from quickstudy.recognition.pooling import Poolings
-from quickstudy.recognition.recognizer import Recogniser, score_of
+from quickstudy.recognition.recognizer import Recogniser
 from quickstudy.training.launch import launch
 from tests.support.recipes import train
 

@@ -1,4 +1,4 @@
-"""The command `gallery`, and those under it."""
+"""The command `gallery` and its subcommands."""
 
 import json
 from dataclasses import asdict
@@ -10,12 +10,12 @@ import typer
 from quickstudy.cli.options import AsJson, Far, GalleryPath, Model, existing_gallery, open_gallery, say
 from quickstudy.core.wording import plural
 
-gallery_app = typer.Typer(no_args_is_help=True, help="Look after a gallery of enrolled samples.")
+gallery_app = typer.Typer(no_args_is_help=True, help="Manage a gallery of enrolled samples.")
 
 
 @gallery_app.command("list")
 def list_(gallery: GalleryPath = "gallery.db", as_json: AsJson = False) -> None:
-    """Who is enrolled, and from how many samples."""
+    """List the enrolled names, with their numbers of samples."""
     from quickstudy.cli.terminal import table
     from quickstudy.core.consoles import console
 
@@ -36,7 +36,7 @@ def show(
     gallery: GalleryPath = "gallery.db",
     as_json: AsJson = False,
 ) -> None:
-    """The samples of a name: digests of the files they were made from, and when."""
+    """Show the samples of a name: digests of their files, and times of enrollment."""
     from quickstudy.cli.terminal import table
     from quickstudy.core.consoles import console
 
@@ -54,10 +54,10 @@ def show(
 @gallery_app.command()
 def rename(
     old: Annotated[str, typer.Argument(help="An enrolled name.")],
-    new: Annotated[str, typer.Argument(help="What it shall be called.")],
+    new: Annotated[str, typer.Argument(help="New name.")],
     gallery: GalleryPath = "gallery.db",
 ) -> None:
-    """Give a name another name."""
+    """Rename an enrolled name."""
     with open_gallery(gallery) as opened:
         opened.rename(old, new)
     say(f"{old} is now {new}")
@@ -67,9 +67,10 @@ def rename(
 def remove(
     name: Annotated[str, typer.Argument(help="An enrolled name.")],
     source: Annotated[
-        str | None, typer.Option(help="One sample's digest, instead of all.", show_default=False)
+        str | None,
+        typer.Option(help="Digest of the one sample to remove, instead of all.", show_default=False),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask for confirmation.")] = False,
     gallery: GalleryPath = "gallery.db",
 ) -> None:
     """Remove a name, or one of its samples, for good: it is wiped from the file as well."""
@@ -84,19 +85,20 @@ def remove(
 
 @gallery_app.command()
 def export(
-    out: Annotated[Path, typer.Argument(help="File to write, .safetensors.")],
+    out: Annotated[Path, typer.Argument(help="File to write (.safetensors).")],
     gallery: GalleryPath = "gallery.db",
 ) -> None:
-    """Write all samples into one file, to keep or to move elsewhere."""
+    """Export all samples to one file, as a backup or to move them."""
     with open_gallery(gallery) as opened:
         say(f"{opened.export(out)} samples; {out}")
 
 
 @gallery_app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="What `export` wrote.")], gallery: GalleryPath = "gallery.db"
+    file: Annotated[Path, typer.Argument(help="File that `export` wrote.")],
+    gallery: GalleryPath = "gallery.db",
 ) -> None:
-    """Add the samples of an exported file; of another encoder they are refused."""
+    """Import the samples of an exported file; it must be of the same encoder."""
     from quickstudy.recognition.gallery.gallery import Gallery
 
     with Gallery(gallery) as opened:
@@ -105,7 +107,7 @@ def import_(
 
 @gallery_app.command()
 def stats(gallery: GalleryPath = "gallery.db", as_json: AsJson = False) -> None:
-    """How large a gallery is, and of which encoder."""
+    """Show the size of a gallery, and its encoder."""
     from quickstudy.cli.terminal import table
     from quickstudy.core.consoles import console
 
@@ -122,7 +124,7 @@ def stats(gallery: GalleryPath = "gallery.db", as_json: AsJson = False) -> None:
 
 @gallery_app.command("calibrate")
 def recalibrate(gallery: GalleryPath = "gallery.db", model: Model = None, far: Far = None) -> None:
-    """Measure the thresholds anew on the enrolled samples, and keep them with the gallery."""
+    """Measure the thresholds again, on the enrolled samples, and store them in the gallery."""
     from quickstudy.core.consoles import console, messages
     from quickstudy.recognition.recognizer import Recogniser
 

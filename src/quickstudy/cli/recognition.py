@@ -1,4 +1,4 @@
-"""The commands of recognition. Torch is imported by those that need it, so that --help is quick."""
+"""The commands of recognition. Only functions that need torch import it, so that --help is fast."""
 
 import json
 from dataclasses import asdict
@@ -18,12 +18,16 @@ if TYPE_CHECKING:
 
 PANEL = "Recognition: enroll, verify, identify"
 REJECTED = 3
-"""Exit code of a sample that is not of the name it claims; 1 and 2 are errors."""
+"""Exit code of `verify` for a rejected sample; 1 and 2 are errors."""
 _panel = partial(typer.Option, rich_help_panel=PANEL)
 
 
 def add_to(app: typer.Typer) -> None:
-    """Hang the commands of recognition into the program."""
+    """Add the commands of recognition to the program.
+
+    Args:
+        app: Program to add them to.
+    """
     for command in (enroll, verify, identify, calibrate, report):
         app.command(rich_help_panel=PANEL)(command)
     app.add_typer(gallery_app, name="gallery", rich_help_panel=PANEL)
@@ -31,17 +35,20 @@ def add_to(app: typer.Typer) -> None:
 
 def enroll(
     samples: Annotated[
-        list[Path], typer.Argument(help="Files of one --name; or a folder whose folders are the names.")
+        list[Path],
+        typer.Argument(help="Files to enroll under --name; or a folder with a subfolder for each name."),
     ],
-    name: Annotated[str | None, typer.Option(help="Whose the files are.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name to enroll the files under.", show_default=False)
+    ] = None,
     gallery: GalleryPath = "gallery.db",
     model: Model = None,
     as_json: AsJson = False,
 ) -> None:
     """Enroll people, words or sounds from a few samples each.
 
-    With a folder, folder/NAME/*.jpg. What can't be used is refused, with the reason, and the rest enrolled.
-    What is enrolled already is passed over, so after a stop just run it again.
+    A folder has the form folder/NAME/*.jpg. Files that can't be used are refused, with the reason; the rest
+    is enrolled. Files that are enrolled already are skipped, so after an interruption just run it again.
     """
     from quickstudy.cli.terminal import Terminal
     from quickstudy.core.consoles import console
@@ -49,7 +56,9 @@ def enroll(
 
     folders = [p for p in samples if p.is_dir()]
     if name is None and (len(samples) > 1 or not folders):
-        raise ValueError("say whose the files are by --name, or name one folder whose folders are the names")
+        raise ValueError(
+            "give the name to enroll the files under by --name, or one folder with a subfolder for each name"
+        )
     recogniser = Recogniser(model, gallery)
     with Terminal().counting("enrolling") as progress:
         if name is None:
@@ -64,16 +73,17 @@ def enroll(
 
 
 def verify(
-    name: Annotated[str, typer.Argument(help="Whom the samples claim to be.")],
+    name: Annotated[str, typer.Argument(help="Claimed name.")],
     samples: Annotated[
-        list[Path], typer.Argument(help="Files; several are of the same, and taken together.")
+        list[Path],
+        typer.Argument(help="Files; several must be of the same person or word, and are compared as one."),
     ],
     gallery: GalleryPath = "gallery.db",
     model: Model = None,
     far: Far = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say whether samples are of the name they claim; exits with 3 where they are not."""
+    """Verify that samples are of the name they claim; exits with code 3 if they are rejected."""
     from quickstudy.core.consoles import console
     from quickstudy.recognition.recognizer import Recogniser
 
@@ -94,19 +104,19 @@ def verify(
 
 def identify(
     samples: Annotated[list[Path], typer.Argument(help="Files, or folders of files.")],
-    top: Annotated[int, typer.Option(min=1, help="Candidates to name.")] = 3,
+    top: Annotated[int, typer.Option(min=1, help="Number of candidates to show.")] = 3,
     unknown: Annotated[
-        bool, typer.Option(help="Say unknown below the threshold, or always the nearest.")
+        bool, typer.Option(help="Answer unknown below the threshold, or always the nearest name.")
     ] = True,
     together: Annotated[
-        bool, typer.Option("--together", help="All files are of the same person or word.")
+        bool, typer.Option("--together", help="Compare all files as one sample, of the same person or word.")
     ] = False,
     gallery: GalleryPath = "gallery.db",
     model: Model = None,
     far: Far = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say whose each sample is among the enrolled, or that it is unknown."""
+    """Identify each sample: name the enrolled person, word or sound, or say that it is unknown."""
     from quickstudy.cli.terminal import table
     from quickstudy.core.consoles import console
     from quickstudy.recognition.recognizer import Recogniser
@@ -143,15 +153,15 @@ def identify(
 
 def calibrate(
     model: Annotated[
-        str, typer.Argument(help="A training's folder or a checkpoint; its thresholds are written into it.")
+        str, typer.Argument(help="A training's folder or a checkpoint; the thresholds are written into it.")
     ],
     far: Annotated[
-        float, typer.Option(min=1e-6, max=0.5, help="False accepts to aim at, 0.01 is 1 %.")
+        float, typer.Option(min=1e-6, max=0.5, help="Target false-accept rate; 0.01 is 1 %.")
     ] = 0.01,
     cost: Annotated[
         str | None,
         typer.Option(
-            help="Instead of --far: cost of a false accept, of a false reject, and the prior: 10,1,0.01.",
+            help="Instead of --far: costs of a false accept and a false reject, and the prior: 10,1,0.01.",
             show_default=False,
         ),
     ] = None,
@@ -164,20 +174,20 @@ def calibrate(
     pooling: Annotated[
         Literal["centroid", "nearest", "top"] | None,
         typer.Option(
-            help="Of a name's samples: their mean, the nearest, or the mean of the three nearest; without, "
-            "the one with the least EER.",
+            help="Score against a name's samples: their mean, the nearest, or the mean of the three nearest. "
+            "(default: the one with the lowest EER)",
             show_default=False,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draws of enrolled samples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random choice of enrolled samples.")] = 0,
     data_root: Annotated[
         Path | None, typer.Option(help="Folder of the data sets.", show_default=False)
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Choose the thresholds on identities that were not trained on, and keep them in the checkpoint.
+    """Choose the thresholds on identities that were not trained on, and store them in the checkpoint.
 
-    Without --images or --audio on the validation classes of the training's own data.
+    By default these are the validation classes of the model's own data; or give --images or --audio.
     """
     from quickstudy.cli.terminal import Terminal
     from quickstudy.core.consoles import console, messages
@@ -206,21 +216,21 @@ def calibrate(
 
 def report(
     model: Annotated[str, typer.Argument(help="A training's folder, a checkpoint, or a model's name.")],
-    out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("report.html"),
+    out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
     images: Annotated[
         Path | None, typer.Option(help="Test pictures, DIR/NAME/*.jpg.", show_default=False)
     ] = None,
     audio: Annotated[
         Path | None, typer.Option(help="Test clips, DIR/NAME/*.wav.", show_default=False)
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draws of enrolled samples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random choice of enrolled samples.")] = 0,
     data_root: Annotated[
         Path | None, typer.Option(help="Folder of the data sets.", show_default=False)
     ] = None,
 ) -> None:
-    """Measure how well a model recognises identities it has never seen, and write one page about it.
+    """Measure how well a model recognizes identities it has never seen, and write a report as one HTML page.
 
-    Without --images or --audio on the test classes of the training's own data.
+    By default these are the test classes of the model's own data; or give --images or --audio.
     """
     from quickstudy.cli.terminal import Terminal
     from quickstudy.core.consoles import console
@@ -242,7 +252,7 @@ def _files_in(recogniser: "Recogniser", folder: Path) -> list[Path]:
 
 
 def _warn_of_support(recogniser: "Recogniser", decisions: "list[Decision]", to_verify: bool = False) -> None:
-    """Say where a threshold lies above every impostor score there was to measure."""
+    """Warn if a threshold lies above every impostor score that was measured."""
     from quickstudy.core.consoles import messages
 
     if all(d.supported for d in decisions):
@@ -271,7 +281,7 @@ def _figures(decision: Any) -> str:
 
 
 def _summary(done: "Enrolment") -> str:
-    """What became of an enrolment: one line, and one for each file refused or doubtful."""
+    """Outcome of an enrollment: one line, and one for each refused or doubtful file."""
     samples, names = sum(done.added.values()), len(done.added)
     parts = [f"enrolled {plural(samples, 'new sample')} of {plural(names, 'name')}"]
     if done.known:
@@ -297,7 +307,7 @@ def _cost(text: str | None) -> tuple[float, float, float] | None:
     if text is None:
         return None
     try:
-        false_accept, false_reject, prior = (float(part) for part in text.split(","))
+        false_accept, false_reject, prior = map(float, text.split(","))
     except ValueError:
         raise ValueError(f"--cost {text} is not of the form 10,1,0.01: two costs and a prior") from None
     return false_accept, false_reject, prior

@@ -1,5 +1,8 @@
 """Distances and class means that the metric learners share."""
 
+from collections.abc import Callable
+from typing import Protocol, cast, runtime_checkable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -71,6 +74,28 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
         return (products + b.square().sum(-1).unsqueeze(1)).clamp_min(0)
 
 
+@runtime_checkable
+class Distance(Protocol):
+    """A function of the distances [T, A, B] between embeddings [T, A, D] and [T, B, D], with a name."""
+
+    name: str
+
+    def __call__(self, a: Tensor, b: Tensor, /) -> Tensor:
+        """The distances."""
+        ...
+
+
+def _named(name: str) -> Callable[[Callable[[Tensor, Tensor], Tensor]], Distance]:
+    """Name a distance. Fingerprints of encoders hold this name: it stays if the function is renamed."""
+
+    def give(function: Callable[[Tensor, Tensor], Tensor]) -> Distance:
+        function.__dict__["name"] = name
+        return cast(Distance, function)
+
+    return give
+
+
+@_named("euclidean")
 def euclidean(a: Tensor, b: Tensor) -> Tensor:
     """Euclidean distance ‖a − b‖, as an energy for `Siamese`.
 
@@ -86,6 +111,7 @@ def euclidean(a: Tensor, b: Tensor) -> Tensor:
     return (squared_distances(a, b) + 1e-12).sqrt()
 
 
+@_named("cosine")
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """Cosine distance 1 − cos(a, b), as an energy for `Siamese`.
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.episode import Support
 from quickstudy.core.learner import Learner, embed_together
-from quickstudy.metric.distances import prototypes, squared_distances
+from quickstudy.metric.distances import Distance, euclidean, prototypes, squared_distances
 
 
 @rebuildable
@@ -33,6 +33,11 @@ class Prototypical(Learner):
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
+
+    @property
+    def distance(self) -> Distance:
+        """Distance to compare embeddings by."""
+        return euclidean
 
     def predict(self, support: Support, query_x: Tensor) -> Tensor:
         """Scores −‖f(q) − c_k‖² of the queries, the logits of equation 2.

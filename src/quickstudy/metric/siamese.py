@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.episode import Episode, Support
 from quickstudy.core.learner import Learner, embed, embed_together
-from quickstudy.metric.distances import euclidean, prototypes
+from quickstudy.metric.distances import Distance, euclidean, prototypes
 from quickstudy.metric.pairs import different, labelled_items
 
 Energy = Callable[[Tensor, Tensor], Tensor]
@@ -123,6 +123,11 @@ class Siamese(Learner):
         if pooling not in ("prototype", "mean", "nearest"):
             raise ValueError(f"pooling is {pooling!r}: it must be 'prototype', 'mean' or 'nearest'")
         self.encoder, self.energy, self.loss, self.pooling = encoder, energy, loss, pooling
+
+    @property
+    def distance(self) -> Distance | None:
+        """Distance to compare embeddings by: the energy, or None if it has no name."""
+        return self.energy if isinstance(self.energy, Distance) else None
 
     def predict(self, support: Support, query_x: Tensor) -> Tensor:
         """Scores of the queries: the negative energy to each class.

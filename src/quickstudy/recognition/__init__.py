@@ -1,4 +1,4 @@
-"""Recognition: enrol faces, voices, words or sounds from a handful of samples, then verify and identify."""
+"""Recognition: enroll faces, voices, words or sounds from a handful of samples, then verify and identify."""
 
 from lazy_loader import attach_stub
 

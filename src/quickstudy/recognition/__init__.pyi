@@ -3,6 +3,7 @@ from .calibration import calibrate as calibrate
 from .embedder import Embedder as Embedder
 from .evaluation import calibrate_model as calibrate_model
 from .evaluation import report_on as report_on
+from .gallery.pooling import score_of as score_of
 from .pairs import pooled_scores as pooled_scores
 from .pairs import score_pairs as score_pairs
 from .pooling import Poolings as Poolings
@@ -11,4 +12,3 @@ from .recognizer import Decision as Decision
 from .recognizer import Enrolment as Enrolment
 from .recognizer import Identity as Identity
 from .recognizer import Recogniser as Recogniser
-from .recognizer import score_of as score_of

@@ -1,7 +1,7 @@
-"""Calibration: from which score on a sample is accepted, so that strangers get in as seldom as was asked for.
+"""Calibration: thresholds for a given false-accept rate, measured on development identities.
 
-FAR is the share of impostor pairs that a threshold accepts, FRR that of genuine pairs that it rejects. Pairs,
-scores and letters are those of `pairs.py`.
+FAR is the share of impostor pairs that a threshold accepts, FRR the share of genuine pairs that it rejects.
+Pairs, scores and letters are those of `pairs.py`.
 """
 
 import math
@@ -15,31 +15,31 @@ from sklearn.linear_model import LogisticRegression
 
 from quickstudy.core.wording import plural
 from quickstudy.metric.verification import verification
-from quickstudy.recognition.gallery.search import Pooling
+from quickstudy.recognition.gallery.pooling import Pooling
 from quickstudy.recognition.pairs import Floats, Interval, Pairs, Resamples, Scorer, checked, score_pairs
 
 Cost = tuple[float, float, float]
 """Cost of a false accept, cost of a false reject, prior of a genuine pair."""
 
 FARS = tuple(float(f"{m}e-{e}") for e in range(1, 7) for m in (5, 2, 1))
-"""The thresholds that a table has, as far as there are pairs enough."""
+"""FARs for which a table holds a threshold, if there are enough pairs."""
 SAMPLES = (1, 2, 3, 5, 10)
-"""Numbers of enrolled samples that have a table."""
+"""Default numbers of enrolled samples to make tables for."""
 EXPECTED = 3
-"""Accepted impostor pairs, at least, behind a threshold: with fewer it would be luck."""
+"""Minimum number of accepted impostor pairs for a threshold to be trusted."""
 FEW = 10
-"""Identities below which an interval is rough, and said to be."""
+"""Number of identities below which intervals are rough, and a warning says so."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A threshold and what it does to the development pairs.
+    """A threshold, and its error rates on the development pairs.
 
     Args:
-        far: asked for; 0 for the threshold just above every impostor score.
-        threshold: the least that accepts no larger share of the impostor pairs.
-        frr: share of genuine pairs it rejects.
-        far95: 95 % interval of its FAR.
+        far: FAR that the threshold is for; 0 for the threshold just above every impostor score.
+        threshold: Least score that accepts no larger share of the impostor pairs.
+        frr: Share of genuine pairs that the threshold rejects, in [0, 1].
+        far95: 95 % interval of the FAR at the threshold.
     """
 
     far: float
@@ -50,17 +50,17 @@ class Point:
 
 @dataclass(frozen=True)
 class Table:
-    """Thresholds for names with so many samples.
+    """Thresholds for names with a given number of samples.
 
     Args:
-        samples: n.
-        far: aimed at.
-        points: from the highest FAR to 0; all but the last rest on three accepted pairs or more.
-        slope: of the logistic, > 0, in 1 / units of the score.
-        intercept: of the logistic.
-        genuine: number of different genuine pairs.
-        impostor: number of different impostor pairs.
-        identities: that the pairs are of.
+        samples: Number n of samples of a name.
+        far: Target FAR.
+        points: Thresholds from the highest FAR to 0; all but the last rest on three accepted pairs or more.
+        slope: Slope of the logistic function from score to probability, > 0, in 1 / units of the score.
+        intercept: Intercept of the logistic function.
+        genuine: Number of different genuine pairs.
+        impostor: Number of different impostor pairs.
+        identities: Number of identities in the pairs.
     """
 
     samples: int
@@ -73,9 +73,12 @@ class Table:
     identities: int
 
     def threshold(self, far: float) -> float:
-        """For a FAR, straight between the points over the logarithm of the FAR.
+        """Threshold for a FAR, interpolated linearly over the logarithm of the FAR.
 
-        Where no pairs support the FAR, it is just above every impostor score.
+        If there are too few pairs for the FAR, it lies just above every impostor score.
+
+        Args:
+            far: False-accept rate, in (0, 0.5].
         """
         if not self.supports(far):
             return self.points[-1].threshold
@@ -84,17 +87,25 @@ class Table:
         return float(at)
 
     def supports(self, far: float) -> bool:
-        """Whether there are pairs enough for a FAR."""
+        """Whether there are enough pairs to measure a FAR.
+
+        Args:
+            far: False-accept rate, in (0, 0.5].
+        """
         return len(self.points) > 1 and far >= self.points[-2].far
 
     @property
     def point(self) -> Point:
-        """That of the FAR aimed at, or the last where the pairs don't support it."""
+        """Point of the target FAR, or the last one if there are too few pairs for it."""
         return next((p for p in self.points if p.far == self.far), self.points[-1])
 
     @classmethod
     def from_dict(cls, parts: Mapping[str, Any]) -> "Table":
-        """The way back from `dataclasses.asdict`."""
+        """Rebuild a table from the dict that `dataclasses.asdict` made of it.
+
+        Args:
+            parts: Fields of the table by name.
+        """
         points = tuple(Point(**p | {"far95": (p["far95"][0], p["far95"][1])}) for p in parts["points"])
         rest: dict[str, Any] = {name: value for name, value in parts.items() if name != "points"}
         return cls(points=points, **rest)
@@ -105,12 +116,12 @@ class Calibration:
     """Thresholds and probabilities of a scorer, as measured on development identities.
 
     Args:
-        far: aimed at; where it was a cost that was given, that of the first table.
-        cost: of a false accept, of a false reject, and prior of a genuine pair; None where a FAR was given.
-        tables: by ascending number of samples.
-        warnings: what the data couldn't support, one sentence each.
-        seed: of the draws.
-        pooling: how the samples of a name are taken together.
+        far: Target FAR; that of the first table if a cost was given instead.
+        cost: Costs of a false accept and a false reject, prior of a genuine pair; None if a FAR was given.
+        tables: Thresholds for each number of samples, ascending.
+        warnings: Sentences on what the data are too few for.
+        seed: Seed of the random draws.
+        pooling: Pooling of a name's samples that the thresholds are for.
     """
 
     far: float
@@ -121,40 +132,52 @@ class Calibration:
     pooling: Pooling = "centroid"
 
     def threshold(self, samples: int = 1, names: int = 1, far: float | None = None) -> float:
-        r"""From which score on to accept.
+        r"""Threshold: the score from which on to accept.
 
-        To identify against M names, a stranger shall be taken for any of them with probability f only, and
-        each comparison may accept $1 - (1 - f)^{1/M}$, as if scores against different names were independent.
-        Where a stranger who resembles one resembles others too, fewer get in.
+        In identification against M names, the probability f that a stranger is taken for any of them is split
+        over the comparisons: each may accept $1 - (1 - f)^{1/M}$, as if scores against different names were
+        independent. If a stranger who resembles one name resembles others too, fewer are accepted.
 
-        Likewise where the best of a name's samples count ("nearest", "top"): a name with more samples than
-        the last table, n of them instead of m, is compared as if it were n / m names.
+        The same holds if the best of a name's samples count ("nearest", "top"): a name with n samples, more
+        than the m of the last table, is treated as n / m names.
 
         Args:
-            samples: n of the name; between two tables the higher threshold counts, and beyond the last table
-                that of the last, for centroids as it is.
-            names: M; 1 to verify.
-            far: f, instead of the one aimed at, in (0, 0.5].
+            samples: Number n of samples of the name; between two tables the higher threshold is taken, and
+                beyond the last table that of the last (for centroids unchanged).
+            names: Number M of names to identify against; 1 to verify.
+            far: False-accept rate f to use instead of the target, in (0, 0.5].
+
+        Returns:
+            The threshold, in units of the score.
 
         Raises:
-            ValueError: if an argument is out of range.
+            ValueError: If an argument is out of range.
         """
         return max(t.threshold(f) for t, f in self._asked(samples, names, far))
 
     def support(self, samples: int = 1, names: int = 1, far: float | None = None) -> bool:
-        """Whether pairs enough are behind that threshold; if not, it is above every impostor score seen."""
+        """Whether the threshold rests on enough pairs; if not, it lies above all impostor scores measured.
+
+        Args:
+            samples: Number of samples of the name, as in `threshold`.
+            names: Number of names to identify against; 1 to verify.
+            far: False-accept rate to use instead of the target, in (0, 0.5].
+        """
         return all(t.supports(f) for t, f in self._asked(samples, names, far))
 
     def probability(self, scores: npt.ArrayLike, samples: int = 1) -> Floats:
-        """Of a genuine pair, in (0, 1), where genuine and impostor pairs are equally likely beforehand.
+        """Probability that pairs are genuine, if genuine and impostor pairs are equally likely a priori.
 
         Args:
-            scores: of any shape.
-            samples: n of the name, as in `threshold`; between two tables the lower probability counts.
+            scores: Scores of any shape.
+            samples: Number of samples of the name; between two tables the lower probability is taken.
+
+        Returns:
+            Probabilities in (0, 1), in the shape of the scores.
         """
         s = np.asarray(scores, np.float64)
         logits = np.min([t.slope * s + t.intercept for t in self._tables(samples)], axis=0)
-        return 0.5 * (1 + np.tanh(logits / 2))  # which never overflows
+        return 0.5 * (1 + np.tanh(logits / 2))  # a logistic function that never overflows
 
     def _asked(self, samples: int, names: int, far: float | None) -> list[tuple[Table, float]]:
         if names < 1:
@@ -186,15 +209,18 @@ class Calibration:
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
-        """For a manifest."""
+        """All fields, for a manifest."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, parts: Mapping[str, Any]) -> "Calibration":
-        """The way back, from JSON too.
+        """Rebuild a calibration from what `as_dict` made of it, also if it was stored as JSON.
+
+        Args:
+            parts: Fields of the calibration by name.
 
         Raises:
-            ValueError: if it is not what `as_dict` makes.
+            ValueError: If the fields aren't those of a calibration.
         """
         try:
             cost = parts["cost"]
@@ -221,29 +247,33 @@ def calibrate(
     sources: npt.ArrayLike | None = None,
     pooling: Pooling = "centroid",
 ) -> Calibration:
-    r"""Choose thresholds on items of identities that neither training nor test has seen.
+    r"""Choose thresholds on items of identities that are in neither the training nor the test data.
 
     The threshold for a FAR is the least that accepts no larger share of the impostor pairs. With a cost, the
     FAR is the one at which
 
     $$C_{fr} \cdot \pi \cdot \text{FRR} + C_{fa} \cdot (1 - \pi) \cdot \text{FAR}$$
 
-    is least, for each number of samples. It serves for a gallery's own samples likewise.
+    is least, for each number of samples. A gallery's own samples can be used as well.
 
     Args:
-        embeddings: [I, D].
-        labels: [I] whose each item is; identities may have unequal numbers of items.
-        scorer: the one used later, such as `pooled_scores(…)`.
-        far: aimed at, in (0, 0.5].
-        cost: instead of `far`, of a false accept, of a false reject, and the prior π of a genuine pair.
-        samples: a table for each of these numbers of enrolled samples, as far as two identities have more.
-        seed: of the draws of enrolled samples, and of the bootstrap.
-        sources: [I] what each item comes from: then samples and probes come from different ones, as in
+        embeddings: Embeddings [I, D].
+        labels: Identity of each item, [I]; identities may have unequal numbers of items.
+        scorer: Scorer that the thresholds are for, such as `pooled_scores(…)`.
+        far: Target false-accept rate, in (0, 0.5].
+        cost: Cost of a false accept, cost of a false reject, and prior π of a genuine pair, instead of `far`.
+        samples: Numbers of enrolled samples to make a table for; those that fewer than two identities exceed
+            are left out.
+        seed: Seed of the random choice of enrolled samples, and of the bootstrap.
+        sources: Source of each item, [I]; if given, samples and probes come from different sources, as in
             `score_pairs`, and numbers of samples that leave no such probe have no table.
-        pooling: how the scorer takes samples together, which says what more samples than measured do.
+        pooling: Pooling of the scorer; it decides how thresholds extend to more samples than were measured.
+
+    Returns:
+        The thresholds, with warnings where the data are too few.
 
     Raises:
-        ValueError: if there are too few identities or items, something isn't finite, `far` or `cost` is out
+        ValueError: If there are too few identities or items, something isn't finite, `far` or `cost` is out
             of range, or genuine pairs don't score higher than impostor pairs.
 
     Example:
@@ -270,7 +300,7 @@ def calibrate(
             f"the largest have {largest[1]} and {largest[0]}; ask for fewer, or bring more items"
         )
     tables: list[Table] = []
-    for n in numbers:  # one after the other, for each may have millions of pairs
+    for n in numbers:  # one at a time, as each may have millions of pairs
         pairs = score_pairs(embeddings, labels, scorer, n, seed, sources)
         if pairs.genuine and pairs.impostor:
             tables.append(_table(pairs, n, far, cost, seed))
@@ -283,7 +313,15 @@ def calibrate(
 
 
 def fitting(labels: npt.NDArray[Any], samples: Sequence[int]) -> list[int]:
-    """The numbers of samples than which two identities have more items, ascending; and one."""
+    """Numbers of samples that at least two identities exceed; 1 is always kept.
+
+    Args:
+        labels: Identity of each item as a number ≥ 0, [I].
+        samples: Numbers of samples to choose from.
+
+    Returns:
+        The usable numbers, ascending.
+    """
     most = np.sort(np.bincount(labels))[-2]
     return sorted(n for n in set(samples) if n == 1 or 1 < n < most)
 
@@ -312,11 +350,14 @@ def _table(pairs: Pairs, samples: int, far: float, cost: Cost | None, seed: int)
 
 
 def least_threshold(impostor: Floats, far: float) -> float:
-    """The least threshold that accepts no larger share of impostor scores.
+    """Least threshold that accepts no more than a share of the impostor scores.
 
     Args:
-        impostor: [P] scores in descending order.
-        far: the share, in [0, 0.5].
+        impostor: Scores of impostor pairs, [P], in descending order.
+        far: Share to accept at most, in [0, 0.5].
+
+    Returns:
+        The threshold, just above the first score to reject.
     """
     allowed = int(np.searchsorted(np.arange(1, len(impostor) + 1) / len(impostor), far, side="right"))
     return float(np.nextafter(impostor[allowed], math.inf))
@@ -329,7 +370,7 @@ def _cheapest(scores: Floats, same: npt.NDArray[np.bool_], cost: Cost) -> float:
 
 
 def _logistic(genuine: Floats, impostor: Floats) -> tuple[float, float]:
-    """Slope and intercept of the logit of a genuine pair, both kinds counting half each."""
+    """Slope and intercept of a logistic regression in which genuine and impostor pairs have equal weight."""
     kinds = [kind[:: 1 + len(kind) // 20_000] for kind in (genuine, impostor)]  # sorted: evenly thinned
     s, y = np.concatenate(kinds), np.repeat([1, 0], [len(kind) for kind in kinds])
     mean, spread = s.mean(), s.std() or 1.0
@@ -344,7 +385,7 @@ def _logistic(genuine: Floats, impostor: Floats) -> tuple[float, float]:
 
 
 def _percent(share: float) -> str:
-    """In two digits, but for 100."""
+    """A share in per cent, to two digits (100 to three)."""
     return f"{100 * share:.2g}" if share < 0.995 else "100"
 
 

@@ -1,11 +1,11 @@
-"""From files to embeddings: decoding, what is refused and why, and the encoder's fingerprint."""
+"""Embeddings of files: decoding, refusal of unusable files, and the fingerprint of the encoder."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -17,24 +17,27 @@ from quickstudy.core.kernels.sizes import sizes_on
 from quickstudy.core.learner import Learner, embed
 from quickstudy.data.formats.audio import AudioFormat, is_silent
 from quickstudy.data.formats.items import ItemFormat, Items, decode_items, floats
-from quickstudy.metric.distances import cosine, euclidean
-from quickstudy.metric.prototypical import Prototypical
-from quickstudy.metric.siamese import Siamese
+from quickstudy.metric.distances import Distance
 from quickstudy.recipes import weights
-from quickstudy.recognition.pairs import Energy
+from quickstudy.recognition.gallery.pooling import Energy
 
 Progress = Callable[[int, int], None]
 Vectors = npt.NDArray[np.float32]
 
 LARGEST = 256 * 2**20
-"""Bytes of the largest file that is read."""
+"""Size limit of a file, in bytes; larger files are refused."""
 BLANK = 2.0
-"""Standard deviation of the pixels, of 0 … 255, below which a picture shows nothing."""
+"""Standard deviation of the pixels (0 … 255) below which a picture counts as blank."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A file that can't be used, and the reason in a few words."""
+    """A file that can't be used.
+
+    Args:
+        file: Path of the file.
+        reason: Reason in a few words.
+    """
 
     file: Path
     reason: str
@@ -42,13 +45,13 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Embedded:
-    """What became of some files.
+    """Embeddings of some files, and the files that were refused.
 
     Args:
-        files: [B] those that could be used, in their order.
-        embeddings: [B, D] float32, unit vectors where the energy is the cosine's.
-        digests: [B] of the files' contents.
-        refused: the others.
+        files: Paths of the files that could be used, [B], in the order given.
+        embeddings: Embeddings [B, D], float32; unit vectors if the energy is the cosine.
+        digests: Digests of the files' contents, [B].
+        refused: Files that could not be used, with reasons.
     """
 
     files: list[Path]
@@ -57,15 +60,29 @@ class Embedded:
     refused: list[Refusal]
 
 
+class Embeds(Protocol):
+    """What recognition needs of a learner: an encoder, and a distance with a name."""
+
+    @property
+    def encoder(self) -> nn.Module:
+        """Encoder from items [B, ...] to embeddings [B, D]."""
+        ...
+
+    @property
+    def distance(self) -> Distance | None:
+        """Distance to compare embeddings by, or None if it has no name."""
+        ...
+
+
 class Embedder:
-    """A trained encoder, ready for files.
+    """A trained encoder that embeds files.
 
     Args:
-        model: a name that `quickstudy models` lists, a checkpoint file, or a training's folder.
+        model: Name that `quickstudy models` lists, or path of a checkpoint file or of a training's folder.
 
     Raises:
-        FileNotFoundError: if there is no such checkpoint.
-        ValueError: if it isn't whole, or what it learned isn't an embedding with a distance.
+        FileNotFoundError: If there is no such checkpoint.
+        ValueError: If the checkpoint is damaged, or its learner has no encoder with a named distance.
     """
 
     def __init__(self, model: str | Path) -> None:
@@ -80,10 +97,16 @@ class Embedder:
 
     @torch.no_grad()
     def embed(self, items: Items) -> Vectors:
-        """[B, D] embeddings of items as the pool has them, [B, ...] of the encoder's own format.
+        """Embed decoded items.
+
+        Args:
+            items: Items [B, ...] in the encoder's own format, as a `ClassPool` holds them.
+
+        Returns:
+            Embeddings [B, D], float32; unit vectors if the energy is the cosine.
 
         Raises:
-            ValueError: if they aren't finite.
+            ValueError: If an embedding isn't finite.
         """
         x = floats(torch.from_numpy(items)).unsqueeze(0)
         z = embed(self.encoder.eval(), x)[0]
@@ -94,7 +117,15 @@ class Embedder:
         return z.numpy()
 
     def embed_files(self, files: Sequence[Path], progress: Progress | None = None) -> Embedded:
-        """Embed files, in their order; what can't be used is refused with the reason."""
+        """Embed files; those that can't be used are refused, with the reason.
+
+        Args:
+            files: Paths of the files.
+            progress: Function called with (files done, files in total) after each batch.
+
+        Returns:
+            The embeddings, in the order of the files, and the refused files.
+        """
         batches = list(self.batches([list(files)], progress))
         used = [b.embeddings for b in batches if b.files]
         return Embedded(
@@ -107,9 +138,17 @@ class Embedder:
     def batches(
         self, groups: Sequence[Sequence[Path]], progress: Progress | None = None
     ) -> Iterator[Embedded]:
-        """Embed groups of files, so that no batch parts a group of fewer than 512.
+        """Embed groups of files, such as the files of each name, in batches of about 512.
 
-        While one batch is encoded the next is decoded.
+        A batch holds whole groups; only a group of more than 512 files is split. The next batch is decoded
+        while one is encoded.
+
+        Args:
+            groups: Paths of the files of each group.
+            progress: Function called with (files done, files in total) after each batch.
+
+        Yields:
+            The embeddings and refused files of a batch.
         """
         parts = _cut(groups)
         total, done = sum(len(part) for part in parts), 0
@@ -127,7 +166,14 @@ class Embedder:
                     progress(done, total)
 
     def decode(self, files: Sequence[Path]) -> tuple[list[Path], list[str], Items, list[Refusal]]:
-        """The files that can be used, digests of their contents, their items; and what is refused."""
+        """Read and decode files.
+
+        Args:
+            files: Paths of the files.
+
+        Returns:
+            The usable files [B], digests of their contents [B], their items [B, ...]; and the refused files.
+        """
         items: Any = np.empty((len(files), *self.format.shape), self.format.dtype)
         digests = [""] * len(files)
 
@@ -149,23 +195,37 @@ class Embedder:
 
 
 def encoder_of(learner: Learner) -> tuple[nn.Module, Energy]:
-    """The encoder of a learner, and the distance that it compares embeddings by.
+    """Encoder and distance of a learner.
+
+    Args:
+        learner: Learner that has an encoder and a named distance, see `Embeds`.
+
+    Returns:
+        The encoder, and the name of the distance that it compares embeddings by.
 
     Raises:
-        ValueError: if it has none, or another distance than the cosine and the Euclidean.
+        ValueError: If the learner has neither, or its distance is neither cosine nor Euclidean.
     """
-    if isinstance(learner, Prototypical):
-        return learner.encoder, "euclidean"
-    if isinstance(learner, Siamese) and learner.energy in (cosine, euclidean):
-        return learner.encoder, "cosine" if learner.energy is cosine else "euclidean"
+    if _embeds(learner) and learner.distance:
+        name = learner.distance.name
+        if name in ("cosine", "euclidean"):
+            return learner.encoder, name
     raise ValueError(
         "recognition takes prototypical networks, and Siamese ones with a Euclidean or cosine energy, not "
         f"{type(learner).__name__}: train one, such as with quickstudy train siamese --set images=DIR"
     )
 
 
+def _embeds(learner: Any) -> TypeGuard[Embeds]:
+    # isinstance of a runtime-checkable protocol sees no submodules, such as the encoder, from Python 3.12 on
+    return hasattr(learner, "encoder") and hasattr(learner, "distance")
+
+
 def _fingerprint(encoder: nn.Module, manifest: dict[str, Any], energy: Energy) -> str:
-    """What says whether two embeddings can be compared: the recipe's name for people, and a digest."""
+    """Identifies an encoder: embeddings can be compared only if their fingerprints are equal.
+
+    The recipe's name is for people; the digest covers item format, distance and weights.
+    """
     digest = hashlib.blake2b(f"{sorted(manifest['items'].items())} {energy}".encode(), digest_size=8)
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(name.encode())
@@ -187,7 +247,7 @@ def _empty(item: npt.NDArray[Any], item_format: ItemFormat) -> str | None:
 
 
 def _cut(groups: Sequence[Sequence[Path]]) -> list[list[Path]]:
-    """Batches of whole groups, of 512 files or a few more; a larger group is cut."""
+    """Batches of whole groups, of at most 512 files; a group of more is split."""
     parts: list[list[Path]] = []
     size = sizes_on().embedded_files
     for group in groups:

@@ -1,4 +1,4 @@
-"""From a model and its data to thresholds and to a report: the classes of a pool, embedded once."""
+"""Calibration of a model, and the report on it, from the data it is tried on."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from quickstudy.data.pool import ClassPool, Index
 from quickstudy.recipes import weights as recipes_weights
 from quickstudy.recognition.calibration import Calibration, Cost, calibrate
 from quickstudy.recognition.embedder import Embedder, Vectors
-from quickstudy.recognition.gallery.search import Pooling
+from quickstudy.recognition.gallery.pooling import Pooling
 from quickstudy.recognition.pairs import pooled_scores
 from quickstudy.recognition.pooling import Poolings, compare_poolings
 from quickstudy.recognition.recognizer import CALIBRATION
@@ -26,10 +26,10 @@ class Labelled:
     """The embedded items of some classes.
 
     Args:
-        embeddings: [I, D].
-        labels: [I] names of the classes.
-        sources: [I] who or what each item comes from, where the pool says it.
-        pool: that they are of.
+        embeddings: Embeddings [I, D].
+        labels: Class name of each item, [I].
+        sources: Source of each item, [I], such as its speaker; None if the pool has no sources.
+        pool: Pool that the items are from.
     """
 
     embeddings: Vectors
@@ -41,7 +41,16 @@ class Labelled:
 def embed_pool(
     embedder: Embedder, pool: ClassPool, progress: Callable[[int, int], None] | None = None
 ) -> Labelled:
-    """Embed all items of a pool's classes."""
+    """Embed all items of a pool's classes.
+
+    Args:
+        embedder: Trained encoder.
+        pool: Pool of items in the encoder's format.
+        progress: Function called with (items done, items in total) after each batch.
+
+    Returns:
+        Embeddings and labels, class after class.
+    """
     index = pool.indices
     parts: list[Vectors] = []
     size = sizes_on().embedded_files
@@ -67,27 +76,27 @@ def calibrate_model(
 ) -> tuple[Calibration, Poolings]:
     """Choose the thresholds of a model, and write them into the manifest of its checkpoint.
 
-    A model that was trained to tell classes apart whatever their sources, such as words by other speakers, is
+    A model that was trained to recognize classes across sources, such as words of other speakers, is
     calibrated on pairs of different sources.
 
     Args:
-        model: a checkpoint or a training's folder.
-        far: as in `calibrate`, and so `cost` and `seed`.
-        cost: instead of `far`.
-        pooling: "centroid", "nearest" or "top": how the samples of a name will be taken together; without,
-            what `compare_poolings` finds best on the same items.
-        folder: development items, `folder/NAME/*`, that the model wasn't trained on; without it, the
-            validation classes of its own data.
-        data_root: where data sets lie.
-        seed: of the draws of enrolled samples.
-        display: shows the progress.
+        model: Path of a checkpoint or of a training's folder.
+        far: Target false-accept rate, in (0, 0.5].
+        cost: Cost of a false accept, cost of a false reject, and prior of a genuine pair, instead of `far`.
+        pooling: Pooling of a name's samples: "centroid", "nearest" or "top"; by default the one that
+            `compare_poolings` finds best on the same items.
+        folder: Folder of development items, `folder/NAME/*`, that the model wasn't trained on; by default the
+            validation classes of the model's own data.
+        data_root: Folder of the data sets.
+        seed: Seed of the random choice of enrolled samples.
+        display: Display that shows the progress.
 
     Returns:
-        The calibration, and how samples are taken together.
+        The calibration, and the error rates by which the pooling was chosen.
 
     Raises:
-        ValueError: if the model ships with the library, it was trained on its validation classes and there
-            is no folder, or as in `calibrate`.
+        ValueError: If the model ships with the library, was trained on its validation classes and no folder
+            is given, or as in `calibrate`.
     """
     if str(model) in recipes_weights.models():
         raise ValueError(
@@ -128,14 +137,17 @@ def report_on(
     """Measure a calibrated model on identities it has never seen.
 
     Args:
-        model: a checkpoint, a training's folder, or a model's name.
-        folder: test items, `folder/NAME/*`; without it, the test classes of the model's own data.
-        data_root: where data sets lie.
-        seed: of all draws.
-        display: shows the progress.
+        model: Path of a checkpoint or of a training's folder, or name of a model.
+        folder: Folder of test items, `folder/NAME/*`; by default the test classes of the model's own data.
+        data_root: Folder of the data sets.
+        seed: Seed of all random draws.
+        display: Display that shows the progress.
+
+    Returns:
+        The report, which can be saved as an HTML page.
 
     Raises:
-        ValueError: if it isn't calibrated, or there are too few items.
+        ValueError: If the model isn't calibrated, or there are too few items.
     """
     embedder = Embedder(model)
     stated = embedder.manifest.get(CALIBRATION)

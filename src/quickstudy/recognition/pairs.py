@@ -1,44 +1,46 @@
-"""Pairs of a probe and what is enrolled under a name: their scores, and intervals of what is counted in them.
+"""Pairs of a probe and an enrolled name: their scores, and confidence intervals of rates over pairs.
 
-Scores are higher the likelier two samples are of one identity, such as negative energies. A genuine pair is
+The higher a score, the likelier the two are of one identity; negative energies are scores. A genuine pair is
 of one identity, an impostor pair of two. Letters beside those of `core/episode.py`: I items, K identities, M
 enrolled names, n samples of a name, B probes, P pairs.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from quickstudy.core.kernels.sizes import sizes_on
-from quickstudy.recognition.gallery.search import TOP, Pooling
+from quickstudy.recognition.gallery.pooling import Energy, Pooling, energies, pooled, unit
 
 Floats = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
 Scorer = Callable[[npt.NDArray[Any], npt.NDArray[Any]], npt.NDArray[Any]]
-"""From enrolled embeddings [M, n, D] and probes [B, D] to scores [B, M], higher where likelier the same."""
-Energy = Literal["cosine", "euclidean"]
+"""From enrolled embeddings [M, n, D] and probes [B, D] to scores [B, M]; higher means likelier the same."""
 Interval = tuple[float, float]
 
 MOST_ITEMS, MOST_PAIRS, MOST_DRAWS = 3000, 4_000_000, 20
-"""Items that are paired at most, pairs of all draws of enrolled samples, and draws."""
+"""Limits: items to pair, pairs over all draws of enrolled samples, and draws."""
 BLOCKS, RESAMPLES = 500, 1000
-"""Of the bootstrap: blocks of identities at most, and how often they are drawn anew."""
+"""Bootstrap: largest number of blocks of identities, and number of resamples."""
 
 
 def pooled_scores(energy: Energy = "euclidean", pooling: Pooling = "centroid") -> Scorer:
-    """The score of a probe against the samples of a name, the negative energy.
+    """Scorer of probes against the samples of names: the negative energy.
 
     Args:
-        energy: "euclidean", ‖p − g‖, or "cosine", 1 − cos(p, g).
-        pooling: "centroid", the energy to the mean of the samples (of unit vectors under the cosine);
-            "nearest", the least of the energies; "top", the mean of the three least, or of all if fewer (of
-            Euclidean ones the root mean square: squares of distances are what the gallery adds up).
+        energy: Energy, "euclidean", ‖p − g‖, or "cosine", 1 − cos(p, g).
+        pooling: Pooling of a name's samples: "centroid", the energy to their mean (of unit vectors for the
+            cosine); "nearest", the least of the energies; "top", the mean of the three least, or of all if
+            fewer (for the Euclidean energy the root mean square, as the gallery averages squared distances).
+
+    Returns:
+        Function from enrolled embeddings [M, n, D] and probes [B, D] to scores [B, M] ≤ 0.
 
     Raises:
-        ValueError: if either is none of these.
+        ValueError: If the energy or the pooling is none of these.
 
     Example:
         >>> enrolled = np.array([[[0.0, 0.0], [0.0, 2.0]]])
@@ -53,47 +55,31 @@ def pooled_scores(energy: Energy = "euclidean", pooling: Pooling = "centroid") -
 
     def scores(gallery: npt.NDArray[Any], probes: npt.NDArray[Any]) -> Floats:
         enrolled, asked = np.asarray(gallery, np.float64), np.asarray(probes, np.float64)
-        if energy == "cosine":
-            enrolled, asked = _unit(enrolled), _unit(asked)
+        cosine = energy == "cosine"
+        if cosine:
+            enrolled, asked = unit(enrolled), unit(asked)
         if pooling == "centroid":
-            return _energies(enrolled.mean(1), asked, energy)
+            enrolled = enrolled.mean(1, keepdims=True)
         names, n, dimensions = enrolled.shape
         made = np.empty((len(asked), names))
-        step = max(1, sizes_on().scored_pairs // (names * n))  # probes at a time, so that memory is bounded
+        step = max(1, sizes_on().scored_pairs // max(1, names * n))  # bounds the memory
         for i in range(0, len(asked), step):
-            each = _energies(enrolled.reshape(-1, dimensions), asked[i : i + step], energy)
-            each = np.sort(each.reshape(-1, names, n), 2)
-            best = each[:, :, -TOP:]
-            if pooling == "nearest":
-                made[i : i + step] = each[:, :, -1]
-            else:
-                made[i : i + step] = best.mean(2) if energy == "cosine" else -np.sqrt((best**2).mean(2))
+            each = energies(asked[i : i + step], enrolled.reshape(-1, dimensions), energy)
+            made[i : i + step] = -pooled(each.view(-1, names, n), pooling, squared=cosine).numpy()
         return made
 
     return scores
 
 
-def _unit(x: Floats) -> Floats:
-    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
-
-
-def _energies(gallery: Floats, probes: Floats, energy: Energy) -> Floats:
-    """Negative energies [B, M] of single embeddings."""
-    if energy == "cosine":
-        return probes @ _unit(gallery).T - 1
-    squares = (probes**2).sum(1)[:, None] + (gallery**2).sum(1) - 2 * probes @ gallery.T
-    return -np.sqrt(np.maximum(squares, 0))
-
-
 @dataclass(frozen=True)
 class Pairs:
-    """Scored pairs of a probe and what is enrolled under a name.
+    """Scored pairs of a probe and an enrolled name.
 
     Args:
-        scores: [P].
-        identities: [P, 2] of the probe and of the name, 0 … K − 1; a pair is genuine where they are the same.
-        genuine: number of different genuine pairs; repeated draws pair the same anew, and don't count.
-        impostor: number of different impostor pairs.
+        scores: Scores of the pairs, [P].
+        identities: Identities of probe and name, [P, 2], in 0 … K − 1; equal in a genuine pair.
+        genuine: Number of different genuine pairs; pairs that later draws repeat count once.
+        impostor: Number of different impostor pairs.
     """
 
     scores: Floats
@@ -103,7 +89,7 @@ class Pairs:
 
     @property
     def same(self) -> npt.NDArray[np.bool_]:
-        """[P] whether each pair is genuine."""
+        """Whether each pair is genuine, [P]."""
         return self.identities[:, 0] == self.identities[:, 1]
 
 
@@ -115,24 +101,28 @@ def score_pairs(
     seed: int = 0,
     sources: npt.ArrayLike | None = None,
 ) -> Pairs:
-    """The pairs that labelled items make, where names have so many enrolled samples.
+    """Score the genuine and impostor pairs of labelled items, with n enrolled samples a name.
 
-    With one sample they are all pairs of different items. With more, samples of each identity that has items
-    left are drawn at random and enrolled, and all other items are probes against all names; up to 20 draws.
-    Of more than 3,000 items, those of the largest identities are thinned out first, at random.
+    With n = 1 these are all pairs of different items. With more, n samples of each identity that has more
+    than n items are drawn at random and enrolled, and all other items are probes against all names; this is
+    repeated for up to 20 draws. More than 3,000 items are first thinned at random, from the largest
+    identities on.
 
     Args:
-        embeddings: [I, D].
-        labels: [I] whose each item is.
-        scorer: of the names; symmetrical in its two arguments where n = 1.
-        samples: n of each name.
-        seed: of the draws.
-        sources: [I] what each item comes from, such as the speaker of a word: then no probe is paired with a
-            name that has a sample from the probe's source, and there may be few genuine pairs, or none.
+        embeddings: Embeddings [I, D].
+        labels: Identity of each item, [I].
+        scorer: Scorer of probes against names; symmetric in its two arguments if n = 1.
+        samples: Number n of enrolled samples of each name.
+        seed: Seed of the random draws.
+        sources: Source of each item, [I], such as the speaker of a word; if given, no probe is paired with a
+            name that has a sample from the probe's source, which may leave few genuine pairs, or none.
+
+    Returns:
+        The pairs and their scores.
 
     Raises:
-        ValueError: if fewer than two identities have more than n items, embeddings aren't finite [I, D], or
-            sources not [I].
+        ValueError: If fewer than two identities have more than n items, embeddings aren't finite [I, D], or
+            sources aren't [I].
     """
     x, y = checked(embeddings, labels)
     origin = np.arange(len(x)) if sources is None else np.asarray(sources)
@@ -153,14 +143,14 @@ def score_pairs(
     large = np.flatnonzero(counts > samples)
     if samples < 1 or len(large) < 2:
         raise ValueError(
-            f"{len(large)} identities have more than {samples} items: it takes two that have, to enrol "
+            f"{len(large)} identities have more than {samples} items: it takes two that have, to enroll "
             f"{samples} of each and try another; bring more items, or ask for fewer samples"
         )
     probes = len(x) - samples * len(large)
     draws = int(np.clip(MOST_PAIRS // (probes * len(large)), 1, MOST_DRAWS))
     scores: list[Floats] = []
     identities: list[Index] = []
-    met = np.zeros((len(x), len(large)), bool)  # which probes were tried against which names
+    met = np.zeros((len(x), len(large)), bool)  # whether a probe was tried against a name
     for _ in range(draws):
         enrolled, tried = draw_enrolment(y, large, samples, rng)
         apart = (origin[tried][:, None, None] != origin[enrolled]).all(2)
@@ -175,16 +165,16 @@ def score_pairs(
 def draw_enrolment(
     labels: Index, identities: Index, samples: int, rng: np.random.Generator
 ) -> tuple[Index, Index]:
-    """Draw the items to enrol.
+    """Draw the items to enroll.
 
     Args:
-        labels: [I] integers ≥ 0.
-        identities: [M] to enrol, each with at least n items.
-        samples: n of each.
-        rng: source of randomness.
+        labels: Identity of each item, [I], integers ≥ 0.
+        identities: Identities to enroll, [M], each with at least n items.
+        samples: Number n of items to enroll of each identity.
+        rng: Random number generator.
 
     Returns:
-        [M, n] indices of the items to enrol, and of all others.
+        Indices of the items to enroll, [M, n], and of all others.
     """
     order = rng.permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
@@ -196,28 +186,30 @@ def draw_enrolment(
 
 
 def _thinned(labels: Index, samples: int, rng: np.random.Generator) -> Index:
-    """Indices of the items kept: n + 1 of each identity that has them, then those of others, then more."""
+    """Indices of the items to keep: n + 1 of each identity that has them, then of others, then the rest."""
     order = rng.permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
     ordered, counts = labels[order], np.bincount(labels)
     place = np.arange(len(labels)) - np.searchsorted(ordered, ordered)
-    shuffled = rng.permutation(len(counts))[ordered]  # which identities, if not all have room
+    shuffled = rng.permutation(len(counts))[ordered]  # random order of the identities, if not all fit
+    # lexsort takes the last key first. That is the place of an item within its identity, where the first
+    # n + 1 count as equal; then whether the identity has n + 1 items at all; then the random order.
     first = np.lexsort((shuffled, counts[ordered] <= samples, np.maximum(place, samples)))
     return np.sort(order[first[:MOST_ITEMS]])
 
 
 def checked(embeddings: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[npt.NDArray[Any], Index]:
-    """Labelled items as arrays, if pairs can be made of them.
+    """Check that pairs can be made of labelled items.
 
     Args:
-        embeddings: [I, D].
-        labels: [I] whose each item is.
+        embeddings: Embeddings [I, D].
+        labels: Identity of each item, [I].
 
     Returns:
-        [I, D], and [I] identities as numbers 0 … K − 1.
+        Embeddings [I, D], and identities [I] as numbers 0 … K − 1.
 
     Raises:
-        ValueError: if shapes are others, a number isn't finite, or there would be no pairs of either kind.
+        ValueError: If shapes don't fit, a number isn't finite, or either kind of pair is missing.
     """
     x, names = np.asarray(embeddings), np.asarray(labels)
     if x.ndim != 2 or names.shape != x.shape[:1]:
@@ -247,22 +239,26 @@ def _scored(scorer: Scorer, gallery: npt.NDArray[Any], probes: npt.NDArray[Any])
 
 
 def share_interval(hits: npt.ArrayLike, identities: npt.ArrayLike, seed: int = 0) -> Interval:
-    r"""95 % interval of the share of hits among pairs that have identities in common.
+    r"""Bootstrap 95 % interval of the share of hits among pairs that have identities in common.
 
-    Pairs of the same identities are alike, so it is identities that are drawn anew, with replacement, 1,000
-    times. An identity drawn $c_i$ times gives its genuine pairs the weight $c_i$, and those with another one
+    Pairs that share an identity aren't independent, so identities are resampled, with replacement, 1,000
+    times. An identity drawn $c_i$ times gives its genuine pairs the weight $c_i$, and those with identity j
     the weight $c_i c_j$:
 
     $$s^* = \frac{\sum_i c_i h_{ii} + \sum_{i \ne j} c_i c_j h_{ij}}
                  {\sum_i c_i n_{ii} + \sum_{i \ne j} c_i c_j n_{ij}}$$
 
-    for $h_{ij}$ hits among $n_{ij}$ pairs; the interval is between the 2.5 and the 97.5 % quantiles. Where
-    nothing is a hit it ends at 3 / (number of different pairs of identities), likewise where everything is.
+    for $h_{ij}$ hits among $n_{ij}$ pairs; the interval is between the 2.5 and the 97.5 % quantiles. Without
+    any hit its upper end is 3 / (number of different pairs of identities); if all are hits, 1 minus that is
+    its lower end.
 
     Args:
-        hits: [P] true or false.
-        identities: [P, 2] integers ≥ 0.
-        seed: of the resamples.
+        hits: Whether each pair is a hit, [P].
+        identities: Identities of the two sides of each pair, [P, 2], integers ≥ 0.
+        seed: Seed of the resampling.
+
+    Returns:
+        Lower and upper end, in [0, 1].
 
     Example:
         >>> share_interval([True, False, False, False], [[0, 1], [0, 2], [1, 2], [3, 2]])[0]
@@ -271,22 +267,32 @@ def share_interval(hits: npt.ArrayLike, identities: npt.ArrayLike, seed: int = 0
     Reference: R. M. Bolle, N. K. Ratha, S. Pankanti: "Error analysis of pattern recognition systems: the
     subsets bootstrap", Computer Vision and Image Understanding 93, 2004.
 
-    Departures: there the subsets are of the pairs of one finger, here both identities of an impostor pair are
-    drawn. More than 500 identities are drawn in 500 blocks, pairs within a block counting as genuine ones do.
-    An interval of few identities is too short, as every bootstrap's is.
+    Departures: the paper resamples subsets of the pairs of one finger; here both identities of an impostor
+    pair are resampled. More than 500 identities are grouped into 500 blocks, and pairs within a block are
+    weighted as genuine ones are. With few identities the interval is too short, as of every bootstrap.
     """
     return Resamples(np.asarray(identities), seed).interval(np.asarray(hits, bool))
 
 
 def shown(share: float, interval: Interval) -> str:
-    """`1.20 % (0.60 … 2.10)` of shares, a dash of what there was nothing to count for."""
+    """Format a share and its interval, `1.20 % (0.60 … 2.10)`; a dash if the share is NaN.
+
+    Args:
+        share: Share in [0, 1], or NaN if there was nothing to count.
+        interval: Lower and upper end, in [0, 1].
+    """
     if np.isnan(share):
         return "–"
     return f"{100 * share:.2f} % ({100 * interval[0]:.2f} … {100 * interval[1]:.2f})"
 
 
 class Resamples:
-    """Identities drawn anew, once for all the shares of the same pairs."""
+    """Bootstrap resamples of identities, drawn once for several shares of the same pairs.
+
+    Args:
+        identities: Identities of the two sides of each pair, [P, 2], integers ≥ 0.
+        seed: Seed of the resampling.
+    """
 
     def __init__(self, identities: npt.NDArray[Any], seed: int) -> None:
         _, pairs = np.unique(identities, return_inverse=True)
@@ -300,18 +306,25 @@ class Resamples:
         self.all = self._weighed(self.at)
 
     def interval(self, hits: npt.NDArray[np.bool_]) -> Interval:
-        """Of the share of these hits [P], as `share_interval` says."""
+        """Interval of the share of hits, see `share_interval`.
+
+        Args:
+            hits: Whether each pair is a hit, [P].
+
+        Returns:
+            Lower and upper end, in [0, 1].
+        """
         if hits.all() or not hits.any():
             low, high = self.pairs.min(1), self.pairs.max(1)
             margin = min(1.0, 3 / len(np.unique(low * (int(high.max()) + 1) + high)))
             return (1 - margin, 1.0) if hits.all() else (0.0, margin)
-        there = self.all > 0  # of few identities, some resamples have no such pair
+        there = self.all > 0  # with few identities, some resamples have no pair of this kind
         shares = self._weighed(self.at[hits])[there] / self.all[there]
         low, high = np.quantile(shares, [0.025, 0.975])
         return float(low), float(high)
 
     def _weighed(self, at: Index) -> Floats:
-        """The weight of some pairs in each resample."""
+        """Total weight of some pairs in each resample."""
         k = self.k
         numbers = np.bincount(at, minlength=k * k).reshape(k, k).astype(np.float32)
         every = (self.drawn @ numbers * self.drawn).sum(1, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Which way to take the samples of a name together is best: their mean, the nearest, or the nearest three."""
+"""Choice of the pooling of a name's samples, centroid, nearest or nearest three, by error rate."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ import numpy.typing as npt
 
 from quickstudy.metric.verification import verification
 from quickstudy.recognition.calibration import FEW, SAMPLES, fitting
-from quickstudy.recognition.gallery.search import Pooling
-from quickstudy.recognition.pairs import Energy, checked, pooled_scores, score_pairs
+from quickstudy.recognition.gallery.pooling import Energy, Pooling
+from quickstudy.recognition.pairs import checked, pooled_scores, score_pairs
 
 
 @dataclass(frozen=True)
 class Poolings:
-    """How well each way to take the samples of a name together tells pairs apart, and which is taken.
+    """Equal error rates of the poolings, and the pooling chosen by them.
 
     Args:
-        eers: EER, in [0, 1], of each pooling by number of samples, n > 1; empty where nothing was compared.
-        identities: that have genuine pairs, by n.
-        asked: taken whatever the EERs are.
+        eers: EER in [0, 1] of each pooling, by number n > 1 of samples; empty if nothing was compared.
+        identities: Number of identities with genuine pairs, by n.
+        asked: Pooling that was asked for, whatever the EERs are; None to choose by them.
     """
 
     eers: dict[int, dict[Pooling, float]]
@@ -29,24 +29,24 @@ class Poolings:
 
     @property
     def counted(self) -> list[int]:
-        """The numbers of samples that count: where there are fewer than ten identities, the best is luck."""
+        """Numbers of samples with at least ten identities: with fewer, which pooling is best is chance."""
         return [n for n in self.eers if self.identities[n] >= FEW]
 
     @property
     def means(self) -> dict[Pooling, float]:
-        """EER of each pooling, over the numbers of samples that count, or over all if none does."""
+        """Mean EER of each pooling over the numbers of samples in `counted`, or over all if none."""
         over = self.counted or list(self.eers)
         return {p: float(np.mean([self.eers[n][p] for n in over])) for p in get_args(Pooling)} if over else {}
 
     @property
     def chosen(self) -> Pooling:
-        """As asked, else with the least EER in the mean; of equal ones, or if none counts, the centroid."""
+        """Pooling asked for, else the one with the least mean EER; in a tie or without data, the centroid."""
         if self.asked or not self.counted:
             return self.asked or "centroid"
         return min(get_args(Pooling), key=self.means.__getitem__)
 
     def as_dict(self) -> dict[str, Any]:
-        """For a manifest: the pooling, and the EERs it was chosen by."""
+        """The pooling and the EERs it was chosen by, for a manifest."""
         return {"pooling": self.chosen, "eers": {str(n): each for n, each in self.eers.items()}}
 
     def __str__(self) -> str:
@@ -67,22 +67,25 @@ def compare_poolings(
     seed: int = 0,
     sources: npt.ArrayLike | None = None,
 ) -> Poolings:
-    """Measure which way to take the samples of a name together is best, on the pairs that `calibrate` uses.
+    """Measure the equal error rate of each pooling, on the pairs that `calibrate` uses.
 
-    Of fewer than ten identities the mean is taken, whatever is measured: chosen on the four validation words
-    of `words-arabic`, it would have been the three nearest, which told the test words worse.
+    With fewer than ten identities the centroid is chosen, whatever is measured: on the four validation words
+    of `words-arabic` the three nearest were best, but they did worse on the test words.
 
     Args:
-        embeddings: [I, D].
-        labels: [I] whose each item is.
-        energy: of the encoder.
-        samples: numbers of enrolled samples, as far as two identities have more; of one, all poolings are the
-            same.
-        seed: of the draws of enrolled samples.
-        sources: as in `calibrate`.
+        embeddings: Embeddings [I, D].
+        labels: Identity of each item, [I].
+        energy: Energy of the encoder, "cosine" or "euclidean".
+        samples: Numbers of enrolled samples to compare with; those that fewer than two identities exceed are
+            left out, and so is 1, for which all poolings are the same.
+        seed: Seed of the random choice of enrolled samples.
+        sources: Source of each item, [I]; if given, only pairs of different sources count.
+
+    Returns:
+        The equal error rates, and the pooling chosen by them.
 
     Raises:
-        ValueError: as in `calibrate`.
+        ValueError: As in `calibrate`.
 
     Example:
         >>> rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Recogniser: enroll, verify and identify, with a calibrated threshold and "unknown" as an answer."""
+"""Recognizer: enroll, verify and identify, with a calibrated threshold and "unknown" as an answer."""
 
 import math
 import unicodedata
@@ -13,27 +13,28 @@ from quickstudy.data.datasets.folders import find_files
 from quickstudy.recognition.calibration import EXPECTED, FEW, Calibration, calibrate
 from quickstudy.recognition.embedder import Embedder, Progress, Refusal, Vectors
 from quickstudy.recognition.gallery.gallery import Gallery
+from quickstudy.recognition.gallery.pooling import Pooling, means_of, nearness, score_of, unit
 from quickstudy.recognition.gallery.records import Match
-from quickstudy.recognition.gallery.search import Pooling, means_of
-from quickstudy.recognition.pairs import Energy, pooled_scores
+from quickstudy.recognition.pairs import pooled_scores
 
 Files = str | Path | Sequence[str | Path]
 MODEL, CALIBRATION = "model", "calibration"
-"""Settings of a gallery: the model it is used with, and its own calibration."""
+"""Keys of a gallery's settings: the model it is used with, and its own calibration."""
 CHECKED = 50_000
-"""Samples up to which a gallery is searched for mislabelled ones: people's own folders, not a million."""
+"""Largest number of samples of a gallery that is checked for mislabelled ones, which takes time."""
 
 
 @dataclass(frozen=True)
 class Enrolment:
-    """What became of an enrolment.
+    """Outcome of an enrollment.
 
     Args:
-        added: new samples by name.
-        known: files whose content was enrolled under that name already.
-        refused: files that can't be used.
-        doubtful: files that may be mistakes: they are nearer to another name's mean than to that of the
-            others of their own and, with thresholds, would be taken for that name and not for their own.
+        added: Number of new samples, by name.
+        known: Number of files whose content was enrolled under the same name already.
+        refused: Files that can't be used, with reasons.
+        doubtful: Files that may be mislabelled: they are nearer to the mean of another name than to that of
+            the other samples of their own and, with thresholds, would be accepted as that name and not as
+            their own.
     """
 
     added: dict[str, int]
@@ -44,16 +45,16 @@ class Enrolment:
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether a sample is of the name it claims.
+    """Comparison of a sample with a name.
 
     Args:
-        name: claimed.
-        accepted: whether the score reaches the threshold.
-        score: the negative energy, higher is likelier.
-        threshold: for a name with so many samples.
-        probability: that it is, where both are equally likely beforehand.
-        supported: whether impostor pairs enough are behind the threshold; if not, it is above the scores of
-            all there were.
+        name: Claimed name, or candidate.
+        accepted: Whether the score reaches the threshold.
+        score: Negative energy ≤ 0; the higher, the likelier the sample is of the name.
+        threshold: Threshold for the name's number of samples.
+        probability: Probability in (0, 1) that the sample is of the name, given a prior of one half.
+        supported: Whether the threshold rests on enough impostor pairs; if not, it lies above the scores of
+            all that were measured.
     """
 
     name: str
@@ -66,12 +67,12 @@ class Decision:
 
 @dataclass(frozen=True)
 class Identity:
-    """Whose a sample is.
+    """Identification of a sample.
 
     Args:
-        file: the sample; of several taken together, the first.
-        name: the best candidate, or None for "unknown": no candidate reaches its threshold.
-        candidates: the best, likeliest first.
+        file: Path of the sample; the first path of samples identified together.
+        name: Name of the best candidate, or None ("unknown") if it doesn't reach its threshold.
+        candidates: Nearest names, likeliest first.
     """
 
     file: Path
@@ -80,18 +81,19 @@ class Identity:
 
 
 class Recogniser:
-    """A trained encoder, a gallery of enrolled samples, and thresholds that mean what they say.
+    """A trained encoder, a gallery of enrolled samples, and calibrated thresholds.
 
     Args:
-        model: a checkpoint, a training's folder or a model's name; without it, the one that the gallery was
-            begun with.
-        gallery: path of a SQLite file, made when first enrolled to, or a PostgreSQL URL.
-        far: false accepts to allow, instead of the share that was calibrated for: to verify, of strangers who
-            claim one name; to identify, of strangers whom the gallery knows nothing of.
+        model: Path of a checkpoint or of a training's folder, or name of a model; by default the model that
+            the gallery was first used with.
+        gallery: Path of a SQLite file, created at the first enrollment, or a PostgreSQL URL.
+        far: False-accept rate to allow instead of the calibrated one, in (0, 0.5]: in verification, the share
+            of strangers accepted as the name they claim; in identification, the share of strangers taken for
+            any enrolled name.
 
     Raises:
-        FileNotFoundError: if there is no such checkpoint, or no gallery to take the model from.
-        ValueError: if the gallery is of another encoder, or `far` out of range.
+        FileNotFoundError: If there is no such checkpoint, or no gallery to take the model from.
+        ValueError: If the gallery is of another encoder, or `far` is out of range.
 
     Example:
         Five lines from folders to names (needs a trained model, hence no doctest)::
@@ -117,15 +119,15 @@ class Recogniser:
 
     @property
     def pooling(self) -> Pooling:
-        """How the samples of a name are taken together: what the thresholds are for."""
+        """Pooling of a name's samples that the thresholds are for."""
         return self.calibration.pooling
 
     @property
     def calibration(self) -> Calibration:
-        """The gallery's own, else the model's.
+        """Calibration of the gallery, or else of the model.
 
         Raises:
-            ValueError: if there is neither.
+            ValueError: If there is neither.
         """
         found = self._calibration_if_any()
         if not found:
@@ -144,28 +146,39 @@ class Recogniser:
         """Add samples of one name.
 
         Args:
-            name: up to 200 characters.
-            files: one or more; what can't be used is refused, and the rest enrolled.
-            progress: called with (done, total).
+            name: Name to enroll the samples under, up to 200 characters.
+            files: Path or paths of samples; those that can't be used are refused, and the rest enrolled.
+            progress: Function called with (files done, files in total) after each batch.
 
         Returns:
-            What became of each.
+            Numbers of new and known samples, and the refused and doubtful files.
+
+        Raises:
+            ValueError: If none of the files can be used, or the name isn't valid.
         """
         return self._enroll({name: _paths(files)}, progress)
 
     def enroll_folder(self, root: str | Path, progress: Progress | None = None) -> Enrolment:
-        """Add the samples in `root/NAME/*.jpg`, or whatever the encoder takes.
+        """Add the samples in `root/NAME/*.jpg`, or other files that the encoder takes.
 
-        Each name's are written together, or not at all should the program end; names are written in turn, and
-        enrolling the folder anew goes on where it was left.
+        The samples of a name are written together: if the program ends, all of them or none. Enrolling the
+        same folder again continues where it stopped.
+
+        Args:
+            root: Folder whose subfolders are the names.
+            progress: Function called with (files done, files in total) after each batch.
+
+        Returns:
+            Numbers of new and known samples, and the refused and doubtful files.
 
         Raises:
-            FileNotFoundError, ValueError: if there are no such folders, or one is empty.
+            FileNotFoundError: If there are no such folders.
+            ValueError: If a folder is empty, or no file can be used.
         """
         return self._enroll(find_files(Path(root), self.embedder.format), progress)
 
     def _enroll(self, files: dict[str, list[Path]], progress: Progress | None) -> Enrolment:
-        # as the gallery has names: folders of some systems come in another form of Unicode
+        # the gallery keeps names in NFC; some file systems return another form of Unicode
         files = {unicodedata.normalize("NFC", name): paths for name, paths in files.items()}
         before, calibration = self._counts() if self.gallery.exists() else {}, self._calibration_if_any()
         name_of = {path: name for name, paths in files.items() for path in paths}
@@ -195,16 +208,16 @@ class Recogniser:
     def _doubtful(
         self, used: list[tuple[str, Path, Vectors]], calibration: Calibration | None
     ) -> list[Refusal]:
-        """Samples nearer to another name's mean than to that of the others of their own.
+        """Samples nearer to the mean of another name than to that of the other samples of their own.
 
-        With thresholds, only those that would be taken for that name, and not for their own.
+        With thresholds, only those that would be accepted as that name, and not as their own.
         """
         names_enrolled, samples = self.gallery.size()
         if names_enrolled < 2 or samples > CHECKED:
             return []
         z, labels, names = self.gallery.embeddings()
         cosine = self.embedder.energy == "cosine"
-        # of Euclidean embeddings what all have in common cancels
+        # Euclidean distances keep their digits if the common mean is subtracted first
         origin = np.zeros(z.shape[1], z.dtype) if cosine else z.mean(0)
         z -= origin
         counts = np.bincount(labels, minlength=len(names))
@@ -217,10 +230,10 @@ class Recogniser:
         for i in range(0, len(asked), size):
             part = asked[i : i + size]
             own, x = np.asarray([at[name] for name, _, _ in part]), np.stack([z for _, _, z in part]) - origin
-            # ‖x‖² / 2 − ‖x − m‖² / 2, the greater the nearer
-            near = x @ means.T - np.square(means).sum(1) / 2
+            near = nearness(x @ means.T, means)
+            # a sample's own name is judged without it
             others = means_of(sums[own] - x, counts[own] - 1, cosine)
-            near[np.arange(len(part)), own] = (x * others).sum(1) - np.square(others).sum(1) / 2
+            near[np.arange(len(part)), own] = nearness((x * others).sum(1), others)
             nearest = near.argmax(1)
             wrong = nearest != own
             if calibration:
@@ -234,7 +247,7 @@ class Recogniser:
     def _mistaken(
         self, x: Vectors, own: np.ndarray, other: np.ndarray, rows: list[Vectors], calibration: Calibration
     ) -> np.ndarray:
-        """[B] whether samples would be taken for another name, and not for the others of their own."""
+        """Whether samples would be accepted as another name, and not as their own without them, [B]."""
         scorer = pooled_scores(self.embedder.energy, calibration.pooling)
 
         def reached(probes: Vectors, enrolled: Vectors) -> np.ndarray:
@@ -250,14 +263,18 @@ class Recogniser:
         return mistaken
 
     def verify(self, name: str, files: Files) -> Decision:
-        """Whether samples, which are taken together, are of the name they claim.
+        """Decide whether samples are of the name they claim.
 
         Args:
-            name: enrolled.
-            files: one, or several of the same person, word or sound: their mean is asked.
+            name: Claimed name, which must be enrolled.
+            files: Path of a sample, or paths of several of the same person, word or sound; the mean of their
+                embeddings is compared.
+
+        Returns:
+            The decision, with score and threshold.
 
         Raises:
-            ValueError: if the name isn't enrolled, or a file can't be used.
+            ValueError: If the name isn't enrolled, or a file can't be used.
         """
         probe = self._probes(_paths(files), together=True)[1]
         samples = len(self.gallery.samples(name))
@@ -266,19 +283,22 @@ class Recogniser:
         return self._decide(calibration, Match(name, distance, samples), names=1)
 
     def identify(self, files: Files, top: int = 5, together: bool = False) -> list[Identity]:
-        """Whose samples are, among all that is enrolled, or "unknown".
+        """Find the enrolled name of each sample, or "unknown".
 
-        The threshold rises with the number of names, so that a stranger is as seldom taken for any of them as
-        was calibrated for.
+        The threshold rises with the number of names, so that the share of strangers who are taken for any of
+        them stays the calibrated one.
 
         Args:
-            files: one or more.
-            top: candidates to name of each.
-            together: all files are of the same person, word or sound: their mean is asked, and one identity
-                returned.
+            files: Path or paths of samples.
+            top: Number of candidates to return for each sample.
+            together: Whether all files are of the same person, word or sound; then the mean of their
+                embeddings is compared, and one identity returned.
+
+        Returns:
+            An identity for each sample.
 
         Raises:
-            ValueError: if a file can't be used, or nothing is enrolled.
+            ValueError: If a file can't be used, or nothing is enrolled.
         """
         paths, probes = self._probes(_paths(files), together)
         names, calibration = self.gallery.size()[0], self.calibration
@@ -292,16 +312,19 @@ class Recogniser:
         return found
 
     def recalibrate(self, far: float | None = None) -> Calibration:
-        """Measure the thresholds anew, on the enrolled samples themselves, and keep them with the gallery.
+        """Measure the thresholds on the enrolled samples themselves, and store them in the gallery.
 
-        It takes several samples of each of a good many names. They stay as they are until measured anew.
+        It takes several samples of each of many names. The thresholds stay until they are measured again.
 
         Args:
-            far: aimed at; without, the FAR or the cost that was aimed at before.
+            far: Target false-accept rate, in (0, 0.5]; by default the previous target, a rate or a cost.
+
+        Returns:
+            The gallery's own calibration.
 
         Raises:
-            ValueError: if names or samples are too few to measure it: by luck, thresholds could become laxer
-                than those of the model.
+            ValueError: If names or samples are too few: by chance, the thresholds could become laxer than
+                those of the model.
         """
         before = self.calibration
         z, labels, _ = self.gallery.embeddings()
@@ -331,7 +354,7 @@ class Recogniser:
         if together:
             z = z.mean(0, keepdims=True)
             if self.embedder.energy == "cosine":
-                z /= np.maximum(np.linalg.norm(z), 1e-12)
+                z = unit(z)
         return files, z
 
     def _decide(self, calibration: Calibration, match: Match, names: int) -> Decision:
@@ -340,11 +363,6 @@ class Recogniser:
         probability = float(calibration.probability(score, match.samples))
         supported = calibration.support(match.samples, names, self.far)
         return Decision(match.name, score >= threshold, score, threshold, probability, supported)
-
-
-def score_of(distance: float, energy: Energy) -> float:
-    """The negative energy of a Euclidean distance; of unit vectors 1 − cos is half its square."""
-    return -(distance**2) / 2 if energy == "cosine" else -distance
 
 
 def _paths(files: Files) -> list[Path]:
@@ -362,6 +380,6 @@ def _model_of(gallery: str | Path) -> str:
         if not there.exists():
             raise FileNotFoundError(f"there is no gallery at {there} yet: name the model by --model")
         model = there.get_setting(MODEL)
-    if not model:  # imported
+    if not model:  # an imported gallery
         raise ValueError(f"{there} doesn't say which model it was enrolled with: name it by --model")
     return model

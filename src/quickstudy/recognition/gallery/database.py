@@ -1,4 +1,4 @@
-"""Where a gallery lies, a SQLite file or a PostgreSQL database: tables, transactions, forgetting for good."""
+"""The database of a gallery, a SQLite file or PostgreSQL: tables, transactions, secure deletion."""
 
 import contextlib
 import functools
@@ -36,26 +36,26 @@ from sqlalchemy.types import TypeEngine
 from quickstudy.core.files import temporary_beside
 
 PATIENCE = 60
-"""Seconds to wait while another program writes."""
+"""Timeout in seconds while another program writes."""
 PRIVATE = 0o600
-"""Who may read a gallery and its exports: its owner alone, as these are biometric data."""
+"""File mode of a gallery and its exports: only the owner may read them, as these are biometric data."""
 WIRE = np.dtype("<f4")
-"""Of an embedding as bytes."""
+"""Data type of an embedding's numbers as bytes: float32, little-endian."""
 _CREATION = 7_839_221_904
-"""Of PostgreSQL's advisory locks, ours."""
+"""Key of the PostgreSQL advisory lock under which tables are created."""
 
 
 class Tables:
     """The tables of a gallery, for either kind of database.
 
     Args:
-        embedding: The type of a column of embeddings, which are the bytes of `WIRE` to us.
+        embedding: Column type of embeddings; Python code sees them as bytes of data type `WIRE`.
     """
 
     def __init__(self, embedding: TypeEngine[bytes]) -> None:
         key = BigInteger().with_variant(Integer(), "sqlite")
         self.metadata = MetaData()
-        # one row
+        # a table of one row
         self.gallery = Table(
             "gallery",
             self.metadata,
@@ -63,14 +63,14 @@ class Tables:
             Column("encoder", Text, nullable=False),
             Column("dimensions", Integer, nullable=False),
             Column("cosine", Boolean, nullable=False),
-            # counted up by every transaction that writes, so that others see that something has changed …
+            # incremented by every transaction that writes, so that others see that something has changed …
             Column("revision", BigInteger, nullable=False),
-            # … by those that remove, so that others need only read what is new where nothing was removed …
+            # … by those that remove: if none has, others need to read only what is new …
             Column("removals", BigInteger, nullable=False),
-            # … and set to that count when no traces are left of what was removed
+            # … and set to `removals` when all removed data has been overwritten
             Column("wiped", BigInteger, nullable=False),
         )
-        # ids rise and are never used again (in SQLite thanks to AUTOINCREMENT)
+        # ids increase and are never reused (in SQLite thanks to AUTOINCREMENT)
         self.name = Table(
             "gallery_name",
             self.metadata,
@@ -98,7 +98,7 @@ class Tables:
 
     @functools.cached_property
     def nearest(self) -> Index:
-        """PostgreSQL's index of the samples; not made with the tables, but when there are many samples."""
+        """PostgreSQL's index of the samples; created only when there are many."""
         return Index(
             "gallery_nearest",
             self.sample.c.embedding,
@@ -111,10 +111,10 @@ class Database:
     """The database of one gallery.
 
     Args:
-        where: path of a SQLite file, or the URL of a database.
+        where: Path of a SQLite file, or URL of a database.
 
     Raises:
-        ValueError: if it is neither, or the driver for PostgreSQL isn't installed.
+        ValueError: If it is neither, or the driver for PostgreSQL isn't installed.
     """
 
     def __init__(self, where: str | Path) -> None:
@@ -134,10 +134,10 @@ class Database:
         return str(self.path or self._url.render_as_string(hide_password=True))
 
     def exists(self) -> bool:
-        """Whether there is a gallery.
+        """Whether the database holds a gallery.
 
         Raises:
-            ValueError: if there is something else.
+            ValueError: If the file or database holds something else.
         """
         if self.path and not self.path.exists():
             return False
@@ -152,7 +152,11 @@ class Database:
         return False
 
     def create(self, **row: Any) -> None:
-        """Make an empty gallery with this row, whole or not at all, unless another program just has."""
+        """Create an empty gallery, whole or not at all, unless another program just has.
+
+        Args:
+            row: Values of the row of the gallery's table, by column.
+        """
         if self.path:
             with self._told():
                 self._create_file(self.path, row)
@@ -165,7 +169,7 @@ class Database:
 
     @contextlib.contextmanager
     def reading(self) -> Generator[Connection]:
-        """A transaction that sees the gallery as it is now, whatever others write."""
+        """Open a transaction that reads: it sees the gallery as it is now, even if others write."""
         with self._told(), self.engine.connect() as c:
             if not self.path:
                 c = c.execution_options(isolation_level="REPEATABLE READ")
@@ -174,7 +178,11 @@ class Database:
 
     @contextlib.contextmanager
     def writing(self, removes: bool = False) -> Generator[Connection]:
-        """A transaction that writes, one at a time: all of it comes about or, after an error, nothing."""
+        """Open a transaction that writes, one at a time: committed whole or, after an error, undone.
+
+        Args:
+            removes: Whether it removes or renames something, so that readers must read all samples again.
+        """
         row = self.tables.gallery
         changed = row.update().values(revision=row.c.revision + 1, removals=row.c.removals + int(removes))
         with (
@@ -182,16 +190,15 @@ class Database:
             self.engine.connect().execution_options(quickstudy_writes=True) as c,
             c.begin(),
         ):
-            c.execute(
-                changed
-            )  # PostgreSQL makes other writers wait here; SQLite has done so at the beginning
+            # PostgreSQL makes other writers wait here; SQLite has done so at the beginning
+            c.execute(changed)
             yield c
 
     def wipe(self) -> bool:
-        """Overwrite what is left of removed embeddings and names, if anything.
+        """Overwrite what is left of removed embeddings and names on the disk, if anything.
 
         Returns:
-            False if traces are left, because another program went on reading; the next call tries again.
+            Whether nothing is left; False if another program kept reading. The next call tries again.
         """
         row = self.tables.gallery
         with self.reading() as c:
@@ -205,7 +212,7 @@ class Database:
         return True
 
     def size(self, c: Connection) -> int:
-        """Bytes on the disk."""
+        """Size on the disk, in bytes."""
         if self.path:
             files = (self.path, self.path.with_name(self.path.name + "-wal"))
             return sum(f.stat().st_size for f in files if f.exists())
@@ -222,7 +229,7 @@ class Database:
             try:
                 cursor = raw.cursor()
                 cursor.execute("VACUUM")
-                # the log holds pages as they were
+                # the log still holds the old pages
                 cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 return not cursor.fetchall()[0][0]
             finally:
@@ -231,7 +238,7 @@ class Database:
     def _embedding(self, dimensions: int | None = None) -> TypeEngine[bytes]:
         if self.path:
             return LargeBinary()
-        from quickstudy.recognition.gallery.vector import Vector  # not above: it needs pgvector
+        from quickstudy.recognition.gallery.vector import Vector  # not at the top: it needs pgvector
 
         return Vector(dimensions)
 
@@ -256,7 +263,7 @@ class Database:
 
     @contextlib.contextmanager
     def _told(self) -> Generator[None]:
-        """Say what a user can mend in one line."""
+        """Turn database errors that a user can fix into exceptions with a message of one line."""
         try:
             yield
         except (DBAPIError, sqlite3.Error) as error:
@@ -285,7 +292,8 @@ def _url(where: str | Path) -> URL:
 
 def _sqlite(path: Path) -> Engine:
     def connect() -> sqlite3.Connection:
-        # mode=rw: a file that is gone shall not come back empty; the driver's own transactions begin too late
+        # mode=rw: a file that was deleted is not created again, empty. isolation_level=None: the driver would
+        # begin its own transactions too late.
         c = sqlite3.connect(
             f"file:{quote(str(path))}?mode=rw",
             uri=True,
@@ -303,7 +311,7 @@ def _sqlite(path: Path) -> Engine:
 
 
 def _begin(c: Connection) -> None:
-    # a transaction that first reads and then wants to write would fail if another has written meanwhile
+    # IMMEDIATE: a transaction that reads first and writes later would fail if another has written in between
     c.exec_driver_sql("BEGIN IMMEDIATE" if c.get_execution_options().get("quickstudy_writes") else "BEGIN")
 
 
@@ -314,7 +322,7 @@ def _sqlite_error(error: object) -> tuple[type[Exception], str] | None:
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return (
             ValueError,
-            f"is damaged or no gallery ({error}): restore it, or enrol anew in another",
+            f"is damaged or no gallery ({error}): restore it, or enroll anew in another",
         )
     if isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
         return OSError, f"can't be read or written ({error}): see to its folder, its permissions, free space"
@@ -324,7 +332,7 @@ def _sqlite_error(error: object) -> tuple[type[Exception], str] | None:
 def _postgres_error(error: object) -> tuple[type[Exception], str] | None:
     state = getattr(error, "sqlstate", None) or ""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    if state in ("58P01", "0A000"):  # the extension's file, or the extension, isn't there
+    if state in ("58P01", "0A000"):  # the extension or its file is missing
         return ValueError, f"lacks pgvector ({reason}): install it on the server"
     if state == "42501":
         return ValueError, f"does not let this user ({reason}): ask for the right to create, read and write"

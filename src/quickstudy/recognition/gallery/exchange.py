@@ -1,8 +1,8 @@
-"""A gallery's samples in a file, to take them elsewhere.
+"""Export of a gallery's samples to a file, and import.
 
-It is a `.safetensors` file of five tensors: `embeddings` [I, D] float32; `labels` [I] int64, the place of
-each name in `names`; `times` [I] int64, microseconds since 1970; `names` and `sources`, uint8, UTF-8, one a
-line. The manifest in its header has the encoder.
+It is a `.safetensors` file of five tensors: `embeddings` [I, D] float32; `labels` [I] int64, the index of
+each sample's name in `names`; `times` [I] int64, microseconds since 1970; `names` and `sources`, uint8,
+UTF-8, one a line. The manifest in its header names the encoder.
 """
 
 import json
@@ -20,17 +20,17 @@ from quickstudy.recognition.gallery.database import PRIVATE, WIRE
 from quickstudy.recognition.gallery.search import Floats
 
 SCHEMA = 1
-"""Raise it when a gallery, or its export, written from now on can't be read by what was written before."""
+"""Version of the format of galleries and exports; raise it if older releases can't read the new format."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Which embeddings a gallery has.
+    """Kind of embeddings that a gallery holds.
 
     Args:
-        encoder: fingerprint of the encoder.
-        dimensions: D.
-        cosine: whether they are unit vectors.
+        encoder: Fingerprint of the encoder.
+        dimensions: Dimensions D of an embedding.
+        cosine: Whether embeddings are unit vectors.
     """
 
     encoder: str
@@ -43,10 +43,10 @@ class Samples:
     """Samples of any names.
 
     Args:
-        names: [I].
-        sources: [I] digests of what they came from.
-        embeddings: [I, D].
-        times: [I] when they were enrolled, microseconds since 1970.
+        names: Name of each sample, [I].
+        sources: Digest of each sample's file, or other source, [I].
+        embeddings: Embeddings [I, D], float32.
+        times: Time when each was enrolled, [I], in microseconds since 1970.
     """
 
     names: Sequence[str]
@@ -55,16 +55,25 @@ class Samples:
     times: Sequence[int]
 
     def __len__(self) -> int:
-        """I."""
+        """Number I of samples."""
         return len(self.names)
 
     def __getitem__(self, part: slice) -> "Samples":
-        """Some of them."""
+        """A part of the samples."""
         return Samples(self.names[part], self.sources[part], self.embeddings[part], self.times[part])
 
 
 def write_export(path: Path, kind: Kind, samples: Iterable[Sequence[Any]]) -> int:
-    """Write a file, whole or not at all, of samples (name, source, time, embedding as bytes); how many."""
+    """Write samples to a file, whole or not at all.
+
+    Args:
+        path: Path of the file.
+        kind: Kind of the embeddings.
+        samples: Name, source, time in microseconds since 1970, and embedding as bytes, of each sample.
+
+    Returns:
+        Number of samples written.
+    """
     names: dict[str, int] = {}
     labels: list[int] = []
     sources: list[str] = []
@@ -95,11 +104,17 @@ def write_export(path: Path, kind: Kind, samples: Iterable[Sequence[Any]]) -> in
 
 
 def read_export(path: Path) -> tuple[Kind, Samples]:
-    """What `write_export` has written.
+    """Read a file that `write_export` has written.
+
+    Args:
+        path: Path of the file.
+
+    Returns:
+        Kind of the embeddings, and the samples.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, no export, or by a newer version.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, no export, or written by a newer version.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}: name one that a gallery was exported to")
@@ -109,7 +124,8 @@ def read_export(path: Path) -> tuple[Kind, Samples]:
             raise ValueError("it is a checkpoint of a model")
         if manifest["schema"] > SCHEMA:
             raise ValueError("it is by a newer quickstudy")
-        names, sources = (_texts(tensors[which].numpy()) for which in ("names", "sources"))
+        names = _texts(tensors["names"].numpy())
+        sources = _texts(tensors["sources"].numpy())
         labels, times = tensors["labels"].tolist(), tensors["times"].tolist()
         embeddings: Floats = tensors["embeddings"].numpy()
         if {len(labels), len(times), len(sources), len(embeddings)} != {manifest["samples"]}:

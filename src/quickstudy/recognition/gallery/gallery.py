@@ -21,42 +21,44 @@ from quickstudy.core.kernels.sizes import sizes_on
 from quickstudy.recognition.gallery.database import WIRE, Database
 from quickstudy.recognition.gallery.exchange import SCHEMA, Kind, Samples, read_export, write_export
 from quickstudy.recognition.gallery.index import EXACT, Finder
+from quickstudy.recognition.gallery.pooling import Pooling
 from quickstudy.recognition.gallery.records import Entry, Match, Sample, Stats
-from quickstudy.recognition.gallery.search import Floats, Ints, Pooling
+from quickstudy.recognition.gallery.search import Floats, Ints
 
 LONGEST = 200
-"""Characters of a name or a source."""
+"""Maximum length of a name or a source, in characters."""
 TOLERANCE = 1e-3
-"""Of the length of a unit vector."""
+"""Tolerance of the length of a unit vector."""
 
 
 class Gallery:
     """Named embeddings in a SQL database; no model, no pictures, no sound.
 
-    It is made when first written to, for one encoder, and takes no embeddings of another. Any number of
-    programs may use it at once. Whatever writes does so whole or, after an error or the end of the program,
-    not at all. Names are kept in Unicode's NFC.
+    It is created when first written to, for one encoder, and refuses embeddings of another. Any number of
+    programs may use it at once. Every write is made as a whole or, after an error or the end of the program,
+    not at all. Names are stored in Unicode's NFC.
 
-    What is removed leaves no traces in a SQLite file or its log: it is overwritten, and the file rewritten.
-    A PostgreSQL server is asked to VACUUM; its own log and backups are up to whoever runs it.
+    Removed data leaves no traces in a SQLite file or its log: it is overwritten, and the file rewritten. A
+    PostgreSQL server is asked to VACUUM; its log and backups are the responsibility of its operator.
 
-    A search is exact and in memory, see `quickstudy.recognition.gallery.search` for how much. What is in
-    memory follows the changes of other programs; after additions only the names that got samples are read
-    again. In PostgreSQL, beyond `exact` samples, candidates are the names of the nearest 200 samples (20 k if
-    that is more, at most 1,000) that an HNSW index finds, and only these are measured exactly.
+    A search is exact and in memory; `quickstudy.recognition.gallery.search` says how much it takes. Changes
+    by other programs are read before each search; after additions, only names with new samples are read
+    again. In PostgreSQL, with more than `exact` samples, candidates are the names of the nearest 200 samples
+    (20 k if that is more, at most 1,000) that an HNSW index finds, and only these are measured exactly.
 
     Args:
-        where: path of a SQLite file, or a URL such as `postgresql://USER@HOST/DATABASE`, with pgvector, one
-            gallery a database.
-        encoder: fingerprint of the encoder; without it, that of the gallery, which must then be there.
-        dimensions: D; without it, that of the gallery or of the first embeddings.
-        cosine: whether embeddings are unit vectors, and centroids too; without it, as the gallery has it, and
+        where: Path of a SQLite file, or URL such as `postgresql://USER@HOST/DATABASE` of a database with
+            pgvector, which holds one gallery.
+        encoder: Fingerprint of the encoder; by default that of the gallery, which must then exist.
+        dimensions: Dimensions D of an embedding; by default those of the gallery or of the first embeddings.
+        cosine: Whether embeddings, and so centroids, are unit vectors; by default as in the gallery, and
             False for a new one.
-        exact: see above.
+        exact: Number of samples in PostgreSQL up to which a search is exact, and its index isn't used.
 
     Raises:
-        ValueError: if the gallery is of another encoder, D or energy, by a newer version, damaged, or none.
-        OSError: if it can't be read or written.
+        ValueError: If the gallery is of another encoder, D or energy, written by a newer version, damaged, or
+            no gallery at all.
+        OSError: If it can't be read or written.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -90,7 +92,7 @@ class Gallery:
             raise
 
     def __str__(self) -> str:
-        """Where it is, without a password."""
+        """Path or URL, without the password."""
         return str(self._database)
 
     def __enter__(self) -> Self:
@@ -102,33 +104,33 @@ class Gallery:
         self.close()
 
     def close(self) -> None:
-        """Close the connections and free the memory; a later use opens it again."""
+        """Close the connections and free the memory; later use opens them again."""
         self._database.engine.dispose()
         self._finder.clear()
 
     def exists(self) -> bool:
-        """Whether it has been written to yet."""
+        """Whether the gallery has been created, by the first write."""
         if not self._there and self._database.exists():
             self._open()
             self._there = True
         return self._there
 
-    # Enrolment
+    # Enrollment
 
     def enroll(self, name: str, embeddings: npt.ArrayLike, sources: Sequence[str]) -> int:
         """Add samples of one name, in one transaction.
 
         Args:
-            name: up to 200 characters, none of them control characters.
-            embeddings: [n, D] float32.
-            sources: [n] digests of what the embeddings came from. A digest that the name has already is
-                passed over.
+            name: Name to enroll the samples under, up to 200 characters, none of them control characters.
+            embeddings: Embeddings [n, D], float32.
+            sources: Digest of each embedding's file, or other source, [n]. A digest that the name has already
+                is skipped.
 
         Returns:
-            How many were new.
+            Number of new samples.
 
         Raises:
-            ValueError: if a name, a source or the embeddings don't fit.
+            ValueError: If the name, a source or the embeddings are not valid.
         """
         rows = self._checked(embeddings, "embeddings")
         if len(sources) != len(rows):
@@ -141,14 +143,14 @@ class Gallery:
         """Add samples of any names, in one transaction.
 
         Args:
-            samples: name, embedding [D], source; as in `enroll`. They are taken into memory first, so that
-                others can write while they are made.
+            samples: Name, embedding [D] and source of each sample, as in `enroll`. All are read into memory
+                before the transaction begins, so that other programs can write meanwhile.
 
         Returns:
-            How many were new.
+            Number of new samples.
 
         Raises:
-            ValueError: if a name, a source or an embedding doesn't fit.
+            ValueError: If a name, a source or an embedding is not valid.
         """
         parts: list[Samples] = []
         source, now = iter(samples), _now()
@@ -188,7 +190,7 @@ class Gallery:
                 )
             new = c.scalar(select(func.count()).where(sample.c.id > before)) or 0
             self._finder.grown(c)
-        self._database.wipe()  # what a removal may have left that was killed
+        self._database.wipe()  # finishes the work of a removal that was killed
         return new
 
     def _make(self, parts: Sequence[Samples]) -> None:
@@ -206,16 +208,16 @@ class Gallery:
             wiped=0,
         )
         self.exists()
-        for part in parts:  # another program may have been quicker, and its gallery be of another kind
+        for part in parts:  # another program may have created it first, of another kind
             self._checked(part.embeddings, "embeddings")
 
-    # What is in it
+    # Contents
 
     def names(self) -> list[Entry]:
-        """All names in order, with their samples counted.
+        """All names, sorted, with their numbers of samples.
 
         Raises:
-            FileNotFoundError: if the gallery hasn't been written to, as everything below does.
+            FileNotFoundError: If the gallery doesn't exist yet. So do all methods below.
         """
         name, sample = self._tables.name, self._tables.sample
         times = (func.count(), func.min(sample.c.time), func.max(sample.c.time))
@@ -228,10 +230,13 @@ class Gallery:
         )
 
     def samples(self, name: str) -> list[Sample]:
-        """The samples of a name, the first enrolled first.
+        """The samples of a name, in the order of their enrollment.
+
+        Args:
+            name: Enrolled name.
 
         Raises:
-            ValueError: if there is no such name.
+            ValueError: If there is no such name.
         """
         sample = self._tables.sample
         with self._reading() as (c, _):
@@ -239,7 +244,11 @@ class Gallery:
             return [Sample(source, _date(at)) for source, at in c.execute(query.order_by(sample.c.id))]
 
     def embeddings(self) -> tuple[Floats, Ints, tuple[str, ...]]:
-        """All of it, to calibrate on: embeddings [I, D], labels [I], and the name of each label."""
+        """All embeddings, for calibration.
+
+        Returns:
+            Embeddings [I, D]; labels [I], indices of names; and the names.
+        """
         names: list[str] = []
         parts: list[Floats] = []
         counts: list[Ints] = []
@@ -252,7 +261,7 @@ class Gallery:
         return np.concatenate([np.empty((0, row.dimensions), np.float32), *parts]), labels, tuple(names)
 
     def size(self) -> tuple[int, int]:
-        """Names and samples, counted anew only after a change."""
+        """Number of names and of samples, counted again only after a change."""
         with self._finder.lock, self._reading() as (c, row):
             return self._finder.size(c, row)
 
@@ -279,10 +288,14 @@ class Gallery:
     # Changes
 
     def rename(self, old: str, new: str) -> None:
-        """Give a name's samples another name.
+        """Rename an enrolled name.
+
+        Args:
+            old: Enrolled name.
+            new: Name to give it, which must not be enrolled yet.
 
         Raises:
-            ValueError: if there is no such name, or the new one is taken.
+            ValueError: If there is no such name, or the new one is enrolled already.
         """
         name, new = self._tables.name, _text(new, "name")
         with self._writing(removes=True) as c:
@@ -293,14 +306,18 @@ class Gallery:
         self._wipe(old)
 
     def remove(self, name: str, source: str | None = None) -> int:
-        """Remove a name, or one of its samples (and the name with the last one), for good.
+        """Remove a name, or one of its samples, for good. With its last sample a name is removed as well.
+
+        Args:
+            name: Enrolled name.
+            source: Digest of the sample to remove; by default all samples are removed.
 
         Returns:
-            How many samples were removed.
+            Number of samples removed.
 
         Raises:
-            ValueError: if there is no such name or sample.
-            OSError: if it is removed, but traces are left in the log because another program kept reading for
+            ValueError: If there is no such name or sample.
+            OSError: If it is removed, but traces are left in the log because another program kept reading for
                 a minute; the next change removes them.
         """
         names, sample = self._tables.name, self._tables.sample
@@ -327,14 +344,26 @@ class Gallery:
     # Settings
 
     def get_setting(self, key: str) -> Any:
-        """What was put under a key, such as a calibration of the gallery's own; None if nothing was."""
+        """Read a setting, such as the gallery's own calibration.
+
+        Args:
+            key: Key of the setting.
+
+        Returns:
+            Its value, or None if there is none.
+        """
         setting = self._tables.setting
         with self._reading() as (c, _):
             value = c.scalar(select(setting.c.value).where(setting.c.key == key))
         return None if value is None else json.loads(value)
 
     def put_setting(self, key: str, value: Any) -> None:
-        """Keep something JSON-able under a key, in place of what was there; None removes that."""
+        """Store a setting.
+
+        Args:
+            key: Key of the setting.
+            value: Value that JSON can represent; it replaces the old one. None removes the setting.
+        """
         setting, content = self._tables.setting, json.dumps(value, ensure_ascii=False, allow_nan=False)
         with self._writing() as c:
             c.execute(setting.delete().where(setting.c.key == key))
@@ -346,13 +375,16 @@ class Gallery:
     def export(self, path: str | Path) -> int:
         """Write all samples into a `.safetensors` file, whole or not at all.
 
-        Settings stay behind. `quickstudy.recognition.gallery.exchange` says what is in it.
+        Settings aren't exported. `quickstudy.recognition.gallery.exchange` describes the format.
+
+        Args:
+            path: Path of the file to write.
 
         Returns:
-            How many samples it has.
+            Number of samples in the file.
 
         Raises:
-            OSError: if it can't be written.
+            OSError: If it can't be written.
         """
         name, sample = self._tables.name, self._tables.sample
         query = select(name.c.name, sample.c.source, sample.c.time, sample.c.embedding)
@@ -362,16 +394,19 @@ class Gallery:
             return write_export(Path(path), Kind(row.encoder, row.dimensions, row.cosine), found)
 
     def import_(self, path: str | Path) -> int:
-        """Add all samples of an exported file, in one transaction; those that are there are passed over.
+        """Add all samples of an exported file, in one transaction; samples it has already are skipped.
 
-        A gallery that hasn't been written to, and was opened without an encoder, takes that of the file.
+        A gallery that doesn't exist yet, and was opened without an encoder, takes that of the file.
+
+        Args:
+            path: Path of the exported file.
 
         Returns:
-            How many were new.
+            Number of new samples.
 
         Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if the file is damaged, no export, or of another encoder.
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is damaged, no export, or of another encoder.
         """
         kind, samples = read_export(Path(path))
         if not self.exists():
@@ -385,16 +420,19 @@ class Gallery:
     # Search
 
     def search(self, probes: npt.ArrayLike, k: int = 5, pooling: Pooling = "centroid") -> list[list[Match]]:
-        """The names nearest to each probe, nearest first.
+        """Find the names nearest to each probe, nearest first.
 
         Args:
-            probes: [B, D] embeddings.
-            k: how many names; fewer if there are no more.
-            pooling: "centroid", the distance ‖p − g‖ to the mean of a name's samples; "nearest", the least
-                distance to one of them; "top", the root mean square of the three least.
+            probes: Embeddings [B, D].
+            k: Number of names to find; if the gallery has fewer, all are returned.
+            pooling: Pooling of a name's samples: "centroid", the distance ‖p − g‖ to their mean; "nearest",
+                the least of the distances; "top", the root mean square of the three least.
+
+        Returns:
+            Nearest names of each probe, with distances.
 
         Raises:
-            ValueError: if the probes, k or the pooling don't fit.
+            ValueError: If the probes, k or the pooling are not valid.
         """
         if k < 1:
             raise ValueError(f"k is {k}: ask for at least one name")
@@ -407,10 +445,18 @@ class Gallery:
         ]
 
     def distances(self, probes: npt.ArrayLike, name: str, pooling: Pooling = "centroid") -> Floats:
-        """Distances of probes [B, D] to one name, [B], as in `search`, reading that name only.
+        """Measure distances to one name, as in `search`, reading only that name.
+
+        Args:
+            probes: Embeddings [B, D].
+            name: Enrolled name.
+            pooling: Pooling of the name's samples, as in `search`.
+
+        Returns:
+            Distances [B] ≥ 0.
 
         Raises:
-            ValueError: if there is no such name, or the probes or the pooling don't fit.
+            ValueError: If there is no such name, or the probes or the pooling are not valid.
         """
         with self._reading() as (c, row):
             p, at = self._checked(probes, "probes"), self._id(c, name)
@@ -430,7 +476,7 @@ class Gallery:
         self._encoder, self._dimensions, self._cosine = row.encoder, row.dimensions, row.cosine
 
     def _same(self, whose: str, kind: Kind) -> None:
-        fix = "use the model it was enrolled with, enrol anew, or name another gallery"
+        fix = "use the model it was enrolled with, enroll anew, or name another gallery"
         if self._encoder not in (None, kind.encoder):
             raise ValueError(
                 f"{whose} has embeddings of encoder {kind.encoder}, not of {self._encoder}: {fix}"
@@ -446,14 +492,14 @@ class Gallery:
     @contextlib.contextmanager
     def _reading(self) -> Generator[tuple[Connection, Row[Any]]]:
         if not self.exists():
-            raise FileNotFoundError(f"no gallery at {self}: enrol somebody first")
+            raise FileNotFoundError(f"no gallery at {self}: enroll somebody first")
         with self._database.reading() as c:
             yield c, self._row(c)
 
     @contextlib.contextmanager
     def _writing(self, removes: bool = False) -> Generator[Connection]:
         if not self.exists():
-            raise FileNotFoundError(f"no gallery at {self}: enrol somebody first")
+            raise FileNotFoundError(f"no gallery at {self}: enroll somebody first")
         with self._database.writing(removes) as c:
             yield c
 
@@ -466,12 +512,12 @@ class Gallery:
         )
         if found is None:
             raise ValueError(
-                f"nothing is enrolled as {name!r} in {self}: enrol it, or see the names there are"
+                f"nothing is enrolled as {name!r} in {self}: enroll it, or see the names there are"
             )
         return found
 
     def _checked(self, embeddings: npt.ArrayLike, what: str) -> Floats:
-        """Embeddings [n, D] of this gallery's kind."""
+        """Embeddings as float32 [n, D], if they are of this gallery's kind."""
         given = np.asarray(embeddings)
         if given.dtype.kind not in "fiu":
             raise ValueError(f"{what} are {given.dtype}: they must be numbers, float32")

@@ -1,4 +1,4 @@
-"""Search in a gallery's database, in memory that is kept in step with it, or by PostgreSQL's index."""
+"""Search in a gallery's database: in memory, updated as the database changes, or by PostgreSQL's index."""
 
 import threading
 from collections.abc import Collection, Iterator
@@ -13,31 +13,32 @@ from sqlalchemy.sql import ColumnElement
 
 from quickstudy.core.kernels.sizes import sizes_on
 from quickstudy.recognition.gallery.database import WIRE, Database
-from quickstudy.recognition.gallery.search import Floats, Index, Ints, Pooling, centroids, euclidean, pooled
+from quickstudy.recognition.gallery.pooling import Pooling, centroids, euclidean, pooled
+from quickstudy.recognition.gallery.search import Floats, Index, Ints
 
 EXACT = 1_000_000
-"""Samples up to which a search in PostgreSQL is exact and in memory, as it always is in SQLite."""
+"""Largest number of samples in PostgreSQL that is searched exactly, in memory, as SQLite always is."""
 HNSW_DIMENSIONS = 2000
-"""The most that pgvector's index takes."""
+"""Largest number of dimensions that pgvector's HNSW index takes."""
 
 Found = list[list[tuple[int, float, int]]]
-"""For each probe the nearest names, nearest first: id, distance, samples."""
+"""For each probe the nearest names, nearest first: id, distance, number of samples."""
 
 
 class Finder:
     """Finds names; every method works within a transaction of its caller.
 
     Args:
-        database: of the gallery.
-        exact: samples up to which PostgreSQL's index isn't used.
+        database: Database of the gallery.
+        exact: Number of samples up to which PostgreSQL's index isn't used.
     """
 
     def __init__(self, database: Database, exact: int = EXACT) -> None:
         self._database, self._tables, self.exact = database, database.tables, exact
         self.lock = threading.Lock()
-        """Of what is in memory: to be held from before the transaction of a search begins."""
+        """Lock of the data in memory; take it before the transaction of a search begins."""
         self._indices: dict[bool, tuple[Row[Any], int, Index]] = {}
-        """By whether it is of centroids; with the gallery's row and last sample when it was read."""
+        """By whether it holds centroids: the gallery's row and last sample when last read, and the index."""
         self._sizes = (-1, 0, 0)
 
     def clear(self) -> None:
@@ -46,12 +47,23 @@ class Finder:
             self._indices.clear()
 
     def search(self, c: Connection, row: Row[Any], probes: Floats, k: int, pooling: Pooling) -> Found:
-        """The k names nearest to each probe [B, D]."""
+        """Find the names nearest to each probe.
+
+        Args:
+            c: Connection with an open transaction.
+            row: Row of the gallery's table.
+            probes: Embeddings [B, D].
+            k: Number of names to find.
+            pooling: Pooling of a name's samples.
+
+        Returns:
+            Nearest names of each probe, nearest first.
+        """
         _check(pooling)
         names, samples = self.size(c, row)
         if not self._database.path and samples > self.exact:
             return [self._indexed(c, row, probe, k, pooling) for probe in probes]
-        # of one sample, all poolings are the same
+        # if every name has one sample, all poolings are the same
         index = self._index(c, row, centroid=pooling == "centroid" or names == samples)
         distances, at = index.search(torch.from_numpy(probes), k, pooling)
         ids, counts = index.ids[at], index.counts[at]
@@ -61,7 +73,18 @@ class Finder:
     def distances(
         self, c: Connection, row: Row[Any], probes: Floats, ids: Collection[int], pooling: Pooling
     ) -> dict[int, tuple[Floats, int]]:
-        """Of probes [B, D] to some names, by their id: [B] and the number of samples."""
+        """Distances of probes to some names.
+
+        Args:
+            c: Connection with an open transaction.
+            row: Row of the gallery's table.
+            probes: Embeddings [B, D].
+            ids: Database ids of the names.
+            pooling: Pooling of a name's samples.
+
+        Returns:
+            Distances [B] and number of samples of each name, by id.
+        """
         _check(pooling)
         p = torch.from_numpy(probes)
         found: dict[int, tuple[Floats, int]] = {}
@@ -75,24 +98,36 @@ class Finder:
         return found
 
     def grown(self, c: Connection) -> None:
-        """After additions: have PostgreSQL make its index where it will be used."""
+        """Create PostgreSQL's index if there are now enough samples for it.
+
+        Args:
+            c: Connection with an open transaction that has added samples.
+        """
         dimensions = c.scalar(select(self._tables.gallery.c.dimensions)) or 0
         if self._database.path or self.last(c) <= self.exact or dimensions > HNSW_DIMENSIONS:
             return
         c.execute(CreateIndex(self._tables.nearest, if_not_exists=True))
 
     def last(self, c: Connection) -> int:
-        """The highest id of a sample, or 0."""
+        """Highest id of a sample, or 0."""
         return c.scalar(select(func.max(self._tables.sample.c.id))) or 0
 
     def counts(self) -> ColumnElement[int]:
-        """Column of the samples of each name."""
+        """Column of the numbers of samples of all names."""
         sample = self._tables.sample
         each = select(func.count().label("samples")).select_from(sample).group_by(sample.c.name_id)
         return each.subquery().c.samples
 
     def names(self, c: Connection, ids: Ints) -> dict[int, str]:
-        """By their id, in the order of the ids."""
+        """Look up names by their ids.
+
+        Args:
+            c: Connection with an open transaction.
+            ids: Database ids of the names, ascending.
+
+        Returns:
+            Names by id, in the order of the ids.
+        """
         name = self._tables.name
         found: dict[int, str] = {}
         size = sizes_on().database_rows
@@ -104,7 +139,16 @@ class Finder:
     def whole_names(
         self, c: Connection, row: Row[Any], chosen: ColumnElement[bool] | None = None
     ) -> Iterator[tuple[Ints, Ints, Floats]]:
-        """Ids [n] of names, ascending, how many samples they have [n], and all of these [M, D], in parts."""
+        """Read all samples, in parts of whole names.
+
+        Args:
+            c: Connection with an open transaction.
+            row: Row of the gallery's table.
+            chosen: Condition on the samples to read; by default all.
+
+        Yields:
+            Ids of names [n], ascending; their numbers of samples [n]; and all these samples [M, D].
+        """
         sample = self._tables.sample
         query = select(sample.c.name_id, sample.c.embedding).order_by(sample.c.name_id, sample.c.source)
         if chosen is not None:
@@ -112,7 +156,7 @@ class Finder:
         held: list[Row[int, bytes]] = []
         for part in c.execute(query.execution_options(yield_per=sizes_on().database_rows)).partitions():
             held += part
-            # the last name may go on in the next part
+            # more samples of the last name may follow in the next part
             whole = next((end for end in range(len(held), 0, -1) if held[end - 1][0] != held[-1][0]), 0)
             if whole:
                 yield self._arrays(held[:whole], row.dimensions)
@@ -124,28 +168,28 @@ class Finder:
         content = b"".join([embedding for _, embedding in rows])
         if len(content) != len(rows) * dimensions * WIRE.itemsize:
             raise ValueError(
-                f"{self._database} is damaged, an embedding has another length: restore it, or enrol anew"
+                f"{self._database} is damaged, an embedding has another length: restore it, or enroll anew"
             )
         ids, counts = np.unique(np.array([i for i, _ in rows], np.int64), return_counts=True)
         return ids, counts, np.frombuffer(content, WIRE).reshape(-1, dimensions)
 
     def size(self, c: Connection, row: Row[Any]) -> tuple[int, int]:
-        """Names and samples; counting takes a while, so only after a change."""
+        """Number of names and of samples; counting is slow, so it is repeated only after a change."""
         if self._sizes[0] != row.revision:
-            tables = (self._tables.name, self._tables.sample)
-            names, samples = (c.scalar(select(func.count()).select_from(t)) or 0 for t in tables)
+            names = c.scalar(select(func.count()).select_from(self._tables.name)) or 0
+            samples = c.scalar(select(func.count()).select_from(self._tables.sample)) or 0
             self._sizes = (row.revision, names, samples)
         return self._sizes[1:]
 
     def _index(self, c: Connection, row: Row[Any], centroid: bool) -> Index:
-        """What is in memory, after reading what has changed."""
+        """The index in memory, after reading what has changed."""
         sample = self._tables.sample
-        # out of the dict, so that none stays there if reading fails half-way
+        # taken out of the dict, so that a half-read index doesn't stay if reading fails
         known, now, index = self._indices.pop(centroid, (None, 0, None))
         if known and index and known.removals == row.removals and known.revision <= row.revision:
             chosen = sample.c.name_id.in_(select(sample.c.name_id).where(sample.c.id > now))
         else:
-            index = known = None  # frees the memory before more is taken
+            index = known = None  # frees the memory before more is allocated
             each = self.counts()
             expected = c.execute(select(each, func.count()).group_by(each)).all()
             index, chosen = Index(row.dimensions, centroid, row.cosine, dict(expected)), None
@@ -159,13 +203,14 @@ class Finder:
     def _indexed(
         self, c: Connection, row: Row[Any], probe: Floats, k: int, pooling: Pooling
     ) -> list[tuple[int, float, int]]:
-        """By PostgreSQL's index, where there is too much to hold in memory."""
+        """Search by PostgreSQL's index, if there are too many samples for the memory."""
         sample = self._tables.sample
         count = min(1000, max(200, 20 * k))
         c.exec_driver_sql(f"SET LOCAL hnsw.ef_search = {count}")
         distance = sample.c.embedding.l2_distance(probe.astype(WIRE).tobytes())
         near = set(c.scalars(select(sample.c.name_id).order_by(distance).limit(count)))
-        if len(near) < k:  # some names have very many samples: without the index, then
+        if len(near) < k:
+            # the nearest samples are of few names, which have very many: search without the index
             by_name = select(sample.c.name_id).group_by(sample.c.name_id)
             near = set(c.scalars(by_name.order_by(func.min(distance)).limit(k)))
         exact = self.distances(c, row, probe[None], near, pooling)

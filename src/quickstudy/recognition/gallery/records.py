@@ -1,4 +1,4 @@
-"""What a gallery answers with."""
+"""Results of a gallery's queries."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,7 +7,14 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Entry:
-    """A name, how many samples it has, and when the first and the last of them were enrolled, in UTC."""
+    """A name in a gallery.
+
+    Args:
+        name: Enrolled name.
+        samples: Number of samples.
+        first: Time in UTC when the first sample was enrolled.
+        last: Time in UTC when the last sample was enrolled.
+    """
 
     name: str
     samples: int
@@ -17,7 +24,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Sample:
-    """Digest of what an embedding came from, and when it was enrolled, in UTC."""
+    """A sample in a gallery.
+
+    Args:
+        source: Digest of the file, or other source, of the embedding.
+        time: Time in UTC when it was enrolled.
+    """
 
     source: str
     time: datetime
@@ -25,7 +37,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class Match:
-    """A name, its distance ≥ 0 to a probe, and how many samples it has."""
+    """A name near a probe.
+
+    Args:
+        name: Enrolled name.
+        distance: Euclidean distance ≥ 0 of the probe to the name.
+        samples: Number of samples of the name.
+    """
 
     name: str
     distance: float
@@ -34,19 +52,19 @@ class Match:
 
 @dataclass(frozen=True)
 class Stats:
-    """What a gallery holds.
+    """Figures of a gallery.
 
     Args:
-        names: how many.
-        samples: of all names.
-        fewest: samples of a name.
-        most: samples of a name.
-        dimensions: D.
-        cosine: whether embeddings are unit vectors.
-        encoder: fingerprint.
-        backend: "sqlite" or "postgresql".
-        bytes: on the disk.
-        revision: how many transactions have written.
+        names: Number of names.
+        samples: Number of samples of all names.
+        fewest: Smallest number of samples of a name.
+        most: Largest number of samples of a name.
+        dimensions: Dimensions D of an embedding.
+        cosine: Whether embeddings are unit vectors.
+        encoder: Fingerprint of the encoder.
+        backend: Kind of database, "sqlite" or "postgresql".
+        bytes: Size on the disk, in bytes.
+        revision: Number of transactions that have written.
     """
 
     names: int

@@ -1,13 +1,13 @@
 """Exact search among named embeddings, in memory.
 
-Names with equally many samples lie in one array [n, c, D], a `Group`: so a search is one matrix product a
-group, and pooling a reduction over its axis c, however unequal the names are. Memory is 4 (D + 1) bytes a
-row, rows being the samples, or the names where pooling is by centroid, and up to an eighth more where names
-were added later; a search takes a few times 8 MB besides.
+Names with the same number of samples lie in one array [n, c, D], a `Group`. So a search is one matrix product
+a group, and pooling a reduction over its axis c, even if names differ in their numbers of samples. It takes
+4 (D + 1) bytes of memory a row, a row being a sample, or a name if pooling is by centroid, and up to an
+eighth more if names were added later; a search takes a few times 8 MB in addition.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,57 +15,21 @@ import torch
 from torch import Tensor
 
 from quickstudy.core.kernels.sizes import sizes_on
+from quickstudy.recognition.gallery.pooling import Pooling, centroids, euclidean, pooled
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
-Pooling = Literal["centroid", "nearest", "top"]
-"""Distance of a probe to a name: to the mean of its samples, the least, or the root mean square of the `TOP`
-least, which under the cosine is the mean of their energies."""
-TOP = 3
 SPARE = 8
-"""Names beyond those asked for that go from the quick pass, by matrix product, to the precise one."""
-
-
-def euclidean(probes: Tensor, rows: Tensor) -> Tensor:
-    """‖p − g‖ of [B, D] and [M, D], [B, M], from differences: precise where the two are almost the same."""
-    return torch.cdist(probes, rows, compute_mode="donot_use_mm_for_euclid_dist")
-
-
-def pooled(distances: Tensor, pooling: Pooling) -> Tensor:
-    """Distances to names [...] from those to all rows of each, [..., c]."""
-    if pooling == "top":
-        return distances.topk(min(TOP, distances.shape[-1]), largest=False).values.square().mean(-1).sqrt()
-    return distances.amin(-1)
-
-
-def centroids(rows: Floats, counts: Ints, cosine: bool) -> Floats:
-    """Mean embedding of each name, [n, D]; where `cosine`, brought back to length 1.
-
-    Args:
-        rows: [M, D] the samples, name after name.
-        counts: [n] samples of each name, at least 1, M together.
-        cosine: whether embeddings are unit vectors.
-    """
-    return means_of(
-        np.add.reduceat(rows, np.cumsum(counts) - counts, axis=0, dtype=np.float64), counts, cosine
-    )
-
-
-def means_of(sums: npt.NDArray[Any], counts: Ints, cosine: bool) -> Floats:
-    """The same from the sums [n, D] of each name's samples."""
-    means = sums / counts[:, None]
-    if cosine:
-        means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
-    return means.astype(np.float32)
+"""Number of names beyond k that the quick pass, by matrix product, hands to the precise pass."""
 
 
 class Group:
     """Names with c rows each.
 
     Args:
-        rows: c.
-        dimensions: D.
-        capacity: names there is room for before all must move.
+        rows: Number c of rows of a name.
+        dimensions: Dimensions D of an embedding.
+        capacity: Number of names to allocate memory for; with more, all are moved.
     """
 
     def __init__(self, rows: int, dimensions: int, capacity: int) -> None:
@@ -73,10 +37,18 @@ class Group:
         self.names: Ints = np.empty(capacity, np.int64)
         self.rows: Floats = np.empty((capacity, rows, dimensions), np.float32)
         self.norms: Floats = np.empty((capacity, rows), np.float32)
-        """Squared."""
+        """Squared length of each row."""
 
     def append(self, names: Ints, rows: Floats) -> Ints:
-        """Add names [n] with their rows [n, c, D]; their places."""
+        """Add names.
+
+        Args:
+            names: Numbers of the names, [n].
+            rows: Rows of each name, [n, c, D].
+
+        Returns:
+            Places of the names in the group, [n].
+        """
         end = self.size + len(names)
         if end > len(self.names):
             capacity = end + end // 8 + 16
@@ -91,22 +63,29 @@ class Group:
         return places
 
     def drop(self, place: int) -> int:
-        """Remove the name at a place; the name that now lies there instead, which was the last."""
+        """Remove a name; the last name moves to its place.
+
+        Args:
+            place: Place of the name in the group.
+
+        Returns:
+            Number of the name that was moved.
+        """
         self.size -= 1
         for a in (self.names, self.rows, self.norms):
             a[place] = a[self.size]
         return int(self.names[place])
 
     def nearest(self, probes: Tensor, k: int, pooling: Pooling) -> tuple[Tensor, Tensor]:
-        """The nearest names to each probe, in no order.
+        """Find the nearest names to each probe, in no order.
 
         Args:
-            probes: [B, D].
-            k: how many at most.
-            pooling: how c distances become one.
+            probes: Embeddings [B, D].
+            k: Number of names to find; fewer if the group has fewer.
+            pooling: Pooling of the distances to the c rows of a name.
 
         Returns:
-            [B, K] distances, and [B, K] the names.
+            Distances [B, K], and numbers of the names [B, K]; K is at least k if the group has as many.
         """
         keep = min(k + SPARE, self.size)
         least, places = torch.empty(len(probes), 0), torch.empty(len(probes), 0, dtype=torch.int64)
@@ -128,14 +107,17 @@ class Group:
         return exact, torch.from_numpy(self.names)[places]
 
     def _quick(self, probes: Tensor, part: slice, pooling: Pooling) -> Tensor:
-        """[B, n] what rises with the distance to each name: ‖g‖² − 2 p·g, pooled."""
+        """Rank [B, n] of the names of a part: ‖g‖² − 2 p·g, pooled, is the squared distance minus ‖p‖².
+
+        One matrix product gives it, but imprecisely where two embeddings are almost the same.
+        """
         rows, norms = torch.from_numpy(self.rows[part]), torch.from_numpy(self.norms[part])
         n, c, _ = rows.shape
         if c == 1:
             return torch.addmm(norms[:, 0], probes, rows[:, 0].T, alpha=-2)
-        # probes last, so that pooling runs along them
+        # probes last, so that pooling works on contiguous memory
         squares = torch.addmm(norms.view(-1, 1), rows.view(n * c, -1), probes.T, alpha=-2).view(n, c, -1)
-        return _least(squares).mean(0).T if pooling == "top" else squares.amin(1).T
+        return pooled(squares, pooling, squared=True, dim=1).T
 
 
 def _moved(array: npt.NDArray[Any], capacity: int) -> npt.NDArray[Any]:
@@ -144,48 +126,34 @@ def _moved(array: npt.NDArray[Any], capacity: int) -> npt.NDArray[Any]:
     return roomy
 
 
-def _least(values: Tensor) -> Tensor:
-    """[n, c, B] → [TOP, n, B] the least along c, or all of them if there are fewer."""
-    if not TOP < values.shape[1] <= 64:
-        least = values.transpose(1, 2).topk(min(TOP, values.shape[1]), largest=False).values
-        return least.movedim(2, 0)
-    # a third of the time of topk
-    first = second = third = torch.full_like(values[:, 0], torch.inf)
-    for v in values.unbind(1):
-        third = torch.minimum(third, torch.maximum(second, v))
-        second = torch.minimum(second, torch.maximum(first, v))
-        first = torch.minimum(first, v)
-    return torch.stack([first, second, third])
-
-
 class Index:
-    """Rows of all names, kept in step with a gallery.
+    """Rows of all names of a gallery, in memory.
 
     Args:
-        dimensions: D.
-        centroid: whether a name has one row, the mean of its samples, or all of them.
-        cosine: whether embeddings are unit vectors.
-        expected: how many names will have so many samples: room is made for them at once.
+        dimensions: Dimensions D of an embedding.
+        centroid: Whether a name has one row, the mean of its samples, rather than a row for each sample.
+        cosine: Whether embeddings are unit vectors.
+        expected: Number of names to allocate memory for, by their number of samples.
     """
 
     def __init__(self, dimensions: int, centroid: bool, cosine: bool, expected: Mapping[int, int]) -> None:
         self.dimensions, self.centroid, self.cosine = dimensions, centroid, cosine
         self._expected = {1: sum(expected.values())} if centroid else dict(expected)
         self.ids: Ints = np.empty(0, np.int64)
-        """[N] ascending."""
+        """Database ids of the names, [N], ascending."""
         self.counts: Ints = np.empty(0, np.int64)
-        """[N] samples of each name."""
+        """Number of samples of each name, [N]."""
         self._places: Ints = np.empty(0, np.int64)
-        """[N] of each name in its group."""
+        """Place of each name in its group, [N]."""
         self._groups: dict[int, Group] = {}
 
     def put(self, ids: Ints, counts: Ints, rows: Floats) -> None:
-        """Add names, or replace all rows of names that are there.
+        """Add names, or replace all rows of names that are there already.
 
         Args:
-            ids: [n] ascending; those that are new lie above all that are there.
-            counts: [n] samples of each name.
-            rows: [M, D] all their samples, name after name.
+            ids: Database ids of the names, [n], ascending; new ones are larger than all that are there.
+            counts: Number of samples of each name, [n].
+            rows: Embeddings of all these samples, [M, D], name after name.
         """
         known = int(np.searchsorted(ids, self.ids[-1], side="right")) if len(self.ids) else 0
         at = np.searchsorted(self.ids, ids[:known])
@@ -208,22 +176,23 @@ class Index:
             self._places[names[chosen]] = self._group(c, len(added)).append(names[chosen], added)
 
     def search(self, probes: Tensor, k: int, pooling: Pooling) -> tuple[Floats, Ints]:
-        """The names nearest to each probe, nearest first, those equally near by their id.
+        """Find the names nearest to each probe, nearest first; ties are ordered by id.
 
         Args:
-            probes: [B, D].
-            k: how many at most.
-            pooling: how the distances to the rows of a name become one.
+            probes: Embeddings [B, D].
+            k: Number of names to find.
+            pooling: Pooling of the distances to the rows of a name.
 
         Returns:
-            [B, K] distances, and [B, K] which names: their places in `ids`. K is less than k if there are
-            fewer names.
+            Distances [B, K], and places of the names in `ids` [B, K]; K is less than k if there are fewer
+            names.
         """
         groups = [group for group in self._groups.values() if group.size]
         found = [group.nearest(probes, k, pooling) for group in groups] if len(probes) else []
         if not found:
             return np.empty((len(probes), 0), np.float32), np.empty((len(probes), 0), np.int64)
-        distances, names = (torch.cat(parts, 1).numpy() for parts in zip(*found, strict=True))
+        distances = torch.cat([distance for distance, _ in found], 1).numpy()
+        names = torch.cat([name for _, name in found], 1).numpy()
         order = np.lexsort((names, distances))[:, :k]
         return np.take_along_axis(distances, order, 1), np.take_along_axis(names, order, 1)
 

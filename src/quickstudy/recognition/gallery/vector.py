@@ -1,4 +1,4 @@
-"""The type of embeddings in PostgreSQL; apart, for pgvector is installed only where PostgreSQL is used."""
+"""Column type of embeddings in PostgreSQL; a file of its own because it needs pgvector."""
 
 from typing import Any
 
@@ -12,15 +12,15 @@ from quickstudy.recognition.gallery.database import WIRE
 
 
 class Vector(VECTOR):
-    """pgvector's own type, but of the bytes of `WIRE`, as in SQLite, and read in its binary form.
+    """pgvector's type, with values as bytes of data type `WIRE`, as in SQLite, and read in binary form.
 
-    As text, which pgvector's type reads, a million embeddings would take minutes.
+    In text form, which pgvector's own type reads, a million embeddings would take minutes.
     """
 
     cache_ok = True
 
     def bind_processor(self, dialect: Dialect) -> Any:
-        """From bytes to text, with as many digits as it takes to get the same number back."""
+        """Function from bytes to text, with enough digits to restore the same numbers."""
         as_text = super().bind_processor(dialect)
 
         def bind(value: bytes) -> str:
@@ -29,11 +29,11 @@ class Vector(VECTOR):
         return bind
 
     def column_expression(self, colexpr: ColumnElement[Any]) -> ColumnElement[Any]:
-        """What to select."""
+        """Expression to select: the binary form of the column."""
         return func.vector_send(colexpr, type_=self)
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Any:
-        """From pgvector's binary form to bytes."""
+        """Function from pgvector's binary form to bytes."""
         return _as_bytes
 
 

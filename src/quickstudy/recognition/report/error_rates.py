@@ -1,6 +1,6 @@
-"""How well people, voices or words are verified: the figures of the field, with intervals.
+"""Error rates of verification, with confidence intervals.
 
-The words and letters are those of `recognition/calibration.py`.
+Terms and letters are those of `recognition/calibration.py`.
 """
 
 from collections.abc import Sequence
@@ -21,20 +21,23 @@ def min_dcf(
     false_accept: float = 1.0,
     false_reject: float = 1.0,
 ) -> float:
-    r"""Least detection cost over all thresholds, 1 being that of always answering the same.
+    r"""Minimum detection cost (minDCF) over all thresholds; 1 is the cost of always giving the same answer.
 
     $$\min_t \frac{C_{fr} \pi \, \text{FRR}(t) + C_{fa} (1 - \pi) \, \text{FAR}(t)}
                   {\min(C_{fr} \pi, \, C_{fa} (1 - \pi))}$$
 
     Args:
-        scores: [P].
-        genuine: [P] true or 1 where a pair is.
-        prior: π of a genuine pair, in (0, 1).
-        false_accept: its cost, > 0.
-        false_reject: its cost, > 0.
+        scores: Scores of the pairs, [P].
+        genuine: Whether each pair is genuine, [P], true or 1 if it is.
+        prior: Prior probability π of a genuine pair, in (0, 1).
+        false_accept: Cost of a false accept, > 0.
+        false_reject: Cost of a false reject, > 0.
+
+    Returns:
+        The cost, in [0, 1].
 
     Raises:
-        ValueError: if a cost or the prior is out of range, or as in `verification`.
+        ValueError: If a cost or the prior is out of range, or as in `verification`.
 
     Example:
         >>> min_dcf([4.0, 2.0, 3.0, 1.0], [1, 1, 0, 0])
@@ -54,17 +57,17 @@ def min_dcf(
 
 @dataclass(frozen=True)
 class Achieved:
-    """What a threshold set beforehand does to pairs of other identities.
+    """Error rates at a given threshold.
 
     Args:
-        threshold: from which pairs are accepted.
-        far: share of impostor pairs accepted; NaN if there are none.
-        far95: its 95 % interval over identities, as in `share_interval`.
-        frr: share of genuine pairs rejected; NaN if there are none.
-        frr95: its 95 % interval.
-        genuine: number of genuine pairs.
-        impostor: number of impostor pairs.
-        identities: K.
+        threshold: Score from which on pairs are accepted.
+        far: Share of impostor pairs accepted, in [0, 1]; NaN if there are none.
+        far95: 95 % interval of the FAR over identities, as in `share_interval`.
+        frr: Share of genuine pairs rejected, in [0, 1]; NaN if there are none.
+        frr95: 95 % interval of the FRR over identities.
+        genuine: Number of genuine pairs.
+        impostor: Number of impostor pairs.
+        identities: Number K of identities.
     """
 
     threshold: float
@@ -84,21 +87,24 @@ class Achieved:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """For a manifest or a log; rates of no pairs are left out."""
+        """All fields, for a manifest or a log; rates that are NaN are left out."""
         return {name: value for name, value in vars(self).items() if not np.isnan(value).any()}
 
 
 def achieved(scores: npt.ArrayLike, identities: npt.ArrayLike, threshold: float, seed: int = 0) -> Achieved:
-    """FAR and FRR at a threshold that was set elsewhere.
+    """FAR and FRR at a threshold that was set on other data.
 
     Args:
-        scores: [P], such as those of `score_pairs`.
-        identities: [P, 2] integers ≥ 0, of the two sides of a pair; it is genuine where they are the same.
-        threshold: a pair is accepted from it on.
-        seed: of the bootstrap.
+        scores: Scores of the pairs, [P], such as those of `score_pairs`.
+        identities: Identities of the two sides of each pair, [P, 2], integers ≥ 0; equal in a genuine pair.
+        threshold: Score from which on pairs are accepted.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        The error rates, with intervals.
 
     Raises:
-        ValueError: if shapes differ, or a score or the threshold isn't a number.
+        ValueError: If shapes don't fit, or a score or the threshold is NaN.
 
     Example:
         >>> a = achieved([0.9, 0.2, 0.8, 0.1], [[0, 0], [1, 1], [0, 1], [0, 2]], 0.5)
@@ -130,13 +136,19 @@ def _share(hits: npt.NDArray[np.bool_], pairs: npt.NDArray[Any], seed: int) -> t
 def per_group(
     scores: npt.ArrayLike, identities: npt.ArrayLike, threshold: float, groups: Sequence[str]
 ) -> dict[str, Achieved]:
-    """FAR and FRR of each group of identities: impostor pairs are within the group, which are the hardest.
+    """FAR and FRR of each group of identities, on pairs within the group, where impostor pairs are hardest.
 
     Args:
-        scores: [P].
-        identities: [P, 2] in 0 … K − 1.
-        threshold: as in `achieved`.
-        groups: [K] the group of each identity; where it is empty, the identity is left out.
+        scores: Scores of the pairs, [P].
+        identities: Identities of the two sides of each pair, [P, 2], in 0 … K − 1.
+        threshold: Score from which on pairs are accepted.
+        groups: Group of each identity, [K]; identities with an empty group are left out.
+
+    Returns:
+        Error rates by group; groups without pairs are left out.
+
+    Raises:
+        ValueError: If an identity has no entry in `groups`.
     """
     s, pairs, of = np.asarray(scores), np.asarray(identities), np.asarray(groups)
     if pairs.size and int(pairs.max()) >= len(of):
@@ -154,10 +166,10 @@ class View2:
     """Accuracy on folds of pairs, each with a threshold from other folds.
 
     Args:
-        accuracies: [folds tested] in [0, 1].
-        thresholds: [folds tested].
-        mean: of the accuracies.
-        error: standard error of the mean, s / √folds; NaN of a single fold.
+        accuracies: Accuracy on each tested fold, in [0, 1].
+        thresholds: Threshold of each tested fold.
+        mean: Mean of the accuracies.
+        error: Standard error of the mean, s / √folds; NaN for a single fold.
     """
 
     accuracies: Floats
@@ -171,7 +183,7 @@ class View2:
         return f"{100 * self.mean:.2f}{spread} % ({len(self.accuracies)} folds, mean ± standard error)"
 
     def as_dict(self) -> dict[str, Any]:
-        """For a manifest or a log."""
+        """All fields, for a manifest or a log."""
         lists = {"accuracies": self.accuracies.tolist(), "thresholds": self.thresholds.tolist()}
         return lists | {"mean": self.mean, "error": self.error}
 
@@ -185,16 +197,19 @@ def lfw_view2(
     """Accuracy as on View 2 of Labeled Faces in the Wild.
 
     The threshold of a fold is the one with the greatest accuracy on all other folds, or on those of
-    `tuned_on`; of equally good ones the highest, midway between two scores.
+    `tuned_on`; in a tie the highest, midway between two scores.
 
     Args:
-        scores: [F, P] in LFW [10, 600].
-        same: [F, P] true or 1 where both pictures are of one person.
-        tuned_on: folds that the threshold is chosen on; by default all but the one tested.
-        tested_on: folds; by default all but those of `tuned_on`.
+        scores: Scores of the pairs of each fold, [F, P]; in LFW [10, 600].
+        same: Whether both pictures of a pair are of one person, [F, P], true or 1 if they are.
+        tuned_on: Folds to choose the threshold on; by default all but the one tested.
+        tested_on: Folds to test on; by default all but those of `tuned_on`.
+
+    Returns:
+        The accuracies and thresholds of the tested folds.
 
     Raises:
-        ValueError: if shapes differ, or a fold would be tuned and tested on.
+        ValueError: If shapes don't fit, or a fold would be used both for tuning and for testing.
 
     Reference: G. B. Huang, M. Ramesh, T. Berg, E. Learned-Miller: "Labeled Faces in the Wild", University of
     Massachusetts, Amherst, technical report 07-49, 2007.
@@ -221,8 +236,8 @@ def lfw_view2(
 def _most_accurate(scores: Floats, genuine: npt.NDArray[np.bool_]) -> float:
     order = np.argsort(-scores, kind="stable")
     s = scores[order]
-    right = np.cumsum(np.where(genuine[order], 1, -1))  # beyond those of accepting nothing
-    ends = np.flatnonzero(np.append(s[1:] < s[:-1], True))  # a tie is accepted or rejected as one
+    right = np.cumsum(np.where(genuine[order], 1, -1))  # minus that of accepting nothing
+    ends = np.flatnonzero(np.append(s[1:] < s[:-1], True))  # equal scores are accepted or rejected together
     best = int(ends[np.argmax(right[ends])])
     if right[best] <= 0:
         return float(np.nextafter(s[0], np.inf))

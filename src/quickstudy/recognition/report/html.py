@@ -25,9 +25,9 @@ NAMES = (1, 10, 100, 1000, 10_000)
 class Table(NamedTuple):
     """A table of the page.
 
-    Args:
-        columns: What is above each; nothing if empty.
-        rows: A text for each column.
+    Attributes:
+        columns: Headings of the columns; if empty, the table has none.
+        rows: Texts of the cells, row by row.
     """
 
     columns: Sequence[str]
@@ -35,11 +35,14 @@ class Table(NamedTuple):
 
 
 def page(report: "RecognitionReport", figures: Mapping[str, Figure]) -> str:
-    """One HTML file that needs nothing else; whatever names hold is shown as text.
+    """Render the report as one self-contained HTML file; names are escaped.
 
     Args:
-        report: The figures.
-        figures: Pictures, by what they show.
+        report: Figures to show.
+        figures: Pictures by title.
+
+    Returns:
+        The HTML text.
     """
     folder = FileSystemLoader(Path(__file__).parent)
     environment = Environment(

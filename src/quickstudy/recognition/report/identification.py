@@ -1,7 +1,7 @@
-"""How well people, voices or words are identified: the figures of the field, with intervals.
+"""Rates of closed-set and open-set identification, with confidence intervals.
 
-Probes [B] are compared with M enrolled names; scores are higher the likelier a probe is of the name. The
-other words and letters are those of `recognition/calibration.py`.
+Probes [B] are compared with M enrolled names; the higher a score, the likelier a probe is of the name. Other
+terms and letters are those of `recognition/calibration.py`.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from quickstudy.recognition.pairs import (
 )
 
 FPIRS = (0.01, 0.1)
-"""False-positive identification rates that the field reports."""
+"""False-positive identification rates that are usually reported."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Identification:
     """Closed-set identification: every probe is of an enrolled name.
 
     Args:
-        rank1: share of probes whose own name scores strictly highest.
-        rank1_95: its 95 % interval over identities, as in `share_interval`.
-        cmc: [M] share of probes whose own name is among the k best, for k = 1 … M.
-        probes: B.
-        names: M.
+        rank1: Share of probes for which their own name has strictly the highest score.
+        rank1_95: 95 % interval of the rank-1 share over identities, as in `share_interval`.
+        cmc: Share of probes for which their own name is among the k best, for k = 1 … M, [M].
+        probes: Number B of probes.
+        names: Number M of enrolled names.
     """
 
     rank1: float
@@ -51,7 +51,7 @@ class Identification:
         return f"rank 1 {shown(self.rank1, self.rank1_95)}{fifth} ({self.names} names, {self.probes} probes)"
 
     def as_dict(self) -> dict[str, Any]:
-        """For a manifest or a log: all but the curve."""
+        """All fields but the curve, for a manifest or a log."""
         return {name: value for name, value in vars(self).items() if name != "cmc"}
 
 
@@ -64,12 +64,15 @@ def closed_set(
     an error.
 
     Args:
-        scores: [B, M].
-        labels: [B] whose each probe is.
-        names: [M] whose each column is; 0 … M − 1 by default.
+        scores: Scores of probes against names, [B, M].
+        labels: Identity of each probe, [B].
+        names: Identity of each column, [M]; by default 0 … M − 1.
+
+    Returns:
+        The rank-1 share and the CMC curve.
 
     Raises:
-        ValueError: if a probe is of no enrolled name, names repeat, shapes differ or a score isn't finite.
+        ValueError: If a probe is of no enrolled name, names repeat, shapes differ or a score isn't finite.
 
     Example:
         >>> print(closed_set([[0.9, 0.1], [0.8, 0.7], [0.1, 0.2]], [0, 1, 1]))
@@ -92,17 +95,17 @@ def closed_set(
 
 @dataclass(frozen=True)
 class OpenSet:
-    """Open-set identification: some probes are of nobody enrolled.
+    """Open-set identification: some probes are of no enrolled name.
 
-    DIR is the share of known probes whose own name is best and scores the threshold or more; FPIR that of
-    unknown probes that any name scores the threshold or more for.
+    DIR is the share of known probes for which their own name is best and reaches the threshold; FPIR is the
+    share of unknown probes for which any name reaches the threshold.
 
     Args:
         dir: DIR by FPIR.
         curve: FPIR [L], DIR [L] and threshold [L], from the highest threshold to the lowest.
-        known: number of known probes.
-        unknown: number of unknown probes.
-        names: M.
+        known: Number of known probes.
+        unknown: Number of unknown probes.
+        names: Number M of enrolled names.
     """
 
     dir: dict[float, float]
@@ -112,7 +115,11 @@ class OpenSet:
     names: int
 
     def at(self, threshold: float) -> tuple[float, float]:
-        """DIR and FPIR at a threshold."""
+        """DIR and FPIR at a threshold.
+
+        Args:
+            threshold: Score from which on a name is accepted.
+        """
         fpir, dir_, thresholds = self.curve
         i = int((thresholds >= threshold).sum()) - 1
         return float(dir_[i]), float(fpir[i])
@@ -123,7 +130,7 @@ class OpenSet:
         return f"DIR {rates} ({self.names} names, {self.known} known + {self.unknown} unknown probes)"
 
     def as_dict(self) -> dict[str, Any]:
-        """For a manifest or a log: all but the curve, what is by FPIR under names such as "0.01"."""
+        """All fields but the curve, for a manifest or a log; FPIRs as texts such as "0.01"."""
         parts = {name: value for name, value in vars(self).items() if name != "curve"}
         return parts | {"dir": {f"{fpir:g}": share for fpir, share in self.dir.items()}}
 
@@ -139,13 +146,16 @@ def open_set(
     DIR at an FPIR is the largest at thresholds with at most this FPIR, never interpolated.
 
     Args:
-        scores: [B, M].
-        labels: [B] whose each probe is; −1, or another that is not among the names, for unknown ones.
-        fpirs: each in [0, 1].
-        names: [M] whose each column is; 0 … M − 1 by default.
+        scores: Scores of probes against names, [B, M].
+        labels: Identity of each probe, [B]; −1, or any that is not among the names, for unknown ones.
+        fpirs: FPIRs to report the DIR at, each in [0, 1].
+        names: Identity of each column, [M]; by default 0 … M − 1.
+
+    Returns:
+        The DIR at each FPIR, and the whole curve.
 
     Raises:
-        ValueError: if there is no known or no unknown probe, an FPIR is out of range, or as in `closed_set`.
+        ValueError: If there is no known or no unknown probe, an FPIR is out of range, or as in `closed_set`.
 
     Example:
         >>> print(open_set([[0.9, 0.1], [0.3, 0.7], [0.1, 0.5]], [0, 1, -1], [0.01]))
@@ -165,15 +175,14 @@ def open_set(
     mine = np.take_along_axis(known, own[own >= 0][:, None], 1)
     hits = mine[(known >= mine).sum(1) == 1, 0]
     thresholds = np.concatenate([[np.inf], np.unique(np.concatenate([hits, stranger]))[::-1]])
-    dir_, fpir = (
-        _at_least(kind, thresholds) / n for kind, n in ((hits, len(known)), (stranger, len(stranger)))
-    )
+    dir_ = _at_least(hits, thresholds) / len(known)
+    fpir = _at_least(stranger, thresholds) / len(stranger)
     at = {f: float(dir_[np.searchsorted(fpir, f, side="right") - 1]) for f in fpirs}
     return OpenSet(at, (fpir, dir_, thresholds), len(known), len(stranger), s.shape[1])
 
 
 def _at_least(scores: Floats, thresholds: Floats) -> Floats:
-    """How many of the scores lie at each threshold or above."""
+    """Number of scores at or above each threshold."""
     return (len(scores) - np.searchsorted(np.sort(scores), thresholds)).astype(np.float64)
 
 
@@ -200,17 +209,17 @@ def _own(scores: npt.ArrayLike, labels: npt.ArrayLike, names: npt.ArrayLike | No
 
 @dataclass(frozen=True)
 class Draws:
-    """Accuracy of identification from few samples, averaged over random enrolments.
+    """Accuracy of identification from few samples, averaged over random enrollments.
 
     Args:
-        accuracy: mean over the draws, in [0, 1].
-        ci95: half-width of its 95 % interval, as in `mean_ci95`: over what is drawn of these identities. That
-            others would do as well, it doesn't say.
-        ways: names enrolled in each; the most of any, where sources don't have the same names.
-        shots: samples of each name.
-        draws: how many.
-        seed: of the draws.
-        apart: whether probes were of another source than what was enrolled.
+        accuracy: Mean accuracy over the draws, in [0, 1].
+        ci95: Half-width of the 95 % interval of the mean, as in `mean_ci95`: over random draws from these
+            identities, not over other identities.
+        ways: Number of names enrolled in each draw; the largest, if it depends on the source drawn.
+        shots: Number of samples enrolled of each name.
+        draws: Number of draws.
+        seed: Seed of the draws.
+        apart: Whether probes were of other sources than the enrolled samples.
     """
 
     accuracy: float
@@ -230,22 +239,23 @@ class Draws:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """For a manifest or a log."""
+        """All fields, for a manifest or a log."""
         return dict(vars(self))
 
 
 def enrollable(
     labels: npt.ArrayLike, shots: int, sources: npt.ArrayLike | None = None
 ) -> npt.NDArray[np.bool_]:
-    """Which names have items enough for so many shots and a probe.
+    """Which names have enough items to enroll and to leave a probe.
 
     Args:
-        labels: [I] whose each item is.
-        shots: samples of each name.
-        sources: [I] if the probes shall be of one source, and what is enrolled of others.
+        labels: Identity of each item, [I].
+        shots: Number of samples to enroll of each name.
+        sources: Source of each item, [I]; if given, probes are of one source, enrolled samples of others.
 
     Returns:
-        [K, sources] for each name, in order, and each source that the probes may be of; one column without.
+        Whether a name can be enrolled, [K, sources], names sorted, for each source that the probes may be of;
+        one column if no sources are given.
     """
     names, y = np.unique(labels, return_inverse=True)
     found, of = np.unique(np.zeros_like(y) if sources is None else sources, return_inverse=True)
@@ -264,24 +274,27 @@ def enrolment_draws(
     ways: int | None = None,
     sources: npt.ArrayLike | None = None,
 ) -> Draws:
-    """Identify from so many enrolled samples, over and over with others.
+    """Identification from few enrolled samples, averaged over random draws.
 
-    In each draw so many samples of each name are enrolled, and all other items of these names are probes.
-    With sources, one source is drawn, its items are the probes, and what is enrolled is of others. A tie is
-    an error.
+    In each draw some samples of each name are enrolled, and all other items of these names are probes. With
+    sources, one source is drawn: its items are the probes, and samples of other sources are enrolled. A tie
+    is an error.
 
     Args:
-        embeddings: [I, D].
-        labels: [I] whose each item is.
-        scorer: such as `pooled_scores(…)`.
-        shots: samples of each name.
-        draws: how many.
-        seed: of the draws.
-        ways: names, drawn anew each time; all that have items enough by default.
-        sources: [I] such as the speaker of a word.
+        embeddings: Embeddings [I, D].
+        labels: Identity of each item, [I].
+        scorer: Scorer of probes against names, such as `pooled_scores(…)`.
+        shots: Number of samples to enroll of each name.
+        draws: Number of draws, at least 2.
+        seed: Seed of the draws.
+        ways: Number of names to draw each time; by default all names with enough items.
+        sources: Source of each item, [I], such as the speaker of a word.
+
+    Returns:
+        The mean accuracy, with its interval.
 
     Raises:
-        ValueError: if there are fewer names with items enough than ways, or than two; or as in `calibrate`.
+        ValueError: If fewer names than `ways`, or than two, have enough items; or as in `calibrate`.
 
     Example:
         >>> from quickstudy.recognition.pairs import pooled_scores

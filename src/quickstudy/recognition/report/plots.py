@@ -20,20 +20,20 @@ from quickstudy.training.plots import RIGHT, WRONG, despine
 GREY = "#8c959f"
 BLUE = "#0969da"
 DEVIATES = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
-"""Error rates that are marked on the axes of a DET curve."""
+"""Error rates of the tick marks on the axes of a DET curve."""
 
 
 def det(
     curves: Mapping[str, Verification], at: Achieved | None = None, title: str = "unseen identities"
 ) -> Figure:
-    """Detection error trade-off: FRR over FAR, both on axes of normal deviates.
+    """Plot the detection error trade-off (DET): FRR over FAR, both on axes of normal deviates.
 
-    Scores that are normally distributed make a straight line; nearer the lower left is better.
+    Normally distributed scores give a straight line; nearer the lower left is better.
 
     Args:
-        curves: by what they are called.
-        at: a threshold's rates, marked with their 95 % intervals.
-        title: of the picture.
+        curves: Curves by their names in the legend.
+        at: Error rates at a threshold, to mark with their 95 % intervals.
+        title: Title of the picture.
 
     Reference: A. Martin, G. Doddington, T. Kamm, M. Ordowski, M. Przybocki: "The DET curve in assessment of
     detection task performance", Eurospeech 1997.
@@ -50,8 +50,8 @@ def det(
             _deviates(x, least), _deviates(y, least), color=colour, label=f"{name}, EER {100 * v.eer:.2f} %"
         )
     if at:
-        rates = ((at.far, *at.far95), (at.frr, *at.frr95))
-        (x, *across), (y, *up) = (_deviates(np.array(r), least).tolist() for r in rates)
+        x, *across = _deviates(np.array((at.far, *at.far95)), least).tolist()
+        y, *up = _deviates(np.array((at.frr, *at.frr95)), least).tolist()
         axes.plot(x, y, "o", color=WRONG, label="calibrated threshold, 95 % intervals")
         axes.plot(across, [y, y], color=WRONG)
         axes.plot([x, x], up, color=WRONG)
@@ -69,12 +69,12 @@ def det(
 def score_histogram(
     pairs: Pairs, thresholds: Mapping[str, float], title: str = "unseen identities"
 ) -> Figure:
-    """How genuine and impostor scores are spread, and where thresholds lie.
+    """Plot histograms of genuine and impostor scores, and thresholds.
 
     Args:
-        pairs: scored.
-        thresholds: by what they are called.
-        title: of the picture.
+        pairs: Scored pairs.
+        thresholds: Thresholds by their names in the legend.
+        title: Title of the picture.
     """
     figure, axes = _axes(title, "score", "share of the pairs of a kind, %", (6.4, 3.8))
     edges = np.linspace(pairs.scores.min(), pairs.scores.max(), 61)
@@ -93,11 +93,11 @@ def score_histogram(
 
 
 def cmc(identification: Identification, title: str = "closed set") -> Figure:
-    """Share of probes whose own name is among the best, over how many of the best are looked at.
+    """Plot the cumulative match characteristic (CMC): share of probes with their own name among the k best.
 
     Args:
-        identification: the figures and their curve.
-        title: of the picture.
+        identification: Figures of closed-set identification.
+        title: Title of the picture.
     """
     names = identification.names
     figure, axes = _axes(title, f"rank (of {names} names)", "own name among the best, % of probes", (5, 3.8))
@@ -120,12 +120,12 @@ def cmc(identification: Identification, title: str = "closed set") -> Figure:
 
 
 def dir_fpir(open_set: OpenSet, threshold: float | None = None, title: str = "open set") -> Figure:
-    """DIR over FPIR, on a logarithmic axis down to half of one unknown probe.
+    """Plot DIR over FPIR, on a logarithmic axis down to half of one unknown probe.
 
     Args:
-        open_set: the figures and their curve.
-        threshold: marked.
-        title: of the picture.
+        open_set: Figures of open-set identification.
+        threshold: Threshold to mark; None for no mark.
+        title: Title of the picture.
     """
     figure, axes = _axes(
         title, "FPIR, %: strangers taken for a name", "DIR, %: known and rightly named", (5.5, 4)
@@ -157,5 +157,5 @@ def _axes(title: str, x: str, y: str, size: tuple[float, float]) -> tuple[Figure
 
 
 def _deviates(rates: Floats, least: float) -> Floats:
-    """Quantiles of the normal distribution; rates below what the axes show lie on their edge."""
+    """Quantiles of the normal distribution; rates outside the axes are drawn on their edge."""
     return ndtri(np.clip(rates, least, 1 - least))

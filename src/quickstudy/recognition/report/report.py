@@ -1,4 +1,4 @@
-"""One page about a recogniser: what its threshold means, how well it does, and what the data can't tell."""
+"""Report on a recognizer: what its threshold means, its error rates, and what the data are too few for."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,26 +27,26 @@ from quickstudy.recognition.report.identification import (
 )
 
 REPEATS = 20
-"""Random enrolments behind the closed-set and open-set figures."""
+"""Number of random enrollments for the closed-set and open-set figures."""
 
 
 @dataclass(frozen=True)
 class RecognitionReport:
-    """All figures of a recogniser on identities that neither training nor calibration has seen.
+    """All figures of a recognizer on identities that are in neither the training nor the calibration data.
 
     Args:
-        title: of the page.
-        facts: what was measured and with what, by name.
-        calibration: done beforehand, on other identities.
-        pairs: of the test identities.
-        verification: of the pairs.
-        achieved: at the calibrated threshold.
-        min_dcf: least detection cost at a prior of 1 %.
-        samples: enrolled samples of a name, in all figures but `draws`.
-        closed: closed-set identification; None where no two identities have items enough, as below.
-        open: open-set identification.
-        draws: identification by numbers of enrolled samples.
-        groups: FAR and FRR of groups of identities.
+        title: Title of the page.
+        facts: Facts about model, data and measurement, by name.
+        calibration: Calibration on other identities.
+        pairs: Scored pairs of the test identities.
+        verification: ROC figures of the pairs.
+        achieved: Error rates at the calibrated threshold.
+        min_dcf: Minimum detection cost at a prior of 1 %.
+        samples: Number of enrolled samples of a name, in all figures but `draws`.
+        closed: Closed-set identification; None if fewer than two identities have enough items.
+        open: Open-set identification; None if fewer than four identities have enough items.
+        draws: Identification accuracy for several numbers of enrolled samples.
+        groups: Error rates of groups of identities, by group.
     """
 
     title: str
@@ -64,32 +64,32 @@ class RecognitionReport:
 
     @property
     def aim(self) -> float:
-        """The FAR that was aimed at."""
+        """Target FAR of the calibration."""
         at = (t.far for t in self.calibration.tables if t.samples == self.samples)
         return next(at, self.calibration.far)
 
     @property
     def kept(self) -> bool:
-        """Whether it lies within the interval of the one achieved."""
+        """Whether the target FAR lies within the interval of the FAR achieved."""
         low, high = self.achieved.far95
         return low <= self.aim <= high
 
     @property
     def known95(self) -> tuple[float, float] | None:
-        """The 95 % interval of the FAR aimed at, by the calibration's identities; None if not measured."""
+        """95 % interval of the target FAR on the calibration's identities; None if not measured."""
         return next((t.point.far95 for t in self.calibration.tables if t.samples == self.samples), None)
 
     @property
     def chance(self) -> bool:
-        """Whether chance explains the difference between the FAR aimed at and the one achieved.
+        """Whether chance explains the difference between the target FAR and the FAR achieved.
 
-        Both are measured on some identities only, so it does where their intervals meet.
+        Both are measured on a limited number of identities, so it does if their intervals overlap.
         """
         low, high = self.achieved.far95
         return self.known95 is not None and low <= self.known95[1] and self.known95[0] <= high
 
     def as_dict(self) -> dict[str, Any]:
-        """All figures, for a log; the scores are left out."""
+        """All figures but the scores, for a log."""
         parts: dict[str, Any] = {"title": self.title, "facts": dict(self.facts), "samples": self.samples}
         parts |= {"calibration": self.calibration.as_dict(), "min_dcf": self.min_dcf}
         for name in ("verification", "achieved", "closed", "open"):
@@ -100,7 +100,7 @@ class RecognitionReport:
         return parts
 
     def __str__(self) -> str:
-        """The figures, a line each."""
+        """The figures, one a line."""
         lines = [f"pairs: {self.verification}, minDCF {self.min_dcf:.3f}", f"calibrated: {self.achieved}"]
         lines += [f"closed set: {self.closed}"] if self.closed else []
         lines += [f"open set: {self.open}"] if self.open else []
@@ -109,7 +109,7 @@ class RecognitionReport:
         return "\n".join(lines)
 
     def figures(self) -> dict[str, Figure]:
-        """The pictures, by what they show."""
+        """The pictures by title."""
         threshold = self.achieved.threshold
         at_eer = self.verification.threshold
         made = {
@@ -128,10 +128,13 @@ class RecognitionReport:
         return made
 
     def save(self, path: str | Path) -> None:
-        """Write the page, one HTML file that needs nothing else, whole or not at all.
+        """Write the page as one self-contained HTML file, whole or not at all.
+
+        Args:
+            path: Path of the file.
 
         Raises:
-            OSError: if it can't be written.
+            OSError: If it can't be written.
         """
         write_whole(Path(path), html.page(self, self.figures()).encode())
 
@@ -153,26 +156,31 @@ def recognition_report(
     groups: Mapping[Any, str] | None = None,
     seed: int = 0,
 ) -> RecognitionReport:
-    """Measure a recogniser on identities that neither training nor calibration has seen.
+    """Measure a recognizer on identities that are in neither the training nor the calibration data.
 
     Args:
-        title: of the page.
-        embeddings: [I, D] of the test items.
-        labels: [I] whose each item is.
-        scorer: the one calibrated.
-        calibration: of other identities.
-        facts: what was measured and with what, by name; shown first.
-        samples: enrolled samples of a name, for the pairs, the closed and the open set.
-        shots: enrolled samples for which identification is averaged over draws, as far as there are items.
-        ways: names in each of these draws; all by default.
-        draws: how many.
-        sources: [I] if probes and enrolled samples of these draws shall be of different sources.
-        apart: those of the pairs too, as where they were so for the calibration.
-        groups: of labels; those that have none are in no group.
-        seed: of all draws.
+        title: Title of the page.
+        embeddings: Embeddings of the test items, [I, D].
+        labels: Identity of each item, [I].
+        scorer: Scorer that was calibrated.
+        calibration: Calibration on other identities.
+        facts: Facts about model, data and measurement, by name, shown first.
+        samples: Number of enrolled samples of a name, for the pairs, the closed and the open set.
+        shots: Numbers of enrolled samples to average identification for over draws; those with too few items
+            are left out.
+        ways: Number of names in each of these draws; by default all.
+        draws: Number of these draws.
+        sources: Source of each item, [I]; if given, probes of these draws are of other sources than enrolled
+            samples.
+        apart: Whether this holds for the pairs too, as it should if it did in the calibration.
+        groups: Group of each label; labels without one are in no group.
+        seed: Seed of all random draws.
+
+    Returns:
+        The report.
 
     Raises:
-        ValueError: as in `calibrate`.
+        ValueError: As in `calibrate`.
     """
     x, names = np.asarray(embeddings), np.asarray(labels)
     apart &= sources is not None
@@ -219,7 +227,7 @@ def _identified(
     rng: np.random.Generator,
     unknown: bool,
 ) -> tuple[Floats, Index]:
-    """Scores [B, M] and columns [B] of the probes of random enrolments; −1 for what isn't enrolled."""
+    """Scores [B, M] and own columns [B] of the probes of random enrollments; −1 for unknown probes."""
     scores: list[npt.NDArray[Any]] = []
     columns: list[Index] = []
     for _ in range(REPEATS):

@@ -17,6 +17,7 @@ import importlib.metadata
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ from quickstudy.recipes.recipe import Recipe
 from quickstudy.training.fit import fit
 from quickstudy.training.launch import launch
 from quickstudy.training.plots import despine
-from quickstudy.training.schedules import adam, cosine
+from quickstudy.training.schedules import cosine_schedule
 
 SETTING = Setting(20, 5, 5)
 TRAIN = Setting(20, 2, 5)
@@ -58,7 +59,7 @@ NAME = "{}, trained on damaged tasks"
 ALIKE = "{}, all s alike"
 UNDAMAGED = "undamaged"
 RATIO = "variance of damaged / of clean"
-COLOURS = ("#0969da", "#cf222e", "#57606a")
+COLORS = ("#0969da", "#cf222e", "#57606a")
 
 
 def squares(x: Tensor, pixels: float, rng: torch.Generator) -> Tensor:
@@ -326,8 +327,8 @@ def train(
             learner,
             Damaged(Episodes(pool, TRAIN, 1, seed), SHARE),
             steps,
-            optimizer=adam(LR),
-            schedule=cosine(steps, warmup=round(WARMUP * steps)),
+            optimizer=partial(torch.optim.Adam, lr=LR),
+            schedule=cosine_schedule(steps, warmup=round(WARMUP * steps)),
             every=50,
             fabric=launch("cpu"),
             out=out / name,
@@ -406,12 +407,12 @@ def draw(
             for damage in (UNDAMAGED, *(kind.name.format(strength) for strength in kind.strengths))
         ]
         ratios = [(1.0, 0.0), *(figures[methods[0], setting, RATIO] for setting in settings[1:])]
-        _band(left, ratios, COLOURS[0])
+        _band(left, ratios, COLORS[0])
         left.axhline(1, color="#57606a", lw=0.8, ls=":")
         left.set(ylabel="variance, damaged / clean", ylim=(0.97 * min(all_ratios), 1.03 * max(all_ratios)))
-        for method, colour, style in zip(methods, COLOURS, ("-", "--", "-"), strict=True):
+        for method, color, style in zip(methods, COLORS, ("-", "--", "-"), strict=True):
             of = [figures[method, setting, "accuracy %"] for setting in settings]
-            _band(right, of, colour, label=method, ls=style)
+            _band(right, of, color, label=method, ls=style)
         right.set(ylabel="accuracy, %", ylim=(lowest, 101))
         for axes in (left, right):
             axes.set_xticks(range(len(settings)), ["none", *strengths])
@@ -425,11 +426,11 @@ def draw(
     return figure
 
 
-def _band(axes: Axes, figures: Sequence[tuple[float, float]], colour: str, **line: Any) -> None:
+def _band(axes: Axes, figures: Sequence[tuple[float, float]], color: str, **line: Any) -> None:
     """Means, with their 95 % intervals as a band."""
     y, half = np.array(figures).T
-    axes.plot(range(len(y)), y, color=colour, marker=".", **line)
-    axes.fill_between(range(len(y)), y - half, y + half, color=colour, alpha=0.2, lw=0)
+    axes.plot(range(len(y)), y, color=color, marker=".", **line)
+    axes.fill_between(range(len(y)), y - half, y + half, color=color, alpha=0.2, lw=0)
 
 
 def clean_pair(gaussian: str, plain: str) -> Pair:

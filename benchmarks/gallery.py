@@ -4,7 +4,7 @@ Embeddings are random, which makes no difference to an exact search. Searches ar
 their own: the first, which reads the gallery, then warm ones, the median of some rounds. Memory is what the
 process holds beyond what it held before, pooling after pooling, and its peak.
 
-`--kills 20` kills a program that enrols and removes so many times at random, and counts what is lost or
+`--kills 20` kills a program that enrolls and removes so many times at random, and counts what is lost or
 half-written.
 """
 
@@ -54,7 +54,7 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def enrol(path: Path, names: int, each: int) -> dict[str, float]:
+def enroll(path: Path, names: int, each: int) -> dict[str, float]:
     """Make a gallery."""
     from quickstudy.recognition.gallery.gallery import Gallery
 
@@ -67,14 +67,14 @@ def enrol(path: Path, names: int, each: int) -> dict[str, float]:
 def search(path: Path, rounds: int) -> dict[str, dict[str, float]]:
     """Search it, by each pooling, and change it."""
     from quickstudy.recognition.gallery.gallery import Gallery
-    from quickstudy.recognition.gallery.search import Pooling
+    from quickstudy.recognition.gallery.search import SamplePooling
 
     probes = np.random.default_rng(1).standard_normal((BATCH, DIMENSIONS), dtype=np.float32)
     with Gallery(path) as gallery:
         before, found = resident(), dict[str, dict[str, float]]()
-        for pooling in get_args(Pooling):
+        for pooling in get_args(SamplePooling):
 
-            def once(count: int, pooling: Pooling = pooling) -> float:
+            def once(count: int, pooling: SamplePooling = pooling) -> float:
                 return seconds(lambda: gallery.search(probes[:count], 5, pooling))
 
             first = once(1)
@@ -85,14 +85,14 @@ def search(path: Path, rounds: int) -> dict[str, dict[str, float]]:
                 f"s a batch of {BATCH} probes": statistics.median(many),
                 "MiB held for this and those above": resident() - before,
             }
-        changes = {"s to enrol one sample": seconds(lambda: gallery.enroll("name 7", probes[:1], ["new"]))}
+        changes = {"s to enroll one sample": seconds(lambda: gallery.enroll("name 7", probes[:1], ["new"]))}
         changes["s of a search after that"] = seconds(lambda: gallery.search(probes[:1], 5))
         changes["s to remove a name for good"] = seconds(lambda: gallery.remove("name 7"))
     return found | {"changes": changes}
 
 
 def be_killed(path: Path, first: int) -> None:
-    """Enrol number after number and remove every third, saying so."""
+    """Enroll number after number and remove every third, saying so."""
     from quickstudy.recognition.gallery.gallery import Gallery
 
     with Gallery(path, encoder="benchmark") as gallery:
@@ -142,12 +142,12 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--folder", type=Path, help="for the galleries, 2 GB; by default the system's")
     parser.add_argument("--path", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--enrol", type=int, nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--enroll", type=int, nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--search", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--victim", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.enrol:
-        print(json.dumps(enrol(options.path, *options.enrol)))
+    if options.enroll:
+        print(json.dumps(enroll(options.path, *options.enroll)))
     elif options.search:
         print(json.dumps(search(options.path, options.rounds)))
     elif options.victim is not None:
@@ -178,9 +178,9 @@ def measure(rounds: int, kills: int, folder: Path | None) -> None:
         for names, each in SIZES:
             setting = f"{names:,} names × {each}, {DIMENSIONS}-d"
             program = ["-m", "benchmarks.gallery", "--path", str(Path(place) / f"{names}.db")]
-            enrolled = run(*program, "--enrol", str(names), str(each))
+            enrolled = run(*program, "--enroll", str(names), str(each))
             for metric, value in enrolled.report.items():
-                add(setting, "enrol", metric, value, 1)
+                add(setting, "enroll", metric, value, 1)
             searched = run(*program, "--search", "--rounds", str(rounds))
             for mode, figures in searched.report.items():
                 for metric, value in figures.items():

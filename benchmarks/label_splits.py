@@ -17,7 +17,8 @@ import torch
 from benchmarks.rows import Row, read, write
 from quickstudy.cli.terminal import Terminal
 from quickstudy.core.kernels.memory import keep_freed_memory
-from quickstudy.core.scores import Mode, mean_ci95
+from quickstudy.core.modes import Mode
+from quickstudy.core.scores import mean_ci95
 from quickstudy.recipes.catalogue import RECIPES
 from quickstudy.training.launch import launch
 

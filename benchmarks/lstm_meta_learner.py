@@ -24,7 +24,8 @@ from torch import nn
 from benchmarks.rows import Row, kept, write
 from quickstudy.core.kernels.memory import keep_freed_memory
 from quickstudy.core.learner import Learner
-from quickstudy.core.scores import Mode, Score
+from quickstudy.core.modes import Mode
+from quickstudy.core.scores import Score
 from quickstudy.data.datasets.omniglot import omniglot
 from quickstudy.data.episodes import Episodes
 from quickstudy.data.formats.items import floats
@@ -39,7 +40,7 @@ from quickstudy.optimizer.lstm_meta_learner import LSTMMetaLearner
 from quickstudy.optimizer.rules.cell_state import CellStateRule, Gates
 from quickstudy.training.evaluate import evaluate
 from quickstudy.training.fit import fit
-from quickstudy.training.schedules import adam, cosine
+from quickstudy.training.schedules import cosine_schedule
 
 MODES: tuple[Mode, Mode] = ("inductive", "transductive")
 CLIP, CHANNELS, BATCH = 1.0, 32, 128
@@ -94,8 +95,8 @@ def trained(
         learner,
         episodes,
         steps,
-        optimizer=adam(lr),
-        schedule=cosine(steps, warmup=100),
+        optimizer=partial(torch.optim.Adam, lr=lr),
+        schedule=cosine_schedule(steps, warmup=100),
         clip=CLIP,
     )
     print(f"{steps} steps", flush=True)

@@ -1,7 +1,7 @@
 """Recognition of people, words and voices that neither training nor calibration has met.
 
 For each recipe of recognition: verification by all pairs of different test items, identification averaged
-over random enrolments, and what the threshold that was calibrated for a FAR of 1 % on the validation
+over random enrollments, and what the threshold that was calibrated for a FAR of 1 % on the validation
 identities does to the test identities. Several samples of a name are taken together as `quickstudy calibrate`
 would: in the way that has the least EER on the validation identities. Trainings are taken from runs/NAME, and
 runs/NAME-seedS for further seeds, whichever are there:
@@ -32,12 +32,12 @@ from quickstudy.metric.verification import verification
 from quickstudy.recipes import weights
 from quickstudy.recognition.calibration import calibrate
 from quickstudy.recognition.embedder import Embedder
-from quickstudy.recognition.evaluation import Labelled, embed_pool
-from quickstudy.recognition.gallery.search import Pooling
+from quickstudy.recognition.gallery.search import SamplePooling
+from quickstudy.recognition.measure import EmbeddedPool, embed_pool
 from quickstudy.recognition.pairs import pooled_scores, score_pairs
 from quickstudy.recognition.pooling import Poolings, compare_poolings
 from quickstudy.recognition.report.error_rates import achieved, lfw_view2, min_dcf
-from quickstudy.recognition.report.identification import enrolment_draws
+from quickstudy.recognition.report.identification import enrollment_draws
 
 SETTINGS = {  # ways, shots, draws
     "faces-orl": ((10, 1, 500), (10, 5, 500)),
@@ -62,7 +62,7 @@ def rows_of(name: str, run: Path) -> Iterator[Row]:
     recipe = weights.recipe_of(manifest)
     pool = recipe.pool()
     development, test = (embed_pool(embedder, pool.split(s)) for s in ("validation", "test"))
-    sources = development.sources if recipe.apart else None
+    sources = development.sources if recipe.cross_source else None
     poolings = compare_poolings(development.embeddings, development.labels, embedder.energy, sources=sources)
     scorer = pooled_scores(embedder.energy, poolings.chosen)
     method = f"{name}, {recipe.summary.split(' on ')[0]}"
@@ -86,9 +86,9 @@ def rows_of(name: str, run: Path) -> Iterator[Row]:
         yield of(metric=f"TAR % at FAR {100 * far:g} %", value=100 * tar)
     yield of(metric="minDCF", value=min_dcf(pairs.scores, pairs.same))
     yield from _accuracies(name, test, scorer, row)
-    yield from _calibrated(development, test, scorer, row, recipe.apart)
+    yield from _calibrated(development, test, scorer, row, recipe.cross_source)
     yield from _pooled(poolings, partial(row, split="validation"))
-    for pooling in sorted({*get_args(Pooling)} - {poolings.chosen}):
+    for pooling in sorted({*get_args(SamplePooling)} - {poolings.chosen}):
         other = pooled_scores(embedder.energy, pooling)
         yield from _accuracies(name, test, other, row, after=f", by {pooling} instead", several=True)
     if name == "speakers-arabic":
@@ -100,14 +100,14 @@ def rows_of(name: str, run: Path) -> Iterator[Row]:
 
 
 def _accuracies(
-    name: str, test: Labelled, scorer, row, before: str = "", after: str = "", several: bool = False
+    name: str, test: EmbeddedPool, scorer, row, before: str = "", after: str = "", several: bool = False
 ) -> Iterator[Row]:
     """Identification; `several`: of names with several samples only."""
     sources = test.sources
     for ways, shots, draws in SETTINGS[name]:
         if several and shots == 1:
             continue
-        got = enrolment_draws(test.embeddings, test.labels, scorer, shots, draws, 0, ways, sources)
+        got = enrollment_draws(test.embeddings, test.labels, scorer, shots, draws, 0, ways, sources)
         yield row(
             setting=f"{before}{ways}w{shots}s{', sources apart' * (sources is not None)}{after}",
             metric="accuracy %",
@@ -146,8 +146,10 @@ def _peeled(encoder: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
         encoder = encoder.encoder
 
 
-def _calibrated(development: Labelled, test: Labelled, scorer, row, apart: bool) -> Iterator[Row]:
-    dev, unseen = (d.sources if apart else None for d in (development, test))
+def _calibrated(
+    development: EmbeddedPool, test: EmbeddedPool, scorer, row, cross_source: bool
+) -> Iterator[Row]:
+    dev, unseen = (d.sources if cross_source else None for d in (development, test))
     made = calibrate(development.embeddings, development.labels, scorer, FAR, samples=(1, 3, 5), sources=dev)
     for table in made.tables:
         pairs = score_pairs(test.embeddings, test.labels, scorer, table.samples, sources=unseen)
@@ -174,7 +176,7 @@ def _pooled(poolings: Poolings, row) -> Iterator[Row]:
         yield row(setting=f"mean over numbers of samples, {pooling}{chosen}", metric="EER %", value=100 * eer)
 
 
-def _joined(test: Labelled, scorer, row) -> Iterator[Row]:
+def _joined(test: EmbeddedPool, scorer, row) -> Iterator[Row]:
     """Three clips of a speaker, of different words, as one: the mean of their embeddings."""
     rng = np.random.default_rng(0)
     z: list[np.ndarray] = []
@@ -191,7 +193,7 @@ def _joined(test: Labelled, scorer, row) -> Iterator[Row]:
         metric="EER %",
         value=100 * found.eer,
     )
-    got = enrolment_draws(np.stack(z), y, scorer, 1, 500)
+    got = enrollment_draws(np.stack(z), y, scorer, 1, 500)
     yield row(
         setting=f"{JOINED} clips joined, 6w1s",
         metric="accuracy %",

@@ -62,7 +62,7 @@ def main() -> None:
                     )
                 )
         if options.pictures and shots == max(options.shots):
-            one, x = Sinusoids(shots, 1, 1, sinusoids.TEST_SEED), torch.linspace(-5, 5, 200)
+            one, x = Sinusoids(shots, 1, 1, sinusoids.SINUSOID_TEST_SEED), torch.linspace(-5, 5, 200)
             fits = {n: sinusoids.fits(made, one[0], x, STEPS)[:, 0, :, 0] for n, made in learners.items()}
             figure = plots.sinusoid_fits(one[0], one.curves(0, x)[0], x, fits, STEPS)
             figure.savefig(options.pictures / "sinusoid.png", dpi=100)

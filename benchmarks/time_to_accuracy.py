@@ -21,6 +21,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
+
 from benchmarks.children import run
 from benchmarks.plain import encoder
 from benchmarks.rows import Row, write
@@ -32,7 +34,7 @@ from quickstudy.metric.prototypical import Prototypical
 from quickstudy.training.evaluate import evaluate
 from quickstudy.training.fit import fit
 from quickstudy.training.launch import launch
-from quickstudy.training.schedules import adam, cosine, halve_every
+from quickstudy.training.schedules import cosine_schedule, halve_every
 
 TRAIN, GOAL = Setting(60, 1, 5), Setting(5, 1, 15)
 EPISODES, EVERY, TASKS = 400, 50, 10
@@ -74,8 +76,8 @@ def train(variant: str, steps: int, goal: float, seed: int) -> dict[str, Any]:
             learner,
             episodes,
             steps,
-            optimizer=adam(1e-2 if ours else 1e-3),
-            schedule=cosine(steps, warmup=steps // 10) if ours else halve_every(2000),
+            optimizer=partial(torch.optim.Adam, lr=1e-2 if ours else 1e-3),
+            schedule=cosine_schedule(steps, warmup=steps // 10) if ours else halve_every(2000),
             fabric=launch("cpu", precision="bf16-mixed" if ours else "32-true"),
             report=after_step,
         )

@@ -29,7 +29,6 @@ from quickstudy.data.setting import Setting
 from quickstudy.metric.prototypical import Prototypical
 from quickstudy.training.fit import fit
 from quickstudy.training.launch import launch
-from quickstudy.training.schedules import adam
 
 SETTING = Setting(60, 1, 5)
 WARM_UP = 3
@@ -89,7 +88,7 @@ def measure(variant: Variant, steps: int, seed: int) -> dict[str, list[float]]:
 
     if variant.fit:
         fabric = launch("cpu", precision="bf16-mixed")
-        fit(learner, episodes, WARM_UP + steps, optimizer=adam(), fabric=fabric, report=after_step)
+        fit(learner, episodes, WARM_UP + steps, optimizer=torch.optim.Adam, fabric=fabric, report=after_step)
     else:
         optimizer = torch.optim.Adam(learner.parameters(), 1e-3)
         for step in range(WARM_UP + steps):

@@ -18,7 +18,8 @@ import torch
 
 from benchmarks.rows import Row, kept, write
 from quickstudy.core.kernels.memory import keep_freed_memory
-from quickstudy.core.scores import Mode, mean_ci95
+from quickstudy.core.modes import Mode
+from quickstudy.core.scores import mean_ci95
 from quickstudy.data.datasets.alphabets import WithinAlphabets
 from quickstudy.data.datasets.omniglot import omniglot
 from quickstudy.data.episodes import Episodes

@@ -39,11 +39,14 @@ TITLES = {  # in this order
         "Recognition",
         "People, words and speakers that neither training nor calibration has met; pairs are all pairs of "
         "different test items. Several samples of a name are taken together in the way that is marked as "
-        "chosen, by the validation identities. Intervals of accuracies are over random enrolments or pairs, "
+        "chosen, by the validation identities. Intervals of accuracies are over random enrollments or pairs, "
         "those of FAR and FRR over identities; of several seeds, the mean and its interval over them.",
     ),
     "gallery": ("The gallery", "Exact search of 128 numbers a sample in SQLite; the least of some rounds."),
-    "enrolment": ("Enrolling", "All of LFW from files into a SQLite gallery, with the network of faces-lfw."),
+    "enrollment": (
+        "Enrolling",
+        "All of LFW from files into a SQLite gallery, with the network of faces-lfw.",
+    ),
     "training_step": ("A training step", "Median step of the prototypical network, saving by saving."),
     "sampling": ("Sampling tasks", "Meta-batches of 32 tasks; median."),
     "metric_speed": (

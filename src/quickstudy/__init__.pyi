@@ -11,7 +11,7 @@ from .data.datasets.omniglot import omniglot as omniglot
 from .data.episodes import Episodes as Episodes
 from .data.formats.images import ImageFormat as ImageFormat
 from .data.pool import ClassPool as ClassPool
-from .data.setting import Labels as Labels
+from .data.setting import LabelFraction as LabelFraction
 from .data.setting import Setting as Setting
 from .encoders.classifier import MLP as MLP
 from .encoders.classifier import Classifier as Classifier
@@ -38,5 +38,5 @@ from .recipes.weights import load_learner as load_learner
 from .training.evaluate import evaluate as evaluate
 from .training.fit import fit as fit
 from .training.predict import predict_folders as predict_folders
-from .training.schedules import cosine as cosine
+from .training.schedules import cosine_schedule as cosine_schedule
 from .training.schedules import halve_every as halve_every

@@ -36,7 +36,7 @@ from quickstudy.recipes.catalogue import RECIPES
 from quickstudy.recipes.recipe import Recipe
 from quickstudy.training.fit import fit
 from quickstudy.training.launch import launch
-from quickstudy.training.schedules import cosine
+from quickstudy.training.schedules import cosine_schedule
 from tests.support.recipes import train
 from tools import tables
 
@@ -208,7 +208,7 @@ def tiny() -> Recipe:
         learner=lambda: Prototypical(Conv4(1, 4)),
         train=Setting(5, 1, 3),
         steps=2,
-        schedule=cosine,
+        schedule=cosine_schedule,
         validation=Setting(5, 1, 3),
         tests=(Setting(5, 1, 3), Setting(5, 2, 3)),
         published={"5w1s": 98.8},

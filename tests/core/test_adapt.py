@@ -9,7 +9,7 @@ from torch import Tensor
 
 from quickstudy.core.adapt import Adapted, FunctionalRule, Rule, Tensors, adapt
 from quickstudy.core.update_rules import adam, heavy_ball, nag, rmsprop, sgd
-from quickstudy.training.schedules import cosine
+from quickstudy.training.schedules import cosine_schedule
 from tests.support.small_models import SavedForBackward
 
 
@@ -72,7 +72,7 @@ def test_rules_take_the_steps_of_torchs_optimizers(name: str, steps: int, first_
 
 
 def test_a_schedule_multiplies_the_rate() -> None:
-    falling = cosine(5)
+    falling = cosine_schedule(5)
     p = list(start(requires_grad=True).values())
     optimizer = torch.optim.AdamW(p, 0.1, weight_decay=0.3)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, falling)

@@ -16,11 +16,11 @@ from quickstudy.core.seeds import derived_seed, generators_kept
 from quickstudy.data.pool import ClassPool
 from quickstudy.optimizer.problems.quadratics import Quadratics
 from quickstudy.optimizer.problems.supervised import Supervised, digits, mlp
-from quickstudy.optimizer.race import follow
+from quickstudy.optimizer.race import unroll
 from quickstudy.optimizer.rule_learner import RuleLearner
 from quickstudy.optimizer.rules.mlp import MLPRule
 from quickstudy.optimizer.torch_optimizer import LearnedOptimizer
-from quickstudy.optimizer.truncation import Draws
+from quickstudy.optimizer.truncation import ProblemSeeds
 from quickstudy.optimizer.weights import load_rule
 
 
@@ -167,11 +167,11 @@ def test_other_calls_leave_everything_as_it_was() -> None:
     with nothing_changes(learner, rule):
         load_rule("rnnprop-optimizer-digits")
         Supervised(lambda: mlp(64), digits("train"), digits("validation")).sample(3, 1)
-        follow(rule, Quadratics(3).sample(2, 0), 3)
+        unroll(rule, Quadratics(3).sample(2, 0), 3)
     for estimator in ("backprop", "es", "pes"):
         learned = RuleLearner(MLPRule(), Quadratics(3), 4, 2, estimator=estimator)
         with nothing_changes(learned):
-            learned(Draws(4).part(0)).backward()
+            learned(ProblemSeeds(4).part(0)).backward()
     parameter = nn.Parameter(torch.ones(3))
     parameter.grad = torch.ones(3)
     with nothing_changes():

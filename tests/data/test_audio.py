@@ -148,7 +148,7 @@ def test_no_window_is_stronger_than_the_strongest(values: list[int], length: int
 # What can't be read is said in one line
 
 
-def reason(source: images.Source) -> str:
+def reason(source: images.FileOrBytes) -> str:
     with pytest.raises(OSError) as raised:  # noqa: PT011 (the caller looks)
         SECOND.decode(source)
     text = str(raised.value)
@@ -220,7 +220,7 @@ def test_longer_than_we_dare(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_many_are_decoded_and_the_bad_ones_named(tmp_path: Path) -> None:
-    sources: list[images.Source] = [file_of(np.full(16_000, v, np.int16)) for v in range(70)]
+    sources: list[images.FileOrBytes] = [file_of(np.full(16_000, v, np.int16)) for v in range(70)]
     sources[3], sources[69] = tmp_path / "gone.wav", lambda: b""
     out, told = np.full((70, 16_000), -1, np.int16), list[tuple[int, int]]()
     with warnings.catch_warnings():
@@ -333,7 +333,7 @@ def test_mel_filters_as_librosa_made_them() -> None:
 def test_log_mel_frame_by_frame() -> None:
     rate, mels, n_fft, window, hop = 8000, 32, 256, 200, 80
     x = clips(2, 2037)
-    ours = LogMel(rate, mels, normalise="none")(x)
+    ours = LogMel(rate, mels, normalize="none")(x)
     padded = np.pad(x.double().numpy(), ((0, 0), (n_fft // 2, n_fft // 2)))
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
     hann = np.pad(hann, (n_fft - window) // 2)
@@ -345,7 +345,7 @@ def test_log_mel_frame_by_frame() -> None:
 
 
 def test_a_higher_tone_is_higher_up() -> None:
-    front = LogMel(normalise="none")
+    front = LogMel(normalize="none")
     x = torch.stack([torch.from_numpy(tone(h, 1)).float() for h in (200, 1000, 5000)])
     strongest = front(x)[:, 0, :, 50].argmax(1).tolist()
     centers = peaks(16_000, 40)[1:-1]
@@ -362,8 +362,8 @@ def test_each_picture_has_mean_0_and_variance_1_however_loud() -> None:
 
 
 def test_silence_is_finite() -> None:
-    for normalise in ("clip", "none"):
-        assert LogMel(normalise=normalise)(torch.zeros(2, 16_000)).isfinite().all()
+    for normalize in ("clip", "none"):
+        assert LogMel(normalize=normalize)(torch.zeros(2, 16_000)).isfinite().all()
     assert (LogMel()(torch.zeros(1, 16_000)).abs() < 1e-2).all()
 
 
@@ -403,7 +403,7 @@ def test_it_is_exported_with_the_encoder() -> None:
         {"hop": 0.05},
         {"hop": 0.0},
         {"mels": 400},
-        {"normalise": "loud"},
+        {"normalize": "loud"},
     ],
 )
 @pytest.mark.filterwarnings("ignore:Empty filters")

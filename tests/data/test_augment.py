@@ -5,7 +5,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from quickstudy.data.augment.images import Affine, Alike, Chain, Elastic, Flip
+from quickstudy.data.augment.images import (
+    Compose,
+    ElasticTransform,
+    RandomAffine,
+    RandomHorizontalFlip,
+    SameOnBatch,
+)
 from quickstudy.data.episodes import Episodes
 from quickstudy.data.setting import Setting
 from tests.support.pools import coded_pool
@@ -54,26 +60,28 @@ class Highest:
 def test_each_change_moves_a_spot_where_it_should(
     change: dict[str, object], expected: tuple[int, int]
 ) -> None:
-    moved = Affine(**(NOTHING | change))(blob(4, 8), Highest())  # type: ignore[arg-type]
+    moved = RandomAffine(**(NOTHING | change))(blob(4, 8), Highest())  # type: ignore[arg-type]
     assert middle_of(moved) == pytest.approx(expected, abs=0.05)
 
 
 def test_nothing_to_change_changes_nothing() -> None:
     x = torch.rand(5, 3, 9, 9)
-    torch.testing.assert_close(Affine(**NOTHING)(x, rng()), x)  # type: ignore[arg-type]
-    torch.testing.assert_close(Affine(probability=0)(x, rng()), x)
+    torch.testing.assert_close(RandomAffine(**NOTHING)(x, rng()), x)  # type: ignore[arg-type]
+    torch.testing.assert_close(RandomAffine(probability=0)(x, rng()), x)
 
 
 def test_pictures_are_changed_each_for_itself_and_channels_alike() -> None:
     x = torch.rand(1, 1, 9, 9).expand(6, 2, 9, 9)
-    changed = Affine(probability=1)(x, rng())
+    changed = RandomAffine(probability=1)(x, rng())
     assert changed.shape == x.shape
     torch.testing.assert_close(changed[:, 0], changed[:, 1])
     assert len({tuple(one.flatten().tolist()) for one in changed}) == 6
 
 
 def test_half_of_the_changes_are_made() -> None:
-    kept = Affine(**(NOTHING | {"shift": 4, "probability": 0.5}))(blob(0, 0).expand(2000, 1, 41, 41), rng())  # type: ignore[arg-type]
+    kept = RandomAffine(**(NOTHING | {"shift": 4, "probability": 0.5}))(
+        blob(0, 0).expand(2000, 1, 41, 41), rng()
+    )  # type: ignore[arg-type]
     unmoved = (kept - blob(0, 0)).abs().amax((1, 2, 3)) < 1e-9
     assert unmoved.float().mean().item() == pytest.approx(0.25, abs=0.04)  # neither axis
 
@@ -91,7 +99,7 @@ def test_half_of_the_changes_are_made() -> None:
 )
 def test_a_wrong_range_is_named(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        Affine(**wrong)  # type: ignore[arg-type]
+        RandomAffine(**wrong)  # type: ignore[arg-type]
 
 
 class Given(Highest):
@@ -108,38 +116,38 @@ def test_an_elastic_change_moves_a_spot_by_what_is_drawn_at_the_nodes() -> None:
     """Cubics through nodes on a line are that line, so what is between is known; x comes first."""
     sideways, x = np.array([1.0, 0.0])[:, None, None], F.pad(blob(4, 8), (0, 20))
     before = torch.tensor(middle_of(x))
-    moved = torch.tensor(middle_of(Elastic(3.0)(x, Given(sideways))))  # type: ignore[arg-type]
+    moved = torch.tensor(middle_of(ElasticTransform(3.0)(x, Given(sideways))))  # type: ignore[arg-type]
     assert (moved - before).tolist() == pytest.approx([0, -3], abs=0.05)  # what is 3 to the right comes here
     down = np.array([0.0, 1.0])[:, None, None]
-    moved = torch.tensor(middle_of(Elastic(3.0)(x, Given(down))))  # type: ignore[arg-type]
+    moved = torch.tensor(middle_of(ElasticTransform(3.0)(x, Given(down))))  # type: ignore[arg-type]
     assert (moved - before).tolist() == pytest.approx([-3, 0], abs=0.05)
     bent = np.stack([np.zeros((4, 4)), np.tile([-1.0, 1.0, -1.0, 1.0], (4, 1))])
-    left, right = (middle_of(Elastic(4.0)(blob(0, at), Given(bent)))[0] for at in (-7, 7))  # type: ignore[arg-type]
+    left, right = (middle_of(ElasticTransform(4.0)(blob(0, at), Given(bent)))[0] for at in (-7, 7))  # type: ignore[arg-type]
     assert left == pytest.approx(-4, abs=0.5)
     assert right == pytest.approx(4, abs=0.5)
 
 
 def test_elastic_changes_are_smooth_and_each_picture_has_its_own() -> None:
     ramp = torch.linspace(0, 1, 40).expand(2000, 1, 40, 40).contiguous()
-    bent = Elastic(2.0)(ramp, rng())
+    bent = ElasticTransform(2.0)(ramp, rng())
     inner = (bent - ramp)[:, 0, 8:-8, 8:-8] * 39  # how far aside, in pixels: the ramp runs across
     assert inner.diff(dim=1).std() < 0.25 * inner.std(), "neighbours move nearly alike"
     middle = inner[:, 12, 12]
     assert middle.std().item() == pytest.approx(2 / 3**0.5 * 0.65, rel=0.15)  # less between the nodes
     assert middle.unique().numel() > 1990
-    torch.testing.assert_close(Elastic(0.0)(ramp[:3], rng()), ramp[:3])
+    torch.testing.assert_close(ElasticTransform(0.0)(ramp[:3], rng()), ramp[:3])
 
 
 @pytest.mark.parametrize("wrong", [{"amplitude": -1.0}, {"nodes": 1}])
 def test_a_wrong_bend_is_named(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="must be at least"):
-        Elastic(**wrong)  # type: ignore[arg-type]
+        ElasticTransform(**wrong)  # type: ignore[arg-type]
 
 
 def test_alike_changes_every_item_as_it_would_one() -> None:
     x = torch.rand(5, 3, 1, 9, 9).double()
-    change = Chain((Affine(probability=1), Elastic(), Flip()))
-    found = Alike(change)(x, rng())
+    change = Compose((RandomAffine(probability=1), ElasticTransform(), RandomHorizontalFlip()))
+    found = SameOnBatch(change)(x, rng())
     assert found.shape == x.shape
     for n in range(5):
         for b in range(3):
@@ -150,7 +158,7 @@ def test_tasks_are_each_changed_in_another_way_and_their_classes_alike() -> None
     pool = coded_pool([9] * 8)
     plain, turned = (
         Episodes(pool, Setting(4, 1, 2), tasks=30, seed=2, augment_classes=change)[0]
-        for change in (None, Alike(Flip()))
+        for change in (None, SameOnBatch(RandomHorizontalFlip()))
     )
     mirrored = [
         [torch.equal(t, p) for t, p in zip(*pair, strict=True)]

@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quickstudy.data.augment.audio import Gain, Noise, Shift, Speed
-from quickstudy.data.augment.images import Augment, Chain
+from quickstudy.data.augment.images import Augment, Compose
 from quickstudy.data.episodes import Episodes
 from quickstudy.data.pool import ClassPool
 from quickstudy.data.setting import Setting
 
-ALL = [Shift(), Speed(), Gain(), Noise(), Chain((Shift(), Speed(), Gain(), Noise()))]
+ALL = [Shift(), Speed(), Gain(), Noise(), Compose((Shift(), Speed(), Gain(), Noise()))]
 
 
 class Highest:

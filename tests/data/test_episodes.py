@@ -22,7 +22,7 @@ from quickstudy.core.learner import Learner
 from quickstudy.data.augment.images import Augment
 from quickstudy.data.episodes import Episodes, distinct
 from quickstudy.data.pool import ClassPool
-from quickstudy.data.setting import Labels, Setting
+from quickstudy.data.setting import LabelFraction, Setting
 from quickstudy.training.evaluate import evaluate
 from quickstudy.training.fit import fit
 from tests.support.pools import coded_pool
@@ -296,7 +296,7 @@ def test_setting() -> None:
     assert Setting(5, 2, 3, 4).items == 9
 
 
-LABELLED = Labels(0.3, seed=2)
+LABELLED = LabelFraction(0.3, seed=2)
 
 
 def test_support_and_queries_bear_labels_and_unlabelled_items_do_not(pool: ClassPool) -> None:
@@ -322,7 +322,7 @@ def test_support_and_queries_bear_labels_and_unlabelled_items_do_not(pool: Class
 
 def test_another_seed_labels_other_items_and_the_same_seed_the_same(pool: ClassPool) -> None:
     def labelled(seed: int, draws: int) -> set[tuple[int, int]]:
-        episodes = Episodes(pool, Setting(5, 1, 2), seed=draws, labels=Labels(0.3, seed))
+        episodes = Episodes(pool, Setting(5, 1, 2), seed=draws, labels=LabelFraction(0.3, seed))
         return {code for i in range(200) for code in codes(episodes[i].support.x)[0]}
 
     assert labelled(0, 0) == labelled(0, 1)
@@ -360,14 +360,14 @@ def test_too_few_items_with_and_without_labels_are_said(
 
 
 def test_a_whole_number_of_labels_is_not_rounded_up() -> None:
-    _, labelled = Labels(0.07).order(np.array([100, 101, 1]))
+    _, labelled = LabelFraction(0.07).order(np.array([100, 101, 1]))
     assert labelled.tolist() == [7, 8, 1]
 
 
 @pytest.mark.parametrize(("fraction", "seed"), [(0.0, 0), (1.0, 0), (0.1, -1)])
 def test_labels_out_of_range_are_said(fraction: float, seed: int) -> None:
     with pytest.raises(ValueError, match=rf"fraction is {fraction} and seed {seed}"):
-        Labels(fraction, seed)
+        LabelFraction(fraction, seed)
 
 
 def test_distractors_without_unlabelled_items_are_said() -> None:
@@ -435,9 +435,9 @@ def test_queries_are_of_one_source_and_support_of_others(
     ]
     if not any(len(classes) >= ways for classes in fit):
         with pytest.raises(ValueError, match=r"coded can't be kept apart by its \d sources"):
-            Episodes(pool, Setting(ways, shots, queries), apart=True)
+            Episodes(pool, Setting(ways, shots, queries), cross_source=True)
         return
-    episodes = Episodes(pool, Setting(ways, shots, queries), tasks=5, seed=seed, apart=True)
+    episodes = Episodes(pool, Setting(ways, shots, queries), tasks=5, seed=seed, cross_source=True)
     index = episodes.indices(1)
     assert index.shape == (5, ways, shots + queries)
     assert pool.sources is not None
@@ -450,7 +450,7 @@ def test_queries_are_of_one_source_and_support_of_others(
         (asked,) = {*pool.sources[task[:, shots:]].ravel().tolist()}
         assert asked not in pool.sources[task[:, :shots]]
         assert {*classes[:, 0].tolist()} <= {*fit[asked]}
-    again = Episodes(pool, Setting(ways, shots, queries), 5, seed, apart=True).on("cpu")
+    again = Episodes(pool, Setting(ways, shots, queries), 5, seed, cross_source=True).on("cpu")
     np.testing.assert_array_equal(again.indices(1), index)
     assert same(again[1], episodes[1])
 
@@ -460,7 +460,7 @@ def test_sources_classes_and_items_are_drawn_evenly() -> None:
     table = [[4, 4, 4, 4, 1], [4, 4, 4, 4, 0], [4, 4, 4, 0, 0], [4, 4, 4, 1, 0]]
     pool = of_sources(table)
     assert pool.sources is not None
-    index = Episodes(pool, Setting(2, 1, 2), tasks=6000, apart=True).indices(0)
+    index = Episodes(pool, Setting(2, 1, 2), tasks=6000, cross_source=True).indices(0)
     asked = pool.sources[index[:, 0, 1]]
     shares = np.bincount(asked, minlength=5) / 6000
     assert shares == pytest.approx([0.25, 0.25, 0.25, 0.25, 0], abs=0.03)
@@ -481,7 +481,7 @@ def test_sources_classes_and_items_are_drawn_evenly() -> None:
 def test_a_split_keeps_its_sources_apart() -> None:
     pool = of_sources([[3, 3], [3, 3], [3, 0], [3, 3]])
     half = replace(pool, splits={"test": np.array([3, 1])}).split("test")
-    index = Episodes(half, Setting(2, 1, 1), 20, apart=True).indices(0)
+    index = Episodes(half, Setting(2, 1, 1), 20, cross_source=True).indices(0)
     assert {*np.unique(index)} <= {*range(6, 12), *range(15, 21)}
 
 
@@ -490,14 +490,14 @@ SETTING_1 = Setting(2, 1, 1)
 
 def test_what_cannot_be_kept_apart_is_said(pool: ClassPool) -> None:
     with pytest.raises(ValueError, match="coded does not say what its items come from"):
-        Episodes(pool, SETTING_1, apart=True)
+        Episodes(pool, SETTING_1, cross_source=True)
     one = of_sources([[5, 0], [5, 0]])
     with pytest.raises(ValueError, match=r"by its 1 sources \(speaker0\): none has 1 queries of 2 classes"):
-        Episodes(one, SETTING_1, apart=True)
+        Episodes(one, SETTING_1, cross_source=True)
     two = of_sources([[5, 5], [5, 5]])
     for rest in ({"labels": LABELLED}, {"group": letter}, {"setting": Setting(2, 1, 1, 1)}):
-        with pytest.raises(ValueError, match="apart does not go with labels, group or unlabelled"):
-            Episodes(two, **({"setting": SETTING_1, "apart": True} | rest))  # pyright: ignore
+        with pytest.raises(ValueError, match="cross_source does not go with labels, group or unlabelled"):
+            Episodes(two, **({"setting": SETTING_1, "cross_source": True} | rest))  # pyright: ignore
 
 
 # What an item's position tells
@@ -514,12 +514,12 @@ class ByPosition(Learner):
         return self.scores.expand(len(query_x), -1, -1)
 
 
-@pytest.mark.parametrize("apart", [False, True])
-def test_a_learner_that_knows_positions_only_is_at_chance(apart: bool) -> None:
-    pool = of_sources([[4, 4, 4]] * 8) if apart else coded_pool([12] * 12)
-    setting = Setting(3, 1, 2) if apart else Setting(4, 1, 5)
+@pytest.mark.parametrize("cross_source", [False, True])
+def test_a_learner_that_knows_positions_only_is_at_chance(cross_source: bool) -> None:
+    pool = of_sources([[4, 4, 4]] * 8) if cross_source else coded_pool([12] * 12)
+    setting = Setting(3, 1, 2) if cross_source else Setting(4, 1, 5)
     learner = ByPosition(setting.ways * setting.queries, setting.ways)
-    make = partial(Episodes, pool, setting, 16, apart=apart)
+    make = partial(Episodes, pool, setting, 16, cross_source=cross_source)
     fit(learner, make(seed=0), 60, optimizer=partial(torch.optim.Adam, lr=0.1))
     score = evaluate(learner, make(seed=1), 1600)
     assert abs(score.accuracy - 1 / setting.ways) < 0.02

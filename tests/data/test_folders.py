@@ -28,7 +28,7 @@ from quickstudy.data.datasets.folders import (
 from quickstudy.data.formats import items as formats_items
 from quickstudy.data.formats.audio import AudioFormat
 from quickstudy.data.formats.images import ImageFormat
-from quickstudy.data.splits import FRACTIONS, SPLITS, deal_out, read_split
+from quickstudy.data.splits import FRACTIONS, SPLITS, random_split, read_split
 
 GREY = ImageFormat(8, 1)
 ALL_TEST = (0.0, 0.0, 1.0)
@@ -90,10 +90,10 @@ def test_any_format_any_size_any_mode(tmp_path: Path) -> None:
                 continue
             kept = "RGB" if ending == "jpg" and mode in ("RGBA", "P") else mode
             picture(root / f"class{c}" / f"{mode}.{ending}", 255, (10 + c, 31 - c), kept)
-    colour = image_folders(root, ImageFormat(8, 3), ALL_TEST)
-    assert colour.items.shape == (31, 3, 8, 8)
-    assert colour.items.min() >= 253, "white stays white in every format"
-    assert colour.name == "pictures"
+    color = image_folders(root, ImageFormat(8, 3), ALL_TEST)
+    assert color.items.shape == (31, 3, 8, 8)
+    assert color.items.min() >= 253, "white stays white in every format"
+    assert color.name == "pictures"
     assert image_folders(root, GREY, ALL_TEST).items.shape == (31, 1, 8, 8)
 
 
@@ -261,9 +261,9 @@ def test_dealing_out(classes: int, parts: list[int], seed: int) -> None:
     wanted = sum(p > 0 for p in parts)
     if classes < wanted:
         with pytest.raises(ValueError, match=f"{classes} classes can't be split {wanted} ways"):
-            deal_out(classes, fractions, seed)
+            random_split(classes, fractions, seed)
         return
-    splits = deal_out(classes, fractions, seed)
+    splits = random_split(classes, fractions, seed)
     assert list(splits) == list(SPLITS)
     assert sorted(i for indices in splits.values() for i in indices) == list(range(classes)), (
         "each class in one split"
@@ -272,18 +272,18 @@ def test_dealing_out(classes: int, parts: list[int], seed: int) -> None:
         assert bool(indices) == (fraction > 0)
         if classes >= 60:  # where "one at least" weighs little
             assert abs(len(indices) - fraction * classes) <= 3
-    assert splits == deal_out(classes, fractions, seed), "repeatable"
+    assert splits == random_split(classes, fractions, seed), "repeatable"
 
 
 def test_another_seed_deals_otherwise() -> None:
-    assert deal_out(50, FRACTIONS, 0) != deal_out(50, FRACTIONS, 1)
-    assert [len(v) for v in deal_out(100, FRACTIONS, 0).values()] == [64, 16, 20]
+    assert random_split(50, FRACTIONS, 0) != random_split(50, FRACTIONS, 1)
+    assert [len(v) for v in random_split(100, FRACTIONS, 0).values()] == [64, 16, 20]
 
 
 @pytest.mark.parametrize("fractions", [(0.5, 0.5), (0.5, 0.6, -0.1), (0.5, 0.2, 0.2), (1.0, 1.0, 1.0)])
 def test_fractions_that_are_none(fractions: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="give three, of train, validation and test, that sum to 1"):
-        deal_out(10, fractions, 0)
+        random_split(10, fractions, 0)
 
 
 def written(path: Path, content: object) -> Path:

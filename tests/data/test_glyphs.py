@@ -70,10 +70,10 @@ def test_no_two_classes_look_alike(rendered: Rendered) -> None:
     """By another measure than the module's own: the cosine of the pixels, averaged over faces."""
     folder = glyphs.font_folder()
     similarity = np.zeros((len(rendered.classes), len(rendered.classes)))
-    for face in glyphs.FACES:
+    for face in glyphs.FONT_FACES:
         font = ImageFont.truetype(folder / f"DejaVu{face}.ttf", 64)
         letters = np.stack([undistorted(name, font) for name in rendered.classes])
-        similarity += letters @ letters.T / len(glyphs.FACES)
+        similarity += letters @ letters.T / len(glyphs.FONT_FACES)
     np.fill_diagonal(similarity, 0)
     first, second = np.unravel_index(similarity.argmax(), similarity.shape)
     assert similarity.max() < 0.97, (rendered.classes[first], rendered.classes[second])
@@ -130,7 +130,7 @@ def test_fingerprint_follows_the_version(monkeypatch: pytest.MonkeyPatch) -> Non
     assert glyphs_fingerprint() != before
 
 
-def test_nearest_neighbour_in_pixels_is_not_enough(rendered: Rendered) -> None:
+def test_nearest_neighbor_in_pixels_is_not_enough(rendered: Rendered) -> None:
     """5-way 1-shot on the test scripts by squared Euclidean distance, 15 queries per class."""
     ways, queries, episodes = 5, 15, 600
     pixels = rendered.items.reshape(-1, PER_CLASS, 28 * 28).astype(np.float32) / 255

@@ -141,7 +141,9 @@ def of_one_split(pool: ClassPool) -> None:
 
 
 @pytest.mark.parametrize("split", ["vinyals", "lake"])
-def test_rotations_are_new_classes_in_the_split_of_their_character(root: Path, split: source.Split) -> None:
+def test_rotations_are_new_classes_in_the_split_of_their_character(
+    root: Path, split: source.OmniglotSplit
+) -> None:
     upright, pool = omniglot(root, split=split, rotations=False), omniglot(root, split=split)
     assert len(pool) == 4 * len(upright)
     assert len(pool.items) == 4 * len(upright.items)

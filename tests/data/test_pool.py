@@ -421,7 +421,7 @@ GREY = 124  # of the colour (200, 100, 50): 0.299 R + 0.587 G + 0.114 B
 
 
 @pytest.mark.parametrize(
-    ("image", "kind", "grey", "colour"),
+    ("image", "kind", "grey", "color"),
     [
         pytest.param(Image.new("RGB", (6, 6), (200, 100, 50)), "PNG", GREY, (200, 100, 50), id="rgb"),
         pytest.param(Image.new("L", (6, 6), 77), "PNG", 77, (77, 77, 77), id="grey"),
@@ -448,10 +448,10 @@ GREY = 124  # of the colour (200, 100, 50): 0.299 R + 0.587 G + 0.114 B
         pytest.param(Image.new("L", (500, 1), 3), "PNG", 3, (3, 3, 3), id="500x1"),
     ],
 )
-def test_every_kind_of_pixel(image: Image.Image, kind: str, grey: int, colour: tuple[int, ...]) -> None:
+def test_every_kind_of_pixel(image: Image.Image, kind: str, grey: int, color: tuple[int, ...]) -> None:
     raw = file_of(image, kind)
     assert decoded(raw, ImageFormat(2, 1)) == plain(1, grey)
-    assert decoded(raw, ImageFormat(2, 3)) == plain(3, *colour)
+    assert decoded(raw, ImageFormat(2, 3)) == plain(3, *color)
     assert decoded(raw, ImageFormat(2, 1, invert=True)) == plain(1, 255 - grey)
 
 

@@ -223,5 +223,5 @@ def test_the_data_themselves(
     assert len(pool.source_names) == sources
     assert not any(map(is_silent, pool.items))
     test = pool.split("test")
-    episode = Episodes(test, Setting(len(test), 1, 5), tasks=2, apart=True)[0]
+    episode = Episodes(test, Setting(len(test), 1, 5), tasks=2, cross_source=True)[0]
     assert 0.1 < episode.query_x.abs().max() <= 1

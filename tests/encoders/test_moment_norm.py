@@ -109,9 +109,9 @@ def test_no_stroke_is_cut_off() -> None:
 
 def test_every_channel_is_moved_alike() -> None:
     x = strokes()
-    colours = torch.cat([x, 0.5 * x, 0 * x], 1)
+    colors = torch.cat([x, 0.5 * x, 0 * x], 1)
     norm = MomentNorm()
-    torch.testing.assert_close(norm(colours), torch.cat([norm(x), 0.5 * norm(x), 0 * norm(x)], 1))
+    torch.testing.assert_close(norm(colors), torch.cat([norm(x), 0.5 * norm(x), 0 * norm(x)], 1))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

@@ -77,10 +77,10 @@ def ren_masked(weights: Weights, unlabelled: list[Tensor], prototypes: list[Tens
         mean = torch.zeros((), dtype=d[0].dtype)
         for v in d:
             mean = mean + v / len(d)
-        normalised = [v / mean for v in d]
-        b, a = ren_network(weights, ren_statistics([v.detach() for v in normalised]))
+        normalized = [v / mean for v in d]
+        b, a = ren_network(weights, ren_statistics([v.detach() for v in normalized]))
         for j in range(len(unlabelled)):
-            mask = torch.sigmoid(torch.exp(a) * (torch.exp(b) - normalised[j]))
+            mask = torch.sigmoid(torch.exp(a) * (torch.exp(b) - normalized[j]))
             shares[j].append(soft[j][c] * mask)
     return shares
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from quickstudy.core.episode import Episode, Support
 from quickstudy.core.learner import Learner
-from quickstudy.metric.distances import cosine
+from quickstudy.metric.distances import cosine_distance
 from quickstudy.metric.gaussian import GaussianPrototypical
 from quickstudy.metric.matching import FullContext, Matching
 from quickstudy.metric.prototypical import Prototypical
@@ -38,7 +38,7 @@ LEARNERS: dict[str, Callable[[], Learner]] = {
     "relation": relation,
     "relation-cross-entropy": partial(relation, loss="cross-entropy", pooling="mean"),
     "siamese": lambda: Siamese(linear(4)),
-    "siamese-cosine": lambda: Siamese(linear(4), cosine, pooling="mean"),
+    "siamese-cosine": lambda: Siamese(linear(4), cosine_distance, pooling="mean"),
     "siamese-nearest": lambda: Siamese(linear(4), pooling="nearest"),
     "supervised-contrastive": lambda: SupervisedContrastive(linear(4)),
     "siamese-koch": lambda: Siamese(linear(4), WeightedL1(4), cross_entropy),

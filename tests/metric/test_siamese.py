@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.core.episode import Episode, Support
-from quickstudy.metric.distances import cosine, euclidean
+from quickstudy.metric.distances import cosine_distance, euclidean_distance
 from quickstudy.metric.pairs import draw_pairs
 from quickstudy.metric.siamese import Siamese, WeightedL1, contrastive_loss, cross_entropy
 from tests.metric.oracle_siamese import balanced, hadsell_energy, hadsell_loss, koch_probability
@@ -83,7 +83,7 @@ def test_genuine_and_impostor_pairs_count_half_each() -> None:
     assert Siamese(nn.Flatten())(e).item() == pytest.approx(0.5, abs=1e-4)
 
 
-@pytest.mark.parametrize("energy", [euclidean, cosine])
+@pytest.mark.parametrize("energy", [euclidean_distance, cosine_distance])
 def test_the_class_of_least_energy_wins(energy) -> None:
     torch.manual_seed(3)
     e = random_episode([1, 1, 1], 6, 2)
@@ -95,7 +95,9 @@ def test_the_class_of_least_energy_wins(energy) -> None:
         for j in range(6):
             for i in range(3):
                 a, b = q[t, j], s[t, i]
-                expected = (a - b).norm() if energy is euclidean else 1 - (a @ b) / a.norm() / b.norm()
+                expected = (
+                    (a - b).norm() if energy is euclidean_distance else 1 - (a @ b) / a.norm() / b.norm()
+                )
                 assert scores[t, j, e.support.y[t, i]].item() == pytest.approx(-expected.item(), abs=1e-6)
 
 
@@ -113,10 +115,10 @@ def test_how_several_items_of_a_class_are_pooled() -> None:
 
 def test_a_pair_of_equal_items_has_a_finite_gradient() -> None:
     x = torch.ones(1, 2, 3, requires_grad=True)
-    euclidean(x, x).sum().backward()
+    euclidean_distance(x, x).sum().backward()
     assert x.grad is not None
     assert x.grad.isfinite().all()
-    assert math.isclose(euclidean(x, x).max().item(), 0, abs_tol=1e-5)
+    assert math.isclose(euclidean_distance(x, x).max().item(), 0, abs_tol=1e-5)
 
 
 def test_what_does_not_fit_is_said() -> None:

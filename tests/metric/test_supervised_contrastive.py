@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from quickstudy.core.episode import Episode
-from quickstudy.metric.distances import cosine as cosine_energy
+from quickstudy.metric.distances import cosine_distance
 from quickstudy.metric.siamese import Siamese
 from quickstudy.metric.supervised_contrastive import SupervisedContrastive, supervised_contrastive_loss
 from tests.metric.oracle_supervised_contrastive import khosla
@@ -36,7 +36,7 @@ def test_the_learner_takes_support_and_queries_alike() -> None:
     z = learner.encoder(x.flatten(0, 1)).unflatten(0, x.shape[:2])
     expected = torch.stack([khosla(t, of, 0.5) for t, of in zip(z, y, strict=True)]).mean()
     torch.testing.assert_close(learner(e), expected)
-    siamese = Siamese(learner.encoder, cosine_energy)
+    siamese = Siamese(learner.encoder, cosine_distance)
     torch.testing.assert_close(learner.predict(e.support, e.query_x), siamese.predict(e.support, e.query_x))
 
 

@@ -11,17 +11,17 @@ from torch.func import functional_call
 
 from quickstudy.core.adapt import Tensors, adapt
 from quickstudy.core.update_rules import sgd
-from quickstudy.optimizer.problems.problem import Family, Mixture, Optimizees, Reparametrised
+from quickstudy.optimizer.problems.problem import Mixture, ProblemBatch, ProblemFamily, Reparametrized
 from quickstudy.optimizer.problems.quadratics import Quadratics
-from quickstudy.optimizer.problems.supervised import SPLITS, Labelled, Supervised, digits, mlp, part_of
+from quickstudy.optimizer.problems.supervised import SPLIT_SHARES, Dataset, Supervised, digits, mlp, part_of
 from quickstudy.optimizer.rule_learner import RuleLearner
 from quickstudy.optimizer.rules.mlp import MLPRule
-from quickstudy.optimizer.truncation import Draw, Horizon
+from quickstudy.optimizer.truncation import ProblemSeed, TruncationSchedule
 
 # Quadratics
 
 
-def w_and_y(problems: Optimizees, b: int, n: int) -> tuple[Tensor, Tensor]:
+def w_and_y(problems: ProblemBatch, b: int, n: int) -> tuple[Tensor, Tensor]:
     """Told from values alone: f(0) = ‖y‖², and f's slopes and curvatures are 2Wᵀ(Wθ − y) and 2WᵀW."""
     count = len(problems.start["theta"])
 
@@ -77,19 +77,19 @@ def test_quadratics_have_no_minibatches_and_nothing_held_out() -> None:
 # All families
 
 
-def labelled(n: int = 40, dtype: torch.dtype = torch.float32) -> Labelled:
+def labelled(n: int = 40, dtype: torch.dtype = torch.float32) -> Dataset:
     rng = torch.Generator().manual_seed(0)
-    return Labelled(torch.randn(n, 6, generator=rng).to(dtype), torch.arange(n) % 3)
+    return Dataset(torch.randn(n, 6, generator=rng).to(dtype), torch.arange(n) % 3)
 
 
 def perceptrons(**how) -> Supervised:
     return Supervised(lambda: mlp(6, 4, classes=3), labelled(), labelled(30), batch=8, **how)
 
 
-FAMILIES: dict[str, Callable[[], Family]] = {
+FAMILIES: dict[str, Callable[[], ProblemFamily]] = {
     "quadratics": lambda: Quadratics(3),
     "supervised": perceptrons,
-    "reparametrised": lambda: Reparametrised(Quadratics(3), 1.0),
+    "reparametrised": lambda: Reparametrized(Quadratics(3), 1.0),
     "mixture": lambda: Mixture([Quadratics(3), Quadratics(4)]),
 }
 
@@ -157,7 +157,7 @@ def chosen(n: int, batch: int, count: int, seed: int, step: int, held_out: bool 
     Labels are powers of 8, and the loss is their sum: its octal digits count the items.
     """
     y = 8.0 ** torch.arange(n, dtype=torch.float64)
-    data = Labelled(torch.zeros(n, 1, dtype=torch.float64), y)
+    data = Dataset(torch.zeros(n, 1, dtype=torch.float64), y)
     family = Supervised(
         lambda: nn.Linear(1, 1).double(), data, data, lambda out, y: out.sum() * 0 + y.sum(), batch
     )
@@ -213,10 +213,10 @@ def relative_error(outputs: Tensor, y: Tensor) -> Tensor:
     return ((outputs - y) / (1 + y.abs())).abs().sum(1).mean()
 
 
-def pictures(n: int) -> Labelled:
+def pictures(n: int) -> Dataset:
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(n, 1, 5, 5, generator=rng, dtype=torch.float64)
-    return Labelled(x, torch.stack([x.sum((1, 2, 3)), x.amax((1, 2, 3))], 1))
+    return Dataset(x, torch.stack([x.sum((1, 2, 3)), x.amax((1, 2, 3))], 1))
 
 
 MODELS = {
@@ -252,7 +252,7 @@ def test_losses_side_by_side_are_those_of_the_model_alone(name: str, part: str) 
             torch.testing.assert_close(ours[b], theirs, rtol=1e-9, atol=1e-12)
 
 
-def test_initialisations_are_the_models_own() -> None:
+def test_initializations_are_the_models_own() -> None:
     """By its own distribution, anew for each problem, and under its own names."""
     problems = Supervised(lambda: mlp(64), digits("train"), digits("test")).sample(200, 0)
     assert {k: p.shape[1:] for k, p in problems.start.items()} == {
@@ -278,8 +278,8 @@ def test_rules_are_learned_on_a_network_of_ones_own() -> None:
     model, criterion, data = MODELS["conv"]
     family = Supervised(model, data, data, criterion, batch=5)
     rule = MLPRule(hidden=4).double()
-    learner = RuleLearner(rule, family, 2, 2, Horizon(2), first_order=False, objective="held_out")
-    value = learner(Draw(0, 9))
+    learner = RuleLearner(rule, family, 2, 2, TruncationSchedule(2), first_order=False, objective="held_out")
+    value = learner(ProblemSeed(0, 9))
     problems = family.sample(2, 9)
     p: Tensors = problems.start
     state, total = rule.init(p), torch.zeros(())
@@ -299,8 +299,8 @@ def test_rules_are_learned_on_a_network_of_ones_own() -> None:
 
 def test_splits_of_the_digits_share_no_item() -> None:
     """All 1,797 are in one of them, and held-out pictures are never trained on."""
-    parts = {split: digits(split) for split in SPLITS}
-    assert [len(parts[split]) for split in SPLITS] == [1078, 360, 359]
+    parts = {split: digits(split) for split in SPLIT_SHARES}
+    assert [len(parts[split]) for split in SPLIT_SHARES] == [1078, 360, 359]
     pictures = {split: {tuple(row) for row in data.x.tolist()} for split, data in parts.items()}
     assert not pictures["train"] & pictures["validation"]
     assert not pictures["train"] & pictures["test"]
@@ -323,8 +323,8 @@ def test_pictures_keep_their_labels() -> None:
 
 
 def test_parts_of_any_data() -> None:
-    data = Labelled(torch.arange(10), torch.arange(10) * 2)
-    parts = [part_of(data, split) for split in SPLITS]
+    data = Dataset(torch.arange(10), torch.arange(10) * 2)
+    parts = [part_of(data, split) for split in SPLIT_SHARES]
     assert [len(p) for p in parts] == [6, 2, 2]
     assert sorted(torch.cat([p.x for p in parts]).tolist()) == list(range(10))
     assert all(torch.equal(p.y, 2 * p.x) for p in parts)
@@ -348,7 +348,7 @@ def test_perceptrons_have_the_layers_that_they_are_asked_for() -> None:
 def test_in_other_units_it_is_the_same_function(name: str, held_out: bool) -> None:
     """f̃(θ) = f(cθ): equal values at corresponding points, and the gradient of f times c."""
     family = FAMILIES[name]()
-    plain, other = family.sample(3, 4), Reparametrised(family, 2.0).sample(3, 4)
+    plain, other = family.sample(3, 4), Reparametrized(family, 2.0).sample(3, 4)
     f, g = (p.held_out if held_out else p.loss for p in (plain, other))
     assert other.start.keys() == plain.start.keys()
     c = {k: plain.start[k] / p for k, p in other.start.items()}
@@ -369,7 +369,7 @@ def test_in_other_units_it_is_the_same_function(name: str, held_out: bool) -> No
 
 
 def test_units_are_uniform_in_the_logarithm() -> None:
-    plain, other = (f.sample(2000, 1) for f in (Quadratics(5), Reparametrised(Quadratics(5), 3.0)))
+    plain, other = (f.sample(2000, 1) for f in (Quadratics(5), Reparametrized(Quadratics(5), 3.0)))
     u = (plain.start["theta"] / other.start["theta"]).log().flatten()
     assert u.abs().max().item() == pytest.approx(3, rel=0.01)
     assert u.mean().item() == pytest.approx(0, abs=0.07)
@@ -377,7 +377,7 @@ def test_units_are_uniform_in_the_logarithm() -> None:
 
 
 def test_a_spread_of_nought_changes_nothing() -> None:
-    plain, other = (f.sample(2, 1) for f in (Quadratics(5), Reparametrised(Quadratics(5), 0.0)))
+    plain, other = (f.sample(2, 1) for f in (Quadratics(5), Reparametrized(Quadratics(5), 0.0)))
     assert torch.equal(plain.start["theta"], other.start["theta"])
     assert torch.equal(plain.loss(plain.start, 0), other.loss(plain.start, 0))
 
@@ -396,12 +396,12 @@ def test_a_mixture_draws_each_as_often() -> None:
         (lambda: Quadratics(0), r"dimensions is 0, "),
         (lambda: Quadratics(scale=0.0), r"scale 0\.0, .*above 0"),
         (lambda: Quadratics(spread=-1.0), r"spread -1\.0: "),
-        (lambda: Reparametrised(Quadratics(), -0.5), r"spread is -0\.5: it must be at least 0"),
+        (lambda: Reparametrized(Quadratics(), -0.5), r"spread is -0\.5: it must be at least 0"),
         (lambda: Mixture([]), "at least one family"),
         (lambda: Supervised(Line, labelled(), labelled(), batch=0), "batch is 0"),
         (lambda: Supervised(Line, labelled(0), labelled()), "train has 0 items and 0 labels"),
         (
-            lambda: Supervised(Line, labelled(), Labelled(torch.zeros(3, 6), torch.zeros(2))),
+            lambda: Supervised(Line, labelled(), Dataset(torch.zeros(3, 6), torch.zeros(2))),
             "held_out has 3 items and 2 labels",
         ),
         (lambda: digits("dev"), "no split 'dev'"),

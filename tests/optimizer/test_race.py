@@ -21,7 +21,7 @@ from quickstudy.optimizer.problems.letters import SEEN, Letters
 from quickstudy.optimizer.problems.mnist import mnist
 from quickstudy.optimizer.problems.problem import Mixture
 from quickstudy.optimizer.problems.quadratics import Quadratics
-from quickstudy.optimizer.race import TUNED_BEFORE, adamw_cosine, baselines, follow, race, tune
+from quickstudy.optimizer.race import TUNED_BEFORE, adamw_cosine, baselines, race, tune, unroll
 from quickstudy.optimizer.rule_learner import RuleLearner
 from quickstudy.optimizer.weights import load_rule, shipped_rules
 from quickstudy.recipes.catalogue import RECIPES
@@ -38,7 +38,7 @@ FAMILY = Quadratics(3)
 
 def test_a_curve_has_the_losses_before_and_after_each_step() -> None:
     problems = FAMILY.sample(4, 0)
-    curve = follow(sgd(0.01), problems, 3, "down", held_out=True)
+    curve = unroll(sgd(0.01), problems, 3, "down", held_out=True)
     expected, p = [], problems.start
     for step in range(4):
         expected.append(problems.loss(p, step))
@@ -53,7 +53,7 @@ def test_a_curve_has_the_losses_before_and_after_each_step() -> None:
 def test_held_out_losses_are_taken_at_the_same_places_of_other_data() -> None:
     family = FAMILIES["digits"]("test", None)
     problems = family.sample(2, 0)
-    curve = follow(sgd(0.5), problems, 2, held_out=True)
+    curve = unroll(sgd(0.5), problems, 2, held_out=True)
     after = adapt(problems.loss, problems.start, sgd(0.5), 2, first_order=True).parameters
     torch.testing.assert_close(curve.held_out[-1], problems.held_out(after, 2))
     torch.testing.assert_close(curve.losses[-1], problems.loss(after, 2))
@@ -62,13 +62,13 @@ def test_held_out_losses_are_taken_at_the_same_places_of_other_data() -> None:
 
 def test_what_diverges_counts_as_infinite_and_is_not_chosen() -> None:
     problems = FAMILY.sample(4, 0)
-    assert (follow(sgd(1e20), problems, 5).final == math.inf).all()
+    assert (unroll(sgd(1e20), problems, 5).final == math.inf).all()
     assert tune(sgd, problems, 5, [1e-5, 1e-2, 1e20]) == 1e-2
 
 
 def test_tuning_finds_the_rate_with_the_least_mean_loss() -> None:
     problems, rates = FAMILY.sample(16, 0), [1e-3, 1e-2, 5e-2, 1.0]
-    means = {lr: follow(heavy_ball(lr), problems, 20).final.mean().item() for lr in rates}
+    means = {lr: unroll(heavy_ball(lr), problems, 20).final.mean().item() for lr in rates}
     assert tune(heavy_ball, problems, 20, rates) == min(means, key=means.__getitem__)
 
 
@@ -97,7 +97,7 @@ def test_baselines_are_tuned_on_other_problems_than_they_race_on() -> None:
     before, ours = FAMILY.sample(8, 5 + TUNED_BEFORE), FAMILY.sample(8, 5)
     lr = tune(sgd, before, 10, [1e-3, 1e-2])
     assert curves[1].lr == lr
-    torch.testing.assert_close(curves[1].losses, follow(sgd(lr), ours, 10).losses)
+    torch.testing.assert_close(curves[1].losses, unroll(sgd(lr), ours, 10).losses)
     assert torch.equal(curves[0].losses, curves[0].losses[:1].expand(11, -1))
 
 
@@ -114,7 +114,7 @@ def test_adamw_falls_along_a_cosine_to_nothing() -> None:
 def test_every_baseline_of_the_race_learns() -> None:
     problems = FAMILY.sample(32, 0)
     for make in baselines(30).values():
-        curve = follow(make(tune(make, problems, 30, [1e-3, 1e-2, 0.1, 1.0])), problems, 30)
+        curve = unroll(make(tune(make, problems, 30, [1e-3, 1e-2, 0.1, 1.0])), problems, 30)
         assert curve.final.mean() < 0.5 * curve.losses[0].mean()
 
 
@@ -138,11 +138,11 @@ def test_the_picture_shows_every_curve_by_step_and_by_the_clock() -> None:
 
 def test_a_final_loss_says_how_it_came_about() -> None:
     final = FinalLoss.of(torch.tensor([1.0, 2.0, 6.0]), 7, "bowls", 50)
-    assert (final.mean, final.median, final.goodness) == (3.0, 2.0, -3.0)
+    assert (final.mean, final.median, final.objective) == (3.0, 2.0, -3.0)
     assert final.ci95 == pytest.approx(4.302653 * 7**0.5 / 3**0.5)
     assert str(final) == "3 ± 6.6, median 2 (bowls, step 50, 3 problems, seed 7)"
-    assert final.headline == "3 at step 50"
-    assert final.logged() == {"validation": 3.0, "ci95": final.ci95, "median": 2.0}
+    assert final.short == "3 at step 50"
+    assert final.to_log() == {"validation": 3.0, "ci95": final.ci95, "median": 2.0}
 
 
 def test_kinds_of_problems_count_alike_whatever_the_size_of_their_losses() -> None:
@@ -270,7 +270,7 @@ def test_letters_are_problems_of_a_few_classes_each() -> None:
     assert torch.equal(one, other)
     assert one.shape == (2,)
     assert not torch.equal(one, problems.held_out(problems.start, 0))
-    again = follow(adam(0.03), problems, 60)
+    again = unroll(adam(0.03), problems, 60)
     assert again.final.mean() < 0.5 * again.losses[0].mean()
     with pytest.raises(ValueError, match="classes is 7"):
         Letters(pool, classes=7)
@@ -295,6 +295,6 @@ def test_rules_that_ship_are_small_and_say_where_they_come_from_and_fail() -> No
 
 def test_a_rule_that_ships_beats_adam_where_it_was_trained() -> None:
     problems = FAMILIES["digits"]("test", None).sample(8, 77)
-    adams = follow(adam(0.1), problems, 100).final.mean()  # the tuned rate
+    adams = unroll(adam(0.1), problems, 100).final.mean()  # the tuned rate
     for name in ("rnnprop-optimizer-digits", "mlp-optimizer-digits"):
-        assert follow(load_rule(name)[0], problems, 100).final.mean() < 0.9 * adams
+        assert unroll(load_rule(name)[0], problems, 100).final.mean() < 0.9 * adams

@@ -6,6 +6,7 @@ import math
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,15 @@ from torch import Tensor, nn
 from quickstudy.core import checkpoint
 from quickstudy.core.adapt import Rule, RuleState, Tensors, adapt
 from quickstudy.core.update_rules import sgd
-from quickstudy.optimizer.problems.problem import Family, Optimizees, generator
+from quickstudy.optimizer.problems.problem import ProblemBatch, ProblemFamily, generator
 from quickstudy.optimizer.problems.quadratics import Quadratics
 from quickstudy.optimizer.rule_learner import RuleLearner
 from quickstudy.optimizer.rules.lstm import LSTMRule
 from quickstudy.optimizer.rules.mlp import MLPRule
 from quickstudy.optimizer.rules.rnnprop import RNNpropRule
-from quickstudy.optimizer.truncation import Draw, Draws, Horizon
+from quickstudy.optimizer.truncation import ProblemSeed, ProblemSeeds, TruncationSchedule
 from quickstudy.training.fit import fit
 from quickstudy.training.run_folder import read_log
-from quickstudy.training.schedules import adam
 from tests.support.oracles import Weights
 from tests.support.small_models import SavedForBackward, central_difference, distance, gradients_of
 
@@ -55,7 +55,7 @@ class Bowls:
     steps: list[int] = field(default_factory=list)
     """The numbers of the steps whose loss was asked for."""
 
-    def sample(self, count: int, seed: int) -> Optimizees:
+    def sample(self, count: int, seed: int) -> ProblemBatch:
         self.sampled.append((count, seed))
         rng = torch.Generator().manual_seed(seed)
         start = {
@@ -73,12 +73,12 @@ class Bowls:
         def held_out(p: Tensors, step: int) -> Tensor:
             return (p["vector"].sum(1) - p["number"] * p["matrix"][:, 0, 1]).square() + 2 + math.cos(step)
 
-        return Optimizees(start, loss, held_out)
+        return ProblemBatch(start, loss, held_out)
 
 
 def directly(
     rule: Any,
-    problems: Optimizees,
+    problems: ProblemBatch,
     at: Tensors,
     state: RuleState,
     first: int,
@@ -112,11 +112,11 @@ def test_the_meta_gradient_is_the_direct_one(
 ) -> None:
     """Of the surrogate too, in the first unroll and in those that go on from it."""
     rule, how = made(name), {"first_order": first_order, "objective": objective, "log": log}
-    learner = RuleLearner(rule, Bowls(), 3, unroll, Horizon(2 * unroll + 1), **how)
+    learner = RuleLearner(rule, Bowls(), 3, unroll, TruncationSchedule(2 * unroll + 1), **how)
     problems = Bowls().sample(3, 11)
     at, state = problems.start, rule.init(problems.start)
     for first, steps in ((0, unroll), (unroll, unroll), (2 * unroll, 1)):
-        ours = learner(Draw(0, 11))
+        ours = learner(ProblemSeed(0, 11))
         truth, at, state = directly(rule, problems, at, state, first, steps, how)
         assert ours.item() == pytest.approx(truth.item(), rel=1e-12)
         assert distance(gradients_of(ours, rule), gradients_of(truth, rule)) < 1e-9
@@ -125,8 +125,10 @@ def test_the_meta_gradient_is_the_direct_one(
 @pytest.mark.parametrize("objective", ["train", "held_out"])
 @pytest.mark.parametrize("name", RULES)
 def test_the_second_order_meta_gradient_is_that_of_finite_differences(name: str, objective: str) -> None:
-    learner = RuleLearner(made(name), Bowls(), 2, 4, Horizon(4), first_order=False, objective=objective)
-    slope, difference = central_difference(learner, Draw(0, 3), 0)
+    learner = RuleLearner(
+        made(name), Bowls(), 2, 4, TruncationSchedule(4), first_order=False, objective=objective
+    )
+    slope, difference = central_difference(learner, ProblemSeed(0, 3), 0)
     assert abs(difference) > 1e-2
     assert slope == pytest.approx(difference, rel=1e-6)
 
@@ -134,8 +136,8 @@ def test_the_second_order_meta_gradient_is_that_of_finite_differences(name: str,
 @pytest.mark.parametrize("name", RULES)
 def test_the_first_order_meta_gradient_is_not(name: str) -> None:
     """So the tests above can tell."""
-    learner = RuleLearner(made(name), Bowls(), 2, 4, Horizon(4))
-    slope, difference = central_difference(learner, Draw(0, 3), 0)
+    learner = RuleLearner(made(name), Bowls(), 2, 4, TruncationSchedule(4))
+    slope, difference = central_difference(learner, ProblemSeed(0, 3), 0)
     assert slope != pytest.approx(difference, rel=1e-4)
 
 
@@ -146,10 +148,10 @@ def test_the_first_order_meta_gradient_is_not(name: str) -> None:
 def test_unrolls_follow_each_other_to_the_horizon_and_then_come_new_problems(estimator: str) -> None:
     """Seven steps are three, three and one."""
     family = Bowls()
-    learner = RuleLearner(made("lstm"), family, 4, 3, Horizon(7), estimator=estimator)
+    learner = RuleLearner(made("lstm"), family, 4, 3, TruncationSchedule(7), estimator=estimator)
     seen: list[list[int]] = []
     for i in range(6):
-        learner(Draw(i, 100 + i))
+        learner(ProblemSeed(i, 100 + i))
         seen.append(sorted(set(family.steps)))
         family.steps.clear()
     # the steps' own losses, and that of where the last of them leads
@@ -161,9 +163,9 @@ def test_unrolls_follow_each_other_to_the_horizon_and_then_come_new_problems(est
 @pytest.mark.parametrize("name", RULES)
 def test_unrolls_together_are_one_course(name: str) -> None:
     rule = made(name)
-    learner = RuleLearner(rule, Bowls(), 3, 2, Horizon(7))
+    learner = RuleLearner(rule, Bowls(), 3, 2, TruncationSchedule(7))
     for i in range(3):
-        learner(Draw(i, 5))
+        learner(ProblemSeed(i, 5))
     problems = Bowls().sample(3, 5)
     course = adapt(problems.loss, problems.start, rule, 6, True)
     carried = learner.carried()
@@ -171,33 +173,37 @@ def test_unrolls_together_are_one_course(name: str) -> None:
         assert torch.equal(carried[f"parameter.{k}"], p)
     for i, leaf in enumerate(torch.utils._pytree.tree_leaves(course.state)):
         assert torch.equal(carried[f"state.{i}"], leaf)
-    learner(Draw(3, 6))
+    learner(ProblemSeed(3, 6))
     assert learner.carried() == {}
 
 
 def test_a_horizon_within_one_unroll_begins_anew_each_time() -> None:
-    learner = RuleLearner(made("lstm"), Bowls(), 2, 20, Horizon(4))
-    assert learner(Draw(0, 1)).item() == learner(Draw(1, 1)).item() != learner(Draw(2, 2)).item()
+    learner = RuleLearner(made("lstm"), Bowls(), 2, 20, TruncationSchedule(4))
+    assert (
+        learner(ProblemSeed(0, 1)).item()
+        == learner(ProblemSeed(1, 1)).item()
+        != learner(ProblemSeed(2, 2)).item()
+    )
 
 
 def test_horizons_lie_uniformly_in_the_logarithm() -> None:
-    draws = Draws(8, seed=1)
-    horizons = torch.tensor([Horizon(10, 1000).draw(draws.part(i)) for i in range(4000)])
+    draws = ProblemSeeds(8, seed=1)
+    horizons = torch.tensor([TruncationSchedule(10, 1000).draw(draws.part(i)) for i in range(4000)])
     assert (horizons.min(), horizons.max()) == (10, pytest.approx(1000, rel=0.01))
     for most, share in ((31, 0.25), (100, 0.5), (316, 0.75)):  # 10, times √10 each
         assert (horizons <= most).double().mean().item() == pytest.approx(share, abs=0.03)
 
 
 def test_one_horizon_is_always_the_same() -> None:
-    assert {Horizon(7).draw(Draw(i, i)) for i in range(50)} == {7}
-    assert {Horizon().draw(Draw(i, i)) for i in range(50)} == {100}
+    assert {TruncationSchedule(7).draw(ProblemSeed(i, i)) for i in range(50)} == {7}
+    assert {TruncationSchedule().draw(ProblemSeed(i, i)) for i in range(50)} == {100}
 
 
 def test_the_curriculum_raises_the_longest_horizon() -> None:
-    horizon = Horizon(10, 1000, rise=100)
+    horizon = TruncationSchedule(10, 1000, rise=100)
 
     def longest(step: int) -> int:
-        drawn = [horizon.draw(Draw(step, seed)) for seed in range(1000)]
+        drawn = [horizon.draw(ProblemSeed(step, seed)) for seed in range(1000)]
         assert min(drawn) == 10
         return max(drawn)
 
@@ -211,21 +217,21 @@ def test_the_curriculum_raises_the_longest_horizon() -> None:
 )
 def test_horizons_out_of_order_are_refused(low: int, high: int | None, rise: int) -> None:
     with pytest.raises(ValueError, match=r"1 ≤ low ≤ high and rise ≥ 0 are wanted"):
-        Horizon(low, high, rise)
+        TruncationSchedule(low, high, rise)
 
 
 def test_draws_are_repeatable_and_differ_by_step_and_seed() -> None:
-    draws = Draws(8, seed=3)
+    draws = ProblemSeeds(8, seed=3)
     seeds = [draws.part(i).seed for i in range(1000)]
-    assert seeds == [Draws(8, seed=3).on("cpu").part(i).seed for i in range(1000)]
+    assert seeds == [ProblemSeeds(8, seed=3).on("cpu").part(i).seed for i in range(1000)]
     assert [draws.part(i).step for i in range(5)] == [0, 1, 2, 3, 4]
-    assert len({*seeds, *(Draws(8, seed=4).part(i).seed for i in range(1000))}) == 2000
+    assert len({*seeds, *(ProblemSeeds(8, seed=4).part(i).seed for i in range(1000))}) == 2000
     assert min(seeds) >= 0
 
 
 def test_several_processes_are_refused() -> None:
     with pytest.raises(ValueError, match="a rule is learned by one process"):
-        Draws(8).part(0, rank=1, world=2)
+        ProblemSeeds(8).part(0, rank=1, world=2)
 
 
 @pytest.mark.parametrize(
@@ -296,11 +302,19 @@ def by_formula(
 def test_the_estimates_are_those_of_the_formula(name: str, estimator: str, log: bool, objective: str) -> None:
     rule = made(name)
     learner = RuleLearner(
-        rule, Bowls(), 4, 2, Horizon(6), objective=objective, log=log, estimator=estimator, sigma=0.1
+        rule,
+        Bowls(),
+        4,
+        2,
+        TruncationSchedule(6),
+        objective=objective,
+        log=log,
+        estimator=estimator,
+        sigma=0.1,
     )
     formula = by_formula(copy.deepcopy(rule), 0.1, 2, 3, objective, estimator == "pes", log)
     for u, (value, gradient) in enumerate(formula):
-        ours = learner(Draw(u, 21))
+        ours = learner(ProblemSeed(u, 21))
         assert ours.item() == pytest.approx(value, rel=1e-10)
         gradient = {k: g.detach() for k, g in gradient.items()}
         assert distance(gradients_of(ours, rule), gradient) < 1e-8
@@ -332,12 +346,12 @@ class Balance(nn.Module):
 class FirstCoordinate:
     """f(x) = x₁ + x₁²/20, whose ES gradient is the gradient whatever σ is, as it's quadratic in φ."""
 
-    def sample(self, count: int, seed: int) -> Optimizees:
+    def sample(self, count: int, seed: int) -> ProblemBatch:
         def loss(p: Tensors, step: int) -> Tensor:
             first = p["x"][:, 0]
             return first + first.square() / 20
 
-        return Optimizees({"x": torch.ones(count, 4, dtype=torch.float64)}, loss, loss)
+        return ProblemBatch({"x": torch.ones(count, 4, dtype=torch.float64)}, loss, loss)
 
 
 HORIZON = 12
@@ -347,10 +361,10 @@ def of_horizon(estimator: str, unroll: int, problems: int, seed: int = 0) -> flo
     """dL/dφ by an estimator, summed over the unrolls of a horizon and divided by their number."""
     rule = Balance()
     learner = RuleLearner(
-        rule, FirstCoordinate(), problems, unroll, Horizon(HORIZON), estimator=estimator, sigma=0.3
+        rule, FirstCoordinate(), problems, unroll, TruncationSchedule(HORIZON), estimator=estimator, sigma=0.3
     )
     unrolls = HORIZON // unroll
-    parts = [torch.autograd.grad(learner(Draw(i, seed)), rule.phi)[0].item() for i in range(unrolls)]
+    parts = [torch.autograd.grad(learner(ProblemSeed(i, seed)), rule.phi)[0].item() for i in range(unrolls)]
     return sum(parts) / unrolls
 
 
@@ -407,21 +421,21 @@ class Loss:
     loss: float
 
     @property
-    def goodness(self) -> float:
+    def objective(self) -> float:
         return -self.loss
 
     @property
-    def headline(self) -> str:
+    def short(self) -> str:
         return f"loss {self.loss:.3f}"
 
-    def logged(self) -> dict[str, float]:
+    def to_log(self) -> dict[str, float]:
         return {"validation": self.loss}
 
     def as_dict(self) -> dict[str, Any]:
         return {"loss": self.loss}
 
 
-def final_loss(rule: Any, family: Family, steps: int, count: int = 16, seed: int = 1_000_000) -> float:
+def final_loss(rule: Any, family: ProblemFamily, steps: int, count: int = 16, seed: int = 1_000_000) -> float:
     problems = family.sample(count, seed)
     with torch.no_grad():
         end = adapt(problems.loss, problems.start, rule, steps, True)
@@ -435,7 +449,7 @@ def small(name: str = "lstm", estimator: str = "backprop", seed: int = 0) -> Rul
         Quadratics(3),
         4,
         3,
-        Horizon(5, 12),
+        TruncationSchedule(5, 12),
         estimator=estimator,
         sigma=0.1,
     )
@@ -445,10 +459,10 @@ def small_fit(learner: RuleLearner, out: Path | None = None, steps: int = 14, **
     settings: dict[str, Any] = {
         "validation": lambda: Loss(final_loss(learner.rule, Quadratics(3), 8)),
         "every": 4,
-        "optimizer": adam(0.01),
+        "optimizer": partial(torch.optim.Adam, lr=0.01),
         "clip": 1.0,
     }
-    return fit(learner, Draws(4, seed=0), steps, out=out, **(settings | options))
+    return fit(learner, ProblemSeeds(4, seed=0), steps, out=out, **(settings | options))
 
 
 def logged(folder: Path) -> list[dict[str, float]]:
@@ -504,12 +518,12 @@ def test_a_stopped_training_resumes_bit_for_bit(tmp_path: Path, name: str, estim
 
 def test_what_is_carried_is_not_confused_with_what_was(tmp_path: Path) -> None:
     """A checkpoint between two horizons carries nothing; a learner that has gone on since forgets that."""
-    learner = RuleLearner(made("lstm"), Bowls(), 2, 2, Horizon(4))
+    learner = RuleLearner(made("lstm"), Bowls(), 2, 2, TruncationSchedule(4))
     for i in range(2):
-        learner(Draw(i, 5))
+        learner(ProblemSeed(i, 5))
     nothing = learner.carried()
     assert nothing == {}
-    learner(Draw(2, 6))
+    learner(ProblemSeed(2, 6))
     assert learner.carried()["at"].tolist() == [6, 4, 2]
     learner.carry_on(nothing)
     assert learner.carried() == {}
@@ -518,10 +532,10 @@ def test_what_is_carried_is_not_confused_with_what_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize("estimator", ["backprop", "es", "pes"])
 def test_what_is_carried_comes_back(estimator: str) -> None:
     def course() -> RuleLearner:
-        return RuleLearner(made("rnnprop"), Bowls(), 2, 2, Horizon(9), estimator=estimator)
+        return RuleLearner(made("rnnprop"), Bowls(), 2, 2, TruncationSchedule(9), estimator=estimator)
 
     def on(learner: RuleLearner, i: int) -> float:
-        return learner(Draw(i, 7 + i)).item()
+        return learner(ProblemSeed(i, 7 + i)).item()
 
     whole, half = course(), course()
     values = [on(whole, i) for i in range(5)]
@@ -533,8 +547,8 @@ def test_what_is_carried_comes_back(estimator: str) -> None:
 
 def test_what_is_carried_goes_where_the_rule_is() -> None:
     """A checkpoint is read to the CPU."""
-    learner = RuleLearner(LSTMRule(hidden=3), Quadratics(3), 2, 2, Horizon(9), estimator="pes")
-    learner(Draw(0, 0))
+    learner = RuleLearner(LSTMRule(hidden=3), Quadratics(3), 2, 2, TruncationSchedule(9), estimator="pes")
+    learner(ProblemSeed(0, 0))
     elsewhere = copy.deepcopy(learner).to("meta")
     elsewhere.carry_on(learner.carried())
     assert {k: t.device.type for k, t in elsewhere.carried().items() if k != "at"} == {
@@ -548,12 +562,12 @@ def test_a_function_that_judges_selects_the_weights(tmp_path: Path) -> None:
     verdicts = iter([3.0, -2.0, 1.0, -2.0, 0.0])
     weights: list[Weights] = []
 
-    def judge() -> Loss:
+    def validate() -> Loss:
         assert learner.training
         weights.append({k: w.clone() for k, w in learner.state_dict().items()})
         return Loss(next(verdicts))
 
-    progress = small_fit(learner, tmp_path, steps=20, validation=judge)
+    progress = small_fit(learner, tmp_path, steps=20, validation=validate)
     assert (progress.best, progress.best_step, progress.stale) == (2.0, 8, 3)
     assert (progress.headline, progress.score) == ("loss -2.000", {"loss": -2.0})
     best, manifest = checkpoint.load(tmp_path / "best.safetensors")
@@ -581,19 +595,19 @@ class Cliff:
 
     step: int
 
-    def sample(self, count: int, seed: int) -> Optimizees:
+    def sample(self, count: int, seed: int) -> ProblemBatch:
         plain = Quadratics(3).sample(count, seed)
 
         def loss(p: Tensors, step: int) -> Tensor:
             f = plain.loss(p, step)
             return torch.cat([f[:1] * math.inf, f[1:]]) if step >= self.step else f
 
-        return Optimizees(plain.start, loss, loss)
+        return ProblemBatch(plain.start, loss, loss)
 
 
 @pytest.mark.parametrize("clip", [None, 1.0])
 @pytest.mark.parametrize("estimator", ["backprop", "es", "pes"])
-def test_an_optimisee_that_is_lost_stops_the_training_and_spares_what_was_saved(
+def test_an_optimizee_that_is_lost_stops_the_training_and_spares_what_was_saved(
     tmp_path: Path, estimator: str, clip: float | None
 ) -> None:
     learner = RuleLearner(
@@ -601,12 +615,12 @@ def test_an_optimisee_that_is_lost_stops_the_training_and_spares_what_was_saved(
         Cliff(step=14),
         4,
         2,
-        Horizon(30),
+        TruncationSchedule(30),
         estimator=estimator,
     )
     # the seventh unroll is the first that sees step 14
     with pytest.raises(FloatingPointError, match="at step 7; the last good weights are in"):
-        fit(learner, Draws(4), 20, every=3, clip=clip, out=tmp_path)
+        fit(learner, ProblemSeeds(4), 20, every=3, clip=clip, out=tmp_path)
     weights, manifest = checkpoint.load(tmp_path / "last.safetensors")
     assert manifest["progress"]["step"] == 6
     assert all(w.isfinite().all() for w in weights.values())
@@ -621,7 +635,7 @@ class Seen:
 
     graphs: list[weakref.ref[Tensor]]
 
-    def sample(self, count: int, seed: int) -> Optimizees:
+    def sample(self, count: int, seed: int) -> ProblemBatch:
         plain = Bowls().sample(count, seed)
 
         def loss(p: Tensors, step: int) -> Tensor:
@@ -629,7 +643,7 @@ class Seen:
             self.graphs.append(weakref.ref(inside))
             return inside.log()
 
-        return Optimizees(plain.start, loss, loss)
+        return ProblemBatch(plain.start, loss, loss)
 
 
 @pytest.mark.parametrize("backward", [True, False])
@@ -637,9 +651,9 @@ class Seen:
 def test_no_graph_outlives_its_unroll(first_order: bool, backward: bool) -> None:
     """Of the optimisees, at first order, none outlives its step."""
     graphs: list[weakref.ref[Tensor]] = []
-    learner = RuleLearner(made("lstm"), Seen(graphs), 2, 3, Horizon(50), first_order=first_order)
+    learner = RuleLearner(made("lstm"), Seen(graphs), 2, 3, TruncationSchedule(50), first_order=first_order)
     for i in range(3):
-        loss = learner(Draw(i, 1))
+        loss = learner(ProblemSeed(i, 1))
         alive = [ref() is not None for ref in graphs]
         assert len(alive) == 4  # three steps, and a last loss
         assert any(alive) is not first_order
@@ -652,10 +666,10 @@ def test_no_graph_outlives_its_unroll(first_order: bool, backward: bool) -> None
 
 
 def test_a_learner_can_be_copied_between_two_unrolls() -> None:
-    learner = RuleLearner(made("lstm"), Bowls(), 2, 3, Horizon(50))
-    learner(Draw(0, 1)).backward()
+    learner = RuleLearner(made("lstm"), Bowls(), 2, 3, TruncationSchedule(50))
+    learner(ProblemSeed(0, 1)).backward()
     twin = copy.deepcopy(learner)
-    assert twin(Draw(1, 1)).item() == learner(Draw(1, 1)).item()
+    assert twin(ProblemSeed(1, 1)).item() == learner(ProblemSeed(1, 1)).item()
 
 
 def live_tensors() -> int:
@@ -669,9 +683,9 @@ def test_memory_does_not_grow_with_the_meta_steps(estimator: str) -> None:
     """Nor with the steps of an optimisee, whose unroll alone is kept."""
     torch.manual_seed(0)
     how = {"first_order": False} if estimator == "second-order" else {"estimator": estimator}
-    learner = RuleLearner(LSTMRule(hidden=3), Quadratics(3), 4, 2, Horizon(1000), **how)
+    learner = RuleLearner(LSTMRule(hidden=3), Quadratics(3), 4, 2, TruncationSchedule(1000), **how)
     optimizer = torch.optim.Adam(learner.parameters())
-    draws = Draws(4)
+    draws = ProblemSeeds(4)
 
     def train(first: int, last: int) -> tuple[int, int, int]:
         saved = SavedForBackward()
@@ -696,7 +710,7 @@ def test_a_rule_that_was_learned_beats_gradient_descent(make: Callable[[], nn.Mo
     """With the best of its rates, chosen on the very problems of the comparison, which training never saw."""
     torch.manual_seed(0)
     family, steps = Quadratics(3), 20
-    learner = RuleLearner(make(), family, 16, 10, Horizon(steps))
+    learner = RuleLearner(make(), family, 16, 10, TruncationSchedule(steps))
 
     def loss_of(rule: Rule | nn.Module) -> float:
         return final_loss(rule, family, steps, count=256)
@@ -705,5 +719,5 @@ def test_a_rule_that_was_learned_beats_gradient_descent(make: Callable[[], nn.Mo
     plain = [loss_of(sgd(rate)) for rate in rates]
     assert min(plain) < min(plain[0], plain[-1])  # the best is between the others
     before = loss_of(learner.rule)
-    fit(learner, Draws(16), 80, optimizer=adam(0.02), clip=1.0)
+    fit(learner, ProblemSeeds(16), 80, optimizer=partial(torch.optim.Adam, lr=0.02), clip=1.0)
     assert loss_of(learner.rule) < 0.6 * min(plain) < before

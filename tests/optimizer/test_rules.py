@@ -250,7 +250,7 @@ def test_no_gradient_makes_a_number_that_is_none(name: str, size: str, dtype: to
 
 @pytest.mark.parametrize("name", ["rnnprop", "mlp"])
 @pytest.mark.parametrize("scale", [1e-3, 1e4])
-def test_normalised_rules_do_not_see_the_scale_of_the_gradients(name: str, scale: float) -> None:
+def test_normalized_rules_do_not_see_the_scale_of_the_gradients(name: str, scale: float) -> None:
     rule, gradients = made(SMALL[name]), gradients_of_all_sizes(4)
     gradients = [
         {k: g.sign() * (0.1 + g.abs().log().abs().clamp_max(9)) for k, g in s.items()} for s in gradients

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from quickstudy.metric.verification import verification
-from quickstudy.recognition.calibration import Calibration, Table, calibrate, least_threshold
+from quickstudy.recognition.calibration import Calibration, ThresholdTable, calibrate, least_threshold
 from quickstudy.recognition.pairs import pooled_scores, score_pairs
 from quickstudy.recognition.pooling import Poolings, compare_poolings
 from quickstudy.recognition.report.error_rates import achieved
@@ -500,4 +500,4 @@ def test_orl_by_its_pixels(real_data: Callable[[str], Path]) -> None:
 
 def test_a_table_is_what_from_dict_makes(made: Calibration) -> None:
     table = made.as_dict()["tables"][1]
-    assert Table.from_dict(table) == made.tables[1]
+    assert ThresholdTable.from_dict(table) == made.tables[1]

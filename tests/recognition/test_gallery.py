@@ -31,8 +31,8 @@ from quickstudy.core.kernels.sizes import sizes
 from quickstudy.recognition.gallery.gallery import Gallery
 from quickstudy.recognition.gallery.pooling import centroids
 from quickstudy.recognition.gallery.records import Entry, Match, Sample
-from quickstudy.recognition.gallery.search import Index
-from tests.support.gallery_programs import enrol_and_remove, processes, write
+from quickstudy.recognition.gallery.search import SearchIndex
+from tests.support.gallery_programs import enroll_and_remove, processes, write
 
 D = 6
 Open = Callable[..., Gallery]
@@ -287,13 +287,13 @@ def test_after_additions_only_their_names_are_read(gallery: Gallery, monkeypatch
     content = filled(gallery, (2, 3, 4))
     gallery.search(some(1), 1, "nearest")
     read: list[int] = []
-    put = Index.put
+    put = SearchIndex.put
 
-    def counting(self: Index, ids, counts, rows) -> None:
+    def counting(self: SearchIndex, ids, counts, rows) -> None:
         read.append(len(rows))
         put(self, ids, counts, rows)
 
-    monkeypatch.setattr(Index, "put", counting)
+    monkeypatch.setattr(SearchIndex, "put", counting)
     gallery.search(some(1), 1, "nearest")
     assert not read
     gallery.enroll("n1", some(1, 8), ["another"])
@@ -324,7 +324,7 @@ class Grown(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.content: dict[str, np.ndarray] = {}
-        self.indices = [Index(3, centroid, False, {}) for centroid in (True, False)]
+        self.indices = [SearchIndex(3, centroid, False, {}) for centroid in (True, False)]
         self.rng = np.random.default_rng(0)
 
     @rule(chosen=st.lists(st.integers(0, 40), min_size=1, max_size=9, unique=True), more=st.integers(1, 5))
@@ -828,7 +828,7 @@ def test_killed_at_random_nothing_is_half_written(where: str, tmp_path: Path) ->
     rng, log, first, gone = random.Random(1), tmp_path / "log", 0, set[int]()
     for _ in range(5):
         log.write_text("")
-        victim = processes.Process(target=enrol_and_remove, args=(where, first, log))
+        victim = processes.Process(target=enroll_and_remove, args=(where, first, log))
         victim.start()
         while not log.read_text():  # until it is at work
             assert victim.is_alive()

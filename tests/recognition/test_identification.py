@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from quickstudy.recognition.pairs import pooled_scores, share_interval, shown
 from quickstudy.recognition.report.error_rates import achieved, lfw_view2, min_dcf, per_group
-from quickstudy.recognition.report.identification import closed_set, enrolment_draws, open_set
+from quickstudy.recognition.report.identification import closed_set, enrollment_draws, open_set
 
 
 @st.composite
@@ -289,10 +289,10 @@ def spy_on(calls: list):
     return scorer
 
 
-def test_draws_enrol_some_and_try_all_others() -> None:
+def test_draws_enroll_some_and_try_all_others() -> None:
     who = np.repeat([3, 5, 9], [4, 4, 2])
     items, calls = np.arange(10.0)[:, None], []
-    found = enrolment_draws(items, who, spy_on(calls), shots=2, draws=30)
+    found = enrollment_draws(items, who, spy_on(calls), shots=2, draws=30)
     assert (found.ways, found.shots, found.draws) == (2, 2, 30), "the third name has no item left to try"
     for enrolled, probes in calls:
         assert enrolled.shape == (2, 2)
@@ -313,7 +313,7 @@ def test_draws_enrol_some_and_try_all_others() -> None:
 def test_ways_are_drawn_anew() -> None:
     who = np.repeat(np.arange(6), 3)
     calls: list = []
-    enrolment_draws(np.arange(18.0)[:, None], who, spy_on(calls), 1, draws=40, ways=3)
+    enrollment_draws(np.arange(18.0)[:, None], who, spy_on(calls), 1, draws=40, ways=3)
     drawn = {tuple(sorted(who[enrolled].ravel())) for enrolled, _ in calls}
     assert len(drawn) > 10
     for enrolled, probes in calls:
@@ -325,8 +325,8 @@ def test_probes_are_of_a_source_that_nothing_enrolled_is_of() -> None:
     rng = np.random.default_rng(1)
     who, sources = rng.integers(0, 4, 80), rng.integers(0, 5, 80)
     calls: list = []
-    found = enrolment_draws(np.arange(80.0)[:, None], who, spy_on(calls), 3, 50, ways=3, sources=sources)
-    assert found.apart
+    found = enrollment_draws(np.arange(80.0)[:, None], who, spy_on(calls), 3, 50, ways=3, sources=sources)
+    assert found.cross_source
     assert "sources apart" in str(found)
     asked = set()
     for enrolled, probes in calls:
@@ -341,7 +341,7 @@ def test_probes_are_of_a_source_that_nothing_enrolled_is_of() -> None:
 
 
 def test_a_tie_is_an_error_and_a_constant_scorer_is_never_right() -> None:
-    found = enrolment_draws(np.ones((6, 2)), [0, 0, 0, 1, 1, 1], pooled_scores(), 1, draws=3)
+    found = enrollment_draws(np.ones((6, 2)), [0, 0, 0, 1, 1, 1], pooled_scores(), 1, draws=3)
     assert (found.accuracy, found.ci95) == (0.0, 0.0)
 
 
@@ -351,9 +351,9 @@ def test_draws_are_repeatable_and_more_shots_help() -> None:
     z = rng.normal(size=(10, 6))[who] + 0.9 * rng.normal(size=(80, 6))
     rates = []
     for shots in (1, 3, 6):
-        found = enrolment_draws(z, who, pooled_scores(), shots, draws=40, seed=4)
-        assert enrolment_draws(z, who, pooled_scores(), shots, draws=40, seed=4) == found
-        assert enrolment_draws(z, who, pooled_scores(), shots, draws=40, seed=5) != found
+        found = enrollment_draws(z, who, pooled_scores(), shots, draws=40, seed=4)
+        assert enrollment_draws(z, who, pooled_scores(), shots, draws=40, seed=4) == found
+        assert enrollment_draws(z, who, pooled_scores(), shots, draws=40, seed=5) != found
         rates.append(found.accuracy)
     assert rates == sorted(rates)
     assert rates[2] - rates[0] > 2 * found.ci95
@@ -372,7 +372,7 @@ def test_draws_are_repeatable_and_more_shots_help() -> None:
 )
 def test_what_cannot_be_drawn(options, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        enrolment_draws(np.ones((8, 2)), [0] * 4 + [1] * 4, pooled_scores(), **options)
+        enrollment_draws(np.ones((8, 2)), [0] * 4 + [1] * 4, pooled_scores(), **options)
 
 
 def test_figures_can_be_logged() -> None:
@@ -381,7 +381,7 @@ def test_figures_can_be_logged() -> None:
         closed_set(scores[:2], [0, 1]),
         open_set(scores, [0, 1, -1]),
         lfw_view2([[1.0, 0.0]] * 3, [[1, 0]] * 3),
-        enrolment_draws(np.eye(3)[[0, 0, 1, 1]], [0, 0, 1, 1], pooled_scores(), 1, 2),
+        enrollment_draws(np.eye(3)[[0, 0, 1, 1]], [0, 0, 1, 1], pooled_scores(), 1, 2),
     ):
         assert json.loads(json.dumps(figures.as_dict(), allow_nan=False))
         assert "nan" not in str(figures)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from quickstudy.recognition import pairs as module
-from quickstudy.recognition.pairs import draw_enrolment, pooled_scores, score_pairs, share_interval
+from quickstudy.recognition.pairs import draw_enrollment, pooled_scores, score_pairs, share_interval
 from tests.support.clouds import cloud, energy_of
 
 
@@ -150,7 +150,7 @@ def test_every_item_is_as_likely_to_be_enrolled() -> None:
     labels, rng = np.array([0, 1, 0, 1, 0, 1, 0, 1]), np.random.default_rng(0)
     times = np.zeros(8)
     for _ in range(2000):
-        enrolled, left = draw_enrolment(labels, np.array([0, 1]), 2, rng)
+        enrolled, left = draw_enrollment(labels, np.array([0, 1]), 2, rng)
         assert (labels[enrolled] == [[0, 0], [1, 1]]).all()
         assert sorted([*enrolled.ravel(), *left]) == list(range(8))
         times[enrolled.ravel()] += 1

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from quickstudy.encoders.conv4 import Conv4
-from quickstudy.metric.distances import cosine
+from quickstudy.metric.distances import cosine_distance
 from quickstudy.metric.matching import Matching
 from quickstudy.metric.prototypical import Prototypical
 from quickstudy.metric.siamese import Siamese, WeightedL1
@@ -64,7 +64,7 @@ def test_learners_that_embed_name_their_distance() -> None:
     encoder = Conv4()
     assert encoder_of(Prototypical(encoder)) == (encoder, "euclidean")
     assert encoder_of(Siamese(encoder)) == (encoder, "euclidean")
-    assert encoder_of(Siamese(encoder, cosine)) == (encoder, "cosine")
+    assert encoder_of(Siamese(encoder, cosine_distance)) == (encoder, "cosine")
 
 
 @pytest.mark.parametrize("learner", [Matching(Conv4()), Siamese(Conv4(), WeightedL1(64))])

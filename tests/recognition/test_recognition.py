@@ -26,12 +26,12 @@ from quickstudy.recipes import weights as recipes_weights
 from quickstudy.recognition import embedder as embedder_module
 from quickstudy.recognition.calibration import Calibration
 from quickstudy.recognition.embedder import Embedder
-from quickstudy.recognition.evaluation import embed_pool
 from quickstudy.recognition.gallery.gallery import Gallery
 from quickstudy.recognition.gallery.pooling import score_of
+from quickstudy.recognition.measure import embed_pool
 from quickstudy.recognition.pairs import pooled_scores
 from quickstudy.recognition.pooling import Poolings
-from quickstudy.recognition.recognizer import Recogniser
+from quickstudy.recognition.recognizer import Recognizer
 from quickstudy.training.launch import launch
 from tests.support.recipes import train
 
@@ -73,7 +73,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def calibrated(folder: Path, others: Path, **options: object) -> Calibration:
     from quickstudy.cli.terminal import Terminal
-    from quickstudy.recognition.evaluation import calibrate_model
+    from quickstudy.recognition.measure import calibrate_model
 
     return calibrate_model(folder, folder=others, display=Terminal(quiet=True), **options)[0]
 
@@ -85,35 +85,35 @@ def people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return draw(tmp_path / "people", PEOPLE, seed=2)
 
 
-def enrolled(model: Path, people: Path, names: int = 5, samples: int = 4) -> Recogniser:
-    recogniser = Recogniser(model, people.parent / "people.db")
+def enrolled(model: Path, people: Path, names: int = 5, samples: int = 4) -> Recognizer:
+    recognizer = Recognizer(model, people.parent / "people.db")
     for i in range(names):
-        recogniser.enroll(f"p{i}", [people / f"p{i}" / f"{j}.png" for j in range(samples)])
-    return recogniser
+        recognizer.enroll(f"p{i}", [people / f"p{i}" / f"{j}.png" for j in range(samples)])
+    return recognizer
 
 
 def test_samples_of_the_enrolled_are_named_and_those_of_strangers_are_unknown(
     model: Path, people: Path
 ) -> None:
-    recogniser = enrolled(model, people)
-    known = recogniser.identify([people / f"p{i}" / "5.png" for i in range(5)])
+    recognizer = enrolled(model, people)
+    known = recognizer.identify([people / f"p{i}" / "5.png" for i in range(5)])
     assert [i.name for i in known] == [f"p{i}" for i in range(5)]
-    strangers = recogniser.identify([people / f"p{i}" / "5.png" for i in range(5, PEOPLE)])
+    strangers = recognizer.identify([people / f"p{i}" / "5.png" for i in range(5, PEOPLE)])
     assert [i.name for i in strangers] == [None] * (PEOPLE - 5)
     assert strangers[0].candidates[0].score < strangers[0].candidates[0].threshold
-    assert recogniser.verify("p1", people / "p1" / "4.png").accepted
-    assert not recogniser.verify("p1", people / "p2" / "4.png").accepted
+    assert recognizer.verify("p1", people / "p1" / "4.png").accepted
+    assert not recognizer.verify("p1", people / "p2" / "4.png").accepted
 
 
 def test_the_threshold_is_that_of_the_calibration_for_samples_and_names(model: Path, people: Path) -> None:
-    recogniser = enrolled(model, people, samples=3)
+    recognizer = enrolled(model, people, samples=3)
     calibration = Calibration.from_dict(Embedder(model).manifest["calibration"])
-    decision = recogniser.verify("p0", people / "p0" / "5.png")
+    decision = recognizer.verify("p0", people / "p0" / "5.png")
     assert decision.threshold == calibration.threshold(3, 1)
     assert decision.probability == pytest.approx(float(calibration.probability(decision.score, 3)))
-    candidate = recogniser.identify(people / "p0" / "5.png")[0].candidates[0]
+    candidate = recognizer.identify(people / "p0" / "5.png")[0].candidates[0]
     assert candidate.threshold == calibration.threshold(3, 5) >= decision.threshold
-    strict = Recogniser(model, people.parent / "people.db", far=0.1)
+    strict = Recognizer(model, people.parent / "people.db", far=0.1)
     assert strict.verify("p0", people / "p0" / "5.png").threshold == calibration.threshold(3, 1, 0.1)
 
 
@@ -126,15 +126,15 @@ def test_the_gallery_scores_as_was_calibrated(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         calibrated(folder, draw(tmp_path / "others", 6, seed=3), pooling=pooling)
-    recogniser = enrolled(folder, people, names=3)
-    assert recogniser.pooling == pooling
-    embedder = recogniser.embedder
+    recognizer = enrolled(folder, people, names=3)
+    assert recognizer.pooling == pooling
+    embedder = recognizer.embedder
     gallery = [
         embedder.embed_files([people / f"p{i}" / f"{j}.png" for j in range(4)]).embeddings for i in range(3)
     ]
     probe = embedder.embed_files([people / "p1" / "5.png"]).embeddings
     scores = pooled_scores(embedder.energy, pooling)(np.stack(gallery), probe)[0]
-    found = recogniser.identify(people / "p1" / "5.png", top=3)[0].candidates
+    found = recognizer.identify(people / "p1" / "5.png", top=3)[0].candidates
     assert [c.score for c in found] == pytest.approx(sorted(scores, reverse=True), abs=1e-5)
 
 
@@ -152,30 +152,30 @@ def test_the_score_is_the_negative_energy() -> None:
 
 
 def test_several_samples_together_are_one_probe(model: Path, people: Path) -> None:
-    recogniser = enrolled(model, people)
+    recognizer = enrolled(model, people)
     files = [people / "p2" / "4.png", people / "p2" / "5.png"]
-    (identity,) = recogniser.identify(files, together=True)
+    (identity,) = recognizer.identify(files, together=True)
     assert identity.name == "p2"
-    z = recogniser.embedder.embed_files(files).embeddings.mean(0)
-    own = recogniser.embedder.embed_files([people / "p2" / f"{j}.png" for j in range(4)]).embeddings.mean(0)
+    z = recognizer.embedder.embed_files(files).embeddings.mean(0)
+    own = recognizer.embedder.embed_files([people / "p2" / f"{j}.png" for j in range(4)]).embeddings.mean(0)
     cosine = z @ own / np.linalg.norm(z) / np.linalg.norm(own)
     assert identity.candidates[0].score == pytest.approx(cosine - 1, abs=1e-5)
 
 
 def test_a_folder_is_enrolled_and_what_is_known_is_passed_over(model: Path, people: Path) -> None:
-    recogniser = Recogniser(model, people.parent / "people.db")
+    recognizer = Recognizer(model, people.parent / "people.db")
     seen: list[tuple[int, int]] = []
-    done = recogniser.enroll_folder(people, lambda i, n: seen.append((i, n)))
+    done = recognizer.enroll_folder(people, lambda i, n: seen.append((i, n)))
     assert done.added == {f"p{i}": PICTURES for i in range(PEOPLE)}
     assert not done.refused
     assert not done.known
     assert seen[-1] == (PEOPLE * PICTURES, PEOPLE * PICTURES)
-    again = recogniser.enroll_folder(people)
+    again = recognizer.enroll_folder(people)
     assert not again.added
     assert again.known == PEOPLE * PICTURES
     assert (
-        Recogniser(gallery=people.parent / "people.db").embedder.fingerprint
-        == recogniser.embedder.fingerprint
+        Recognizer(gallery=people.parent / "people.db").embedder.fingerprint
+        == recognizer.embedder.fingerprint
     )
 
 
@@ -189,7 +189,7 @@ def test_what_cannot_be_used_is_refused_with_the_reason_and_the_rest_enrolled(
     (folder / "text.jpg").write_text("no picture")
     Image.new("L", (SIDE, SIDE), 90).save(folder / "blank.png")
     Image.new("1", (10_000, 10_000)).save(folder / "huge.png")
-    done = Recogniser(model, people.parent / "people.db").enroll("p0", sorted(folder.iterdir()))
+    done = Recognizer(model, people.parent / "people.db").enroll("p0", sorted(folder.iterdir()))
     reasons = {r.file.name: r.reason for r in done.refused}
     assert done.added == {"p0": PICTURES}
     assert sorted(reasons) == ["blank.png", "cut.png", "empty.jpg", "huge.png", "text.jpg"]
@@ -201,8 +201,8 @@ def test_what_cannot_be_used_is_refused_with_the_reason_and_the_rest_enrolled(
 
 def test_a_mislabelled_sample_is_pointed_out(model: Path, people: Path) -> None:
     (people / "p3" / "0.png").rename(people / "p4" / "wrong.png")
-    done = Recogniser(model, people.parent / "people.db").enroll_folder(people)
-    assert [(r.file.name, r.reason) for r in done.doubtful] == [
+    done = Recognizer(model, people.parent / "people.db").enroll_folder(people)
+    assert [(r.file.name, r.reason) for r in done.likely_mislabelled] == [
         ("wrong.png", "resembles 'p3' more than 'p4'")
     ]
 
@@ -211,7 +211,7 @@ def test_a_mislabelled_sample_is_pointed_out(model: Path, people: Path) -> None:
 def test_doubtful_is_what_is_nearer_to_another_name_than_to_the_rest_of_its_own(
     tmp_path: Path, method: str
 ) -> None:
-    recogniser = Recogniser(
+    recognizer = Recognizer(
         untrained(tmp_path / "run", images="DIR", grey=True, method=method), tmp_path / "db"
     )
     cosine, rng = method == "siamese", np.random.default_rng(0)
@@ -223,7 +223,7 @@ def test_doubtful_is_what_is_nearer_to_another_name_than_to_the_rest_of_its_own(
         z += 1000.0  # what all have in common must not drown what they differ by
     z = z.astype(np.float32)
     used = [(str(name), Path(f"{i}.png"), of) for i, (name, of) in enumerate(zip(names, z, strict=True))]
-    recogniser.gallery.enroll_many([(name, of, file.name) for name, file, of in used])
+    recognizer.gallery.enroll_many([(name, of, file.name) for name, file, of in used])
     expected = []
     for i, own in enumerate(names):
         score = {}
@@ -235,7 +235,7 @@ def test_doubtful_is_what_is_nearer_to_another_name_than_to_the_rest_of_its_own(
         if best != own != "a":  # two samples can't outvote each other
             expected.append((f"{i}.png", f"resembles {best!r} more than {str(own)!r}"))
     with sizes(embedded_files=7):
-        found = recogniser._doubtful(used, None)
+        found = recognizer._likely_mislabelled(used, None)
     assert [(r.file.name, r.reason) for r in found] == expected
     assert 2 < len(expected) < len(z) - 2
 
@@ -248,14 +248,14 @@ def test_doubtful_is_what_would_be_taken_for_another_name_and_not_for_its_own(
     calibrated(folder, draw(tmp_path / "others", 12, seed=1), pooling=pooling, far=0.05)
     (people / "p3" / "0.png").rename(people / "p4" / "wrong.png")
 
-    def doubtful(gallery: str) -> list[str]:
-        done = Recogniser(folder, people.parent / gallery).enroll_folder(people)
-        return [r.file.name for r in done.doubtful]
+    def likely_mislabelled(gallery: str) -> list[str]:
+        done = Recognizer(folder, people.parent / gallery).enroll_folder(people)
+        return [r.file.name for r in done.likely_mislabelled]
 
-    assert doubtful("as-it-is.db") == ["wrong.png"]
+    assert likely_mislabelled("as-it-is.db") == ["wrong.png"]
     for threshold, why in ((0.1, "it reaches nobody's threshold"), (-3.0, "it reaches its own as well")):
         monkeypatch.setattr(Calibration, "threshold", lambda *_, threshold=threshold, **__: threshold)
-        assert doubtful(f"{threshold}.db") == [], why
+        assert likely_mislabelled(f"{threshold}.db") == [], why
 
 
 def test_the_pooling_that_is_found_best_is_calibrated_and_used(
@@ -270,10 +270,10 @@ def test_the_pooling_that_is_found_best_is_calibrated_and_used(
         given.extend((arguments[2], options))
         return Poolings(eers, {3: 12})
 
-    monkeypatch.setattr("quickstudy.recognition.evaluation.compare_poolings", compare)
+    monkeypatch.setattr("quickstudy.recognition.measure.compare_poolings", compare)
     found = calibrated(folder, others, seed=4)
     assert given == ["cosine", {"seed": 4, "sources": None}]
-    assert found.pooling == Recogniser(folder, tmp_path / "db").pooling == "nearest"
+    assert found.pooling == Recognizer(folder, tmp_path / "db").pooling == "nearest"
     assert found.tables == calibrated(folder, others, pooling="nearest", seed=4).tables
     assert found.tables != calibrated(folder, others, pooling="centroid", seed=4).tables
     calibrated(folder, others)
@@ -283,7 +283,7 @@ def test_the_pooling_that_is_found_best_is_calibrated_and_used(
 
 def test_clips_of_any_kind_are_enrolled_and_silence_is_not(people: Path, tmp_path: Path) -> None:
     folder = untrained(tmp_path / "run", audio="DIR", rate=8000)
-    recogniser = Recogniser(folder, tmp_path / "sounds.db")
+    recognizer = Recognizer(folder, tmp_path / "sounds.db")
     rng, clips = np.random.default_rng(0), tmp_path / "clips"
     clips.mkdir()
     for name, rate, channels, kind in (
@@ -299,7 +299,7 @@ def test_clips_of_any_kind_are_enrolled_and_silence_is_not(people: Path, tmp_pat
     (clips / "cut.wav").write_bytes(whole[: len(whole) // 2])
     (clips / "text.wav").write_text("no sound")
     (clips / "empty.wav").touch()
-    done = recogniser.enroll("noise", sorted(clips.iterdir()))
+    done = recognizer.enroll("noise", sorted(clips.iterdir()))
     assert done.added == {"noise": 4}
     reasons = {r.file.stem: r.reason for r in done.refused}
     assert reasons == {
@@ -328,28 +328,28 @@ def test_chords_are_told_from_each_other_and_from_others(tmp_path: Path, people:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         calibrated(folder, play(tmp_path / "others", 12), far=0.05)
-    recogniser, clips = Recogniser(folder, tmp_path / "chords.db"), play(tmp_path / "chords", 6)
+    recognizer, clips = Recognizer(folder, tmp_path / "chords.db"), play(tmp_path / "chords", 6)
     for i in range(4):
-        recogniser.enroll(f"c{i}", [clips / f"c{i}" / f"{j}.wav" for j in range(4)])
-    found = recogniser.identify([clips / f"c{i}" / "4.wav" for i in range(6)])
+        recognizer.enroll(f"c{i}", [clips / f"c{i}" / f"{j}.wav" for j in range(4)])
+    found = recognizer.identify([clips / f"c{i}" / "4.wav" for i in range(6)])
     assert [f.name for f in found] == ["c0", "c1", "c2", "c3", None, None]
 
 
 def test_clips_that_are_all_refused_are_one_error(people: Path, tmp_path: Path) -> None:
-    recogniser = Recogniser(untrained(tmp_path / "run", audio="DIR", rate=8000), tmp_path / "sounds.db")
+    recognizer = Recognizer(untrained(tmp_path / "run", audio="DIR", rate=8000), tmp_path / "sounds.db")
     (tmp_path / "text.wav").write_text("no sound")
     with pytest.raises(ValueError, match=r"none of 1 files can be enrolled: .*text\.wav: not sound"):
-        recogniser.enroll("x", tmp_path / "text.wav")
-    assert not recogniser.gallery.exists()
+        recognizer.enroll("x", tmp_path / "text.wav")
+    assert not recognizer.gallery.exists()
     with pytest.raises(ValueError, match=r"text\.wav can't be used: not sound"):
-        recogniser.verify("x", tmp_path / "text.wav")
+        recognizer.verify("x", tmp_path / "text.wav")
 
 
 def test_a_gallery_of_another_model_is_refused(model: Path, people: Path, tmp_path: Path) -> None:
     enrolled(model, people, names=2)
     other = untrained(tmp_path / "other", seed=1, images="DIR", grey=True)
     with pytest.raises(ValueError, match=r"siamese-[0-9a-f]{16}.*siamese-[0-9a-f]{16}"):
-        Recogniser(other, people.parent / "people.db").enroll("p2", people / "p2" / "0.png")
+        Recognizer(other, people.parent / "people.db").enroll("p2", people / "p2" / "0.png")
 
 
 def test_a_fingerprint_is_of_weights_items_and_distance_only(model: Path, tmp_path: Path) -> None:
@@ -391,7 +391,7 @@ def test_weights_that_blew_up_are_named(people: Path, tmp_path: Path) -> None:
 def test_a_file_too_large_is_not_read(model: Path, people: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("quickstudy.recognition.embedder.LARGEST", 2**20)
     (people / "p0" / "large.png").write_bytes(bytes(3 * 2**20))
-    done = Recogniser(model, people.parent / "people.db").enroll("p0", sorted((people / "p0").iterdir()))
+    done = Recognizer(model, people.parent / "people.db").enroll("p0", sorted((people / "p0").iterdir()))
     assert [r.reason for r in done.refused] == ["3 MiB are more than the 1 MiB that are read of a file"]
 
 
@@ -402,12 +402,12 @@ def test_what_was_shown_before_the_program_ended_stays_and_says_its_model(model:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt), sizes(embedded_files=2 * PICTURES):
-        Recogniser(model, people.parent / "people.db").enroll_folder(people, stop)
-    recogniser = Recogniser(gallery=people.parent / "people.db")
-    there = {entry.name: entry.samples for entry in recogniser.gallery.names()}
+        Recognizer(model, people.parent / "people.db").enroll_folder(people, stop)
+    recognizer = Recognizer(gallery=people.parent / "people.db")
+    there = {entry.name: entry.samples for entry in recognizer.gallery.names()}
     assert there
     assert set(there.values()) == {PICTURES}
-    done = recogniser.enroll_folder(people)
+    done = recognizer.enroll_folder(people)
     assert done.added == {f"p{i}": PICTURES for i in range(PEOPLE) if f"p{i}" not in there}
     assert done.known == PICTURES * len(there)
 
@@ -426,26 +426,26 @@ def test_batches_part_no_group_that_one_can_hold(counts: list[int]) -> None:
 
 def test_names_are_told_apart_by_what_they_look_like(model: Path, people: Path) -> None:
     (people / "p0").rename(people / "Zoe\u0308")  # two characters, as some systems have it
-    recogniser = Recogniser(model, people.parent / "people.db")
-    assert recogniser.enroll_folder(people).added["Zo\u00eb"] == PICTURES
+    recognizer = Recognizer(model, people.parent / "people.db")
+    assert recognizer.enroll_folder(people).added["Zo\u00eb"] == PICTURES
     probe = people / "Zoe\u0308" / "0.png"
-    assert recogniser.verify("Zoe\u0308", probe).accepted
-    assert recogniser.identify(probe)[0].name == "Zo\u00eb"
+    assert recognizer.verify("Zoe\u0308", probe).accepted
+    assert recognizer.identify(probe)[0].name == "Zo\u00eb"
 
 
 def test_a_gallery_emptied_or_of_unknown_model_says_so(model: Path, people: Path, tmp_path: Path) -> None:
-    recogniser = enrolled(model, people, names=1)
-    recogniser.gallery.export(tmp_path / "kept.safetensors")
-    recogniser.gallery.remove("p0")
+    recognizer = enrolled(model, people, names=1)
+    recognizer.gallery.export(tmp_path / "kept.safetensors")
+    recognizer.gallery.remove("p0")
     with pytest.raises(ValueError, match="nothing is enrolled"):
-        recogniser.identify(people / "p0" / "0.png")
+        recognizer.identify(people / "p0" / "0.png")
     db = tmp_path / "imported.db"
     with Gallery(db) as gallery:
         gallery.import_(tmp_path / "kept.safetensors")
     with pytest.raises(ValueError, match="--model"):
-        Recogniser(gallery=db)
-    Recogniser(model, db).enroll("p0", people / "p0" / "5.png")
-    assert Recogniser(gallery=db).verify("p0", people / "p0" / "4.png").accepted
+        Recognizer(gallery=db)
+    Recognizer(model, db).enroll("p0", people / "p0" / "5.png")
+    assert Recognizer(gallery=db).verify("p0", people / "p0" / "4.png").accepted
 
 
 def test_the_items_of_a_split_are_embedded_with_their_own_labels(model: Path, people: Path) -> None:
@@ -463,29 +463,29 @@ def test_the_items_of_a_split_are_embedded_with_their_own_labels(model: Path, pe
 
 def test_errors_name_what_and_the_fix(model: Path, people: Path, tmp_path: Path) -> None:
     bare = untrained(tmp_path / "bare", images="DIR", grey=True)
-    recogniser = Recogniser(bare, tmp_path / "bare.db")
+    recognizer = Recognizer(bare, tmp_path / "bare.db")
     with pytest.raises(FileNotFoundError, match=r"no file .*nobody\.png"):
-        recogniser.enroll("x", people / "nobody.png")
-    recogniser.enroll("p0", people / "p0" / "0.png")
+        recognizer.enroll("x", people / "nobody.png")
+    recognizer.enroll("p0", people / "p0" / "0.png")
     with pytest.raises(ValueError, match="quickstudy calibrate"):
-        recogniser.verify("p0", people / "p0" / "1.png")
+        recognizer.verify("p0", people / "p0" / "1.png")
     with pytest.raises(ValueError, match="far is 2"):
-        Recogniser(model, tmp_path / "x.db", far=2)
+        Recognizer(model, tmp_path / "x.db", far=2)
     with pytest.raises(ValueError, match="nobody"):
         enrolled(model, people, names=1).verify("nobody", people / "p0" / "0.png")
     with pytest.raises(ValueError, match="Matching"):
         Embedder("matching-omniglot")
     (people / "p0" / "0.png").write_bytes(b"")
     with pytest.raises(ValueError, match="none of 1 files"):
-        recogniser.enroll("p9", people / "p0" / "0.png")
+        recognizer.enroll("p9", people / "p0" / "0.png")
 
 
 def test_a_gallery_is_calibrated_by_its_own_samples(model: Path, people: Path) -> None:
-    recogniser = Recogniser(model, people.parent / "people.db")
-    recogniser.enroll_folder(draw(people.parent / "more", 10, seed=3))
-    own = recogniser.recalibrate(0.05)
+    recognizer = Recognizer(model, people.parent / "people.db")
+    recognizer.enroll_folder(draw(people.parent / "more", 10, seed=3))
+    own = recognizer.recalibrate(0.05)
     assert own.far == 0.05
-    assert Recogniser(gallery=people.parent / "people.db").calibration == own
+    assert Recognizer(gallery=people.parent / "people.db").calibration == own
 
 
 def test_a_cost_is_aimed_at_again(
@@ -495,18 +495,18 @@ def test_a_cost_is_aimed_at_again(
     shutil.copytree(model, copy)
     cost = (1.0, 10.0, 0.5)
     calibrated(copy, draw(tmp_path / "others", 12, seed=1, noise=400), cost=cost)
-    recogniser = Recogniser(copy, tmp_path / "people.db")
-    recogniser.enroll_folder(draw(tmp_path / "more", 10, seed=3, noise=400))
-    own = recogniser.recalibrate()
+    recognizer = Recognizer(copy, tmp_path / "people.db")
+    recognizer.enroll_folder(draw(tmp_path / "more", 10, seed=3, noise=400))
+    own = recognizer.recalibrate()
     assert own.cost == cost
-    assert 0 < own.far != recogniser.embedder.manifest["calibration"]["far"]
-    assert recogniser.recalibrate(0.05).cost is None
+    assert 0 < own.far != recognizer.embedder.manifest["calibration"]["far"]
+    assert recognizer.recalibrate(0.05).cost is None
     strict = calibrated(copy, tmp_path / "others", cost=(1e6, 1.0, 0.5))
     assert strict.far == 0
-    recogniser = Recogniser(copy, tmp_path / "strict.db")
-    recogniser.enroll_folder(tmp_path / "more")
+    recognizer = Recognizer(copy, tmp_path / "strict.db")
+    recognizer.enroll_folder(tmp_path / "more")
     with pytest.raises(ValueError, match=r"FAR of 0 %: it takes 10 names; enroll more or ask for a higher"):
-        recogniser.recalibrate()
+        recognizer.recalibrate()
     ask = ["identify", people / "p0" / "5.png", "--gallery", tmp_path / "strict.db"]
     _, _, err = run([*ask, "--json"], capsys)
     assert err.startswith("warning: no pairs of strangers that were calibrated on were cheap enough")
@@ -516,12 +516,12 @@ def test_a_cost_is_aimed_at_again(
 def test_too_few_samples_leave_the_thresholds_as_they_are(
     model: Path, people: Path, names: int, far: float, needed: str
 ) -> None:
-    recogniser = Recogniser(model, people.parent / "people.db")
-    recogniser.enroll_folder(draw(people.parent / "more", names, seed=3))
-    before = recogniser.calibration
+    recognizer = Recognizer(model, people.parent / "people.db")
+    recognizer.enroll_folder(draw(people.parent / "more", names, seed=3))
+    before = recognizer.calibration
     with pytest.raises(ValueError, match=needed):
-        recogniser.recalibrate(far)
-    assert recogniser.calibration == before
+        recognizer.recalibrate(far)
+    assert recognizer.calibration == before
 
 
 def test_a_threshold_without_pairs_enough_behind_it_is_said_to_be_so(
@@ -631,9 +631,9 @@ def test_a_training_with_transforms_resumes_bit_for_bit(people: Path) -> None:
 
 def test_what_is_kept_of_people_can_be_read_by_its_owner_alone(model: Path, people: Path) -> None:
     gallery = people.parent / "people.db"
-    recogniser = enrolled(model, people, names=1)
-    recogniser.gallery.export(people.parent / "out.safetensors")
-    class_folders(people, recogniser.embedder.format, (0.5, 0.2, 0.3))
+    recognizer = enrolled(model, people, names=1)
+    recognizer.gallery.export(people.parent / "out.safetensors")
+    class_folders(people, recognizer.embedder.format, (0.5, 0.2, 0.3))
     (decoded,) = (people.parent / "cache" / "pools").iterdir()
     for path in (gallery, people.parent / "out.safetensors", decoded):
         assert path.stat().st_mode & 0o077 == 0, path
@@ -721,18 +721,20 @@ def test_enrolling_says_what_became_of_each_file(
     (people / "p3" / "0.png").rename(people / "p4" / "wrong.png")
     (people / "p0" / "0.png").write_text("no picture")
     code, out, _ = run(["enroll", people, "--model", model, *db], capsys)
-    first, refused, doubtful = out.splitlines()
+    first, refused, likely_mislabelled = out.splitlines()
     assert code == 0
     assert first == f"enrolled {PEOPLE * PICTURES - 1} new samples of {PEOPLE} names, 1 refused"
     assert refused == f"refused: {people / 'p0' / '0.png'}: not a picture in any format Pillow reads"
-    assert doubtful == f"look again: {people / 'p4' / 'wrong.png'} resembles 'p3' more than 'p4'"
+    assert likely_mislabelled == f"look again: {people / 'p4' / 'wrong.png'} resembles 'p3' more than 'p4'"
     code, out, _ = run(["enroll", people / "p4", "--name", "p4", *db, "--json"], capsys)
     assert code == 0
     assert json.loads(out) == {
         "added": {},
         "known": PICTURES + 1,
         "refused": [],
-        "doubtful": [{"file": str(people / "p4" / "wrong.png"), "reason": "resembles 'p3' more than 'p4'"}],
+        "likely_mislabelled": [
+            {"file": str(people / "p4" / "wrong.png"), "reason": "resembles 'p3' more than 'p4'"}
+        ],
     }
 
 

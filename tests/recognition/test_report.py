@@ -152,17 +152,17 @@ def test_sources_are_kept_apart_as_far_as_there_are_some() -> None:
         found = recognition_report(
             "s", z, who, pooled_scores(), calibration, shots=(1, 3, 4), draws=3, sources=sources
         )
-        return [(d.shots, d.apart) for d in found.draws]
+        return [(d.shots, d.cross_source) for d in found.draws]
 
     assert shots(None) == [(1, False), (3, False)]
     assert shots(sources) == [(1, True), (3, True)], "with a probe of source 1 or 2"
     assert shots(np.zeros(40)) == [], "of a single source, nothing is apart"
-    whole, apart, without = (
-        recognition_report("s", z, who, pooled_scores(), calibration, shots=(), sources=s, apart=a)
+    whole, cross_source, without = (
+        recognition_report("s", z, who, pooled_scores(), calibration, shots=(), sources=s, cross_source=a)
         for s, a in ((sources, False), (sources, True), (None, True))
     )
-    assert len(apart.pairs.scores) < len(whole.pairs.scores) == len(without.pairs.scores)
-    assert [r.facts.get("pairs") for r in (whole, apart, without)] == [
+    assert len(cross_source.pairs.scores) < len(whole.pairs.scores) == len(without.pairs.scores)
+    assert [r.facts.get("pairs") for r in (whole, cross_source, without)] == [
         None,
         "of different sources only",
         None,

@@ -15,7 +15,7 @@ processes.set_forkserver_preload(["quickstudy.recognition.gallery.gallery", "tes
 
 
 def write(where: str, me: int, count: int) -> None:
-    """Enrol some names of its own, and samples of a name that others write too."""
+    """Enroll some names of its own, and samples of a name that others write too."""
     with Gallery(where, encoder="e") as gallery:
         for i in range(count):
             rows = np.full((3, 6), me + i / 100, np.float32)
@@ -23,8 +23,8 @@ def write(where: str, me: int, count: int) -> None:
             gallery.enroll("all", rows[:1], [f"w{me} {i}"])
 
 
-def enrol_and_remove(where: str, first: int, log: Path) -> None:
-    """Enrol number after number with 40 samples and remove every third; say what is done, until killed."""
+def enroll_and_remove(where: str, first: int, log: Path) -> None:
+    """Enroll number after number with 40 samples and remove every third; say what is done, until killed."""
     with Gallery(where, encoder="e") as gallery, log.open("a", buffering=1) as told:
         for i in range(first, 10**6):
             gallery.enroll(f"n{i}", np.full((40, 256), i, np.float32), [str(j) for j in range(40)])

@@ -20,7 +20,7 @@ from torch import nn
 from quickstudy.core import checkpoint
 from quickstudy.core.learner import Learner, with_embedding
 from quickstudy.core.scores import Score
-from quickstudy.data.augment.images import Affine
+from quickstudy.data.augment.images import RandomAffine
 from quickstudy.data.episodes import Episodes
 from quickstudy.data.pool import ClassPool
 from quickstudy.data.setting import Setting
@@ -30,7 +30,7 @@ from quickstudy.metric.prototypical import Prototypical
 from quickstudy.training.evaluate import evaluate
 from quickstudy.training.fit import fit
 from quickstudy.training.run_folder import read_log
-from quickstudy.training.schedules import Schedule, adam, cosine, halve_every, linear, restarted
+from quickstudy.training.schedules import Schedule, cosine_schedule, halve_every, linear_decay, restarted
 from tests.support.pools import noisy_pool
 
 ROOT = Path(__file__).parents[2]
@@ -77,7 +77,12 @@ def test_it_learns_and_keeps_the_best():
     learner = small_learner()
     episodes = Episodes(noisy_pool(seed=1), Setting(5, 1, 3), 4, 9)
     before = evaluate(learner, episodes, 100)
-    progress = fit(learner, Episodes(noisy_pool(40), Setting(5, 1, 3), 2), 100, optimizer=adam(3e-3))
+    progress = fit(
+        learner,
+        Episodes(noisy_pool(40), Setting(5, 1, 3), 2),
+        100,
+        optimizer=partial(torch.optim.Adam, lr=3e-3),
+    )
     after = evaluate(learner, episodes, 100)
     assert progress.stopped == "finished"
     assert after.accuracy > before.accuracy + 0.1
@@ -85,7 +90,7 @@ def test_it_learns_and_keeps_the_best():
 
 def test_the_best_weights_are_the_ones_left_and_saved(tmp_path: Path):
     learner = small_learner()
-    progress = small_fit(learner, tmp_path, optimizer=adam(0.03))
+    progress = small_fit(learner, tmp_path, optimizer=partial(torch.optim.Adam, lr=0.03))
     validation = Episodes(noisy_pool(), Setting(5, 1, 3), 4, 1)
     assert (
         evaluate(learner, validation, 8).accuracy
@@ -98,13 +103,15 @@ def test_the_best_weights_are_the_ones_left_and_saved(tmp_path: Path):
 
 
 def test_the_last_weights_are_kept_where_that_is_asked_for(tmp_path: Path):
-    goodness = iter((0.9, 0.5, 0.7, 0.2, 0.4))
+    objective = iter((0.9, 0.5, 0.7, 0.2, 0.4))
 
     def worse() -> Score:
-        return Score(next(goodness), 0.1, 8, 1, "5w1s", "inductive")
+        return Score(next(objective), 0.1, 8, 1, "5w1s", "inductive")
 
     learner = small_learner()
-    progress = small_fit(learner, tmp_path, optimizer=adam(0.03), validation=worse, keep="last")
+    progress = small_fit(
+        learner, tmp_path, optimizer=partial(torch.optim.Adam, lr=0.03), validation=worse, keep="last"
+    )
     assert (progress.stopped, progress.best_step, progress.best) == ("finished", 20, 0.4)
     best, last = (checkpoint.load(tmp_path / f"{name}.safetensors")[0] for name in ("best", "last"))
     assert all(torch.equal(v, best[k]) for k, v in learner.state_dict().items())
@@ -123,17 +130,17 @@ class KilledError(Exception):
 @pytest.mark.slow
 @pytest.mark.parametrize("at", [1, 4, 6, 11, 19])
 def test_a_stopped_training_resumes_bit_for_bit(tmp_path: Path, at: int):
-    small_fit(small_learner(), tmp_path / "whole", schedule=cosine(20, 3))
+    small_fit(small_learner(), tmp_path / "whole", schedule=cosine_schedule(20, 3))
 
     def die(step, report):
         if step == at:
             raise KilledError
 
     with pytest.raises(KilledError):
-        small_fit(small_learner(), tmp_path / "cut", schedule=cosine(20, 3), report=die)
+        small_fit(small_learner(), tmp_path / "cut", schedule=cosine_schedule(20, 3), report=die)
     # another initialisation, which the checkpoint must overrule wherever there is one
     learner = small_learner(0 if at < 4 else 1)
-    small_fit(learner, tmp_path / "cut", schedule=cosine(20, 3), resume=True)
+    small_fit(learner, tmp_path / "cut", schedule=cosine_schedule(20, 3), resume=True)
     same_result(tmp_path / "whole", tmp_path / "cut")
 
 
@@ -247,11 +254,15 @@ def tasks(pool: ClassPool = POOL, seed: int = 0, count: int = 2, **rest) -> Epis
             r"train\.pool\.name pool\.train, not",
         ),
         ({}, {"setting": Setting(4, 1, 3)}, r"train\.setting\.ways 5, not 4"),
-        ({}, {"augment": Affine()}, r"train\.augment None, not Affine\("),
+        ({}, {"augment": RandomAffine()}, r"train\.augment None, not Affine\("),
         ({}, {"steps": 24}, "steps 20, not 24"),
         ({}, {"clip": 1.0}, r"clip None, not 1\.0"),
         ({}, {"schedule": halve_every(5)}, r"schedule \[1\.0, .*\], not \[1\.0, .*0\.125\]"),
-        ({}, {"optimizer": adam(0.1)}, r"parameter_groups .*'lr': 0\.001.*, not .*'lr': 0\.1"),
+        (
+            {},
+            {"optimizer": partial(torch.optim.Adam, lr=0.1)},
+            r"parameter_groups .*'lr': 0\.001.*, not .*'lr': 0\.1",
+        ),
         ({}, {"optimizer": partial(torch.optim.Adam, weight_decay=1e-4)}, "'weight_decay': 0.0001"),
         ({}, {"optimizer": partial(torch.optim.SGD, lr=1e-3)}, "optimizer Adam, not SGD"),
         ({}, {"validation": tasks(seed=8)}, r"validation\.seed 7, not 8"),
@@ -396,16 +407,18 @@ def test_early_stopping_and_budget(tmp_path: Path):
 
 def test_schedules():
     assert [halve_every(2)(i) for i in range(5)] == [1, 1, 0.5, 0.5, 0.25]
-    at = cosine(12, 2)
+    at = cosine_schedule(12, 2)
     assert [at(0), at(1), at(2)] == [0.5, 1.0, 1.0]
     assert at(7) == pytest.approx(0.5)
     assert at(12) == at(99) == 0
-    short = cosine(4, 200)  # half of it is warm-up
+    short = cosine_schedule(4, 200)  # half of it is warm-up
     assert [short(0), short(1), short(2)] == [0.5, 1.0, 1.0]
     assert short(4) == 0
 
 
-@pytest.mark.parametrize("schedule", [halve_every(3), cosine(12, 2), linear(12), restarted(12)])
+@pytest.mark.parametrize(
+    "schedule", [halve_every(3), cosine_schedule(12, 2), linear_decay(12), restarted(12)]
+)
 def test_schedules_are_lambda_lrs(schedule: Schedule) -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.3)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)

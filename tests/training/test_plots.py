@@ -13,7 +13,7 @@ from torch import nn
 from quickstudy.core.learner import Learner
 from quickstudy.data.episodes import Episodes
 from quickstudy.data.pool import ClassPool
-from quickstudy.data.setting import Labels, Setting
+from quickstudy.data.setting import LabelFraction, Setting
 from quickstudy.encoders.conv4 import Conv4
 from quickstudy.metric import plots as metric_plots
 from quickstudy.metric.prototypical import Prototypical
@@ -168,8 +168,8 @@ def test_a_prototype_lies_in_the_middle_of_its_items(learner: Prototypical) -> N
 
 
 @pytest.mark.parametrize(("ways", "unlabelled", "distractors"), [(3, 4, 2), (2, 1, 0), (5, 2, 1)])
-@pytest.mark.parametrize("labels", [None, Labels(0.5)])
-def test_refinement(ways: int, unlabelled: int, distractors: int, labels: Labels | None) -> None:
+@pytest.mark.parametrize("labels", [None, LabelFraction(0.5)])
+def test_refinement(ways: int, unlabelled: int, distractors: int, labels: LabelFraction | None) -> None:
     setting = Setting(ways, 1, 1, unlabelled, distractors)
     learner = SemiPrototypical(nn.Flatten())
     figure = metric_plots.refinement(learner, shaded_pool(6), setting, seed=1, labels=labels)

@@ -17,8 +17,8 @@ from quickstudy.initialization.maml import MAML
 from quickstudy.metric.prototypical import Prototypical
 from quickstudy.training.predict import Prediction, predict_folders
 
-COLOUR = ImageFormat(16, 3)
-COLOURS = {"blue": (20, 20, 220), "green (dark)": (10, 120, 10), "rød": (200, 30, 30)}
+COLOR = ImageFormat(16, 3)
+COLORS = {"blue": (20, 20, 220), "green (dark)": (10, 120, 10), "rød": (200, 30, 30)}
 
 
 @pytest.fixture
@@ -26,43 +26,41 @@ def learner() -> Prototypical:
     return Prototypical(nn.Flatten())
 
 
-def picture(
-    path: Path, colour: tuple[int, int, int], seed: int = 0, size: tuple[int, int] = (20, 30)
-) -> Path:
+def picture(path: Path, color: tuple[int, int, int], seed: int = 0, size: tuple[int, int] = (20, 30)) -> Path:
     """A noisy sheet of one colour."""
     noise = np.random.default_rng(seed).normal(0, 8, (*size, 3))
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray((np.asarray(colour) + noise).clip(0, 255).astype(np.uint8)).save(path)
+    Image.fromarray((np.asarray(color) + noise).clip(0, 255).astype(np.uint8)).save(path)
     return path
 
 
 @pytest.fixture
 def support(tmp_path: Path) -> Path:
     """One, two and five pictures of the classes."""
-    for (name, colour), shots in zip(COLOURS.items(), (1, 2, 5), strict=True):
+    for (name, color), shots in zip(COLORS.items(), (1, 2, 5), strict=True):
         for j in range(shots):
-            picture(tmp_path / "support" / name / f"{j}.png", colour, j, (17 + j, 40 - j))
+            picture(tmp_path / "support" / name / f"{j}.png", color, j, (17 + j, 40 - j))
     return tmp_path / "support"
 
 
 @pytest.fixture
 def query(tmp_path: Path) -> Path:
     """Two pictures of each class, named after it."""
-    for i, (name, colour) in enumerate(COLOURS.items()):
+    for i, (name, color) in enumerate(COLORS.items()):
         for j in range(2):
-            picture(tmp_path / "query" / f"{name} {j}.{('png', 'jpg')[j]}", colour, 10 + 2 * i + j)
+            picture(tmp_path / "query" / f"{name} {j}.{('png', 'jpg')[j]}", color, 10 + 2 * i + j)
     return tmp_path / "query"
 
 
 def test_right_labels_and_probabilities(learner: Prototypical, support: Path, query: Path) -> None:
     told: list[tuple[int, int]] = []
     found = predict_folders(
-        learner, COLOUR, support, query, progress=lambda done, total: told.append((done, total))
+        learner, COLOR, support, query, progress=lambda done, total: told.append((done, total))
     )
     assert [p.file for p in found] == sorted(query.iterdir())
     for p in found:
         assert p.file.name.startswith(p.label)
-        assert list(p.probabilities) == list(COLOURS)
+        assert list(p.probabilities) == list(COLORS)
         assert sum(p.probabilities.values()) == pytest.approx(1, abs=1e-5)
         assert p.probabilities[p.label] == max(p.probabilities.values()) > 0.5
     assert told[-1] == (8 + 6, 8 + 6)
@@ -89,9 +87,9 @@ def test_a_prototype_is_the_mean_of_its_own_pictures_however_many(
 def test_a_query_is_told_alike_alone_and_among_others(
     learner: Prototypical, support: Path, query: Path
 ) -> None:
-    together = predict_folders(learner, COLOUR, support, query)
+    together = predict_folders(learner, COLOR, support, query)
     for p in together:
-        (alone,) = predict_folders(learner, COLOUR, support, p.file)
+        (alone,) = predict_folders(learner, COLOR, support, p.file)
         assert alone.label == p.label
         assert alone.probabilities == pytest.approx(p.probabilities, abs=1e-5)
 
@@ -100,29 +98,29 @@ def test_the_class_folders_of_a_query_folder_are_not_looked_into(
     learner: Prototypical, support: Path, query: Path
 ) -> None:
     picture(query / "deeper" / "0.png", (0, 0, 0))
-    assert len(predict_folders(learner, COLOUR, support, query)) == 6
+    assert len(predict_folders(learner, COLOR, support, query)) == 6
 
 
 def test_one_class_is_too_few(learner: Prototypical, tmp_path: Path, query: Path) -> None:
     picture(tmp_path / "s" / "only" / "0.png", (0, 0, 0))
     with pytest.raises(ValueError, match="holds one class folder: classification needs at least two"):
-        predict_folders(learner, COLOUR, tmp_path / "s", query)
+        predict_folders(learner, COLOR, tmp_path / "s", query)
 
 
 def test_nothing_to_learn_from(learner: Prototypical, tmp_path: Path, query: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
-        predict_folders(learner, COLOUR, tmp_path / "nowhere", query)
+        predict_folders(learner, COLOR, tmp_path / "nowhere", query)
     (tmp_path / "s" / "empty").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"1 class folders of .* hold no pictures: empty"):
-        predict_folders(learner, COLOUR, tmp_path / "s", query)
+        predict_folders(learner, COLOR, tmp_path / "s", query)
 
 
 def test_nothing_to_tell(learner: Prototypical, tmp_path: Path, support: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"there is no file or folder .*nowhere"):
-        predict_folders(learner, COLOUR, support, tmp_path / "nowhere")
+        predict_folders(learner, COLOR, support, tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="empty holds no pictures"):
-        predict_folders(learner, COLOUR, support, tmp_path / "empty")
+        predict_folders(learner, COLOR, support, tmp_path / "empty")
 
 
 # Pictures that can't be read
@@ -132,7 +130,7 @@ def test_they_are_named(learner: Prototypical, support: Path, query: Path) -> No
     (support / "rød" / "1.png").write_bytes(b"no picture")
     (query / "blue 0.png").write_bytes(b"")
     with pytest.raises(OSError, match="2 of 14 pictures can't be read") as raised:
-        predict_folders(learner, COLOUR, support, query)
+        predict_folders(learner, COLOR, support, query)
     assert str(support / "rød" / "1.png") in str(raised.value)
     assert f"{query / 'blue 0.png'}: the file is empty" in str(raised.value)
 
@@ -141,7 +139,7 @@ def test_they_are_skipped_if_asked(learner: Prototypical, support: Path, query: 
     (support / "rød" / "1.png").write_bytes(b"no picture")
     (query / "blue 0.png").write_bytes(b"")
     with pytest.warns(UserWarning, match="2 of 14 pictures can't be read: .*; skipped"):
-        found: list[Prediction] = predict_folders(learner, COLOUR, support, query, skip_corrupt=True)
+        found: list[Prediction] = predict_folders(learner, COLOR, support, query, skip_corrupt=True)
     assert [p.file.name for p in found] == [p.name for p in sorted(query.iterdir()) if p.name != "blue 0.png"]
     assert all(p.file.name.startswith(p.label) for p in found), "the others keep their places"
 
@@ -152,7 +150,7 @@ def test_a_class_that_skipping_leaves_empty(learner: Prototypical, support: Path
         pytest.warns(UserWarning, match="1 of 14"),
         pytest.raises(ValueError, match="no pictures of class 'blue' can be read: mend or remove them"),
     ):
-        predict_folders(learner, COLOUR, support, query, skip_corrupt=True)
+        predict_folders(learner, COLOR, support, query, skip_corrupt=True)
 
 
 def test_no_query_is_left(learner: Prototypical, support: Path, tmp_path: Path) -> None:
@@ -161,7 +159,7 @@ def test_no_query_is_left(learner: Prototypical, support: Path, tmp_path: Path) 
         pytest.warns(UserWarning, match="1 of 9"),
         pytest.raises(ValueError, match=r"no pictures of .*q\.png can be read"),
     ):
-        predict_folders(learner, COLOUR, support, tmp_path / "q.png", skip_corrupt=True)
+        predict_folders(learner, COLOR, support, tmp_path / "q.png", skip_corrupt=True)
 
 
 @pytest.fixture
@@ -174,13 +172,13 @@ def test_adapted_weights_are_saved_and_are_an_ordinary_state_dict(
     adaptive: MAML, support: Path, query: Path, tmp_path: Path
 ) -> None:
     before = {k: p.clone() for k, p in adaptive.state_dict().items()}
-    found = predict_folders(adaptive, COLOUR, support, query, save=tmp_path / "out" / "adapted.safetensors")
+    found = predict_folders(adaptive, COLOR, support, query, save=tmp_path / "out" / "adapted.safetensors")
     assert all(torch.equal(p, before[k]) for k, p in adaptive.state_dict().items())
     weights, manifest = checkpoint.load(tmp_path / "out" / "adapted.safetensors")
-    assert manifest["classes"] == list(COLOURS)
+    assert manifest["classes"] == list(COLORS)
     model = Classifier(Conv4(3, 8), 5, 8)  # with running statistics, as everybody's are
     model.load_state_dict(weights)
-    items = np.empty((len(found), *COLOUR.shape), np.uint8)
+    items = np.empty((len(found), *COLOR.shape), np.uint8)
     decode_items([p.file for p in found], ImageFormat(**manifest["items"]), items)
     with torch.no_grad():
         scores = model.eval()(floats(torch.from_numpy(items)))[:, :3]
@@ -192,7 +190,7 @@ def test_learners_that_adapt_nothing_have_nothing_to_save(
     learner: Prototypical, support: Path, query: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=r"Prototypical learners adapt no weights.*leave out --save"):
-        predict_folders(learner, COLOUR, support, query, save=tmp_path / "adapted.safetensors")
+        predict_folders(learner, COLOR, support, query, save=tmp_path / "adapted.safetensors")
     assert not (tmp_path / "adapted.safetensors").exists()
 
 
@@ -200,4 +198,4 @@ def test_more_classes_than_the_head_tells(adaptive: MAML, query: Path, tmp_path:
     for i in range(6):
         picture(tmp_path / "six" / f"class {i}" / "0.png", (40 * i, 10, 10))
     with pytest.raises(ValueError, match="distinguishes 5 classes but a task has 6"):
-        predict_folders(adaptive, COLOUR, tmp_path / "six", query)
+        predict_folders(adaptive, COLOR, tmp_path / "six", query)

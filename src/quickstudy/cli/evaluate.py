@@ -83,7 +83,7 @@ def evaluate(
         fractions = (0.0, 0.0, 1.0)  # every class is a test class
         form = recipe.item_format if own_recipe else weights.item_format_of(manifest)
         pool = folder_pool(images, form, fractions, skip_corrupt)
-        recipe = replace(recipe, pool=pool, published={}, labels=None, apart=False)
+        recipe = replace(recipe, pool=pool, published={}, labels=None, cross_source=False)
     if accelerator in ("auto", "cpu"):
         keep_freed_memory()
     fabric = launch(accelerator, devices, "32-true")

@@ -126,9 +126,9 @@ def stats(gallery: GalleryPath = "gallery.db", as_json: AsJson = False) -> None:
 def recalibrate(gallery: GalleryPath = "gallery.db", model: Model = None, far: Far = None) -> None:
     """Measure the thresholds again, on the enrolled samples, and store them in the gallery."""
     from quickstudy.core.consoles import console, messages
-    from quickstudy.recognition.recognizer import Recogniser
+    from quickstudy.recognition.recognizer import Recognizer
 
-    own = Recogniser(model, existing_gallery(gallery)).recalibrate(far)
+    own = Recognizer(model, existing_gallery(gallery)).recalibrate(far)
     for warning in own.warnings:
         messages.print(f"warning: {warning}", highlight=False, soft_wrap=True)
     console.print(str(own), highlight=False, soft_wrap=True)

@@ -13,7 +13,7 @@ from quickstudy.cli.options import AsJson, Far, GalleryPath, Model, existing_gal
 from quickstudy.core.wording import plural
 
 if TYPE_CHECKING:
-    from quickstudy.recognition.recognizer import Decision, Enrolment, Recogniser
+    from quickstudy.recognition.recognizer import Decision, Enrollment, Recognizer
 
 
 PANEL = "Recognition: enroll, verify, identify"
@@ -52,20 +52,20 @@ def enroll(
     """
     from quickstudy.cli.terminal import Terminal
     from quickstudy.core.consoles import console
-    from quickstudy.recognition.recognizer import Recogniser
+    from quickstudy.recognition.recognizer import Recognizer
 
     folders = [p for p in samples if p.is_dir()]
     if name is None and (len(samples) > 1 or not folders):
         raise ValueError(
             "give the name to enroll the files under by --name, or one folder with a subfolder for each name"
         )
-    recogniser = Recogniser(model, gallery)
+    recognizer = Recognizer(model, gallery)
     with Terminal().counting("enrolling") as progress:
         if name is None:
-            done = recogniser.enroll_folder(folders[0], progress)
+            done = recognizer.enroll_folder(folders[0], progress)
         else:
-            files = [f for p in samples for f in (_files_in(recogniser, p) if p.is_dir() else [p])]
-            done = recogniser.enroll(name, files, progress)
+            files = [f for p in samples for f in (_files_in(recognizer, p) if p.is_dir() else [p])]
+            done = recognizer.enroll(name, files, progress)
     if as_json:
         print(json.dumps(_listed(done), indent=2, ensure_ascii=False))
     else:
@@ -85,10 +85,10 @@ def verify(
 ) -> None:
     """Verify that samples are of the name they claim; exits with code 3 if they are rejected."""
     from quickstudy.core.consoles import console
-    from quickstudy.recognition.recognizer import Recogniser
+    from quickstudy.recognition.recognizer import Recognizer
 
-    recogniser = Recogniser(model, existing_gallery(gallery), far)
-    decision = recogniser.verify(name, samples)
+    recognizer = Recognizer(model, existing_gallery(gallery), far)
+    decision = recognizer.verify(name, samples)
     if as_json:
         print(json.dumps(asdict(decision), indent=2, ensure_ascii=False))
     else:
@@ -97,7 +97,7 @@ def verify(
             highlight=False,
             soft_wrap=True,
         )
-    _warn_of_support(recogniser, [decision], to_verify=True)
+    _warn_of_support(recognizer, [decision], to_verify=True)
     if not decision.accepted:
         raise typer.Exit(REJECTED)
 
@@ -119,14 +119,14 @@ def identify(
     """Identify each sample: name the enrolled person, word or sound, or say that it is unknown."""
     from quickstudy.cli.terminal import table
     from quickstudy.core.consoles import console
-    from quickstudy.recognition.recognizer import Recogniser
+    from quickstudy.recognition.recognizer import Recognizer
 
-    recogniser = Recogniser(model, existing_gallery(gallery), far)
-    files = [f for p in samples for f in (_files_in(recogniser, p) if p.is_dir() else [p])]
-    found = recogniser.identify(files, top, together)
+    recognizer = Recognizer(model, existing_gallery(gallery), far)
+    files = [f for p in samples for f in (_files_in(recognizer, p) if p.is_dir() else [p])]
+    found = recognizer.identify(files, top, together)
     answers = [i.name if unknown else i.candidates[0].name for i in found]
     if unknown:
-        _warn_of_support(recogniser, [i.candidates[0] for i in found])
+        _warn_of_support(recognizer, [i.candidates[0] for i in found])
     if as_json:
         rows = [
             {"file": str(i.file), "name": answer, "candidates": [asdict(c) for c in i.candidates]}
@@ -191,7 +191,7 @@ def calibrate(
     """
     from quickstudy.cli.terminal import Terminal
     from quickstudy.core.consoles import console, messages
-    from quickstudy.recognition.evaluation import calibrate_model
+    from quickstudy.recognition.measure import calibrate_model
 
     if images and audio:
         raise ValueError("--images and --audio can't both be: a model takes one of them")
@@ -234,7 +234,7 @@ def report(
     """
     from quickstudy.cli.terminal import Terminal
     from quickstudy.core.consoles import console
-    from quickstudy.recognition.evaluation import report_on
+    from quickstudy.recognition.measure import report_on
 
     made = report_on(model, folder=images or audio, data_root=data_root, seed=seed, display=Terminal())
     made.save(out)
@@ -242,23 +242,23 @@ def report(
     console.print(str(out), highlight=False, soft_wrap=True)
 
 
-def _files_in(recogniser: "Recogniser", folder: Path) -> list[Path]:
+def _files_in(recognizer: "Recognizer", folder: Path) -> list[Path]:
     from quickstudy.data.datasets.folders import files_in
 
-    item_format = recogniser.embedder.format
+    item_format = recognizer.embedder.format
     if not (found := files_in(folder, item_format)):
         raise ValueError(f"{folder} holds no {item_format.noun}")
     return found
 
 
-def _warn_of_support(recogniser: "Recogniser", decisions: "list[Decision]", to_verify: bool = False) -> None:
+def _warn_of_support(recognizer: "Recognizer", decisions: "list[Decision]", to_verify: bool = False) -> None:
     """Warn if a threshold lies above every impostor score that was measured."""
     from quickstudy.core.consoles import messages
 
     if all(d.supported for d in decisions):
         return
-    far = recogniser.far or recogniser.calibration.far
-    names = 1 if to_verify else recogniser.gallery.size()[0]
+    far = recognizer.far or recognizer.calibration.far
+    names = 1 if to_verify else recognizer.gallery.size()[0]
     among = f", spread over {names} names" * (names > 1)
     why = (
         f"too few pairs were calibrated on for a FAR of {100 * far:.3g} %{among}"
@@ -280,8 +280,8 @@ def _figures(decision: Any) -> str:
     )
 
 
-def _summary(done: "Enrolment") -> str:
-    """Outcome of an enrollment: one line, and one for each refused or doubtful file."""
+def _summary(done: "Enrollment") -> str:
+    """Outcome of an enrollment: one line, and one for each refused or likely mislabelled file."""
     samples, names = sum(done.added.values()), len(done.added)
     parts = [f"enrolled {plural(samples, 'new sample')} of {plural(names, 'name')}"]
     if done.known:
@@ -290,16 +290,16 @@ def _summary(done: "Enrolment") -> str:
         parts.append(f"{len(done.refused)} refused")
     lines = [", ".join(parts)]
     lines += [f"refused: {r.file}: {r.reason}" for r in done.refused]
-    lines += [f"look again: {r.file} {r.reason}" for r in done.doubtful]
+    lines += [f"look again: {r.file} {r.reason}" for r in done.likely_mislabelled]
     return "\n".join(lines)
 
 
-def _listed(done: "Enrolment") -> dict[str, Any]:
+def _listed(done: "Enrollment") -> dict[str, Any]:
     return {
         "added": done.added,
         "known": done.known,
         "refused": [{"file": str(r.file), "reason": r.reason} for r in done.refused],
-        "doubtful": [{"file": str(r.file), "reason": r.reason} for r in done.doubtful],
+        "likely_mislabelled": [{"file": str(r.file), "reason": r.reason} for r in done.likely_mislabelled],
     }
 
 

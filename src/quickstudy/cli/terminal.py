@@ -10,8 +10,8 @@ from rich.table import Column, Table
 from quickstudy.core.consoles import messages
 
 if TYPE_CHECKING:  # lists are quick without torch
-    from quickstudy.core.scores import Verdict
-    from quickstudy.data.formats.images import Progress as Counting
+    from quickstudy.core.progress import ProgressCallback
+    from quickstudy.core.scores import ValidationResult
     from quickstudy.training.fit import Reporter
 
 
@@ -31,7 +31,7 @@ class Terminal:
         self.quiet = quiet
 
     @contextmanager
-    def counting(self, what: str) -> "Generator[Counting]":
+    def counting(self, what: str) -> "Generator[ProgressCallback]":
         """A bar that appears with the first report and vanishes in the end."""
         with Progress(
             TextColumn(what),
@@ -73,12 +73,10 @@ class Terminal:
                 smooth[:] = [*smooth[-49:], report["loss"]]
                 loss = sum(smooth) / len(smooth)
                 bar.update(task, completed=step, loss=loss, rate=report["tasks_per_second"])
-                verdict: Verdict | None = report.get("validation")
-                if verdict:
-                    bar.update(task, validation=verdict.headline)
+                result: ValidationResult | None = report.get("validation")
+                if result:
+                    bar.update(task, validation=result.short)
                     if not live and not self.quiet:
-                        messages.print(
-                            f"step {step} of {steps}: loss {loss:.3f}, validation {verdict.headline}"
-                        )
+                        messages.print(f"step {step} of {steps}: loss {loss:.3f}, validation {result.short}")
 
             yield show

@@ -9,7 +9,7 @@ from .learner import Learner as Learner
 from .learner import embed as embed
 from .scores import FinalLoss as FinalLoss
 from .scores import Score as Score
-from .scores import Verdict as Verdict
+from .scores import ValidationResult as ValidationResult
 from .scores import accuracies as accuracies
 from .scores import mean_ci95 as mean_ci95
 from .scores import percent as percent

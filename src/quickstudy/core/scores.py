@@ -2,20 +2,17 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-Mode = Literal["inductive", "transductive"]
-"""Input of batch norm in evaluation: each query by itself (inductive), or all items of a task together."""
 
-
-class Verdict(Protocol):
+class ValidationResult(Protocol):
     """Result of a validation: a `Score`, or any class with these methods."""
 
     @property
-    def goodness(self) -> float:
+    def objective(self) -> float:
         """Number by which the best weights are selected; higher is better."""
         ...
 
@@ -24,11 +21,11 @@ class Verdict(Protocol):
         ...
 
     @property
-    def headline(self) -> str:
+    def short(self) -> str:
         """Short text of the result, for a progress bar."""
         ...
 
-    def logged(self) -> dict[str, float]:
+    def to_log(self) -> dict[str, float]:
         """Numbers for a line of the training log, by name."""
         ...
 
@@ -65,16 +62,16 @@ class Score:
         )
 
     @property
-    def goodness(self) -> float:
+    def objective(self) -> float:
         """Number by which the best weights are selected: the accuracy."""
         return self.accuracy
 
     @property
-    def headline(self) -> str:
+    def short(self) -> str:
         """`97.9 % 5w1s`."""
         return f"{100 * self.accuracy:.1f} % {self.setting}"
 
-    def logged(self) -> dict[str, float]:
+    def to_log(self) -> dict[str, float]:
         """Numbers for a line of the training log, by name."""
         return {"validation": self.accuracy, "ci95": self.ci95}
 
@@ -133,16 +130,16 @@ class FinalLoss:
         )
 
     @property
-    def goodness(self) -> float:
+    def objective(self) -> float:
         """Number by which the best weights are selected: the negative mean loss."""
         return -self.mean
 
     @property
-    def headline(self) -> str:
+    def short(self) -> str:
         """`0.0502 at step 100`."""
         return f"{self.mean:.4g} at step {self.steps}"
 
-    def logged(self) -> dict[str, float]:
+    def to_log(self) -> dict[str, float]:
         """Numbers for a line of the training log, by name."""
         return {"validation": self.mean, "ci95": self.ci95, "median": self.median}
 

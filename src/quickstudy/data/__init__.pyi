@@ -19,5 +19,5 @@ from .formats.images import ImageFormat as ImageFormat
 from .pool import ClassPool as ClassPool
 from .pool import described as described
 from .pool import with_rotations as with_rotations
-from .setting import Labels as Labels
+from .setting import LabelFraction as LabelFraction
 from .setting import Setting as Setting

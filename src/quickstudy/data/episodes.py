@@ -10,11 +10,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from quickstudy.core.arrays import IntArray
 from quickstudy.core.episode import Episode, Support
 from quickstudy.data.augment.augment import Augment
 from quickstudy.data.formats.items import floats
-from quickstudy.data.pool import ClassPool, Index, described
-from quickstudy.data.setting import Labels, Setting
+from quickstudy.data.pool import ClassPool, described
+from quickstudy.data.setting import LabelFraction, Setting
 
 
 class Episodes:
@@ -33,15 +34,15 @@ class Episodes:
         device: Device of the returned tensors; items are transferred to it as stored in the pool (uint8 or
             int16).
         labels: Choice of the labelled items; None if all items are labelled.
-        augment: Random augmentation of the items of a task, such as `Affine()`. It is given the support,
-            query and unlabelled items in turn, as [B, ...] of any classes. None for no augmentation.
+        augment: Random augmentation of the items of a task, such as `RandomAffine()`. It is given the
+            support, query and unlabelled items in turn, as [B, ...] of any classes. None for no augmentation.
         group: Function from the name of a class to the name of its group, such as `alphabet_of`. All classes
             of a task are then of one group, which makes them harder to tell apart. A group is drawn with a
             probability proportional to its number of classes; groups with fewer classes than a task needs are
             never drawn. None to draw from all classes.
-        apart: Whether support and query items of a task come from different sources, such as speakers. All
-            queries come from one source, drawn for the task, and all support items from others. Sources with
-            enough classes are equally likely, and so are then the classes with enough items both of that
+        cross_source: Whether support and query items of a task come from different sources, such as speakers.
+            All queries come from one source, drawn for the task, and all support items from others. Sources
+            with enough classes are equally likely, and so are then the classes with enough items both of that
             source and of others; other classes are never drawn.
         augment_classes: Random augmentation that turns each class of a task into another class, such as
             `Speed()`, which raises or lowers a speaker's voice. It is given [N, B, ...] items of N classes
@@ -50,8 +51,8 @@ class Episodes:
 
     Raises:
         ValueError: If the pool has too few classes for the ways, or a class has too few items for shots and
-            queries (the message names it); or if `apart` is used with a pool without sources, or together
-            with `labels`, `group` or unlabelled items.
+            queries (the message names it); or if `cross_source` is used with a pool without sources, or
+            together with `labels`, `group` or unlabelled items.
     """
 
     def __init__(
@@ -61,28 +62,28 @@ class Episodes:
         tasks: int = 1,
         seed: int = 0,
         device: torch.device | str = "cpu",
-        labels: Labels | None = None,
+        labels: LabelFraction | None = None,
         augment: Augment | None = None,
         group: Callable[[str], str] | None = None,
-        apart: bool = False,
+        cross_source: bool = False,
         augment_classes: Augment | None = None,
     ) -> None:
         if tasks < 1 or seed < 0:
             raise ValueError(f"tasks is {tasks} and seed {seed}: tasks must be at least 1, seed at least 0")
         self.pool, self.setting, self.tasks, self.seed, self.device = pool, setting, tasks, seed, device
-        self.labels, self.augment, self.group, self.apart = labels, augment, group, apart
+        self.labels, self.augment, self.group, self.cross_source = labels, augment, group, cross_source
         self.augment_classes = augment_classes
-        if apart and (labels or group or setting.unlabelled):
+        if cross_source and (labels or group or setting.unlabelled):
             raise ValueError(
-                "apart does not go with labels, group or unlabelled items: leave out one of them"
+                "cross_source does not go with labels, group or unlabelled items: leave out one of them"
             )
         if labels:
             self._order, self._labelled = labels.order(pool.counts)
             self._firsts = np.cumsum(pool.counts) - pool.counts  # where each class begins in `_order`
-        if not apart:
+        if not cross_source:
             _check(pool, setting, self._labelled if labels else None)
         self._groups = _groups(pool, group, setting.ways + setting.distractors)
-        self._sources = _Sources(pool, setting) if apart else None
+        self._sources = _Sources(pool, setting) if cross_source else None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # about read-only arrays, which are only read here
             self._items = torch.from_numpy(pool.items).flatten(1)
@@ -102,7 +103,7 @@ class Episodes:
             labels=self.labels,
             augment=self.augment,
             group=self.group,
-            apart=self.apart,
+            cross_source=self.cross_source,
             augment_classes=self.augment_classes,
         )
 
@@ -149,7 +150,7 @@ class Episodes:
         query_y = orders[1].to(self.device) // s.queries
         return Episode(Support(support, support_y, s.ways, unlabelled), query, query_y)
 
-    def indices(self, i: int) -> Index:
+    def indices(self, i: int) -> IntArray:
         """Indices [T, N, shots + queries + unlabelled] of the items of meta-batch i in the pool, by class.
 
         Args:
@@ -177,12 +178,12 @@ class Episodes:
             "augment": described(self.augment),
             "augment_classes": described(self.augment_classes),
             "group": described(self.group),
-            "apart": self.apart,
+            "apart": self.cross_source,
             "tasks": self.tasks,
             "seed": self.seed,
         }
 
-    def _draw(self, i: int) -> tuple[Index, Index, Index, Index, Index]:
+    def _draw(self, i: int) -> tuple[IntArray, IntArray, IntArray, IntArray, IntArray]:
         """Draw meta-batch i.
 
         Returns:
@@ -205,14 +206,14 @@ class Episodes:
             away = distinct(rng, counts[others], s.unlabelled)
         return self._items_at(of_task, drawn), self._items_at(others, away), *self._orders(rng)
 
-    def _orders(self, rng: np.random.Generator) -> tuple[Index, Index, Index]:
+    def _orders(self, rng: np.random.Generator) -> tuple[IntArray, IntArray, IntArray]:
         """Random orders [T, S], [T, Q] and [T, U] of the support, query and unlabelled items.
 
         Each order is a permutation of the items of its kind, which are numbered class by class with the
         distractors last.
         """
 
-        def order(n: int) -> Index:
+        def order(n: int) -> IntArray:
             return rng.permuted(np.tile(np.arange(n), (self.tasks, 1)), axis=1)
 
         s = self.setting
@@ -221,7 +222,7 @@ class Episodes:
         unlabelled = order((s.ways + s.distractors) * s.unlabelled)
         return support, queries, unlabelled
 
-    def _classes(self, rng: np.random.Generator) -> Index:
+    def _classes(self, rng: np.random.Generator) -> IntArray:
         """Draw the classes [T, N + distractors] of each task."""
         number = self.setting.ways + self.setting.distractors
         if not self.group:
@@ -230,13 +231,13 @@ class Episodes:
         which = rng.choice(len(sizes), self.tasks, p=sizes / sizes.sum())
         return members[which[:, None], distinct(rng, sizes[which], number)]
 
-    def _unlabelled(self, rng: np.random.Generator, classes: Index) -> Index:
+    def _unlabelled(self, rng: np.random.Generator, classes: IntArray) -> IntArray:
         """Draw positions [..., unlabelled] of items without labels within their classes [...]."""
         labelled = self._labelled[classes]
         drawn = distinct(rng, self.pool.counts[classes] - labelled, self.setting.unlabelled)
         return labelled[..., None] + drawn
 
-    def _items_at(self, classes: Index, places: Index) -> Index:
+    def _items_at(self, classes: IntArray, places: IntArray) -> IntArray:
         """Indices of items in the pool by class and position in it; with `labels`, labelled ones first."""
         if self.labels:
             places = self._order[self._firsts[classes][..., None] + places]
@@ -293,7 +294,7 @@ class _Sources:
             )
         self._members = _padded([np.flatnonzero(enough[:, q]).tolist() for q in self._usable])
 
-    def draw(self, rng: np.random.Generator, tasks: int) -> Index:
+    def draw(self, rng: np.random.Generator, tasks: int) -> IntArray:
         """Draw the indices [T, N, shots + queries] of the items of `tasks` tasks in the pool."""
         s, (members, sizes) = self._setting, self._members
         which = rng.integers(0, len(sizes), tasks)
@@ -312,7 +313,7 @@ def _changed(augment: Augment, x: Tensor, sources: list[np.random.Generator]) ->
     return torch.stack([augment(of_task, rng) for of_task, rng in zip(x, sources, strict=True)])
 
 
-def distinct(rng: np.random.Generator, n: npt.NDArray[Any], m: int) -> Index:
+def distinct(rng: np.random.Generator, n: npt.NDArray[Any], m: int) -> IntArray:
     """Draw m distinct integers below each n, with every ordered choice equally likely.
 
     If m is small compared with n, draw with replacement and redraw the rows with a repeated number (by
@@ -338,7 +339,7 @@ def distinct(rng: np.random.Generator, n: npt.NDArray[Any], m: int) -> Index:
     return drawn
 
 
-def _groups(pool: ClassPool, group: Callable[[str], str] | None, least: int) -> tuple[Index, Index]:
+def _groups(pool: ClassPool, group: Callable[[str], str] | None, least: int) -> tuple[IntArray, IntArray]:
     """Classes [G, most] of each group with `least` classes or more, padded with −1; their numbers [G]."""
     members: dict[str, list[int]] = {}
     for i, name in enumerate(pool.classes if group else ()):
@@ -353,7 +354,7 @@ def _groups(pool: ClassPool, group: Callable[[str], str] | None, least: int) -> 
     return _padded(kept)
 
 
-def _padded(members: list[list[int]]) -> tuple[Index, Index]:
+def _padded(members: list[list[int]]) -> tuple[IntArray, IntArray]:
     """Lists as rows [G, most], padded with −1, and their lengths [G]."""
     sizes = np.asarray([len(m) for m in members], np.int64)
     padded = np.full((len(members), int(sizes.max(initial=0))), -1, np.int64)
@@ -362,7 +363,7 @@ def _padded(members: list[list[int]]) -> tuple[Index, Index]:
     return padded, sizes
 
 
-def _check(pool: ClassPool, setting: Setting, labelled: Index | None) -> None:
+def _check(pool: ClassPool, setting: Setting, labelled: IntArray | None) -> None:
     classes = setting.ways + setting.distractors
     if classes > len(pool):
         wanted = f"{setting.ways} ways" + f" and {setting.distractors} distractors" * bool(
@@ -379,7 +380,7 @@ def _check(pool: ClassPool, setting: Setting, labelled: Index | None) -> None:
         _check_items(pool, pool.counts - labelled, setting.unlabelled, setting, " without labels")
 
 
-def _check_items(pool: ClassPool, counts: Index, least: int, setting: Setting, kind: str) -> None:
+def _check_items(pool: ClassPool, counts: IntArray, least: int, setting: Setting, kind: str) -> None:
     small = np.flatnonzero(counts < least)
     if len(small):
         named = ", ".join(f"{pool.classes[i]!r} ({counts[i]})" for i in small[:5].tolist())

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from quickstudy.core.arrays import IntArray
 from quickstudy.data.formats.images import Bytes
 from quickstudy.data.formats.items import ItemFormat, Items
 
-Index = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 
@@ -44,12 +44,12 @@ class ClassPool:
 
     items: Items
     classes: tuple[str, ...]
-    starts: Index
-    counts: Index
-    splits: Mapping[str, Index] = field(default_factory=dict[str, Index])
+    starts: IntArray
+    counts: IntArray
+    splits: Mapping[str, IntArray] = field(default_factory=dict[str, IntArray])
     name: str = "pool"
     digest: str = ""
-    sources: Index | None = None
+    sources: IntArray | None = None
     source_names: tuple[str, ...] = ()
     item_format: ItemFormat | None = None
     recorded: BoolArray | None = None
@@ -86,7 +86,7 @@ class ClassPool:
 
     @classmethod
     def from_arrays(
-        cls, items: Items, classes: Sequence[str], counts: Sequence[int] | Index, **rest: Any
+        cls, items: Items, classes: Sequence[str], counts: Sequence[int] | IntArray, **rest: Any
     ) -> "ClassPool":
         """Make a pool of items that lie one class after the other.
 
@@ -109,7 +109,7 @@ class ClassPool:
         return len(self.classes)
 
     @property
-    def indices(self) -> Index:
+    def indices(self) -> IntArray:
         """Indices of the items of all classes, one class after the other."""
         within = np.arange(self.counts.sum()) - np.repeat(np.cumsum(self.counts) - self.counts, self.counts)
         return np.repeat(self.starts, self.counts) + within
@@ -132,7 +132,7 @@ class ClassPool:
         chosen = np.concatenate([self.splits[wanted] for wanted in names])
         return replace(self.subset(chosen), name=f"{self.name}.{'+'.join(names)}")
 
-    def subset(self, indices: Index | Sequence[int]) -> "ClassPool":
+    def subset(self, indices: IntArray | Sequence[int]) -> "ClassPool":
         """The pool of some of the classes, without splits; it shares the items of this pool.
 
         Args:
@@ -223,7 +223,7 @@ def _without_addresses(text: str) -> str:
     return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
 
 
-def _check_sources(sources: Index, items: int, names: tuple[str, ...]) -> None:
+def _check_sources(sources: IntArray, items: int, names: tuple[str, ...]) -> None:
     if sources.shape != (items,):
         raise ValueError(
             f"sources have shape {list(sources.shape)}: there must be one of each of {items} items"
@@ -234,7 +234,9 @@ def _check_sources(sources: Index, items: int, names: tuple[str, ...]) -> None:
         )
 
 
-def with_rotations(items: Bytes, classes: Sequence[str], counts: Index) -> tuple[Bytes, list[str], Index]:
+def with_rotations(
+    items: Bytes, classes: Sequence[str], counts: IntArray
+) -> tuple[Bytes, list[str], IntArray]:
     """Add rotations by 90°, 180° and 270° as new classes, after the upright ones.
 
     Args:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quickstudy.data.pool import Index
+from quickstudy.core.arrays import IntArray
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Labels:
+class LabelFraction:
     """A random choice of the labelled items of each class, for semi-supervised episodes; it never changes.
 
     Support and query items are drawn from the labelled items, unlabelled items from the others.
@@ -76,7 +76,7 @@ class Labels:
                 "the fraction must lie between 0 and 1, the seed be at least 0"
             )
 
-    def order(self, counts: Index) -> tuple[Index, Index]:
+    def order(self, counts: IntArray) -> tuple[IntArray, IntArray]:
         """Shuffle the items of each class, the labelled ones first.
 
         Args:

@@ -14,7 +14,7 @@ Split = str | Path | Sequence[float] | Mapping[str, Sequence[str]]
 """A JSON file of class names by split, three fractions of the classes, or the class names by split."""
 
 
-def deal_out(classes: int, fractions: Sequence[float], seed: int) -> dict[str, list[int]]:
+def random_split(classes: int, fractions: Sequence[float], seed: int) -> dict[str, list[int]]:
     """Split classes at random; every split with a non-zero fraction gets at least one class.
 
     Args:

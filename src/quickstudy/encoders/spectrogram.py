@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from quickstudy.core.blueprint import rebuildable
 
-Normalise = Literal["clip", "none"]
+Normalize = Literal["clip", "none"]
 """Normalisation of a spectrogram: each clip to mean 0 and variance 1, or none."""
 
 
@@ -63,7 +63,7 @@ class LogMel(nn.Module):
         window: Length of the Hann window of a frame, in seconds.
         hop: Time between frames, in seconds. There are ⌊samples / hop⌋ + 1 frames, with the hop in samples,
             and the first is centered on sample 0.
-        normalise: "clip": the spectrogram of each clip has mean 0 and variance 1, so that loudness hardly
+        normalize: "clip": the spectrogram of each clip has mean 0 and variance 1, so that loudness hardly
             matters; "none": as in the equation.
 
     Raises:
@@ -80,7 +80,7 @@ class LogMel(nn.Module):
         mels: int = 40,
         window: float = 0.025,
         hop: float = 0.010,
-        normalise: Normalise = "clip",
+        normalize: Normalize = "clip",
     ) -> None:
         super().__init__()
         if min(rate, mels) < 1 or not 2 <= rate * hop <= rate * window:
@@ -88,9 +88,9 @@ class LogMel(nn.Module):
                 f"rate {rate}, mels {mels}, window {window} and hop {hop}: rate and mels must be positive, "
                 "the hop at least two samples, and the window no shorter than the hop"
             )
-        if normalise not in get_args(Normalise):
-            raise ValueError(f"normalise is {normalise!r}: it must be 'clip' or 'none'")
-        self.rate, self.mels, self.normalise = rate, mels, normalise
+        if normalize not in get_args(Normalize):
+            raise ValueError(f"normalize is {normalize!r}: it must be 'clip' or 'none'")
+        self.rate, self.mels, self.normalize = rate, mels, normalize
         self.hop, length = round(rate * hop), round(rate * window)
         self.n_fft = 2 ** math.ceil(math.log2(length))
         filters = mel_filters(rate, self.n_fft, mels)
@@ -118,7 +118,7 @@ class LogMel(nn.Module):
                 return_complex=True,
             )
             picture = torch.log(self.filters @ spectrum.abs().square() + 1e-6)
-            if self.normalise == "clip":
+            if self.normalize == "clip":
                 variance, mean = torch.var_mean(picture, (1, 2), correction=0, keepdim=True)
                 picture = (picture - mean) * torch.rsqrt(variance + 1e-5)
         return picture.unsqueeze(1)

@@ -64,11 +64,11 @@ def sinusoid_errors(errors: Mapping[str, torch.Tensor]) -> Figure:
     """
     figure = Figure(figsize=(5.5, 3.6), layout="constrained")
     axes = figure.subplots()
-    for (name, e), colour in zip(errors.items(), mpl.colormaps["tab10"](np.arange(len(errors))), strict=True):
+    for (name, e), color in zip(errors.items(), mpl.colormaps["tab10"](np.arange(len(errors))), strict=True):
         steps = range(len(e))
         mean, band = torch.tensor([mean_ci95(of_step) for of_step in e]).T
-        axes.plot(steps, mean, color=colour, marker=".", label=name)
-        axes.fill_between(steps, mean - band, mean + band, color=colour, alpha=0.2, lw=0)
+        axes.plot(steps, mean, color=color, marker=".", label=name)
+        axes.fill_between(steps, mean - band, mean + band, color=color, alpha=0.2, lw=0)
     axes.set(title="unseen sinusoids", xlabel="inner steps", ylabel="mean squared error", yscale="log")
     means = torch.stack([e.mean(1) for e in errors.values()])
     axes.set_ylim(0.5 * means[means.isfinite()].min().item(), 10 * means[:, 0].max().item())

@@ -1,6 +1,6 @@
-from .distances import cosine as cosine
+from .distances import cosine_distance as cosine_distance
 from .distances import cosines as cosines
-from .distances import euclidean as euclidean
+from .distances import euclidean_distance as euclidean_distance
 from .distances import prototypes as prototypes
 from .distances import squared_distances as squared_distances
 from .gaussian import GaussianPrototypical as GaussianPrototypical

@@ -96,7 +96,7 @@ def _named(name: str) -> Callable[[Callable[[Tensor, Tensor], Tensor]], Distance
 
 
 @_named("euclidean")
-def euclidean(a: Tensor, b: Tensor) -> Tensor:
+def euclidean_distance(a: Tensor, b: Tensor) -> Tensor:
     """Euclidean distance ‖a − b‖, as an energy for `Siamese`.
 
     1e-12 is added inside the root, so that the gradient at distance 0 is 0 and not NaN.
@@ -112,7 +112,7 @@ def euclidean(a: Tensor, b: Tensor) -> Tensor:
 
 
 @_named("cosine")
-def cosine(a: Tensor, b: Tensor) -> Tensor:
+def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
     """Cosine distance 1 − cos(a, b), as an energy for `Siamese`.
 
     Args:

@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA
 from quickstudy.core.learner import embed, embed_together, evaluation_mode
 from quickstudy.data.episodes import Episodes
 from quickstudy.data.pool import ClassPool
-from quickstudy.data.setting import Labels, Setting
+from quickstudy.data.setting import LabelFraction, Setting
 from quickstudy.metric.distances import prototypes
 from quickstudy.metric.prototypical import Prototypical
 from quickstudy.metric.semi_supervised import SemiPrototypical
@@ -44,10 +44,10 @@ def embedding(learner: Prototypical, classes: ClassPool, seed: int = 0) -> Figur
     points, middles = pca.transform(z[0].numpy()), pca.transform(centres)
     figure = Figure(figsize=(6, 5), layout="constrained")
     axes = figure.subplots()
-    colours = mpl.colormaps["tab10"](np.arange(setting.ways) % 10)
-    axes.scatter(points[:, 0], points[:, 1], c=colours[support.y[0].numpy()], s=14, alpha=0.6, lw=0)
+    colors = mpl.colormaps["tab10"](np.arange(setting.ways) % 10)
+    axes.scatter(points[:, 0], points[:, 1], c=colors[support.y[0].numpy()], s=14, alpha=0.6, lw=0)
     axes.scatter(
-        middles[:, 0], middles[:, 1], c=colours, s=160, marker="*", edgecolors="black", label="prototypes"
+        middles[:, 0], middles[:, 1], c=colors, s=160, marker="*", edgecolors="black", label="prototypes"
     )
     share = 100 * pca.explained_variance_ratio_
     axes.set(
@@ -66,7 +66,7 @@ def refinement(
     classes: ClassPool,
     setting: Setting,
     seed: int = 0,
-    labels: Labels | None = None,
+    labels: LabelFraction | None = None,
 ) -> Figure:
     """Prototypes before and after refinement by unlabelled items, on two principal components.
 
@@ -94,20 +94,20 @@ def refinement(
     panels = {"without distractors": own, "with distractors": others.shape[1]}
     if not setting.distractors:
         panels = {f"{setting.ways} unseen classes": own}
-    colours = mpl.colormaps["tab10"](np.arange(setting.ways) % 10)
+    colors = mpl.colormaps["tab10"](np.arange(setting.ways) % 10)
     figure = Figure(figsize=(4.6 * len(panels), 4.4), layout="constrained")
     drawn = figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)[0]
     for axes, (title, count) in zip(drawn, panels.items(), strict=True):
         after = learner.refined(shots, support.y, support.ways, others[:, :count])
         end = pca.transform(after[0].numpy())
-        of_class = colours.repeat(setting.unlabelled, 0)
+        of_class = colors.repeat(setting.unlabelled, 0)
         axes.scatter(*items[:own].T, c=of_class, s=22, alpha=0.6, lw=0, label="unlabelled items")
         if count > own:
             axes.scatter(*items[own:].T, color="#8c959f", marker="x", s=22, lw=1, label="distractors")
-        for way, colour in zip(np.stack([start, end], 1), colours, strict=True):
-            axes.plot(*way.T, color=colour, lw=1.5, zorder=2)
-        axes.scatter(*start.T, c="white", edgecolors=colours, lw=1.5, s=70, zorder=3, label="before")
-        axes.scatter(*end.T, c=colours, edgecolors="black", s=170, marker="*", zorder=4, label="after")
+        for way, color in zip(np.stack([start, end], 1), colors, strict=True):
+            axes.plot(*way.T, color=color, lw=1.5, zorder=2)
+        axes.scatter(*start.T, c="white", edgecolors=colors, lw=1.5, s=70, zorder=3, label="before")
+        axes.scatter(*end.T, c=colors, edgecolors="black", s=170, marker="*", zorder=4, label="after")
         axes.set(title=title, xlabel="first principal component", xticks=[], yticks=[])
         despine(axes)
     drawn[0].set_ylabel("second")

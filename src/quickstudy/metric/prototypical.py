@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.episode import Support
 from quickstudy.core.learner import Learner, embed_together
-from quickstudy.metric.distances import Distance, euclidean, prototypes, squared_distances
+from quickstudy.metric.distances import Distance, euclidean_distance, prototypes, squared_distances
 
 
 @rebuildable
@@ -37,7 +37,7 @@ class Prototypical(Learner):
     @property
     def distance(self) -> Distance:
         """Distance to compare embeddings by."""
-        return euclidean
+        return euclidean_distance
 
     def predict(self, support: Support, query_x: Tensor) -> Tensor:
         """Scores −‖f(q) − c_k‖² of the queries, the logits of equation 2.

@@ -16,8 +16,8 @@ from quickstudy.core.kernels.convolution import channels_last
 from quickstudy.core.learner import Learner, embed, embed_together
 from quickstudy.metric.distances import membership
 
-Loss = Literal["mse", "cross-entropy"]
-Pooling = Literal["sum", "mean"]
+RelationLoss = Literal["mse", "cross-entropy"]
+ClassPooling = Literal["sum", "mean"]
 
 
 def relation_encoder(in_channels: int = 1, channels: int = 64) -> nn.Sequential:
@@ -157,7 +157,11 @@ class Relation(Learner):
     """
 
     def __init__(
-        self, encoder: nn.Module, comparison: nn.Module, loss: Loss = "mse", pooling: Pooling = "sum"
+        self,
+        encoder: nn.Module,
+        comparison: nn.Module,
+        loss: RelationLoss = "mse",
+        pooling: ClassPooling = "sum",
     ) -> None:
         super().__init__()
         if loss not in ("mse", "cross-entropy") or pooling not in ("sum", "mean"):

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.episode import Episode, Support
 from quickstudy.core.learner import Learner, embed, embed_together
-from quickstudy.metric.distances import Distance, euclidean, prototypes
+from quickstudy.metric.distances import Distance, euclidean_distance, prototypes
 from quickstudy.metric.pairs import different, labelled_items
 
 Energy = Callable[[Tensor, Tensor], Tensor]
 """Function from embeddings [T, A, D] and [T, B, D] to energies [T, A, B], low for items of one class."""
 PairLoss = Callable[[Tensor, Tensor], Tensor]
 """Function from energies [B] and genuine [B] (1 where a pair is of one class, else 0) to their mean loss."""
-Pooling = Literal["prototype", "mean", "nearest"]
+ScorePooling = Literal["prototype", "mean", "nearest"]
 
 
 @rebuildable
@@ -101,7 +101,8 @@ class Siamese(Learner):
 
     Args:
         encoder: $f_\phi$, any module from [B, ...] to [B, D].
-        energy: Energy d between embeddings: `euclidean`, `cosine` or a module such as `WeightedL1`.
+        energy: Energy d between embeddings: `euclidean_distance`, `cosine_distance` or a module such as
+            `WeightedL1`.
         loss: Loss of pairs: `contrastive_loss` (with `functools.partial` for another margin) or
             `cross_entropy`.
         pooling: Energy of a query to a class of several items: "prototype", the energy to their mean
@@ -115,9 +116,9 @@ class Siamese(Learner):
     def __init__(
         self,
         encoder: nn.Module,
-        energy: Energy = euclidean,
+        energy: Energy = euclidean_distance,
         loss: PairLoss = contrastive_loss,
-        pooling: Pooling = "prototype",
+        pooling: ScorePooling = "prototype",
     ) -> None:
         super().__init__()
         if pooling not in ("prototype", "mean", "nearest"):

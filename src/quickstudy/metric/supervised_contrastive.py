@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.episode import Episode
 from quickstudy.core.learner import embed
-from quickstudy.metric.distances import cosine, cosines
+from quickstudy.metric.distances import cosine_distance, cosines
 from quickstudy.metric.pairs import labelled_items
 from quickstudy.metric.siamese import Siamese
 
@@ -71,7 +71,7 @@ class SupervisedContrastive(Siamese):
     """
 
     def __init__(self, encoder: nn.Module, temperature: float = 0.1) -> None:
-        super().__init__(encoder, energy=cosine)
+        super().__init__(encoder, energy=cosine_distance)
         if temperature <= 0:
             raise ValueError(f"temperature is {temperature}: it must be positive")
         self.temperature = temperature

@@ -11,13 +11,12 @@ import torch
 from sklearn.metrics import auc, roc_curve
 from torch import Tensor
 
+from quickstudy.core.arrays import Float64Array
 from quickstudy.core.episode import Trials
-from quickstudy.core.scores import Mode
+from quickstudy.core.modes import Mode
 from quickstudy.metric.pairs import draw_balanced
 from quickstudy.metric.siamese import Siamese
-from quickstudy.training.evaluate import evaluation
-
-Floats = npt.NDArray[np.float64]
+from quickstudy.training.evaluate import scoring_mode
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Verification:
     tar: dict[float, float]
     genuine: int
     impostor: int
-    curve: tuple[Floats, Floats] = field(repr=False, compare=False)
+    curve: tuple[Float64Array, Float64Array] = field(repr=False, compare=False)
     episodes: int = 0
     seed: int = 0
     setting: str = ""
@@ -124,11 +123,11 @@ def verification(
     return Verification(float(auc(far, tar)), eer, threshold, at_far, count, len(g) - count, curve=(far, tar))
 
 
-def _array(values: Tensor | npt.ArrayLike) -> Floats:
+def _array(values: Tensor | npt.ArrayLike) -> Float64Array:
     return np.asarray(values.detach().cpu().double() if isinstance(values, Tensor) else values, np.float64)
 
 
-def _equal_error(far: Floats, tar: Floats, thresholds: Floats) -> tuple[float, float]:
+def _equal_error(far: Float64Array, tar: Float64Array, thresholds: Float64Array) -> tuple[float, float]:
     excess = far - (1 - tar)  # strictly rising from −1 to 1, as every operating point accepts more pairs
     i = int(np.argmax(excess >= 0))
     w = float(-excess[i - 1] / (excess[i] - excess[i - 1]))
@@ -160,7 +159,7 @@ def verify(learner: Siamese, episodes: Trials, count: int = 100, mode: Mode = "i
     scores: list[Tensor] = []
     labels: list[Tensor] = []
     rng = np.random.default_rng(episodes.seed)
-    with evaluation(learner, count, mode):
+    with scoring_mode(learner, count, mode):
         episodes = episodes.on(learner.device)
         for i in range(math.ceil(count / episodes.tasks)):
             energies, genuine = learner.pairs(episodes.part(i)[: count - i * episodes.tasks])

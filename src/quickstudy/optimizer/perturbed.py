@@ -9,7 +9,7 @@ from quickstudy.core.adapt import RuleState, Tensors
 from quickstudy.core.kernels.switch import for_each
 
 
-class OnesOwn:
+class PerTaskRule:
     """A rule with separate weights for each of B optimisees.
 
     Args:

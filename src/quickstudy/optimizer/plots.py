@@ -25,9 +25,9 @@ def race_curves(curves: Sequence[Curve], title: str, held_out: bool = False) -> 
     """
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    colours = mpl.colormaps["tab10"](np.arange(len(curves)) % 10)
+    colors = mpl.colormaps["tab10"](np.arange(len(curves)) % 10)
     lowest = last = float("inf")
-    for curve, colour in zip(curves, colours, strict=True):
+    for curve, color in zip(curves, colors, strict=True):
         losses = curve.judged(held_out).numpy()
         mean, (low, high) = losses.mean(1), np.quantile(losses, [0.1, 0.9], axis=1)
         lowest, last = min(lowest, 0.8 * low.min()), min(last, mean[-1])
@@ -35,8 +35,8 @@ def race_curves(curves: Sequence[Curve], title: str, held_out: bool = False) -> 
         style = {"lw": 2.4, "zorder": 3} if curve.lr is None else {"lw": 1.2}
         for axes, unit in zip(panels, (1.0, curve.seconds), strict=True):
             x = unit * np.arange(len(losses))
-            axes.plot(x, mean, color=colour, label=curve.name + rate, **style)
-            axes.fill_between(x, low, high, color=colour, alpha=0.1, lw=0)
+            axes.plot(x, mean, color=color, label=curve.name + rate, **style)
+            axes.fill_between(x, low, high, color=color, alpha=0.1, lw=0)
     first = np.concatenate([c.losses[0].numpy() for c in curves])
     panels[0].set(xlabel="steps", ylabel="held-out loss" if held_out else "loss", yscale="log", title=title)
     panels[0].set_ylim(max(lowest, last / 20), 3 * float(first.mean()))  # rules that diverge leave the axis

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from quickstudy.core.adapt import Rule, Tensors, adapt
 from quickstudy.core.update_rules import adam, heavy_ball, nag, rmsprop, sgd
-from quickstudy.optimizer.problems.problem import Family, Optimizees
+from quickstudy.optimizer.problems.problem import ProblemBatch, ProblemFamily
 
 RATES = tuple(10 ** (-3 + i / 6) for i in range(28))
 """Grid of learning rates that the baselines are tuned over: six a decade, from 1e-3 to 32."""
@@ -92,9 +92,9 @@ class Curve:
         return self.held_out if held_out else self.losses
 
 
-def follow(
+def unroll(
     rule: Rule,
-    problems: Optimizees,
+    problems: ProblemBatch,
     steps: int,
     name: str = "",
     held_out: bool = False,
@@ -149,7 +149,7 @@ class _Timed:
 
 
 def tune(
-    make: Callable[[float], Rule], problems: Optimizees, steps: int, rates: Sequence[float] = RATES
+    make: Callable[[float], Rule], problems: ProblemBatch, steps: int, rates: Sequence[float] = RATES
 ) -> float:
     """The learning rate with the least mean loss after the last step; the first rate if all diverge.
 
@@ -162,13 +162,13 @@ def tune(
     Returns:
         The best of the rates.
     """
-    finals = [follow(make(lr), problems, steps).final.mean().item() for lr in rates]
+    finals = [unroll(make(lr), problems, steps).final.mean().item() for lr in rates]
     return rates[finals.index(min(finals))]
 
 
 def race(
     rules: Mapping[str, Rule],
-    family: Family,
+    family: ProblemFamily,
     steps: int,
     problems: int = 64,
     seed: int = 0,
@@ -206,12 +206,12 @@ def race(
     against = baselines(steps) if against is None else against
     before, ours = family.sample(tuning or problems, seed + TUNED_BEFORE), family.sample(problems, seed)
     entries: list[Callable[[], Curve]] = [
-        partial(follow, rule, ours, steps, name, held_out) for name, rule in rules.items()
+        partial(unroll, rule, ours, steps, name, held_out) for name, rule in rules.items()
     ]
 
     def tuned(name: str, make: Callable[[float], Rule]) -> Curve:
         lr = tune(make, before, steps, rates)
-        return follow(make(lr), ours, steps, name, held_out, lr)
+        return unroll(make(lr), ours, steps, name, held_out, lr)
 
     entries += [partial(tuned, name, make) for name, make in against.items()]
     curves: list[Curve] = []

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from quickstudy.core.adapt import Adapted, Loss, Rule, RuleState, Tensors, adapt
 from quickstudy.core.kernels.torch_private import pytree
-from quickstudy.optimizer.perturbed import OnesOwn
-from quickstudy.optimizer.problems.problem import Family, Optimizees, generator
-from quickstudy.optimizer.truncation import Draw, Horizon
+from quickstudy.optimizer.perturbed import PerTaskRule
+from quickstudy.optimizer.problems.problem import ProblemBatch, ProblemFamily, generator
+from quickstudy.optimizer.truncation import ProblemSeed, TruncationSchedule
 
 Estimator = Literal["backprop", "es", "pes"]
 Objective = Literal["train", "held_out"]
@@ -41,7 +41,7 @@ def gradient_of(loss: Loss, parameters: Tensors, step: int) -> tuple[Tensors, Te
 class _Carried:
     """State of the optimisees between two unrolls."""
 
-    problems: Optimizees
+    problems: ProblemBatch
     seed: int
     horizon: int
     step: int
@@ -80,7 +80,7 @@ class RuleLearner(nn.Module):
         problems: B, the number of problems of a meta-step; even for evolution strategies, which run half of
             them with +ε and half with −ε.
         unroll: K, the inner steps of a meta-step.
-        horizon: Inner steps after which new problems begin; `Horizon()` by default.
+        horizon: Inner steps after which new problems begin; `TruncationSchedule()` by default.
         first_order: Treat the optimisees' gradients as constants in back-propagation.
         objective: Meta-objective f: "train", the loss that the rule gets the gradients of, or "held_out".
         log: Take log f instead of f, which must then be positive; late steps with small losses then count as
@@ -99,10 +99,10 @@ class RuleLearner(nn.Module):
     def __init__(
         self,
         rule: nn.Module,
-        family: Family,
+        family: ProblemFamily,
         problems: int = 32,
         unroll: int = 20,
-        horizon: Horizon | None = None,
+        horizon: TruncationSchedule | None = None,
         first_order: bool = True,
         objective: Objective = "train",
         log: bool = False,
@@ -122,13 +122,13 @@ class RuleLearner(nn.Module):
         if estimator != "backprop" and problems % 2:
             raise ValueError(f"problems is {problems}: evolution strategies take pairs, so an even number")
         self.rule, self.family, self.problems, self.unroll = rule, family, problems, unroll
-        self.horizon, self.first_order = horizon or Horizon(), first_order
+        self.horizon, self.first_order = horizon or TruncationSchedule(), first_order
         self.objective: Objective = objective
         self.estimator: Estimator = estimator
         self.log, self.sigma = log, sigma
         self._carried: _Carried | None = None
 
-    def forward(self, draw: Draw) -> Tensor:
+    def forward(self, draw: ProblemSeed) -> Tensor:
         """Meta-loss of an unroll. The state of the optimisees is kept for the next call.
 
         Args:
@@ -186,7 +186,7 @@ class RuleLearner(nn.Module):
             start = {k: _twice(p) for k, p in start.items()}
             perturbed = {k: torch.zeros_like(w) for k, w in self._weights(self.problems).items()}
         count = len(next(iter(start.values())))
-        rule = self.as_rule if self.estimator == "backprop" else OnesOwn(self.rule, self._weights(count))
+        rule = self.as_rule if self.estimator == "backprop" else PerTaskRule(self.rule, self._weights(count))
         with torch.no_grad():
             state = rule.init(start)
         return _Carried(problems, seed, horizon, step, start, state, perturbed)
@@ -206,7 +206,7 @@ class RuleLearner(nn.Module):
         """φ repeated for each optimisee, [count, ...] by name."""
         return {k: p.detach().expand(count, *p.shape) for k, p in self.rule.named_parameters()}
 
-    def _objective(self, problems: Optimizees) -> Loss:
+    def _objective(self, problems: ProblemBatch) -> Loss:
         return problems.loss if self.objective == "train" else problems.held_out
 
     def _backprop(self, at: _Carried, steps: int) -> Tensor:
@@ -214,7 +214,7 @@ class RuleLearner(nn.Module):
         values: list[Tensor] = []
         terms: list[Tensor] = []  # their sum has the gradient of the sum of all losses
 
-        def judge(k: int, parameters: Tensors, known: tuple[Tensors, Tensor] | None = None) -> None:
+        def record_loss(k: int, parameters: Tensors, known: tuple[Tensors, Tensor] | None = None) -> None:
             """Record f(θ_k); its gradient and value may be known already."""
             if not self.first_order:
                 value = objective(parameters, at.step + k) if known is None else known[1]
@@ -229,7 +229,7 @@ class RuleLearner(nn.Module):
 
         def watch(k: int, parameters: Tensors, gradients: Tensors, loss: Tensor) -> None:
             if k:  # the first parameters of the unroll do not depend on φ
-                judge(k, parameters, (gradients, loss) if self.objective == "train" else None)
+                record_loss(k, parameters, (gradients, loss) if self.objective == "train" else None)
 
         adapted = adapt(
             lambda p, k: at.problems.loss(p, at.step + k),
@@ -240,28 +240,28 @@ class RuleLearner(nn.Module):
             at.state,
             watch,
         )
-        judge(steps, adapted.parameters)
+        record_loss(steps, adapted.parameters)
         at.parameters, at.state = adapted.parameters, adapted.state
         surrogate = torch.stack(terms).sum() / (steps * self.problems)
         return torch.stack(values).mean() + (surrogate - surrogate.detach())
 
-    def _evolve(self, at: _Carried, steps: int, draw: Draw) -> Tensor:
+    def _evolve(self, at: _Carried, steps: int, draw: ProblemSeed) -> Tensor:
         rng = generator(draw.seed, 7, draw.step)
         noise = {
             k: self.sigma * torch.randn(self.problems // 2, *p.shape, generator=rng).to(p)
             for k, p in self.rule.named_parameters()
         }
         noise = {k: torch.cat([n, -n]) for k, n in noise.items()}
-        rule = OnesOwn(self.rule, {k: w + noise[k] for k, w in self._weights(self.problems).items()})
+        rule = PerTaskRule(self.rule, {k: w + noise[k] for k, w in self._weights(self.problems).items()})
         with torch.no_grad():
             if self.estimator == "pes":
-                losses, adapted = self._follow(at, at.parameters, at.state, rule, steps)
+                losses, adapted = self._unroll_without_graph(at, at.parameters, at.state, rule, steps)
                 at.perturbed = noise = {k: at.perturbed[k] + n for k, n in noise.items()}
             else:
                 parameters, state = pytree.tree_map(_twice, (at.parameters, at.state))
-                losses, _ = self._follow(at, parameters, state, rule, steps)
-                _, adapted = self._follow(
-                    at, at.parameters, at.state, OnesOwn(self.rule, self._weights(self._sampled)), steps
+                losses, _ = self._unroll_without_graph(at, parameters, state, rule, steps)
+                _, adapted = self._unroll_without_graph(
+                    at, at.parameters, at.state, PerTaskRule(self.rule, self._weights(self._sampled)), steps
                 )
             at.parameters, at.state = adapted.parameters, adapted.state
             factors = losses / (self.sigma**2 * self.problems)
@@ -269,7 +269,7 @@ class RuleLearner(nn.Module):
         surrogate = torch.stack([(gradient[k] * p).sum() for k, p in self.rule.named_parameters()]).sum()
         return losses.mean() + (surrogate - surrogate.detach())
 
-    def _follow(
+    def _unroll_without_graph(
         self, at: _Carried, parameters: Tensors, state: RuleState, rule: Rule, steps: int
     ) -> tuple[Tensor, Adapted]:
         """Mean objective [B] of each optimisee over some steps, and the result of the steps."""

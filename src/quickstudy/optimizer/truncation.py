@@ -9,7 +9,7 @@ from quickstudy.optimizer.problems.problem import generator
 
 
 @dataclass(frozen=True)
-class Draw:
+class ProblemSeed:
     """Random draw of a meta-step.
 
     Args:
@@ -22,7 +22,7 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class Draws:
+class ProblemSeeds:
     """Meta-batches of a `RuleLearner`: only seeds, from which it draws the problems itself.
 
     Args:
@@ -33,11 +33,11 @@ class Draws:
     tasks: int
     seed: int = 0
 
-    def on(self, device: torch.device | str) -> "Draws":
+    def on(self, device: torch.device | str) -> "ProblemSeeds":
         """The same object, as seeds have no device."""
         return self
 
-    def part(self, i: int, rank: int = 0, world: int = 1) -> Draw:
+    def part(self, i: int, rank: int = 0, world: int = 1) -> ProblemSeed:
         """Draw of a meta-step.
 
         Args:
@@ -55,11 +55,11 @@ class Draws:
             raise ValueError(
                 "a rule is learned by one process, which runs optimisees side by side: devices=1"
             )
-        return Draw(i, derived_seed(self.seed, i))
+        return ProblemSeed(i, derived_seed(self.seed, i))
 
 
 @dataclass(frozen=True)
-class Horizon:
+class TruncationSchedule:
     """Number of steps that a batch of problems runs for before new problems replace it.
 
     Args:
@@ -86,7 +86,7 @@ class Horizon:
         """Largest number of steps that can be drawn."""
         return self.low if self.high is None else self.high
 
-    def draw(self, at: Draw) -> int:
+    def draw(self, at: ProblemSeed) -> int:
         """Draw a horizon.
 
         Args:

@@ -9,9 +9,9 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from quickstudy.core.checkpoint import Manifest
-from quickstudy.core.scores import Verdict
+from quickstudy.core.scores import ValidationResult
 from quickstudy.training.launch import Display
-from quickstudy.training.run_folder import Progress
+from quickstudy.training.run_folder import TrainingState
 
 
 class Options(TypedDict, total=False):
@@ -107,7 +107,7 @@ class Experiment(Protocol):
         options: Options,
         display: Display,
         fabric: Fabric,
-    ) -> tuple[nn.Module, Progress]:
+    ) -> tuple[nn.Module, TrainingState]:
         """Train into a folder.
 
         Args:
@@ -132,7 +132,7 @@ class Experiment(Protocol):
         data_root: str | Path | None,
         display: Display,
         fabric: Fabric | None,
-    ) -> Sequence[Verdict]:
+    ) -> Sequence[ValidationResult]:
         """The figures of the paper's tests, for what `run` has trained.
 
         Args:

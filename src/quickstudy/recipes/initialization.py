@@ -19,10 +19,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from quickstudy.core.learner import Learner
+from quickstudy.core.progress import ProgressCallback
 from quickstudy.data.datasets.glyphs import glyphs
 from quickstudy.data.datasets.omniglot import omniglot
-from quickstudy.data.formats.images import ImageFormat, Progress
+from quickstudy.data.formats.images import ImageFormat
 from quickstudy.data.pool import ClassPool
 from quickstudy.data.setting import Setting
 from quickstudy.encoders.classifier import Classifier
@@ -32,9 +35,9 @@ from quickstudy.initialization.maml import MAML
 from quickstudy.initialization.meta_sgd import MetaSGD
 from quickstudy.initialization.reptile import Reptile
 from quickstudy.recipes.recipe import Recipe
-from quickstudy.training.schedules import Schedule, cosine, linear, restarted, sgd
+from quickstudy.training.schedules import Schedule, cosine_schedule, linear_decay, restarted
 
-_ONE_COSINE = partial(cosine, warmup=100)
+_ONE_COSINE = partial(cosine_schedule, warmup=100)
 
 
 def maml_omniglot() -> Recipe:
@@ -181,8 +184,8 @@ def _reptile(
         tasks=5,
         steps=steps,
         lr=1.0,
-        optimizer=sgd,
-        schedule=linear,
+        optimizer=torch.optim.SGD,
+        schedule=linear_decay,
         precision="bf16-mixed",
         validation=Setting(ways, 1, 1),
         every=2500,
@@ -204,7 +207,7 @@ def maml_glyphs() -> Recipe:
         tasks=8,
         steps=1500,
         lr=5e-3,
-        schedule=partial(cosine, warmup=50),
+        schedule=partial(cosine_schedule, warmup=50),
         precision="bf16-mixed",
         validation=Setting(5, 1, 5),
         every=250,
@@ -213,5 +216,5 @@ def maml_glyphs() -> Recipe:
     )
 
 
-def _pool(root: str | Path | None = None, progress: Progress | None = None) -> ClassPool:
+def _pool(root: str | Path | None = None, progress: ProgressCallback | None = None) -> ClassPool:
     return glyphs(progress=progress)

@@ -38,20 +38,27 @@ from pathlib import Path
 from torch import nn
 
 from quickstudy.core.learner import Learner
-from quickstudy.core.scores import Mode
-from quickstudy.data.augment.images import Affine, Alike, Chain, Elastic, Flip
+from quickstudy.core.modes import Mode
+from quickstudy.core.progress import ProgressCallback
+from quickstudy.data.augment.images import (
+    Compose,
+    ElasticTransform,
+    RandomAffine,
+    RandomHorizontalFlip,
+    SameOnBatch,
+)
 from quickstudy.data.datasets.alphabets import alphabet_of
 from quickstudy.data.datasets.glyphs import glyphs
 from quickstudy.data.datasets.omniglot import omniglot
-from quickstudy.data.formats.images import ImageFormat, Progress
+from quickstudy.data.formats.images import ImageFormat
 from quickstudy.data.pool import ClassPool
-from quickstudy.data.setting import Labels, Setting
+from quickstudy.data.setting import LabelFraction, Setting
 from quickstudy.encoders.conv4 import Conv4
 from quickstudy.encoders.moment_norm import MomentNorm
 from quickstudy.encoders.postprocess import WCCN, CohortNorm, ConcatFeatures, Embedding
 from quickstudy.encoders.resnet import ResNet, WithFeatures
 from quickstudy.encoders.test_time import RotateTTA
-from quickstudy.metric.distances import cosine as cosine_energy
+from quickstudy.metric.distances import cosine_distance
 from quickstudy.metric.gaussian import GaussianPrototypical
 from quickstudy.metric.matching import Matching
 from quickstudy.metric.prototypical import Prototypical
@@ -60,12 +67,18 @@ from quickstudy.metric.semi_supervised import Refinement, SemiPrototypical
 from quickstudy.metric.siamese import Siamese, contrastive_loss
 from quickstudy.metric.supervised_contrastive import SupervisedContrastive
 from quickstudy.recipes.recipe import Recipe
-from quickstudy.training.schedules import cosine
+from quickstudy.training.schedules import cosine_schedule
 
 WIDTHS, DIMENSIONS, GRID = (16, 32, 96, 192), 128, (4, 4)
 """Of the residual network of unseen alphabets."""
-OTHER_ALPHABETS = Alike(
-    Chain((Flip(), Elastic(4.0), Affine(6.0, scale=(0.7, 1.3), shift=0.0, probability=0.7)))
+OTHER_ALPHABETS = SameOnBatch(
+    Compose(
+        (
+            RandomHorizontalFlip(),
+            ElasticTransform(4.0),
+            RandomAffine(6.0, scale=(0.7, 1.3), shift=0.0, probability=0.7),
+        )
+    )
 )
 """All characters of a task, of 56 pixels, mirrored, bent, turned and slanted alike."""
 
@@ -103,7 +116,7 @@ def siamese_omniglot() -> Recipe:
     return _recipe(
         "Siamese networks, contrastive loss",
         "Koch et al. 2015, as re-run by Vinyals et al. 2016",
-        lambda: Siamese(Conv4(), energy=cosine_energy, loss=partial(contrastive_loss, margin=0.5)),
+        lambda: Siamese(Conv4(), energy=cosine_distance, loss=partial(contrastive_loss, margin=0.5)),
         train=Setting(60, 1, 5),
         steps=4_000,
         lr=1e-2,
@@ -130,7 +143,7 @@ def siamese_omniglot_lake() -> Recipe:
         train=Setting(24, 1, 2),
         tasks=2,
         group=alphabet_of,
-        augment=Affine(shift=4.0),
+        augment=RandomAffine(shift=4.0),
         augment_classes=OTHER_ALPHABETS,
         precision="bf16-mixed",
         steps=8_000,
@@ -200,7 +213,7 @@ def _recipe(
         train=train,
         steps=steps,
         lr=lr,
-        schedule=partial(cosine, warmup=200),
+        schedule=partial(cosine_schedule, warmup=200),
         precision=precision,
         validation=Setting(20, train.shots, 5),
         every=500,
@@ -221,7 +234,7 @@ def prototypical_glyphs() -> Recipe:
         train=Setting(60, 1, 5),
         steps=1000,
         lr=1e-2,
-        schedule=partial(cosine, warmup=50),
+        schedule=partial(cosine_schedule, warmup=50),
         precision="bf16-mixed",
         validation=Setting(20, 1, 5),
         every=100,
@@ -229,7 +242,7 @@ def prototypical_glyphs() -> Recipe:
     )
 
 
-def _pool(root: str | Path | None = None, progress: Progress | None = None) -> ClassPool:
+def _pool(root: str | Path | None = None, progress: ProgressCallback | None = None) -> ClassPool:
     return glyphs(progress=progress)
 
 
@@ -259,7 +272,7 @@ def _prototypical_omniglot(
         train=Setting(60, shots, 5),
         steps=steps,
         lr=1e-2,
-        schedule=partial(cosine, warmup=200),
+        schedule=partial(cosine_schedule, warmup=200),
         precision="bf16-mixed",
         validation=Setting(20, shots, 5),
         validation_episodes=validation_episodes,
@@ -330,11 +343,11 @@ def _semi_supervised(
         train=setting(10),
         steps=4_000,
         lr=1e-2,
-        schedule=partial(cosine, warmup=200),
+        schedule=partial(cosine_schedule, warmup=200),
         precision="bf16-mixed",
         validation=setting(5),
         every=500,
         tests=(setting(5),),
         published={"5w1s": published},
-        labels=Labels(0.1, label_seed),
+        labels=LabelFraction(0.1, label_seed),
     )

@@ -31,10 +31,10 @@ from quickstudy.optimizer.rules.cell_state import CellStateRule, Gates
 from quickstudy.optimizer.rules.lstm import LSTMRule
 from quickstudy.optimizer.rules.mlp import MLPRule
 from quickstudy.optimizer.rules.rnnprop import RNNpropRule
-from quickstudy.optimizer.truncation import Horizon
+from quickstudy.optimizer.truncation import TruncationSchedule
 from quickstudy.recipes.recipe import Recipe
 from quickstudy.recipes.rule_recipe import RuleRecipe
-from quickstudy.training.schedules import cosine
+from quickstudy.training.schedules import cosine_schedule
 
 LSTM_PAPER = "Andrychowicz et al. 2016"
 
@@ -130,7 +130,7 @@ def _augmented(recipe: RuleRecipe) -> RuleRecipe:
         recipe,
         summary=f"{recipe.summary}, of many shapes and units",
         family_name="digits-augmented",
-        horizon=Horizon(50, 400),
+        horizon=TruncationSchedule(50, 400),
         steps=3_000,
         every=100,
         race=200,
@@ -169,7 +169,7 @@ def _recipe(shots: int, inner: int, gates: Gates = "learned") -> Recipe:
         train=Setting(5, shots, 5),
         tasks=4,
         steps=4_000,
-        schedule=partial(cosine, warmup=100),
+        schedule=partial(cosine_schedule, warmup=100),
         validation=Setting(5, shots, 5),
         every=500,
         tests=(Setting(5, shots, 15),),

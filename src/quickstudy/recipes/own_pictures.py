@@ -14,7 +14,7 @@ from quickstudy.encoders.conv4 import Conv4
 from quickstudy.initialization.maml import MAML
 from quickstudy.metric.prototypical import Prototypical
 from quickstudy.recipes.recipe import MakePool, Recipe
-from quickstudy.training.schedules import cosine
+from quickstudy.training.schedules import cosine_schedule
 
 
 def prototypical_images(
@@ -92,7 +92,7 @@ def _images(pool: MakePool, form: ImageFormat, learner: Callable[[], Learner], s
         train=setting,
         tasks=4,
         steps=2000,
-        schedule=partial(cosine, warmup=50),
+        schedule=partial(cosine_schedule, warmup=50),
         precision="bf16-mixed",
         validation=setting,
         every=100,

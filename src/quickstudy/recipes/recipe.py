@@ -7,27 +7,29 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from lightning_fabric import Fabric
 from torch import nn
 
 from quickstudy.core.checkpoint import Manifest
 from quickstudy.core.learner import Learner, with_embedding
-from quickstudy.core.scores import Mode, Score, percent
+from quickstudy.core.modes import Mode
+from quickstudy.core.progress import ProgressCallback
+from quickstudy.core.scores import Score, percent
 from quickstudy.core.seeds import generators_kept
 from quickstudy.data.augment.images import Augment
 from quickstudy.data.episodes import Episodes
-from quickstudy.data.formats.images import Progress as ProgressCallback
 from quickstudy.data.formats.items import ItemFormat
 from quickstudy.data.pool import ClassPool
-from quickstudy.data.setting import Labels, Setting
+from quickstudy.data.setting import LabelFraction, Setting
 from quickstudy.metric.siamese import Siamese
 from quickstudy.metric.verification import Verification, verify
 from quickstudy.recipes.experiment import Options, Results, Tested
 from quickstudy.training.evaluate import evaluate, fit_transforms
 from quickstudy.training.fit import fit
 from quickstudy.training.launch import Display
-from quickstudy.training.run_folder import Progress
-from quickstudy.training.schedules import MakeOptimizer, Schedule, adam
+from quickstudy.training.run_folder import TrainingState
+from quickstudy.training.schedules import Schedule
 
 TASKS = 10
 """Tasks in a meta-batch of validation and test."""
@@ -74,7 +76,8 @@ class Recipe:
         labels: Which items bear labels, in all three splits; all by default.
         augment: Random change of the items that are trained on; none by default.
         augment_classes: Random change of each class that is trained on, the same for all of its items.
-        apart: Whether support and queries of validation and test come from different sources, as speakers.
+        cross_source: Whether support and queries of validation and test come from different sources, as
+            speakers.
         group: From the name of a class to that of its group; training and validation tasks are of one group.
     """
 
@@ -89,7 +92,7 @@ class Recipe:
     validation: Setting
     tests: tuple[Setting, ...]
     lr: float = 1e-3
-    optimizer: Callable[[float], MakeOptimizer] = adam
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam
     schedule: Callable[[int], Schedule]
     fewer_ways: bool = False
     tasks: int = 1
@@ -98,10 +101,10 @@ class Recipe:
     validation_episodes: int = 200
     mode: Mode = "inductive"
     published: Mapping[str, float] = field(default_factory=dict[str, float])
-    labels: Labels | None = None
+    labels: LabelFraction | None = None
     augment: Augment | None = None
     augment_classes: Augment | None = None
-    apart: bool = False
+    cross_source: bool = False
     group: Callable[[str], str] | None = None
 
     def used(self, learner: Learner) -> Learner:
@@ -130,7 +133,7 @@ class Recipe:
         options: Options,
         display: Display,
         fabric: Fabric,
-    ) -> tuple[Learner, Progress]:
+    ) -> tuple[Learner, TrainingState]:
         """Train into a folder; as in `Experiment`.
 
         Returns:
@@ -261,7 +264,7 @@ class Recipe:
             ValueError: if they can't be drawn.
         """
         classes, setting = clip_ways(pool.split("test"), setting)
-        return Episodes(classes, setting, tasks, seed, labels=self.labels, apart=self.apart)
+        return Episodes(classes, setting, tasks, seed, labels=self.labels, cross_source=self.cross_source)
 
     def _training(self, classes: ClassPool, tasks: int, seed: int) -> Episodes:
         setting = self.train
@@ -284,7 +287,7 @@ class Recipe:
             TASKS,
             seed + 1,
             labels=self.labels,
-            apart=self.apart,
+            cross_source=self.cross_source,
             group=self.group,
         )
 

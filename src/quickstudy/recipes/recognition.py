@@ -18,7 +18,7 @@ from torch import nn
 
 from quickstudy.core.learner import Learner
 from quickstudy.data.augment.audio import Gain, Noise, Shift, Speed
-from quickstudy.data.augment.images import FACES, Augment, Chain
+from quickstudy.data.augment.images import FACE_AUGMENT, Augment, Compose
 from quickstudy.data.datasets.faces import lfw, orl
 from quickstudy.data.datasets.folders import folder_pool
 from quickstudy.data.datasets.speech import (
@@ -39,22 +39,22 @@ from quickstudy.encoders.resnet import ResNet
 from quickstudy.encoders.spectrogram import LogMel, SpecAugment
 from quickstudy.encoders.tdnn import TDNN
 from quickstudy.encoders.test_time import FlipTTA, ShiftSpeedTTA
-from quickstudy.metric.distances import cosine as cosine_energy
+from quickstudy.metric.distances import cosine_distance
 from quickstudy.metric.prototypical import Prototypical
 from quickstudy.metric.siamese import Siamese, contrastive_loss
 from quickstudy.metric.supervised_contrastive import SupervisedContrastive
 from quickstudy.recipes.recipe import MakePool, Recipe
-from quickstudy.training.schedules import Schedule, cosine, restarted
+from quickstudy.training.schedules import Schedule, cosine_schedule, restarted
 
 Method = Literal["siamese", "euclidean", "prototypical", "supervised-contrastive"]
 COSINES: tuple[Method, ...] = ("siamese", "supervised-contrastive")
 """The methods that compare by cosines, which are what embeddings are normalised for after training."""
 
-WORDS = Chain((Speed(0.87, 1.15), Shift(0.1), Gain(10.0), Noise(5.0, 30.0)))
+WORDS = Compose((Speed(0.87, 1.15), Shift(0.1), Gain(10.0), Noise(5.0, 30.0)))
 """What may happen to a clip without its becoming another word."""
-SOUNDS = Chain((Shift(0.2), Gain(10.0), Noise(5.0, 30.0)))
+SOUNDS = Compose((Shift(0.2), Gain(10.0), Noise(5.0, 30.0)))
 """What may happen to a clip without its becoming another sound, whatever a class is."""
-VOICES = Chain((Shift(0.2), Gain(10.0)))
+VOICES = Compose((Shift(0.2), Gain(10.0)))
 """What may happen to a clip without its becoming another person's; no noise, which hides what is
 faint in a voice, and the room it is heard in."""
 OTHER_VOICES = Speed(0.86, 1.16)
@@ -76,7 +76,7 @@ def faces_orl(method: Method = "siamese") -> Recipe:
         ImageFormat(64, 1, whole=True),
         method,
         _face_encoder,
-        FACES,
+        FACE_AUGMENT,
         embedding=FlipTTA,
         train=Setting(25, 1, 3),
         steps=600,
@@ -97,7 +97,7 @@ def faces_lfw(method: Method = "supervised-contrastive") -> Recipe:
         ImageFormat(64, 1, whole=True),
         method,
         _face_encoder,
-        FACES,
+        FACE_AUGMENT,
         embedding=FlipTTA,
         train=Setting(64, 1, 1),
         steps=6_000,
@@ -131,7 +131,7 @@ def words_arabic(method: Method = "supervised-contrastive") -> Recipe:
         steps=1_200,
         validation=Setting(4, 1, 5),
         tests=(Setting(8, 1, 5), Setting(8, 5, 5)),
-        apart=True,
+        cross_source=True,
     )
 
 
@@ -157,7 +157,7 @@ def speakers_arabic(method: Method = "supervised-contrastive") -> Recipe:
         steps=1_600,
         validation=Setting(6, 1, 5),
         tests=(Setting(6, 1, 5), Setting(6, 5, 5)),
-        apart=True,
+        cross_source=True,
     )
 
 
@@ -199,7 +199,7 @@ def siamese(
     split: str | Path | Sequence[float] = FRACTIONS,
     skip_corrupt: bool = False,
 ) -> Recipe:
-    """A recogniser of your own pictures or clips: faces, things, voices, words, sounds.
+    """A recognizer of your own pictures or clips: faces, things, voices, words, sounds.
 
     Args:
         images: Folder of pictures, `images/NAME/*.jpg`; faces must be cropped, all in the same way.
@@ -229,7 +229,7 @@ def siamese(
         encoder: Callable[[], nn.Module] = partial(
             ResNet, 1 if grey else 3, (16, 32, 64, 128), 128, (4, 4), 0.2
         )
-        augment: Augment = FACES
+        augment: Augment = FACE_AUGMENT
     else:
         form = AudioFormat(rate, seconds)
         encoder, augment = partial(_speech_encoder, rate, grid=(2, 4)), SOUNDS
@@ -272,12 +272,12 @@ def _normalized(
     return Embedding(encoder, [whitening, CohortNorm(128, strength=strength)])
 
 
-_warmed = partial(cosine, warmup=100)
+_warmed = partial(cosine_schedule, warmup=100)
 
 
 def _learner(method: Method, encoder: nn.Module, temperature: float) -> Learner:
     if method == "siamese":
-        return Siamese(encoder, cosine_energy, partial(contrastive_loss, margin=0.7))
+        return Siamese(encoder, cosine_distance, partial(contrastive_loss, margin=0.7))
     if method == "euclidean":
         return Siamese(encoder, loss=partial(contrastive_loss, margin=10.0))
     return Prototypical(encoder) if method == "prototypical" else SupervisedContrastive(encoder, temperature)
@@ -296,7 +296,7 @@ def _recipe(
     tests: tuple[Setting, ...],
     schedule: Callable[[int], Schedule] = _warmed,
     augment_classes: Augment | None = None,
-    apart: bool = False,
+    cross_source: bool = False,
     fewer_ways: bool = False,
     temperature: float = 0.1,
     embedding: Callable[[nn.Module], nn.Module] | None = None,
@@ -320,5 +320,5 @@ def _recipe(
         tests=tests,
         augment=augment,
         augment_classes=augment_classes,
-        apart=apart,
+        cross_source=cross_source,
     )

@@ -14,21 +14,21 @@ from torch import nn
 from quickstudy.core.checkpoint import Manifest
 from quickstudy.core.scores import FinalLoss
 from quickstudy.core.seeds import generators_kept
-from quickstudy.optimizer.problems.problem import Family, Mixture
-from quickstudy.optimizer.race import follow
+from quickstudy.optimizer.problems.problem import Mixture, ProblemFamily
+from quickstudy.optimizer.race import unroll
 from quickstudy.optimizer.rule_learner import Objective, RuleLearner
-from quickstudy.optimizer.truncation import Draws, Horizon
+from quickstudy.optimizer.truncation import ProblemSeeds, TruncationSchedule
 from quickstudy.recipes.experiment import Options, Results, Tested
 from quickstudy.recipes.problems import FAMILIES
 from quickstudy.training.fit import fit
 from quickstudy.training.launch import Display
-from quickstudy.training.run_folder import Progress
-from quickstudy.training.schedules import Schedule, adam, cosine
+from quickstudy.training.run_folder import TrainingState
+from quickstudy.training.schedules import Schedule, cosine_schedule
 
 VALIDATION_SEED, TEST_SEED = 1, 2
 """Seeds of the problems of validation and test, whatever the training's own."""
 
-_COSINE = partial(cosine, warmup=20)
+_COSINE = partial(cosine_schedule, warmup=20)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class RuleRecipe:
     steps: int
     problems: int = 64
     unroll: int = 5
-    horizon: Horizon = field(default_factory=Horizon)
+    horizon: TruncationSchedule = field(default_factory=TruncationSchedule)
     race: int = 100
     objective: Objective = "train"
     log: bool = False
@@ -74,7 +74,7 @@ class RuleRecipe:
     every: int = 250
     precision: str = "32-true"
 
-    def family(self, split: str, root: str | Path | None = None) -> Family:
+    def family(self, split: str, root: str | Path | None = None) -> ProblemFamily:
         """The problems of a split: "train", "validation" or "test"."""
         return FAMILIES[self.family_name](split, root)
 
@@ -104,7 +104,7 @@ class RuleRecipe:
         options: Options,
         display: Display,
         fabric: Fabric,
-    ) -> tuple[RuleLearner, Progress]:
+    ) -> tuple[RuleLearner, TrainingState]:
         """Learn the rule into a folder; as in `Experiment`."""
         self.check(options, fabric.world_size)
         seed, steps, lr = (
@@ -136,9 +136,9 @@ class RuleRecipe:
         with display.training(steps) as report:
             progress = fit(
                 learner,
-                Draws(problems, seed),
+                ProblemSeeds(problems, seed),
                 steps,
-                optimizer=adam(lr),
+                optimizer=partial(torch.optim.Adam, lr=lr),
                 schedule=self.schedule(steps),
                 validation=lambda: self.final_loss(
                     learner, held_out, self.validation_problems, VALIDATION_SEED
@@ -169,12 +169,12 @@ class RuleRecipe:
         problems = min(count, self.validation_problems)
         return [self.final_loss(trained, self.family("test", data_root), problems, TEST_SEED)]
 
-    def final_loss(self, learner: RuleLearner, family: Family, problems: int, seed: int) -> FinalLoss:
+    def final_loss(self, learner: RuleLearner, family: ProblemFamily, problems: int, seed: int) -> FinalLoss:
         """The losses of problems, as many of each family of a mixture, after the steps of the race."""
         held_out = self.objective == "held_out"
         parts = family.families if isinstance(family, Mixture) else [family]
         drawn = [part.sample(problems, seed) for part in parts]
-        curves = [follow(learner.as_rule, each, self.race, held_out=held_out) for each in drawn]
+        curves = [unroll(learner.as_rule, each, self.race, held_out=held_out) for each in drawn]
         losses = torch.stack([curve.judged(held_out)[-1] for curve in curves])
         return FinalLoss.of(losses, seed, self.family_name, self.race)
 

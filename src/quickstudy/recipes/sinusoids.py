@@ -18,9 +18,9 @@ from quickstudy.initialization.maml import MAML
 from quickstudy.initialization.meta_sgd import MetaSGD
 from quickstudy.initialization.reptile import Reptile
 from quickstudy.training.fit import Reporter, fit
-from quickstudy.training.schedules import MakeOptimizer, Schedule, adam, cosine, linear, sgd
+from quickstudy.training.schedules import MakeOptimizer, Schedule, cosine_schedule, linear_decay
 
-TEST_SEED = 10_000
+SINUSOID_TEST_SEED = 10_000
 """Seed of the test tasks: far from the seeds that people train with."""
 
 
@@ -45,12 +45,22 @@ def network() -> MLP:
 
 
 CONTESTANTS = {
-    "MAML": Contestant(lambda: MAML(network(), lr=0.01, steps=1), adam(3e-3), partial(cosine, warmup=100)),
-    "Meta-SGD": Contestant(lambda: MetaSGD(network()), adam(3e-3), partial(cosine, warmup=100)),
-    "Reptile": Contestant(lambda: Reptile(network(), lr=0.02, steps=10), sgd(1.0), linear),
+    "MAML": Contestant(
+        lambda: MAML(network(), lr=0.01, steps=1),
+        partial(torch.optim.Adam, lr=3e-3),
+        partial(cosine_schedule, warmup=100),
+    ),
+    "Meta-SGD": Contestant(
+        lambda: MetaSGD(network()), partial(torch.optim.Adam, lr=3e-3), partial(cosine_schedule, warmup=100)
+    ),
+    "Reptile": Contestant(
+        lambda: Reptile(network(), lr=0.02, steps=10), partial(torch.optim.SGD, lr=1.0), linear_decay
+    ),
     # no inner step in training: one network for all tasks, fine-tuned to each task in testing
     "pre-trained": Contestant(
-        lambda: MAML(network(), lr=0.02, steps=0), adam(1e-3), partial(cosine, warmup=100)
+        lambda: MAML(network(), lr=0.02, steps=0),
+        partial(torch.optim.Adam, lr=1e-3),
+        partial(cosine_schedule, warmup=100),
     ),
 }
 """The methods compared, by name: MAML; Meta-SGD (its rates are learned for one step and may be too high for
@@ -125,7 +135,7 @@ def errors(learner: InnerLoop, shots: int = 10, tasks: int = 600, steps: int = 1
     Returns:
         [steps + 1, T] mean squared errors.
     """
-    sinusoids = Sinusoids(shots, 1, tasks, TEST_SEED)
+    sinusoids = Sinusoids(shots, 1, tasks, SINUSOID_TEST_SEED)
     x = torch.linspace(-5, 5, 100)
     predictions = fits(learner, sinusoids[0], x, range(steps + 1))
     return (predictions.squeeze(-1) - sinusoids.curves(0, x)).square().mean(-1)

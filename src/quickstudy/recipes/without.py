@@ -8,16 +8,16 @@ from quickstudy import encoders, initialization, metric, optimizer
 from quickstudy.core.blueprint import rebuilt
 from quickstudy.core.checkpoint import Manifest
 from quickstudy.core.learner import Learner
+from quickstudy.core.progress import ProgressCallback
 from quickstudy.data.datasets.glyphs import glyphs
 from quickstudy.data.datasets.omniglot import omniglot
-from quickstudy.data.formats.images import Progress
 from quickstudy.data.formats.items import ItemFormat, item_format
 from quickstudy.data.pool import ClassPool
 from quickstudy.data.setting import Setting
 from quickstudy.recipes.recipe import MakePool, Recipe
 
 
-def _glyphs(*, root: str | Path | None = None, progress: Progress | None = None) -> ClassPool:
+def _glyphs(*, root: str | Path | None = None, progress: ProgressCallback | None = None) -> ClassPool:
     return glyphs(progress=progress)
 
 
@@ -77,7 +77,7 @@ def _pool_like(stated: dict[str, Any] | None, form: ItemFormat | None) -> MakePo
     """Loads the data set that a training's pool was a split of."""
     whole, _, split = (stated or {}).get("name", "").rpartition(".")
 
-    def load(*, root: str | Path | None = None, progress: Progress | None = None) -> ClassPool:
+    def load(*, root: str | Path | None = None, progress: ProgressCallback | None = None) -> ClassPool:
         if stated is None or whole not in LOADERS:
             raise ValueError(
                 "this checkpoint was trained in Python, on data that only your program can load: name the "

@@ -13,17 +13,18 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
 
+from quickstudy.core.arrays import Float64Array
 from quickstudy.core.wording import plural
 from quickstudy.metric.verification import verification
 from quickstudy.recognition.gallery.pooling import Pooling
-from quickstudy.recognition.pairs import Floats, Interval, Pairs, Resamples, Scorer, checked, score_pairs
+from quickstudy.recognition.pairs import Interval, Pairs, Resamples, Scorer, checked, score_pairs
 
 Cost = tuple[float, float, float]
 """Cost of a false accept, cost of a false reject, prior of a genuine pair."""
 
 FARS = tuple(float(f"{m}e-{e}") for e in range(1, 7) for m in (5, 2, 1))
 """FARs for which a table holds a threshold, if there are enough pairs."""
-SAMPLES = (1, 2, 3, 5, 10)
+TABLE_SAMPLES = (1, 2, 3, 5, 10)
 """Default numbers of enrolled samples to make tables for."""
 EXPECTED = 3
 """Minimum number of accepted impostor pairs for a threshold to be trusted."""
@@ -49,7 +50,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Table:
+class ThresholdTable:
     """Thresholds for names with a given number of samples.
 
     Args:
@@ -100,7 +101,7 @@ class Table:
         return next((p for p in self.points if p.far == self.far), self.points[-1])
 
     @classmethod
-    def from_dict(cls, parts: Mapping[str, Any]) -> "Table":
+    def from_dict(cls, parts: Mapping[str, Any]) -> "ThresholdTable":
         """Rebuild a table from the dict that `dataclasses.asdict` made of it.
 
         Args:
@@ -126,7 +127,7 @@ class Calibration:
 
     far: float
     cost: Cost | None
-    tables: tuple[Table, ...]
+    tables: tuple[ThresholdTable, ...]
     warnings: tuple[str, ...] = ()
     seed: int = 0
     pooling: Pooling = "centroid"
@@ -165,7 +166,7 @@ class Calibration:
         """
         return all(t.supports(f) for t, f in self._asked(samples, names, far))
 
-    def probability(self, scores: npt.ArrayLike, samples: int = 1) -> Floats:
+    def probability(self, scores: npt.ArrayLike, samples: int = 1) -> Float64Array:
         """Probability that pairs are genuine, if genuine and impostor pairs are equally likely a priori.
 
         Args:
@@ -179,7 +180,7 @@ class Calibration:
         logits = np.min([t.slope * s + t.intercept for t in self._tables(samples)], axis=0)
         return 0.5 * (1 + np.tanh(logits / 2))  # a logistic function that never overflows
 
-    def _asked(self, samples: int, names: int, far: float | None) -> list[tuple[Table, float]]:
+    def _asked(self, samples: int, names: int, far: float | None) -> list[tuple[ThresholdTable, float]]:
         if names < 1:
             raise ValueError(f"names is {names}: it must be at least 1")
         if far is not None:
@@ -189,7 +190,7 @@ class Calibration:
         tables = self._tables(samples)
         return [(t, -math.expm1(math.log1p(-(t.far if far is None else far)) / chances)) for t in tables]
 
-    def _tables(self, samples: int) -> list[Table]:
+    def _tables(self, samples: int) -> list[ThresholdTable]:
         if samples < 1:
             raise ValueError(f"samples is {samples}: it must be at least 1")
         fewer = [t for t in self.tables if t.samples <= samples]
@@ -227,7 +228,7 @@ class Calibration:
             return cls(
                 far=parts["far"],
                 cost=None if cost is None else (cost[0], cost[1], cost[2]),
-                tables=tuple(Table.from_dict(t) for t in parts["tables"]),
+                tables=tuple(ThresholdTable.from_dict(t) for t in parts["tables"]),
                 warnings=tuple(parts["warnings"]),
                 seed=parts["seed"],
                 pooling=parts.get("pooling", "centroid"),
@@ -242,7 +243,7 @@ def calibrate(
     scorer: Scorer,
     far: float = 0.01,
     cost: Cost | None = None,
-    samples: Sequence[int] = SAMPLES,
+    samples: Sequence[int] = TABLE_SAMPLES,
     seed: int = 0,
     sources: npt.ArrayLike | None = None,
     pooling: Pooling = "centroid",
@@ -292,14 +293,14 @@ def calibrate(
     if cost is not None and not (min(cost) > 0 and cost[2] < 1):
         raise ValueError(f"cost is {cost}: two costs must be positive, the prior between 0 and 1")
     _, y = checked(embeddings, labels)
-    numbers = fitting(y, samples)
+    numbers = usable_samples(y, samples)
     if not numbers:
         largest = np.sort(np.bincount(y))[-2:]
         raise ValueError(
             f"no two identities have more items than any of samples {list(samples)}: "
             f"the largest have {largest[1]} and {largest[0]}; ask for fewer, or bring more items"
         )
-    tables: list[Table] = []
+    tables: list[ThresholdTable] = []
     for n in numbers:  # one at a time, as each may have millions of pairs
         pairs = score_pairs(embeddings, labels, scorer, n, seed, sources)
         if pairs.genuine and pairs.impostor:
@@ -312,7 +313,7 @@ def calibrate(
     return Calibration(tables[0].far, cost, tuple(tables), tuple(warnings), seed, pooling)
 
 
-def fitting(labels: npt.NDArray[Any], samples: Sequence[int]) -> list[int]:
+def usable_samples(labels: npt.NDArray[Any], samples: Sequence[int]) -> list[int]:
     """Numbers of samples that at least two identities exceed; 1 is always kept.
 
     Args:
@@ -331,7 +332,7 @@ def _check_far(far: float) -> None:
         raise ValueError(f"far is {far}: it must be above 0 and at most 0.5; it is a share, 0.01 is 1 %")
 
 
-def _table(pairs: Pairs, samples: int, far: float, cost: Cost | None, seed: int) -> Table:
+def _table(pairs: Pairs, samples: int, far: float, cost: Cost | None, seed: int) -> ThresholdTable:
     same = pairs.same
     if cost is not None:
         far = _cheapest(pairs.scores, same, cost)
@@ -346,10 +347,12 @@ def _table(pairs: Pairs, samples: int, far: float, cost: Cost | None, seed: int)
         frr = float(np.searchsorted(genuine, threshold) / len(genuine))
         points.append(Point(f, threshold, frr, resamples.interval(scores >= threshold)))
     identities = len(np.unique(pairs.identities))
-    return Table(samples, far, tuple(points), slope, intercept, pairs.genuine, pairs.impostor, identities)
+    return ThresholdTable(
+        samples, far, tuple(points), slope, intercept, pairs.genuine, pairs.impostor, identities
+    )
 
 
-def least_threshold(impostor: Floats, far: float) -> float:
+def least_threshold(impostor: Float64Array, far: float) -> float:
     """Least threshold that accepts no more than a share of the impostor scores.
 
     Args:
@@ -363,13 +366,13 @@ def least_threshold(impostor: Floats, far: float) -> float:
     return float(np.nextafter(impostor[allowed], math.inf))
 
 
-def _cheapest(scores: Floats, same: npt.NDArray[np.bool_], cost: Cost) -> float:
+def _cheapest(scores: Float64Array, same: npt.NDArray[np.bool_], cost: Cost) -> float:
     false_accept, false_reject, prior = cost
     far, tar = verification(scores, same).curve
     return float(far[np.argmin(false_reject * prior * (1 - tar) + false_accept * (1 - prior) * far)])
 
 
-def _logistic(genuine: Floats, impostor: Floats) -> tuple[float, float]:
+def _logistic(genuine: Float64Array, impostor: Float64Array) -> tuple[float, float]:
     """Slope and intercept of a logistic regression in which genuine and impostor pairs have equal weight."""
     kinds = [kind[:: 1 + len(kind) // 20_000] for kind in (genuine, impostor)]  # sorted: evenly thinned
     s, y = np.concatenate(kinds), np.repeat([1, 0], [len(kind) for kind in kinds])
@@ -389,7 +392,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.2g}" if share < 0.995 else "100"
 
 
-def _warnings(table: Table) -> list[str]:
+def _warnings(table: ThresholdTable) -> list[str]:
     samples = plural(table.samples, "sample")
     these = f"{table.impostor} impostor pairs of {table.identities} identities ({samples})"
     if not table.far:

@@ -15,13 +15,13 @@ from torch import nn
 
 from quickstudy.core.kernels.sizes import sizes_on
 from quickstudy.core.learner import Learner, embed
+from quickstudy.core.progress import ProgressCallback
 from quickstudy.data.formats.audio import AudioFormat, is_silent
 from quickstudy.data.formats.items import ItemFormat, Items, decode_items, floats
 from quickstudy.metric.distances import Distance
 from quickstudy.recipes import weights
 from quickstudy.recognition.gallery.pooling import Energy
 
-Progress = Callable[[int, int], None]
 Vectors = npt.NDArray[np.float32]
 
 LARGEST = 256 * 2**20
@@ -116,7 +116,7 @@ class Embedder:
             raise ValueError(f"{self.path} makes embeddings that aren't finite: train it anew")
         return z.numpy()
 
-    def embed_files(self, files: Sequence[Path], progress: Progress | None = None) -> Embedded:
+    def embed_files(self, files: Sequence[Path], progress: ProgressCallback | None = None) -> Embedded:
         """Embed files; those that can't be used are refused, with the reason.
 
         Args:
@@ -136,7 +136,7 @@ class Embedder:
         )
 
     def batches(
-        self, groups: Sequence[Sequence[Path]], progress: Progress | None = None
+        self, groups: Sequence[Sequence[Path]], progress: ProgressCallback | None = None
     ) -> Iterator[Embedded]:
         """Embed groups of files, such as the files of each name, in batches of about 512.
 

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from quickstudy.core.arrays import Float64Array, IntArray
 from quickstudy.core.kernels.sizes import sizes_on
 from quickstudy.recognition.gallery.pooling import Energy, Pooling, energies, pooled, unit
 
-Floats = npt.NDArray[np.float64]
-Index = npt.NDArray[np.int64]
 Scorer = Callable[[npt.NDArray[Any], npt.NDArray[Any]], npt.NDArray[Any]]
 """From enrolled embeddings [M, n, D] and probes [B, D] to scores [B, M]; higher means likelier the same."""
 Interval = tuple[float, float]
@@ -53,7 +52,7 @@ def pooled_scores(energy: Energy = "euclidean", pooling: Pooling = "centroid") -
             "'centroid', 'nearest' or 'top'"
         )
 
-    def scores(gallery: npt.NDArray[Any], probes: npt.NDArray[Any]) -> Floats:
+    def scores(gallery: npt.NDArray[Any], probes: npt.NDArray[Any]) -> Float64Array:
         enrolled, asked = np.asarray(gallery, np.float64), np.asarray(probes, np.float64)
         cosine = energy == "cosine"
         if cosine:
@@ -82,8 +81,8 @@ class Pairs:
         impostor: Number of different impostor pairs.
     """
 
-    scores: Floats
-    identities: Index
+    scores: Float64Array
+    identities: IntArray
     genuine: int
     impostor: int
 
@@ -148,11 +147,11 @@ def score_pairs(
         )
     probes = len(x) - samples * len(large)
     draws = int(np.clip(MOST_PAIRS // (probes * len(large)), 1, MOST_DRAWS))
-    scores: list[Floats] = []
-    identities: list[Index] = []
+    scores: list[Float64Array] = []
+    identities: list[IntArray] = []
     met = np.zeros((len(x), len(large)), bool)  # whether a probe was tried against a name
     for _ in range(draws):
-        enrolled, tried = draw_enrolment(y, large, samples, rng)
+        enrolled, tried = draw_enrollment(y, large, samples, rng)
         apart = (origin[tried][:, None, None] != origin[enrolled]).all(2)
         scores.append(_scored(scorer, x[enrolled], x[tried])[apart])
         both = np.broadcast_arrays(y[tried][:, None], large)
@@ -162,9 +161,9 @@ def score_pairs(
     return Pairs(np.concatenate(scores), np.concatenate(identities), int(met[of].sum()), int(met[~of].sum()))
 
 
-def draw_enrolment(
-    labels: Index, identities: Index, samples: int, rng: np.random.Generator
-) -> tuple[Index, Index]:
+def draw_enrollment(
+    labels: IntArray, identities: IntArray, samples: int, rng: np.random.Generator
+) -> tuple[IntArray, IntArray]:
     """Draw the items to enroll.
 
     Args:
@@ -185,7 +184,7 @@ def draw_enrolment(
     return enrolled, np.flatnonzero(left)
 
 
-def _thinned(labels: Index, samples: int, rng: np.random.Generator) -> Index:
+def _thinned(labels: IntArray, samples: int, rng: np.random.Generator) -> IntArray:
     """Indices of the items to keep: n + 1 of each identity that has them, then of others, then the rest."""
     order = rng.permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]
@@ -198,7 +197,7 @@ def _thinned(labels: Index, samples: int, rng: np.random.Generator) -> Index:
     return np.sort(order[first[:MOST_ITEMS]])
 
 
-def checked(embeddings: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[npt.NDArray[Any], Index]:
+def checked(embeddings: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[npt.NDArray[Any], IntArray]:
     """Check that pairs can be made of labelled items.
 
     Args:
@@ -228,7 +227,7 @@ def checked(embeddings: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[npt.NDArr
     return x, y.astype(np.int64)
 
 
-def _scored(scorer: Scorer, gallery: npt.NDArray[Any], probes: npt.NDArray[Any]) -> Floats:
+def _scored(scorer: Scorer, gallery: npt.NDArray[Any], probes: npt.NDArray[Any]) -> Float64Array:
     scores = np.asarray(scorer(gallery, probes), np.float64)
     if scores.shape != (len(probes), len(gallery)):
         raise ValueError(
@@ -323,7 +322,7 @@ class Resamples:
         low, high = np.quantile(shares, [0.025, 0.975])
         return float(low), float(high)
 
-    def _weighed(self, at: Index) -> Floats:
+    def _weighed(self, at: IntArray) -> Float64Array:
         """Total weight of some pairs in each resample."""
         k = self.k
         numbers = np.bincount(at, minlength=k * k).reshape(k, k).astype(np.float32)

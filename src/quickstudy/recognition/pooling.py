@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quickstudy.metric.verification import verification
-from quickstudy.recognition.calibration import FEW, SAMPLES, fitting
+from quickstudy.recognition.calibration import FEW, TABLE_SAMPLES, usable_samples
 from quickstudy.recognition.gallery.pooling import Energy, Pooling
 from quickstudy.recognition.pairs import checked, pooled_scores, score_pairs
 
@@ -63,7 +63,7 @@ def compare_poolings(
     embeddings: npt.ArrayLike,
     labels: npt.ArrayLike,
     energy: Energy,
-    samples: Sequence[int] = SAMPLES,
+    samples: Sequence[int] = TABLE_SAMPLES,
     seed: int = 0,
     sources: npt.ArrayLike | None = None,
 ) -> Poolings:
@@ -97,7 +97,7 @@ def compare_poolings(
     _, y = checked(embeddings, labels)
     eers: dict[int, dict[Pooling, float]] = {}
     identities: dict[int, int] = {}
-    for n in fitting(y, samples):
+    for n in usable_samples(y, samples):
         if n == 1:
             continue
         each: dict[Pooling, float] = {}

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from quickstudy.core.kernels.sizes import sizes_on
+from quickstudy.core.progress import ProgressCallback
 from quickstudy.data.datasets.folders import find_files
 from quickstudy.recognition.calibration import EXPECTED, FEW, Calibration, calibrate
-from quickstudy.recognition.embedder import Embedder, Progress, Refusal, Vectors
+from quickstudy.recognition.embedder import Embedder, Refusal, Vectors
 from quickstudy.recognition.gallery.gallery import Gallery
 from quickstudy.recognition.gallery.pooling import Pooling, means_of, nearness, score_of, unit
 from quickstudy.recognition.gallery.records import Match
@@ -25,22 +26,22 @@ CHECKED = 50_000
 
 
 @dataclass(frozen=True)
-class Enrolment:
+class Enrollment:
     """Outcome of an enrollment.
 
     Args:
         added: Number of new samples, by name.
         known: Number of files whose content was enrolled under the same name already.
         refused: Files that can't be used, with reasons.
-        doubtful: Files that may be mislabelled: they are nearer to the mean of another name than to that of
-            the other samples of their own and, with thresholds, would be accepted as that name and not as
-            their own.
+        likely_mislabelled: Files that may be mislabelled: they are nearer to the mean of another name than to
+            that of the other samples of their own and, with thresholds, would be accepted as that name and
+            not as their own.
     """
 
     added: dict[str, int]
     known: int
     refused: list[Refusal]
-    doubtful: list[Refusal]
+    likely_mislabelled: list[Refusal]
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Identity:
     candidates: list[Decision]
 
 
-class Recogniser:
+class Recognizer:
     """A trained encoder, a gallery of enrolled samples, and calibrated thresholds.
 
     Args:
@@ -98,10 +99,10 @@ class Recogniser:
     Example:
         Five lines from folders to names (needs a trained model, hence no doctest)::
 
-            recogniser = Recogniser("runs/faces", "people.db")
-            recogniser.enroll_folder("people")  # people/NAME/*.jpg
-            print(recogniser.verify("Ada", "door.jpg").accepted)
-            for identity in recogniser.identify(["a.jpg", "b.jpg"]):
+            recognizer = Recognizer("runs/faces", "people.db")
+            recognizer.enroll_folder("people")  # people/NAME/*.jpg
+            print(recognizer.verify("Ada", "door.jpg").accepted)
+            for identity in recognizer.identify(["a.jpg", "b.jpg"]):
                 print(identity.file, identity.name or "unknown")
     """
 
@@ -142,7 +143,7 @@ class Recogniser:
         found = own or self.embedder.manifest.get(CALIBRATION)
         return Calibration.from_dict(found) if found else None
 
-    def enroll(self, name: str, files: Files, progress: Progress | None = None) -> Enrolment:
+    def enroll(self, name: str, files: Files, progress: ProgressCallback | None = None) -> Enrollment:
         """Add samples of one name.
 
         Args:
@@ -158,7 +159,7 @@ class Recogniser:
         """
         return self._enroll({name: _paths(files)}, progress)
 
-    def enroll_folder(self, root: str | Path, progress: Progress | None = None) -> Enrolment:
+    def enroll_folder(self, root: str | Path, progress: ProgressCallback | None = None) -> Enrollment:
         """Add the samples in `root/NAME/*.jpg`, or other files that the encoder takes.
 
         The samples of a name are written together: if the program ends, all of them or none. Enrolling the
@@ -177,7 +178,7 @@ class Recogniser:
         """
         return self._enroll(find_files(Path(root), self.embedder.format), progress)
 
-    def _enroll(self, files: dict[str, list[Path]], progress: Progress | None) -> Enrolment:
+    def _enroll(self, files: dict[str, list[Path]], progress: ProgressCallback | None) -> Enrollment:
         # the gallery keeps names in NFC; some file systems return another form of Unicode
         files = {unicodedata.normalize("NFC", name): paths for name, paths in files.items()}
         before, calibration = self._counts() if self.gallery.exists() else {}, self._calibration_if_any()
@@ -200,12 +201,14 @@ class Recogniser:
         after = self._counts()
         new = {name: after.get(name, 0) - before.get(name, 0) for name in files}
         added = {name: n for name, n in new.items() if n}
-        return Enrolment(added, len(used) - sum(added.values()), refused, self._doubtful(used, calibration))
+        return Enrollment(
+            added, len(used) - sum(added.values()), refused, self._likely_mislabelled(used, calibration)
+        )
 
     def _counts(self) -> dict[str, int]:
         return {entry.name: entry.samples for entry in self.gallery.names()}
 
-    def _doubtful(
+    def _likely_mislabelled(
         self, used: list[tuple[str, Path, Vectors]], calibration: Calibration | None
     ) -> list[Refusal]:
         """Samples nearer to the mean of another name than to that of the other samples of their own.
@@ -225,7 +228,7 @@ class Recogniser:
         sums = np.add.reduceat(z, np.cumsum(counts) - counts, axis=0, dtype=np.float64)
         means, at = means_of(sums, counts, cosine), {name: i for i, name in enumerate(names)}
         asked = [sample for sample in used if counts[at[sample[0]]] > 2]
-        doubtful: list[Refusal] = []
+        likely_mislabelled: list[Refusal] = []
         size = sizes_on().embedded_files
         for i in range(0, len(asked), size):
             part = asked[i : i + size]
@@ -238,11 +241,11 @@ class Recogniser:
             wrong = nearest != own
             if calibration:
                 wrong[wrong] = self._mistaken(x[wrong], own[wrong], nearest[wrong], rows, calibration)
-            doubtful += [
+            likely_mislabelled += [
                 Refusal(part[j][1], f"resembles {names[nearest[j]]!r} more than {part[j][0]!r}")
                 for j in np.flatnonzero(wrong)
             ]
-        return doubtful
+        return likely_mislabelled
 
     def _mistaken(
         self, x: Vectors, own: np.ndarray, other: np.ndarray, rows: list[Vectors], calibration: Calibration

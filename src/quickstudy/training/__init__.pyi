@@ -6,9 +6,7 @@ from .launch import launch as launch
 from .predict import Prediction as Prediction
 from .predict import predict_folders as predict_folders
 from .run_folder import read_log as read_log
-from .schedules import adam as adam
-from .schedules import cosine as cosine
+from .schedules import cosine_schedule as cosine_schedule
 from .schedules import halve_every as halve_every
-from .schedules import linear as linear
+from .schedules import linear_decay as linear_decay
 from .schedules import restarted as restarted
-from .schedules import sgd as sgd

@@ -12,7 +12,8 @@ from torch import nn
 
 from quickstudy.core.episode import Trials
 from quickstudy.core.learner import Learner, batch_statistics, embed, evaluation_mode
-from quickstudy.core.scores import Mode, Score, accuracies, mean_ci95
+from quickstudy.core.modes import Mode
+from quickstudy.core.scores import Score, accuracies, mean_ci95
 from quickstudy.core.seeds import generators_kept
 from quickstudy.data.formats.items import floats
 from quickstudy.data.pool import ClassPool
@@ -44,7 +45,7 @@ def fit_transforms(module: nn.Module, pool: ClassPool, seed: int = 0, items: int
     index = np.array_split(few.indices, math.ceil(few.counts.sum() / 512))
     device = next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
     y = torch.from_numpy(np.repeat(np.arange(len(few)), few.counts)).to(device)
-    with evaluation(module, 1, "inductive"):
+    with scoring_mode(module, 1, "inductive"):
         for embedding in embeddings[::-1]:  # `modules` lists an outer one before an inner one
             x = (floats(torch.from_numpy(few.items[i])).to(device)[None] for i in index)
             z = torch.cat([embed(embedding.encoder, part)[0] for part in x])
@@ -82,7 +83,7 @@ def evaluate(
         ValueError: If count < 1 or the mode is unknown.
     """
     rank, world = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
-    with evaluation(learner, count, mode):
+    with scoring_mode(learner, count, mode):
         episodes = episodes.on(learner.device)
         right = torch.zeros(count + episodes.tasks)
         for i in range(math.ceil(count / episodes.tasks)):
@@ -101,7 +102,7 @@ def evaluate(
 
 
 @contextmanager
-def evaluation(learner: nn.Module, count: int, mode: Mode) -> Generator[None]:
+def scoring_mode(learner: nn.Module, count: int, mode: Mode) -> Generator[None]:
     """Context of an evaluation: evaluation mode, with the input of batch norm that `mode` sets.
 
     Afterwards the mode of each module and the global random generators are restored.

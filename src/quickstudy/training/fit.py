@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from quickstudy.core import checkpoint
 from quickstudy.core.episode import Batches, Trials
 from quickstudy.core.learner import Learner, modes_kept, training_mode
-from quickstudy.core.scores import Mode, Verdict
+from quickstudy.core.modes import Mode
+from quickstudy.core.scores import ValidationResult
 from quickstudy.core.seeds import derived_seed, generators_kept, seed_generators
 from quickstudy.training.evaluate import evaluate
-from quickstudy.training.run_folder import Carries, Keep, Progress, Run, facts_of
-from quickstudy.training.schedules import MakeOptimizer, Schedule, adam
+from quickstudy.training.run_folder import Carries, Keep, Run, TrainingState, facts_of
+from quickstudy.training.schedules import MakeOptimizer, Schedule
 
 
 class Reporter(Protocol):
@@ -45,7 +46,7 @@ def fit(
     *,
     optimizer: MakeOptimizer | None = None,
     schedule: Schedule = lambda step: 1.0,
-    validation: Trials | Callable[[], Verdict] | None = None,
+    validation: Trials | Callable[[], ValidationResult] | None = None,
     validation_episodes: int = 200,
     validation_mode: Mode = "inductive",
     keep: Keep = "best",
@@ -59,7 +60,7 @@ def fit(
     manifest: checkpoint.Manifest | None = None,
     saved: nn.Module | None = None,
     report: Reporter | None = None,
-) -> Progress:
+) -> TrainingState:
     """Train a learner on episodes. In the end it has its best weights, or its last ones.
 
     Step i draws meta-batch i, and seeds the randomness inside the model by (seed, i), where the seed is that
@@ -124,7 +125,7 @@ def fit(
         )
     learner.to(fabric.device)  # first, so that a resumed optimizer's state goes there as well
     saved.to(fabric.device)
-    bare = (optimizer or adam())(learner.parameters())
+    bare = (optimizer or torch.optim.Adam)(learner.parameters())
     run = None
     if out:
         stated = facts_of(
@@ -147,7 +148,7 @@ def fit(
     rates = [group["lr"] for group in bare.param_groups]
     if isinstance(learner, Carries):
         learner.carry_on({})  # no state of an earlier training run
-    progress = run.begin(learner, bare, resume, write=rank == 0, saved=saved) if run else Progress()
+    progress = run.begin(learner, bare, resume, write=rank == 0, saved=saved) if run else TrainingState()
     fabric.barrier()
     best_weights = run.best_weights() if run and progress.best_step else None
     model, wrapped = fabric.setup(learner, bare)
@@ -197,17 +198,17 @@ def fit(
             if whole:
                 if validation:
                     if callable(validation):
-                        verdict = validation()
+                        result = validation()
                     else:
-                        verdict = evaluate(
+                        result = evaluate(
                             cast(Learner, learner),
                             validation,
                             validation_episodes,
                             validation_mode,
                             fabric=fabric,
                         )
-                    new["validation"] = verdict
-                    if progress.judge(verdict, keep):
+                    new["validation"] = result
+                    if progress.record(result, keep):
                         best_weights = {k: v.clone() for k, v in saved.state_dict().items()}
                         if run and rank == 0:
                             run.save_best(best_weights, progress)

@@ -10,14 +10,14 @@ from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from quickstudy.core.kernels.torch_private import cpu_has_bfloat16
-from quickstudy.data.formats.images import Progress as Decoding
+from quickstudy.core.progress import ProgressCallback
 from quickstudy.training.fit import Reporter
 
 
 class Display(Protocol):
     """Display of progress; each method shows a progress bar until its block ends."""
 
-    def counting(self, what: str) -> AbstractContextManager[Decoding]:
+    def counting(self, what: str) -> AbstractContextManager[ProgressCallback]:
         """Progress bar of counted things, updated by (done, total).
 
         Args:

@@ -10,8 +10,8 @@ from quickstudy.core import checkpoint
 from quickstudy.core.episode import Support
 from quickstudy.core.inner_loop import InnerLoop
 from quickstudy.core.learner import Learner, evaluation_mode
+from quickstudy.core.progress import ProgressCallback
 from quickstudy.data.datasets.folders import files_in, find_files, report_bad
-from quickstudy.data.formats.images import Progress
 from quickstudy.data.formats.items import ItemFormat, decode_items, floats
 
 
@@ -39,7 +39,7 @@ def predict_folders(
     *,
     skip_corrupt: bool = False,
     save: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> list[Prediction]:
     """Classify pictures or clips by a few labelled examples of each class.
 

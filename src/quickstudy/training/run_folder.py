@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from quickstudy.core import checkpoint, files
 from quickstudy.core.blueprint import NotRebuildableError, blueprint
 from quickstudy.core.episode import Batches
-from quickstudy.core.scores import Verdict
+from quickstudy.core.scores import ValidationResult
 from quickstudy.data.formats.items import ItemFormat
 from quickstudy.data.pool import ClassPool, described
 
@@ -39,7 +39,7 @@ class Carries(Protocol):
 
 
 @dataclass
-class Progress:
+class TrainingState:
     """Progress of a training run: all that `last.safetensors` holds besides weights and optimizer.
 
     Args:
@@ -64,11 +64,11 @@ class Progress:
     headline: str = ""
     losses: list[float] = field(default_factory=list[float])
 
-    def judge(self, verdict: Verdict, keep: Keep = "best") -> bool:
+    def record(self, result: ValidationResult, keep: Keep = "best") -> bool:
         """Record a validation.
 
         Args:
-            verdict: Result of the validation.
+            result: Result of the validation.
             keep: Weights to keep, "best" or "last".
 
         Returns:
@@ -77,14 +77,14 @@ class Progress:
         # no number compares greater than NaN, so a first verdict of NaN needs a case of its own
         better = (
             keep == "last"
-            or verdict.goodness > self.best
-            or (math.isnan(self.best) and not math.isnan(verdict.goodness))
+            or result.objective > self.best
+            or (math.isnan(self.best) and not math.isnan(result.objective))
         )
         if self.best_step and not better:
             self.stale += 1
             return False
-        self.best, self.best_step, self.stale = verdict.goodness, self.step, 0
-        self.score, self.headline = verdict.as_dict(), verdict.headline
+        self.best, self.best_step, self.stale = result.objective, self.step, 0
+        self.score, self.headline = result.as_dict(), result.short
         return True
 
 
@@ -189,7 +189,7 @@ class Run:
         resume: bool,
         write: bool,
         saved: nn.Module,
-    ) -> Progress:
+    ) -> TrainingState:
         """Resume the training run in the folder, or check that there is none and that it can be written.
 
         Args:
@@ -220,9 +220,9 @@ class Run:
             )
             if isinstance(learner, Carries):
                 learner.carry_on(checkpoint.without_prefix("carried.", tensors))
-            progress = Progress(**manifest["progress"])
+            progress = TrainingState(**manifest["progress"])
         else:
-            progress = Progress()
+            progress = TrainingState()
         if write:
             kept = [line for line in read_log(self.log_path) if line["step"] <= progress.step]
             files.write_whole(self.log_path, "".join(f"{json.dumps(line)}\n" for line in kept).encode())
@@ -252,7 +252,7 @@ class Run:
         """Weights of the best checkpoint so far, by name."""
         return checkpoint.load(self.best)[0]
 
-    def save_best(self, weights: dict[str, Tensor], progress: Progress) -> None:
+    def save_best(self, weights: dict[str, Tensor], progress: TrainingState) -> None:
         """Write `best.safetensors`, the checkpoint for later use.
 
         Args:
@@ -267,7 +267,7 @@ class Run:
         checkpoint.save(self.best, weights, self.manifest | {"training": trained})
 
     def save_last(
-        self, learner: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, saved: nn.Module
+        self, learner: nn.Module, optimizer: torch.optim.Optimizer, progress: TrainingState, saved: nn.Module
     ) -> None:
         """Write `last.safetensors`, with all that is needed to resume.
 
@@ -287,7 +287,7 @@ class Run:
             self.last, tensors, self.manifest | {"progress": asdict(progress), "optimizer": groups}
         )
 
-    def log(self, progress: Progress, lr: float, new: dict[str, Any]) -> None:
+    def log(self, progress: TrainingState, lr: float, new: dict[str, Any]) -> None:
         """Append a line to the log.
 
         Args:
@@ -295,10 +295,10 @@ class Run:
             lr: Learning rate of the last step.
             new: Results of the last step by name, as a `Reporter` gets them.
         """
-        verdict: Verdict | None = new.get("validation")
+        result: ValidationResult | None = new.get("validation")
         loss = sum(progress.losses) / len(progress.losses)
         line = {"step": progress.step, "loss": loss, "lr": lr}
-        line |= verdict.logged() if verdict else {}
+        line |= result.to_log() if result else {}
         line |= {"tasks_per_second": round(new["tasks_per_second"], 2), "seconds": round(progress.seconds, 1)}
         try:
             with self.log_path.open("a") as f:

@@ -27,7 +27,7 @@ def halve_every(steps: int) -> Schedule:
     return lambda step: 0.5 ** (step // steps)
 
 
-def cosine(steps: int, warmup: int = 0) -> Schedule:
+def cosine_schedule(steps: int, warmup: int = 0) -> Schedule:
     """Cosine schedule: the factor rises linearly to 1 in the warm-up, then falls to 0 along a half cosine.
 
     Args:
@@ -44,7 +44,7 @@ def cosine(steps: int, warmup: int = 0) -> Schedule:
     return at
 
 
-def linear(steps: int) -> Schedule:
+def linear_decay(steps: int) -> Schedule:
     """Linear schedule: the factor falls from 1 to 0, as for Reptile's outer step.
 
     Args:
@@ -60,23 +60,5 @@ def restarted(steps: int) -> Schedule:
         steps: Number of steps of both together.
     """
     first = steps * 2 // 3
-    one, two = cosine(first, warmup=100), cosine(steps - first, warmup=100)
+    one, two = cosine_schedule(first, warmup=100), cosine_schedule(steps - first, warmup=100)
     return lambda step: one(step) if step < first else 0.5 * two(step - first)
-
-
-def adam(lr: float = 1e-3) -> MakeOptimizer:
-    """Adam.
-
-    Args:
-        lr: Learning rate.
-    """
-    return lambda parameters: torch.optim.Adam(parameters, lr)
-
-
-def sgd(lr: float = 1.0) -> MakeOptimizer:
-    """Plain gradient descent.
-
-    Args:
-        lr: Learning rate.
-    """
-    return lambda parameters: torch.optim.SGD(parameters, lr)

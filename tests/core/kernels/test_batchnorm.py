@@ -83,7 +83,7 @@ def test_gradients_are_those_of_finite_differences(name: str, eps: float) -> Non
 
 
 @pytest.mark.parametrize("name", ["2-d", "4-d-channels-last"])
-def test_without_weights_it_only_normalises(name: str) -> None:
+def test_without_weights_it_only_normalizes(name: str) -> None:
     x = inputs(name)[0]
     ones, zeros = torch.ones(CHANNELS).double(), torch.zeros(CHANNELS).double()
     torch.testing.assert_close(norm(x, None, None), definition(x, ones, zeros), rtol=1e-12, atol=1e-12)

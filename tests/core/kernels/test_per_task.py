@@ -507,12 +507,12 @@ def test_a_layer_that_stands_twice_is_applied_twice(make: Callable[[], nn.Module
 
 @pytest.mark.parametrize("base", [lambda: Conv4, lambda: MLP], ids=["Conv4", "MLP"])
 def test_a_subclass_with_a_forward_of_its_own(base: Callable[[], type[nn.Module]]) -> None:
-    class Normalised(base()):
+    class Normalized(base()):
         def forward(self, x: Tensor) -> Tensor:
             return F.normalize(super().forward(x), dim=1)
 
     pictures = base() is Conv4
-    module = Normalised(1, 3, running_statistics=False) if pictures else Normalised(6, (5,), 3)
+    module = Normalized(1, 3, running_statistics=False) if pictures else Normalized(6, (5,), 3)
     x = torch.randn(2, 4, *(PICTURES if pictures else VECTORS))
     parameters = own_parameters(module, 2)
     torch.testing.assert_close(per_task(module, parameters, x), one_by_one(module, parameters, x))

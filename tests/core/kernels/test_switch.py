@@ -38,11 +38,11 @@ from quickstudy.metric.relation import Comparison, Relation, relation_encoder
 from quickstudy.metric.semi_supervised import SemiPrototypical
 from quickstudy.metric.siamese import Siamese
 from quickstudy.metric.supervised_contrastive import SupervisedContrastive
-from quickstudy.optimizer.problems.supervised import Labelled, Supervised
+from quickstudy.optimizer.problems.supervised import Dataset, Supervised
 from quickstudy.optimizer.rule_learner import RuleLearner
 from quickstudy.optimizer.rules import lstm_cell
 from quickstudy.optimizer.rules.cell_state import CellStateRule
-from quickstudy.optimizer.truncation import Draw, Horizon
+from quickstudy.optimizer.truncation import ProblemSeed, TruncationSchedule
 from tests.core.kernels.test_per_task import (
     MODULES,
     case,
@@ -225,15 +225,21 @@ def test_rule_learners(name: str, estimator: str, first_order: bool) -> None:
     if name == "cell-state" and (estimator != "backprop" or not first_order):
         pytest.skip("its step is differentiable once, and not by vmap")
     x = torch.randn(20, 6).double()
-    data = Labelled(x, torch.arange(20).remainder(3))
+    data = Dataset(x, torch.arange(20).remainder(3))
     family = Supervised(lambda: Normed6().double(), data, data, batch=5)
     rule = ALL_RULES[name]().double()
 
     def learned() -> tuple[list[Tensor], dict[str, Tensor]]:
         learner = RuleLearner(
-            copy.deepcopy(rule), family, 4, 3, Horizon(6), first_order=first_order, estimator=estimator
+            copy.deepcopy(rule),
+            family,
+            4,
+            3,
+            TruncationSchedule(6),
+            first_order=first_order,
+            estimator=estimator,
         )
-        values = [learner(Draw(i, 7)) for i in range(2)]
+        values = [learner(ProblemSeed(i, 7)) for i in range(2)]
         return [v.detach() for v in values], gradients_of(values[-1], learner)
 
     (ours, our_gradients), (plain, plain_gradients) = both(learned)

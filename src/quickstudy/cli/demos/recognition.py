@@ -20,13 +20,13 @@ from quickstudy.data.formats.audio import AudioFormat
 from quickstudy.data.formats.items import ItemFormat
 from quickstudy.data.pool import ClassPool
 from quickstudy.recipes import catalogue, weights
-from quickstudy.recognition.evaluation import calibrate_model, report_on
-from quickstudy.recognition.recognizer import Recogniser
+from quickstudy.recognition.measure import calibrate_model, report_on
+from quickstudy.recognition.recognizer import Recognizer
 from quickstudy.training.launch import launch
 
 What = Literal["recognition", "faces", "words"]
 
-ENROLLED, STRANGERS, SAMPLES, PROBES = 10, 10, 3, 5
+ENROLLED, STRANGERS, DEMO_SAMPLES, PROBES = 10, 10, 3, 5
 """Names that are enrolled and that are not, at most; samples of a name, and probes of either."""
 STEPS = {"faces": 200, "words": 200}
 WHO = {
@@ -43,7 +43,7 @@ def run(what: What, out: Path, steps: int | None = None, data_root: Path | None 
     console.print(
         Panel(
             Text(
-                f"A network is shown {SAMPLES} samples each of {WHO[what]}. Then it says whose further "
+                f"A network is shown {DEMO_SAMPLES} samples each of {WHO[what]}. Then it says whose further "
                 "samples are, or that they are nobody's it knows. Its threshold was set on yet others, so "
                 "that 1 % of strangers are taken for a name."
             ),
@@ -60,12 +60,12 @@ def run(what: What, out: Path, steps: int | None = None, data_root: Path | None 
         recipe = weights.recipe_of(weights.load_learner(folder)[1])
         pool = recipe.pool(root=data_root, progress=progress).split("test")
     known = _write(pool, recipe.item_format, out)
-    recogniser = Recogniser(folder, gallery)
-    recogniser.enroll_folder(out / "enroll")
+    recognizer = Recognizer(folder, gallery)
+    recognizer.enroll_folder(out / "enroll")
     rows = table("sample of", "taken for", "probability", wraps=("sample of", "taken for"))
     right, wrong, missed, strangers, taken = 0, 0, 0, 0, 0
     for name in sorted(p for p in (out / "probes").iterdir() if p.is_dir()):
-        for i, identity in enumerate(recogniser.identify(files_in(name, recipe.item_format))):
+        for i, identity in enumerate(recognizer.identify(files_in(name, recipe.item_format))):
             if name.name in known:
                 right += identity.name == name.name
                 missed += identity.name is None
@@ -123,9 +123,9 @@ def _write(pool: ClassPool, item_format: ItemFormat, out: Path) -> set[str]:
     for place, i in enumerate(order[:most].tolist()):
         name, items = pool.classes[i].rpartition("/")[2], pool.of_class(pool.classes[i])
         drawn = np.random.default_rng(i).permutation(len(items)).tolist()
-        parts = (("probes", drawn[SAMPLES : SAMPLES + PROBES]),)
+        parts = (("probes", drawn[DEMO_SAMPLES : DEMO_SAMPLES + PROBES]),)
         if place < enrolled:
-            parts = (("enroll", drawn[:SAMPLES]), *parts)
+            parts = (("enroll", drawn[:DEMO_SAMPLES]), *parts)
         for part, chosen in parts:
             (out / part / name).mkdir(parents=True, exist_ok=True)
             for k in chosen:

@@ -42,7 +42,7 @@ def run_sinusoids(out: Path, steps: int) -> None:
         style = "bold green" if name == "MAML" else ""
         table.add_row(name, *(_error(e[k].mean().item()) for k in shown), style=style)
     console.print(table)
-    seen, x = Sinusoids(10, 1, 1, sinusoids.TEST_SEED), torch.linspace(-5, 5, 200)
+    seen, x = Sinusoids(10, 1, 1, sinusoids.SINUSOID_TEST_SEED), torch.linspace(-5, 5, 200)
     fits = {
         name: sinusoids.fits(learner, seen[0], x, shown)[:, 0, :, 0] for name, learner in learners.items()
     }

@@ -45,7 +45,7 @@ class Sizes:
         decoded_frames: Number of frames of sound that are decoded in one read, so that a file with many
             channels takes little memory.
         embedded_files: Number of files that are decoded, then encoded, in one chunk. It sets the memory they
-            take, and how often an enrollment is written. Measured by `benchmarks.enrolment`.
+            take, and how often an enrollment is written. Measured by `benchmarks.enrollment`.
         database_rows: Number of rows of a gallery's database that are read or written in one query.
         searched_distances: Number of distances that a search in a gallery holds in memory. Measured by
             `benchmarks.gallery`.

@@ -3,10 +3,10 @@ from .audio import Noise as Noise
 from .audio import Shift as Shift
 from .audio import Speed as Speed
 from .augment import Augment as Augment
-from .images import Affine as Affine
-from .images import Alike as Alike
-from .images import Chain as Chain
-from .images import Elastic as Elastic
-from .images import Erase as Erase
-from .images import Flip as Flip
-from .images import Light as Light
+from .images import BrightnessContrast as BrightnessContrast
+from .images import Compose as Compose
+from .images import ElasticTransform as ElasticTransform
+from .images import RandomAffine as RandomAffine
+from .images import RandomErasing as RandomErasing
+from .images import RandomHorizontalFlip as RandomHorizontalFlip
+from .images import SameOnBatch as SameOnBatch

@@ -10,5 +10,5 @@ Augment = Callable[[Tensor, np.random.Generator], Tensor]
 
 As `Episodes(augment=…)` it is given items [B, ...] of any classes and must not change these. As
 `Episodes(augment_classes=…)` it is given items [N, B, ...] of N classes and decides itself which of them
-share a random draw: the items of a class (`Speed`), or all of them (`Alike`).
+share a random draw: the items of a class (`Speed`), or all of them (`SameOnBatch`).
 """

@@ -13,7 +13,7 @@ from quickstudy.data.augment.augment import Augment
 
 
 @dataclass(frozen=True)
-class Affine:
+class RandomAffine:
     """Rotate, shear, scale and shift each image at random about its center.
 
     Args:
@@ -70,7 +70,7 @@ class Affine:
 
 
 @dataclass(frozen=True)
-class Elastic:
+class ElasticTransform:
     r"""Deform each image at random by a smooth displacement field u: the pixel at p comes from p + u(p).
 
     u is drawn from a normal distribution at the nodes of a coarse grid over the image, and interpolated
@@ -110,7 +110,7 @@ class Elastic:
 
 
 @dataclass(frozen=True)
-class Alike:
+class SameOnBatch:
     """Apply one random draw of a change to all images of the batch.
 
     With `Episodes(augment_classes=…)` all classes of a task undergo the same change: its characters keep
@@ -129,7 +129,7 @@ class Alike:
 
 
 @dataclass(frozen=True)
-class Flip:
+class RandomHorizontalFlip:
     """Flip each image horizontally at random; for faces, not for letters.
 
     Args:
@@ -145,7 +145,7 @@ class Flip:
 
 
 @dataclass(frozen=True)
-class Light:
+class BrightnessContrast:
     """Change brightness and contrast of each image at random: x ← (x − m) c + m + b, where m is its mean.
 
     Args:
@@ -166,7 +166,7 @@ class Light:
 
 
 @dataclass(frozen=True)
-class Erase:
+class RandomErasing:
     """Cover a random rectangle of an image with grey (0.5), so that no single feature is relied upon.
 
     Args:
@@ -194,7 +194,7 @@ class Erase:
 
 
 @dataclass(frozen=True)
-class Chain:
+class Compose:
     """Apply several augmentations in sequence, to images or clips.
 
     Args:
@@ -210,5 +210,12 @@ class Chain:
         return x
 
 
-FACES = Chain((Affine(8.0, 0.05, (0.85, 1.15), 4.0, 0.9, "border"), Flip(), Light(), Erase()))
+FACE_AUGMENT = Compose(
+    (
+        RandomAffine(8.0, 0.05, (0.85, 1.15), 4.0, 0.9, "border"),
+        RandomHorizontalFlip(),
+        BrightnessContrast(),
+        RandomErasing(),
+    )
+)
 """Augmentation of face images that keeps the identity."""

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from quickstudy.core.arrays import IntArray
 from quickstudy.core.episode import Episode, Support
 from quickstudy.data.formats.items import floats
-from quickstudy.data.pool import ClassPool, Index
+from quickstudy.data.pool import ClassPool
 
 WAYS = 20
 
@@ -100,7 +101,7 @@ class WithinAlphabets:
         pool = self.pool.summary() | {"digest": self.pool.content_digest()}
         return {"pool": pool, "setting": self.setting, "tasks": self.tasks, "seed": self.seed}
 
-    def indices(self, run: int) -> Index:
+    def indices(self, run: int) -> IntArray:
         """Indices [2, 20] of the items of a run in the pool, one row per drawer, one column per character.
 
         Args:
@@ -108,7 +109,7 @@ class WithinAlphabets:
         """
         return self._draw(run)[0]
 
-    def _draw(self, run: int) -> tuple[Index, Index]:
+    def _draw(self, run: int) -> tuple[IntArray, IntArray]:
         """Draw the indices [2, 20] of a run, and the random order [2, 20] of the characters by drawer."""
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(run,)))
         characters = rng.choice(self._characters[run % len(self._characters)], WAYS, replace=False)

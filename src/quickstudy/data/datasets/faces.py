@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from quickstudy.core.progress import ProgressCallback
 from quickstudy.data.cache import data_root, present
 from quickstudy.data.datasets.folders import class_folders
-from quickstudy.data.formats.images import ImageFormat, Progress
+from quickstudy.data.formats.images import ImageFormat
 from quickstudy.data.pool import ClassPool
 
 ORL_VALIDATION, ORL_TEST = range(26, 31), range(31, 41)
@@ -22,7 +23,9 @@ LFW_VALIDATION, LFW_TEST = (8,), (9, 10)
 """Folds of View 2, counted from 1, with the people for validation and for the test."""
 
 
-def orl(root: str | Path | None = None, size: int = 64, progress: Progress | None = None) -> ClassPool:
+def orl(
+    root: str | Path | None = None, size: int = 64, progress: ProgressCallback | None = None
+) -> ClassPool:
     """Load the ORL faces: 40 people with ten grey images each, 25 for training, 5 validation, 10 test.
 
     Args:
@@ -50,7 +53,7 @@ def lfw(
     validation: Sequence[int] = LFW_VALIDATION,
     test: Sequence[int] = LFW_TEST,
     least: int = 1,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> ClassPool:
     """Load Labeled Faces in the Wild: 5,749 people with 1 to 530 grey images, split by the folds of View 2.
 

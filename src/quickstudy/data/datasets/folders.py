@@ -11,24 +11,25 @@ from typing import Any
 
 import numpy as np
 
+from quickstudy.core.progress import ProgressCallback
 from quickstudy.data.cache import cached_pool
 from quickstudy.data.formats.audio import AudioFormat
-from quickstudy.data.formats.images import ImageFormat, Progress
+from quickstudy.data.formats.images import ImageFormat
 from quickstudy.data.formats.items import ItemFormat, Items, decode_items
 from quickstudy.data.pool import ClassPool
-from quickstudy.data.splits import FRACTIONS, Split, deal_out, read_split
+from quickstudy.data.splits import FRACTIONS, Split, random_split, read_split
 
-COLOUR_84 = ImageFormat(84, 3)
+COLOR_84 = ImageFormat(84, 3)
 SECOND = AudioFormat()
 
 
 def image_folders(
     root: str | Path,
-    image_format: ImageFormat = COLOUR_84,
+    image_format: ImageFormat = COLOR_84,
     split: Split = FRACTIONS,
     seed: int = 0,
     skip_corrupt: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> ClassPool:
     """Load a pool of the images in `root/class/`, one class per folder.
 
@@ -55,7 +56,7 @@ def audio_folders(
     split: Split = FRACTIONS,
     seed: int = 0,
     skip_corrupt: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     pattern: str | None = None,
 ) -> ClassPool:
     """Load a pool of the clips in `root/class/*.wav`, one class per folder, or by a pattern of file names.
@@ -89,7 +90,7 @@ def class_folders(
     split: Split = FRACTIONS,
     seed: int = 0,
     skip_corrupt: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     pattern: str | None = None,
 ) -> ClassPool:
     """Load a pool of the items in folders, images or clips; see `image_folders` and `audio_folders`.
@@ -121,7 +122,7 @@ def class_folders(
         root,
         files,
         item_format,
-        lists or deal_out(len(files), fractions or FRACTIONS, seed),
+        lists or random_split(len(files), fractions or FRACTIONS, seed),
         [lists, fractions, seed, skip_corrupt],
         sources,
         skip_corrupt,
@@ -137,7 +138,7 @@ def pool_of_files(
     options: Sequence[Any] = (),
     sources: Mapping[Path, str] | None = None,
     skip_corrupt: bool = False,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> ClassPool:
     """Load a pool of given files, decoded once and cached; all data sets of files use it.
 
@@ -189,7 +190,7 @@ def folder_pool(
     """
     folder = root
 
-    def pool(*, root: object = None, progress: Progress | None = None) -> ClassPool:
+    def pool(*, root: object = None, progress: ProgressCallback | None = None) -> ClassPool:
         return class_folders(
             folder, item_format, split, skip_corrupt=skip_corrupt, progress=progress, pattern=pattern
         )
@@ -328,7 +329,7 @@ def _build(
     splits: Mapping[str, Sequence[int]],
     sources: Mapping[Path, str],
     skip_corrupt: bool,
-    progress: Progress | None,
+    progress: ProgressCallback | None,
     allocate: Callable[[int], Items],
 ) -> dict[str, Any]:
     paths = [p for found in files.values() for p in found]

@@ -13,7 +13,7 @@ character in one of the faces under a small random affine distortion, light on d
   letter is dropped if it looks like one already kept. So the test alphabets lose only the
   look-alikes among themselves, and every shape they share with Latin or Cyrillic is removed from
   training: no shape of the test has been seen before.
-- **Splits by script**, each script entirely in one split: see `SPLITS`.
+- **Splits by script**, each script entirely in one split: see `SCRIPT_SPLITS`.
 - **Distortion.** Undistorted letters are too easy: the nearest neighbor in pixels recognizes most of
   them. The distortions of position, size and slant are strong enough that it fails on two letters
   in five, while a person still reads them. Ink never touches the border.
@@ -36,14 +36,15 @@ import numpy.typing as npt
 from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont, features
 
+from quickstudy.core.progress import ProgressCallback
 from quickstudy.data.cache import cached_pool
-from quickstudy.data.formats.images import Bytes, ImageFormat, Progress
+from quickstudy.data.formats.images import Bytes, ImageFormat
 from quickstudy.data.pool import ClassPool
 
 VERSION = 1  # to be raised with every change that alters the items
 
 # Ordered so that a class with few items still shows different faces.
-FACES = (
+FONT_FACES = (
     "Sans",
     "Serif",
     "SansMono-Bold",
@@ -60,7 +61,7 @@ FACES = (
 
 # Scripts by the first word of their characters' Unicode names. The order decides which of two
 # look-alikes stays: the earlier.
-SPLITS = {
+SCRIPT_SPLITS = {
     "test": ("Armenian", "Georgian", "Greek"),
     "validation": ("Cyrillic",),
     "train": ("Digit", "Latin"),
@@ -106,7 +107,7 @@ def render_glyphs(
     size: int = 28,
     per_class: int = 24,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Rendered:
     """Draw the glyphs data set.
 
@@ -172,7 +173,7 @@ def font_folder() -> Path:
 
 
 def _font_paths() -> list[Path]:
-    return [font_folder() / f"DejaVu{face}.ttf" for face in FACES]
+    return [font_folder() / f"DejaVu{face}.ttf" for face in FONT_FACES]
 
 
 def _fonts(pixels: int) -> list[ImageFont.FreeTypeFont]:
@@ -186,7 +187,7 @@ def _script(character: str) -> str:
 
 
 def _split(character: str) -> str:
-    return next(split for split, scripts in SPLITS.items() if _script(character) in scripts)
+    return next(split for split, scripts in SCRIPT_SPLITS.items() if _script(character) in scripts)
 
 
 def _class_name(character: str) -> str:
@@ -201,10 +202,10 @@ def _splits(characters: list[str]) -> dict[str, list[int]]:
 
 
 def _candidates() -> list[str]:
-    """Return the characters that every face has, in the order of `SPLITS`, then of Unicode."""
+    """Return the characters that every face has, in the order of `SCRIPT_SPLITS`, then of Unicode."""
     charmaps = [set(FT2Font(str(path)).get_charmap()) for path in _font_paths()]
     characters = [chr(code) for code in sorted(reduce(set[int].intersection, charmaps))]
-    order = [script for scripts in SPLITS.values() for script in scripts]
+    order = [script for scripts in SCRIPT_SPLITS.values() for script in scripts]
     readable = [
         c
         for c in characters
@@ -300,7 +301,9 @@ def _distort(letter: Image.Image, size: int, draws: npt.NDArray[np.float64]) -> 
     return large.reduce(SUPERSAMPLE)
 
 
-def glyphs(size: int = 28, per_class: int = 24, seed: int = 0, progress: Progress | None = None) -> ClassPool:
+def glyphs(
+    size: int = 28, per_class: int = 24, seed: int = 0, progress: ProgressCallback | None = None
+) -> ClassPool:
     """Load the glyphs; they are drawn the first time, then taken from the cache.
 
     Args:

@@ -15,9 +15,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from quickstudy.core.progress import ProgressCallback
 from quickstudy.data.cache import cached_pool, data_root
 from quickstudy.data.datasets.download import download
-from quickstudy.data.formats.images import Bytes, ImageFormat, Progress
+from quickstudy.data.formats.images import Bytes, ImageFormat
 from quickstudy.data.formats.items import decode_items
 from quickstudy.data.pool import ClassPool, with_rotations
 
@@ -34,15 +35,15 @@ LISTS = {"train": "train.txt", "validation": "val.txt", "test": "test.txt"}
 VALIDATION_EVERY = 6
 """Step between the background alphabets, sorted by name, that the Lake split holds out for validation."""
 
-Split = Literal["vinyals", "lake"]
+OmniglotSplit = Literal["vinyals", "lake"]
 
 
 def omniglot(
     root: str | Path | None = None,
     size: int = 28,
-    split: Split = "vinyals",
+    split: OmniglotSplit = "vinyals",
     rotations: bool = True,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> ClassPool:
     """Load Omniglot from the two official archives, with ink = 255 on 0.
 
@@ -93,7 +94,7 @@ def _build(
     lists: dict[str, list[str]] | None,
     rotations: bool,
     image_format: ImageFormat,
-    progress: Progress | None,
+    progress: ProgressCallback | None,
     allocate: Callable[[int], Bytes],
 ) -> dict[str, Any]:
     opened = [zipfile.ZipFile(path) for path in archives]

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from quickstudy.core.progress import ProgressCallback
 from quickstudy.data.cache import data_root, present
 from quickstudy.data.datasets.folders import matching_files, pool_of_files
 from quickstudy.data.datasets.spliced_words import with_new_words
 from quickstudy.data.formats.audio import AudioFormat
-from quickstudy.data.formats.images import Progress
 from quickstudy.data.pool import ClassPool
 from quickstudy.data.splits import SPLITS
 
@@ -27,8 +27,8 @@ DIGIT_SPEAKERS = {
     "theo": "test",
     "yweweler": "test",
 }
-DIGITS_8K = AudioFormat(8000, 1.0, "centred")
-WORDS_16K = AudioFormat(16_000, 1.0, "centred")
+DIGITS_8K = AudioFormat(8000, 1.0, "centered")
+WORDS_16K = AudioFormat(16_000, 1.0, "centered")
 VOICES_16K = AudioFormat(16_000, 1.0)
 
 # the first eight and the next four of the words in the order of random.Random(0).shuffle
@@ -36,7 +36,7 @@ TEST_WORDS = ("digit", "eight", "forward", "left", "no", "right", "send", "yes")
 VALIDATION_WORDS = ("previous", "six", "up", "zoom out")
 
 
-def fsdd(root: str | Path | None = None, progress: Progress | None = None) -> ClassPool:
+def fsdd(root: str | Path | None = None, progress: ProgressCallback | None = None) -> ClassPool:
     """Load the Free Spoken Digit Dataset: ten English digits by six speakers, 50 times each.
 
     Three speakers are for training, one for validation and two for the test. As splits consist of classes, a
@@ -69,7 +69,7 @@ def fsdd(root: str | Path | None = None, progress: Progress | None = None) -> Cl
 
 
 def arabic_words(
-    root: str | Path | None = None, spliced: int = 0, progress: Progress | None = None
+    root: str | Path | None = None, spliced: int = 0, progress: ProgressCallback | None = None
 ) -> ClassPool:
     """Load Arabic Speech Commands by word: 18 words for training, 4 for validation and 8 for the test.
 
@@ -99,7 +99,7 @@ def arabic_words(
     return with_new_words(pool, spliced) if spliced else pool
 
 
-def arabic_speakers(root: str | Path | None = None, progress: Progress | None = None) -> ClassPool:
+def arabic_speakers(root: str | Path | None = None, progress: ProgressCallback | None = None) -> ClassPool:
     """Load Arabic Speech Commands by speaker: 18 for training, 6 for validation and 6 for the test.
 
     Each speaker has 150 clips of words. The sources of the pool are the words.
@@ -129,7 +129,7 @@ def _pool(
     audio_format: AudioFormat,
     class_of: Callable[[str, str], tuple[str, str] | None],
     source: str,
-    progress: Progress | None,
+    progress: ProgressCallback | None,
 ) -> ClassPool:
     """Load a pool of files with word and speaker in their names; `class_of` maps these to class and split."""
     files, sources, split_of = dict[str, list[Path]](), dict[Path, str](), dict[str, str]()

@@ -12,12 +12,12 @@ import soundfile
 import soxr
 
 from quickstudy.core.kernels.sizes import sizes_on
-from quickstudy.data.formats.images import Source
+from quickstudy.data.formats.images import FileOrBytes
 
 Clip = npt.NDArray[np.int16]
-Place = Literal["strongest", "centred", "middle", "start"]
+Place = Literal["strongest", "centered", "middle", "start"]
 
-LONGEST = 600.0
+LONGEST_SECONDS = 600.0
 """Longest recording that is decoded, in seconds."""
 SILENCE = 16
 """Smallest range of int16 values that is a sound; below it, under −72 decibels, is rounding noise."""
@@ -38,7 +38,7 @@ class AudioFormat:
         rate: Sampling rate in samples per second, 1,000 … 192,000.
         seconds: Length of a clip in seconds, 0.01 … 600.
         place: Which window of a longer recording to take. "strongest": the window with the most energy.
-            "middle" or "start": the middle or the beginning of the recording. "centred", for words: the
+            "middle" or "start": the middle or the beginning of the recording. "centered", for words: the
             window around the middle of the sound, padded with silence where it exceeds the recording.
 
     Raises:
@@ -60,8 +60,8 @@ class AudioFormat:
         """Check the arguments."""
         if not 1000 <= self.rate <= 192_000:
             raise ValueError(f"rate is {self.rate}: it must lie in 1,000 … 192,000 samples a second")
-        if not 0.01 <= self.seconds <= LONGEST:
-            raise ValueError(f"seconds is {self.seconds}: it must lie in 0.01 … {LONGEST:g}")
+        if not 0.01 <= self.seconds <= LONGEST_SECONDS:
+            raise ValueError(f"seconds is {self.seconds}: it must lie in 0.01 … {LONGEST_SECONDS:g}")
         if self.place not in get_args(Place):
             raise ValueError(f"place is {self.place!r}: it must be one of {', '.join(get_args(Place))}")
 
@@ -79,7 +79,7 @@ class AudioFormat:
         """File name extensions of sound files, in lower case and with the dot."""
         return ENDINGS
 
-    def decode(self, source: Source) -> Clip:
+    def decode(self, source: FileOrBytes) -> Clip:
         """Decode one clip.
 
         Args:
@@ -99,7 +99,7 @@ class AudioFormat:
 
     def _fit(self, whole: Clip) -> Clip:
         (length,) = self.shape
-        if self.place == "centred":
+        if self.place == "centered":
             around = np.pad(whole, length)
             start = middle_of(around) - length // 2
             return around[start : start + length]
@@ -141,7 +141,7 @@ def is_silent(clip: Clip) -> bool:
     return int(clip.max(initial=-32768)) - int(clip.min(initial=32767)) < SILENCE
 
 
-def _read(source: Source) -> tuple[npt.NDArray[np.float32], int]:
+def _read(source: FileOrBytes) -> tuple[npt.NDArray[np.float32], int]:
     """Read a recording: samples [n] in [−1, 1], averaged over the channels, and samples per second."""
     if isinstance(source, Path):
         empty, file = not source.stat().st_size, str(source)
@@ -152,9 +152,10 @@ def _read(source: Source) -> tuple[npt.NDArray[np.float32], int]:
         raise OSError("the file is empty")
     try:
         with soundfile.SoundFile(file) as f:
-            if f.frames > LONGEST * f.samplerate:
+            if f.frames > LONGEST_SECONDS * f.samplerate:
                 raise OSError(
-                    f"{f.frames / f.samplerate:.0f} seconds are more than the {LONGEST:.0f} we dare to decode"
+                    f"{f.frames / f.samplerate:.0f} seconds are more than "
+                    f"the {LONGEST_SECONDS:.0f} we dare to decode"
                 )
             blocks: list[npt.NDArray[np.float32]] = []
             # not f.blocks(), which fills up a file that ends early

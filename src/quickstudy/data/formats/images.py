@@ -12,8 +12,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 Bytes = npt.NDArray[np.uint8]
-Source = Path | Callable[[], bytes]
-Progress = Callable[[int, int], None]
+FileOrBytes = Path | Callable[[], bytes]
 
 NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 """Formats that Pillow only identifies, or renders with external programs."""
@@ -68,7 +67,7 @@ class ImageFormat:
         kinds = Image.OPEN.keys() - NO_PICTURES
         return frozenset(end for end, kind in extensions.items() if kind in kinds)
 
-    def decode(self, source: Source) -> Bytes:
+    def decode(self, source: FileOrBytes) -> Bytes:
         """Decode one image.
 
         Args:

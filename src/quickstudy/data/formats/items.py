@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from quickstudy.core.kernels.sizes import sizes_on
+from quickstudy.core.progress import ProgressCallback
 from quickstudy.data.formats.audio import AudioFormat
-from quickstudy.data.formats.images import ImageFormat, Progress, Source
+from quickstudy.data.formats.images import FileOrBytes, ImageFormat
 
 
 def floats(items: Tensor) -> Tensor:
@@ -49,7 +50,7 @@ class ItemFormat(Protocol):
         """JSON-serializable form for a manifest; `item_format` restores the format."""
         ...
 
-    def decode(self, source: Source) -> npt.NDArray[Any]:
+    def decode(self, source: FileOrBytes) -> npt.NDArray[Any]:
         """Decode one item; an OSError says why it can't be read."""
         ...
 
@@ -73,7 +74,10 @@ def item_format(stated: Mapping[str, Any]) -> ImageFormat | AudioFormat:
 
 
 def decode_items(
-    sources: Sequence[Source], item_format: ItemFormat, out: Items, progress: Progress | None = None
+    sources: Sequence[FileOrBytes],
+    item_format: ItemFormat,
+    out: Items,
+    progress: ProgressCallback | None = None,
 ) -> dict[int, str]:
     """Decode items in parallel into `out`.
 

@@ -1,12 +1,12 @@
 from .letters import Letters as Letters
 from .mnist import mnist as mnist
-from .problem import Family as Family
 from .problem import Mixture as Mixture
-from .problem import Optimizees as Optimizees
-from .problem import Reparametrised as Reparametrised
+from .problem import ProblemBatch as ProblemBatch
+from .problem import ProblemFamily as ProblemFamily
+from .problem import Reparametrized as Reparametrized
 from .problem import generator as generator
 from .quadratics import Quadratics as Quadratics
-from .supervised import Labelled as Labelled
+from .supervised import Dataset as Dataset
 from .supervised import Supervised as Supervised
 from .supervised import digits as digits
 from .supervised import mlp as mlp

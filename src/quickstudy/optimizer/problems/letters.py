@@ -8,8 +8,8 @@ from torch import nn
 
 from quickstudy.data.formats.items import floats
 from quickstudy.data.pool import ClassPool
-from quickstudy.optimizer.problems.problem import Optimizees, generator
-from quickstudy.optimizer.problems.supervised import Labelled, Supervised
+from quickstudy.optimizer.problems.problem import ProblemBatch, generator
+from quickstudy.optimizer.problems.supervised import Dataset, Supervised
 
 SEEN = 15
 """Number of training items of each class; the others are held out."""
@@ -50,7 +50,7 @@ class Letters:
                 f"a class of {self.pool.name} has {self.pool.counts.min()} items: take more than {SEEN}"
             )
 
-    def sample(self, count: int, seed: int) -> Optimizees:
+    def sample(self, count: int, seed: int) -> ProblemBatch:
         """Draw the classes, and the initial weights of each network.
 
         Args:
@@ -63,10 +63,10 @@ class Letters:
         chosen = torch.randperm(len(self.pool), generator=generator(seed, 6))[: self.classes].tolist()
         items = [torch.from_numpy(self.pool.of_class(self.pool.classes[c])) for c in chosen]
 
-        def data(part: slice) -> Labelled:
+        def data(part: slice) -> Dataset:
             parts = [x[part] for x in items]
             y = torch.cat([torch.full((len(x),), label) for label, x in enumerate(parts)])
-            return Labelled(floats(torch.cat(parts)), y)
+            return Dataset(floats(torch.cat(parts)), y)
 
         family = Supervised(
             self._model, data(slice(SEEN)), data(slice(SEEN, None)), F.cross_entropy, self.batch

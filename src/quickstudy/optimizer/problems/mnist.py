@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from quickstudy.data.cache import data_root
-from quickstudy.optimizer.problems.supervised import SPLITS, Labelled, part_of
+from quickstudy.optimizer.problems.supervised import SPLIT_SHARES, Dataset, part_of
 
 FILES = (
     ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -18,7 +18,7 @@ FILES = (
 )
 
 
-def mnist(split: str, root: str | Path | None = None) -> Labelled:
+def mnist(split: str, root: str | Path | None = None) -> Dataset:
     """A split of MNIST's 28 × 28 digits.
 
     With all four files, "test" is the 10,000 digits of the test set, "train" the first 50,000 of the training
@@ -45,21 +45,21 @@ def mnist(split: str, root: str | Path | None = None) -> Labelled:
             f"no MNIST in {folder}: put {FILES[1][0]}.gz and {FILES[1][1]}.gz there, or take the digits "
             "of scikit-learn, which need no download"
         )
-    if not train or split not in SPLITS:
+    if not train or split not in SPLIT_SHARES:
         return part_of(test, split)
     return {
-        "train": Labelled(train.x[:50_000], train.y[:50_000]),
-        "validation": Labelled(train.x[50_000:], train.y[50_000:]),
+        "train": Dataset(train.x[:50_000], train.y[:50_000]),
+        "validation": Dataset(train.x[50_000:], train.y[50_000:]),
         "test": test,
     }[split]
 
 
-def _read(folder: Path, images: str, labels: str) -> Labelled | None:
+def _read(folder: Path, images: str, labels: str) -> Dataset | None:
     x_path, y_path = _found(folder, images), _found(folder, labels)
     if not (x_path and y_path):
         return None
     x, y = _idx(x_path), _idx(y_path)
-    return Labelled(torch.from_numpy(x).flatten(1).float() / 255, torch.from_numpy(y).long())
+    return Dataset(torch.from_numpy(x).flatten(1).float() / 255, torch.from_numpy(y).long())
 
 
 def _found(folder: Path, name: str) -> Path | None:

@@ -11,7 +11,7 @@ from quickstudy.core.seeds import derived_seed
 
 
 @dataclass(frozen=True)
-class Optimizees:
+class ProblemBatch:
     """B optimisation problems of one family, which run in parallel with separate parameters.
 
     Args:
@@ -27,10 +27,10 @@ class Optimizees:
     held_out: Loss
 
 
-class Family(Protocol):
+class ProblemFamily(Protocol):
     """A distribution of optimisation problems."""
 
-    def sample(self, count: int, seed: int) -> Optimizees:
+    def sample(self, count: int, seed: int) -> ProblemBatch:
         """Draw problems; they are a function of the seed.
 
         Args:
@@ -67,14 +67,14 @@ class Mixture:
         ValueError: If there is none.
     """
 
-    families: Sequence[Family]
+    families: Sequence[ProblemFamily]
 
     def __post_init__(self) -> None:
         """Check the arguments."""
         if not self.families:
             raise ValueError("a mixture takes at least one family")
 
-    def sample(self, count: int, seed: int) -> Optimizees:
+    def sample(self, count: int, seed: int) -> ProblemBatch:
         """Draw one of the families, and problems of it.
 
         Args:
@@ -89,7 +89,7 @@ class Mixture:
 
 
 @dataclass(frozen=True)
-class Reparametrised:
+class Reparametrized:
     r"""Problem family: another one with randomly scaled parameters, $\tilde f(\theta) = f(c \circ \theta)$.
 
     Each coordinate has its own $c = e^u$ with $u \sim U[-s, s]$, and starts at $\theta_0 / c$: the values of
@@ -106,7 +106,7 @@ class Reparametrised:
     Reference: Lv, Jiang, Li 2017, §4.2 ("random scaling"), with s = 3.
     """
 
-    family: Family
+    family: ProblemFamily
     spread: float = 3.0
 
     def __post_init__(self) -> None:
@@ -114,7 +114,7 @@ class Reparametrised:
         if self.spread < 0:
             raise ValueError(f"spread is {self.spread}: it must be at least 0")
 
-    def sample(self, count: int, seed: int) -> Optimizees:
+    def sample(self, count: int, seed: int) -> ProblemBatch:
         """Draw problems of the family, and the scales of their parameters.
 
         Args:
@@ -134,4 +134,4 @@ class Reparametrised:
             return lambda p, step: loss({k: units[k].to(v) * v for k, v in p.items()}, step)
 
         start = {k: p / units[k] for k, p in plain.start.items()}
-        return Optimizees(start, inside(plain.loss), inside(plain.held_out))
+        return ProblemBatch(start, inside(plain.loss), inside(plain.held_out))

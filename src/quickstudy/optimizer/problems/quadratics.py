@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from quickstudy.core.adapt import Tensors
-from quickstudy.optimizer.problems.problem import Optimizees, generator
+from quickstudy.optimizer.problems.problem import ProblemBatch, generator
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Quadratics:
                 "at least 1, above 0, at least 0"
             )
 
-    def sample(self, count: int, seed: int) -> Optimizees:
+    def sample(self, count: int, seed: int) -> ProblemBatch:
         """Draw W, y and θ₀ of each problem.
 
         Args:
@@ -57,4 +57,4 @@ class Quadratics:
             away = torch.bmm(w.to(p["theta"]), p["theta"].unsqueeze(2)).squeeze(2) - y.to(p["theta"])
             return away.square().sum(1)
 
-        return Optimizees({"theta": start}, loss, loss)
+        return ProblemBatch({"theta": start}, loss, loss)

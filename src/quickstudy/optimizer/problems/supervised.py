@@ -13,11 +13,11 @@ from quickstudy.core.adapt import Loss, Tensors
 from quickstudy.core.kernels.per_task import per_task
 from quickstudy.core.kernels.switch import for_each
 from quickstudy.core.seeds import derived_seed, generators_kept
-from quickstudy.optimizer.problems.problem import Optimizees, generator
+from quickstudy.optimizer.problems.problem import ProblemBatch, generator
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Dataset:
     """A data set for supervised learning.
 
     Args:
@@ -39,8 +39,8 @@ class Supervised:
 
     Args:
         model: Function that makes a freshly initialised model, any module that `per_task` takes.
-        train: Training data, for `Optimizees.loss`.
-        held_out: Held-out data, for `Optimizees.held_out`.
+        train: Training data, for `ProblemBatch.loss`.
+        held_out: Held-out data, for `ProblemBatch.held_out`.
         criterion: Function from the outputs and labels of a minibatch to its loss, such as `F.cross_entropy`.
         batch: Items in a minibatch, at least 1; all items if there are fewer.
 
@@ -49,9 +49,9 @@ class Supervised:
 
     Example:
         >>> import torch
-        >>> from quickstudy.optimizer.problems.supervised import Labelled, Supervised
+        >>> from quickstudy.optimizer.problems.supervised import Dataset, Supervised
         >>> x = torch.randn(100, 3)
-        >>> line = Labelled(x, x.sum(1, keepdim=True))
+        >>> line = Dataset(x, x.sum(1, keepdim=True))
         >>> family = Supervised(lambda: torch.nn.Linear(3, 1), line, line, torch.nn.functional.mse_loss)
         >>> problems = family.sample(count=8, seed=0)
         >>> problems.loss(problems.start, 0).shape
@@ -59,8 +59,8 @@ class Supervised:
     """
 
     model: Callable[[], nn.Module]
-    train: Labelled
-    held_out: Labelled
+    train: Dataset
+    held_out: Dataset
     criterion: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
     batch: int = 128
 
@@ -72,7 +72,7 @@ class Supervised:
         if self.batch < 1:
             raise ValueError(f"batch is {self.batch}: it must be at least 1")
 
-    def sample(self, count: int, seed: int) -> Optimizees:
+    def sample(self, count: int, seed: int) -> ProblemBatch:
         """Draw the initial weights of each problem; minibatches are a function of the seed and the step.
 
         Args:
@@ -88,9 +88,9 @@ class Supervised:
         start = {k: torch.stack([w[k].detach() for w in weights]) for k in weights[0]}
         train = self._loss(models[0], self.train, seed, 0)
         held_out = self._loss(models[0], self.held_out, seed, 1)
-        return Optimizees(start, train, held_out)
+        return ProblemBatch(start, train, held_out)
 
-    def _loss(self, model: nn.Module, data: Labelled, seed: int, part: int) -> Loss:
+    def _loss(self, model: nn.Module, data: Dataset, seed: int, part: int) -> Loss:
         size = min(self.batch, len(data))
 
         def loss(p: Tensors, step: int) -> Tensor:
@@ -105,14 +105,14 @@ class Supervised:
         return loss
 
 
-SPLITS = {"train": (0.0, 0.6), "validation": (0.6, 0.8), "test": (0.8, 1.0)}
+SPLIT_SHARES = {"train": (0.0, 0.6), "validation": (0.6, 0.8), "test": (0.8, 1.0)}
 """First and last share of the shuffled items in each split, for data without splits of their own."""
 SHUFFLE = 469874208863542616
 """Seed of the shuffle. It must not change, as the shipped rules were trained on its "train"."""
 
 
-def part_of(data: Labelled, split: str) -> Labelled:
-    """One of the `SPLITS` of a data set, after a fixed shuffle.
+def part_of(data: Dataset, split: str) -> Dataset:
+    """One of the `SPLIT_SHARES` of a data set, after a fixed shuffle.
 
     Args:
         data: The whole data set.
@@ -124,15 +124,15 @@ def part_of(data: Labelled, split: str) -> Labelled:
     Raises:
         ValueError: If there is no split of that name.
     """
-    if split not in SPLITS:
-        raise ValueError(f"there is no split {split!r}: choose one of {', '.join(SPLITS)}")
+    if split not in SPLIT_SHARES:
+        raise ValueError(f"there is no split {split!r}: choose one of {', '.join(SPLIT_SHARES)}")
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(SHUFFLE))
-    first, last = SPLITS[split]
+    first, last = SPLIT_SHARES[split]
     chosen = order[round(len(data) * first) : round(len(data) * last)]
-    return Labelled(data.x[chosen], data.y[chosen])
+    return Dataset(data.x[chosen], data.y[chosen])
 
 
-def digits(split: str) -> Labelled:
+def digits(split: str) -> Dataset:
     """A split of scikit-learn's 1,797 digits of 8 × 8 pixels.
 
     Args:
@@ -146,7 +146,7 @@ def digits(split: str) -> Labelled:
     """
     pictures, labels = load_digits(return_X_y=True)
     x = torch.from_numpy(np.asarray(pictures, np.float32)) / 16
-    return part_of(Labelled(x, torch.from_numpy(np.asarray(labels, np.int64))), split)
+    return part_of(Dataset(x, torch.from_numpy(np.asarray(labels, np.int64))), split)
 
 
 def mlp(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from quickstudy.core.adapt import RuleState, Tensors
 from quickstudy.core.blueprint import rebuildable
-from quickstudy.optimizer.rules.coordinatewise import flat, log_and_sign, shaped
+from quickstudy.optimizer.rules.coordinatewise import flatten_tensors, log_and_sign, unflatten_like
 from quickstudy.optimizer.rules.lstm_cell import LSTMCell, lstm_step
 
 Gates = Literal["learned", "scalar", "fixed"]
@@ -88,7 +88,7 @@ class CellStateRule(nn.Module):
         """
         if self.gates != "learned":
             return ()
-        like = flat(parameters)
+        like = flatten_tensors(parameters)
         hidden = like.new_zeros(self.lstm.hidden, len(like))
         return hidden, hidden, like.new_zeros(2, len(like))
 
@@ -105,14 +105,14 @@ class CellStateRule(nn.Module):
             i = i / self.divisor
             return {k: f * p - i * gradients[k] for k, p in parameters.items()}, state
         h, c, before = state
-        theta, g = flat(parameters), flat(gradients) / self.divisor
+        theta, g = flatten_tensors(parameters), flatten_tensors(gradients) / self.divisor
         with torch.autocast(theta.device.type, enabled=False):
             x = torch.cat([self._losses(loss, parameters), log_and_sign(g, self.p)])
             h, c = lstm_step(self.lstm, x, h, c)
             of_h, of_theta, of_before = self.weight.split([len(h), 1, 1], 1)
             before = of_h @ h + of_theta * theta + of_before * before + self.bias
             f, i = before.sigmoid()
-            after = shaped(f * theta - i * g, parameters)
+            after = unflatten_like(f * theta - i * g, parameters)
         return after, (h, c, before)
 
     def _losses(self, loss: Tensor, parameters: Tensors) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from quickstudy.core.adapt import Tensors
 
 
-def flat(tensors: Tensors) -> Tensor:
+def flatten_tensors(tensors: Tensors) -> Tensor:
     """All elements of some tensors as one vector.
 
     Args:
@@ -24,24 +24,24 @@ def flat(tensors: Tensors) -> Tensor:
     return torch.cat([t.flatten() for t in tensors.values()])
 
 
-def moved(parameters: Tensors, steps: Tensor) -> Tensors:
+def add_flat_steps(parameters: Tensors, steps: Tensor) -> Tensors:
     """Parameters after a step.
 
     Args:
         parameters: Parameters before the step, by name, with C elements in all.
-        steps: [C] change of each element, in the order of `flat`.
+        steps: [C] change of each element, in the order of `flatten_tensors`.
 
     Returns:
         Parameters after the step, by name.
     """
-    return {k: parameters[k] + part for k, part in shaped(steps, parameters).items()}
+    return {k: parameters[k] + part for k, part in unflatten_like(steps, parameters).items()}
 
 
-def shaped(values: Tensor, like: Tensors) -> Tensors:
-    """Inverse of `flat`: a vector divided into tensors.
+def unflatten_like(values: Tensor, like: Tensors) -> Tensors:
+    """Inverse of `flatten_tensors`: a vector divided into tensors.
 
     Args:
-        values: [C] elements, in the order of `flat`.
+        values: [C] elements, in the order of `flatten_tensors`.
         like: Tensors by name that give the shapes, with C elements in all.
 
     Returns:
@@ -73,7 +73,7 @@ def log_and_sign(x: Tensor, p: float = 10.0) -> Tensor:
     return torch.stack([size.clamp_min(least).log() / p, (x / least).clamp(-1, 1)])
 
 
-def linear(layer: nn.Linear, x: Tensor) -> Tensor:
+def feature_first_linear(layer: nn.Linear, x: Tensor) -> Tensor:
     """Apply a linear layer to features in the first dimension.
 
     Args:

@@ -9,7 +9,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from quickstudy.core.adapt import RuleState, Tensors
-from quickstudy.optimizer.rules.coordinatewise import flat, linear, log_and_sign, moved
+from quickstudy.optimizer.rules.coordinatewise import (
+    add_flat_steps,
+    feature_first_linear,
+    flatten_tensors,
+    log_and_sign,
+)
 from quickstudy.optimizer.rules.lstm_cell import StackedLSTM
 
 
@@ -60,12 +65,12 @@ class LSTMRule(nn.Module):
 
     def init(self, parameters: Tensors) -> RuleState:
         """State before the first step: h and c of each layer, [hidden, C] zeros for C coordinates."""
-        return self.lstm.init(flat(parameters))
+        return self.lstm.init(flatten_tensors(parameters))
 
     def update(
         self, gradients: Tensors, state: RuleState, parameters: Tensors, loss: Tensor
     ) -> tuple[Tensors, RuleState]:
         """Take a step, as `Rule.update`."""
-        g = flat(gradients)
+        g = flatten_tensors(gradients)
         h, state = self.lstm(log_and_sign(g, self.p) if self.preprocess else g.unsqueeze(0), state)
-        return moved(parameters, self.scale * linear(self.step, h)[0]), state
+        return add_flat_steps(parameters, self.scale * feature_first_linear(self.step, h)[0]), state

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.core.adapt import RuleState, Tensors
-from quickstudy.optimizer.rules.coordinatewise import flat, linear, moved
+from quickstudy.optimizer.rules.coordinatewise import add_flat_steps, feature_first_linear, flatten_tensors
 
 DECAYS = (0.5, 0.9, 0.99)
 """Decays of the running means of the gradient."""
@@ -64,7 +64,7 @@ class MLPRule(nn.Module):
 
     def init(self, parameters: Tensors) -> RuleState:
         """State before the first step, zeros: steps taken, means [len(DECAYS), C] and mean squares [C]."""
-        like = flat(parameters)
+        like = flatten_tensors(parameters)
         return like.new_zeros(()), like.new_zeros(len(DECAYS), like.numel()), torch.zeros_like(like)
 
     def update(
@@ -72,7 +72,7 @@ class MLPRule(nn.Module):
     ) -> tuple[Tensors, RuleState]:
         """Take a step, as `Rule.update`."""
         t, means, v = state[0] + 1, state[1], state[2]
-        g = flat(gradients)
+        g = flatten_tensors(gradients)
         means = torch.lerp(g.unsqueeze(0), means, self.decays)
         v = torch.addcmul(
             SQUARE_DECAY * v, g, g, value=1 - SQUARE_DECAY
@@ -83,5 +83,5 @@ class MLPRule(nn.Module):
         split = 1 + len(DECAYS)
         time = self.first.weight[:, split:] @ (t / (t + self.horizons))
         x = self.first.weight[:, :split] @ size + (self.first.bias + time).unsqueeze(1)
-        d, s = linear(self.last, F.relu(linear(self.second, F.relu(x))))
-        return moved(parameters, -self.lr * d * s.exp()), (t, means, v)
+        d, s = feature_first_linear(self.last, F.relu(feature_first_linear(self.second, F.relu(x))))
+        return add_flat_steps(parameters, -self.lr * d * s.exp()), (t, means, v)

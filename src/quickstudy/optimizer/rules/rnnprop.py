@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.core.adapt import RuleState, Tensors
-from quickstudy.optimizer.rules.coordinatewise import flat, linear, moved
+from quickstudy.optimizer.rules.coordinatewise import add_flat_steps, feature_first_linear, flatten_tensors
 from quickstudy.optimizer.rules.lstm_cell import StackedLSTM
 
 
@@ -64,7 +64,7 @@ class RNNpropRule(nn.Module):
 
     def init(self, parameters: Tensors) -> RuleState:
         """State before the first step, zeros: steps taken, m and v [C], h and c of each layer [hidden, C]."""
-        like = flat(parameters)
+        like = flatten_tensors(parameters)
         return like.new_zeros(()), torch.zeros_like(like), torch.zeros_like(like), *self.lstm.init(like)
 
     def update(
@@ -72,11 +72,11 @@ class RNNpropRule(nn.Module):
     ) -> tuple[Tensors, RuleState]:
         """Take a step, as `Rule.update`."""
         t, m, v, *lstm = state
-        g, t = flat(gradients), t + 1
+        g, t = flatten_tensors(gradients), t + 1
         m = torch.lerp(g, m, self.beta1)
         v = torch.addcmul(self.beta2 * v, g, g, value=1 - self.beta2)  # lerp would give nan for an infinite v
         root = (v.clamp_min(1e-38) / (1 - self.beta2**t)).sqrt() + self.eps
         x = torch.stack([m / (1 - self.beta1**t) / root, g / root])
-        h, lstm = self.lstm(F.elu(linear(self.inputs, x)), lstm)
-        step: Tensor = self.lr * linear(self.step, h)[0].tanh()
-        return moved(parameters, -step), (t, m, v, *lstm)
+        h, lstm = self.lstm(F.elu(feature_first_linear(self.inputs, x)), lstm)
+        step: Tensor = self.lr * feature_first_linear(self.step, h)[0].tanh()
+        return add_flat_steps(parameters, -step), (t, m, v, *lstm)

@@ -16,8 +16,8 @@ import numpy.typing as npt
 import safetensors.numpy
 
 from quickstudy.core import checkpoint, files
+from quickstudy.core.arrays import Float32Array
 from quickstudy.recognition.gallery.database import PRIVATE, WIRE
-from quickstudy.recognition.gallery.search import Floats
 
 SCHEMA = 1
 """Version of the format of galleries and exports; raise it if older releases can't read the new format."""
@@ -51,7 +51,7 @@ class Samples:
 
     names: Sequence[str]
     sources: Sequence[str]
-    embeddings: Floats
+    embeddings: Float32Array
     times: Sequence[int]
 
     def __len__(self) -> int:
@@ -127,7 +127,7 @@ def read_export(path: Path) -> tuple[Kind, Samples]:
         names = _texts(tensors["names"].numpy())
         sources = _texts(tensors["sources"].numpy())
         labels, times = tensors["labels"].tolist(), tensors["times"].tolist()
-        embeddings: Floats = tensors["embeddings"].numpy()
+        embeddings: Float32Array = tensors["embeddings"].numpy()
         if {len(labels), len(times), len(sources), len(embeddings)} != {manifest["samples"]}:
             raise ValueError("its parts differ in length")
         samples = Samples([names[label] for label in labels], sources, embeddings, times)

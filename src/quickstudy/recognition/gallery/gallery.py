@@ -17,15 +17,15 @@ from sqlalchemy import bindparam, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Row
 
+from quickstudy.core.arrays import Float32Array, IntArray
 from quickstudy.core.kernels.sizes import sizes_on
 from quickstudy.recognition.gallery.database import WIRE, Database
 from quickstudy.recognition.gallery.exchange import SCHEMA, Kind, Samples, read_export, write_export
 from quickstudy.recognition.gallery.index import EXACT, Finder
 from quickstudy.recognition.gallery.pooling import Pooling
 from quickstudy.recognition.gallery.records import Entry, Match, Sample, Stats
-from quickstudy.recognition.gallery.search import Floats, Ints
 
-LONGEST = 200
+LONGEST_TEXT = 200
 """Maximum length of a name or a source, in characters."""
 TOLERANCE = 1e-3
 """Tolerance of the length of a unit vector."""
@@ -243,15 +243,15 @@ class Gallery:
             query = select(sample.c.source, sample.c.time).where(sample.c.name_id == self._id(c, name))
             return [Sample(source, _date(at)) for source, at in c.execute(query.order_by(sample.c.id))]
 
-    def embeddings(self) -> tuple[Floats, Ints, tuple[str, ...]]:
+    def embeddings(self) -> tuple[Float32Array, IntArray, tuple[str, ...]]:
         """All embeddings, for calibration.
 
         Returns:
             Embeddings [I, D]; labels [I], indices of names; and the names.
         """
         names: list[str] = []
-        parts: list[Floats] = []
-        counts: list[Ints] = []
+        parts: list[Float32Array] = []
+        counts: list[IntArray] = []
         with self._reading() as (c, row):
             for ids, count, rows in self._finder.whole_names(c, row):
                 names += self._finder.names(c, ids).values()
@@ -444,7 +444,7 @@ class Gallery:
             [Match(named[i], distance, samples) for i, distance, samples in of_probe] for of_probe in found
         ]
 
-    def distances(self, probes: npt.ArrayLike, name: str, pooling: Pooling = "centroid") -> Floats:
+    def distances(self, probes: npt.ArrayLike, name: str, pooling: Pooling = "centroid") -> Float32Array:
         """Measure distances to one name, as in `search`, reading only that name.
 
         Args:
@@ -516,7 +516,7 @@ class Gallery:
             )
         return found
 
-    def _checked(self, embeddings: npt.ArrayLike, what: str) -> Floats:
+    def _checked(self, embeddings: npt.ArrayLike, what: str) -> Float32Array:
         """Embeddings as float32 [n, D], if they are of this gallery's kind."""
         given = np.asarray(embeddings)
         if given.dtype.kind not in "fiu":
@@ -546,8 +546,8 @@ def _text(text: str, what: str) -> str:
     normal = unicodedata.normalize("NFC", text)
     if not normal.strip():
         raise ValueError(f"a {what} is empty: give it one")
-    if len(normal) > LONGEST:
-        raise ValueError(f"{what} {normal[:20]!r}… has {len(normal)} characters: {LONGEST} is the most")
+    if len(normal) > LONGEST_TEXT:
+        raise ValueError(f"{what} {normal[:20]!r}… has {len(normal)} characters: {LONGEST_TEXT} is the most")
     if not normal.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in normal):
         raise ValueError(f"{what} {normal!r} has control characters: leave them out")
     return normal

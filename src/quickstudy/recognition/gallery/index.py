@@ -11,10 +11,11 @@ from sqlalchemy.engine import Connection, Row
 from sqlalchemy.schema import CreateIndex
 from sqlalchemy.sql import ColumnElement
 
+from quickstudy.core.arrays import Float32Array, IntArray
 from quickstudy.core.kernels.sizes import sizes_on
 from quickstudy.recognition.gallery.database import WIRE, Database
 from quickstudy.recognition.gallery.pooling import Pooling, centroids, euclidean, pooled
-from quickstudy.recognition.gallery.search import Floats, Index, Ints
+from quickstudy.recognition.gallery.search import SearchIndex
 
 EXACT = 1_000_000
 """Largest number of samples in PostgreSQL that is searched exactly, in memory, as SQLite always is."""
@@ -37,7 +38,7 @@ class Finder:
         self._database, self._tables, self.exact = database, database.tables, exact
         self.lock = threading.Lock()
         """Lock of the data in memory; take it before the transaction of a search begins."""
-        self._indices: dict[bool, tuple[Row[Any], int, Index]] = {}
+        self._indices: dict[bool, tuple[Row[Any], int, SearchIndex]] = {}
         """By whether it holds centroids: the gallery's row and last sample when last read, and the index."""
         self._sizes = (-1, 0, 0)
 
@@ -46,7 +47,7 @@ class Finder:
         with self.lock:
             self._indices.clear()
 
-    def search(self, c: Connection, row: Row[Any], probes: Floats, k: int, pooling: Pooling) -> Found:
+    def search(self, c: Connection, row: Row[Any], probes: Float32Array, k: int, pooling: Pooling) -> Found:
         """Find the names nearest to each probe.
 
         Args:
@@ -71,8 +72,8 @@ class Finder:
         return [list(zip(*of_probe, strict=True)) for of_probe in columns]
 
     def distances(
-        self, c: Connection, row: Row[Any], probes: Floats, ids: Collection[int], pooling: Pooling
-    ) -> dict[int, tuple[Floats, int]]:
+        self, c: Connection, row: Row[Any], probes: Float32Array, ids: Collection[int], pooling: Pooling
+    ) -> dict[int, tuple[Float32Array, int]]:
         """Distances of probes to some names.
 
         Args:
@@ -87,7 +88,7 @@ class Finder:
         """
         _check(pooling)
         p = torch.from_numpy(probes)
-        found: dict[int, tuple[Floats, int]] = {}
+        found: dict[int, tuple[Float32Array, int]] = {}
         for part, counts, rows in self.whole_names(c, row, self._tables.sample.c.name_id.in_(ids)):
             each = np.split(rows, np.cumsum(counts)[:-1])
             for i, count, of_name in zip(part.tolist(), counts.tolist(), each, strict=True):
@@ -118,7 +119,7 @@ class Finder:
         each = select(func.count().label("samples")).select_from(sample).group_by(sample.c.name_id)
         return each.subquery().c.samples
 
-    def names(self, c: Connection, ids: Ints) -> dict[int, str]:
+    def names(self, c: Connection, ids: IntArray) -> dict[int, str]:
         """Look up names by their ids.
 
         Args:
@@ -138,7 +139,7 @@ class Finder:
 
     def whole_names(
         self, c: Connection, row: Row[Any], chosen: ColumnElement[bool] | None = None
-    ) -> Iterator[tuple[Ints, Ints, Floats]]:
+    ) -> Iterator[tuple[IntArray, IntArray, Float32Array]]:
         """Read all samples, in parts of whole names.
 
         Args:
@@ -164,7 +165,9 @@ class Finder:
         if held:
             yield self._arrays(held, row.dimensions)
 
-    def _arrays(self, rows: list[Row[int, bytes]], dimensions: int) -> tuple[Ints, Ints, Floats]:
+    def _arrays(
+        self, rows: list[Row[int, bytes]], dimensions: int
+    ) -> tuple[IntArray, IntArray, Float32Array]:
         content = b"".join([embedding for _, embedding in rows])
         if len(content) != len(rows) * dimensions * WIRE.itemsize:
             raise ValueError(
@@ -181,7 +184,7 @@ class Finder:
             self._sizes = (row.revision, names, samples)
         return self._sizes[1:]
 
-    def _index(self, c: Connection, row: Row[Any], centroid: bool) -> Index:
+    def _index(self, c: Connection, row: Row[Any], centroid: bool) -> SearchIndex:
         """The index in memory, after reading what has changed."""
         sample = self._tables.sample
         # taken out of the dict, so that a half-read index doesn't stay if reading fails
@@ -192,7 +195,7 @@ class Finder:
             index = known = None  # frees the memory before more is allocated
             each = self.counts()
             expected = c.execute(select(each, func.count()).group_by(each)).all()
-            index, chosen = Index(row.dimensions, centroid, row.cosine, dict(expected)), None
+            index, chosen = SearchIndex(row.dimensions, centroid, row.cosine, dict(expected)), None
         if known is None or known.revision < row.revision:
             for ids, counts, rows in self.whole_names(c, row, chosen):
                 index.put(ids, counts, rows)
@@ -201,7 +204,7 @@ class Finder:
         return index
 
     def _indexed(
-        self, c: Connection, row: Row[Any], probe: Floats, k: int, pooling: Pooling
+        self, c: Connection, row: Row[Any], probe: Float32Array, k: int, pooling: Pooling
     ) -> list[tuple[int, float, int]]:
         """Search by PostgreSQL's index, if there are too many samples for the memory."""
         sample = self._tables.sample

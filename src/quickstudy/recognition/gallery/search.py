@@ -14,11 +14,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from quickstudy.core.arrays import Float32Array, IntArray
 from quickstudy.core.kernels.sizes import sizes_on
 from quickstudy.recognition.gallery.pooling import Pooling, centroids, euclidean, pooled
 
-Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int64]
 SPARE = 8
 """Number of names beyond k that the quick pass, by matrix product, hands to the precise pass."""
 
@@ -34,12 +33,12 @@ class Group:
 
     def __init__(self, rows: int, dimensions: int, capacity: int) -> None:
         self.size = 0
-        self.names: Ints = np.empty(capacity, np.int64)
-        self.rows: Floats = np.empty((capacity, rows, dimensions), np.float32)
-        self.norms: Floats = np.empty((capacity, rows), np.float32)
+        self.names: IntArray = np.empty(capacity, np.int64)
+        self.rows: Float32Array = np.empty((capacity, rows, dimensions), np.float32)
+        self.norms: Float32Array = np.empty((capacity, rows), np.float32)
         """Squared length of each row."""
 
-    def append(self, names: Ints, rows: Floats) -> Ints:
+    def append(self, names: IntArray, rows: Float32Array) -> IntArray:
         """Add names.
 
         Args:
@@ -126,7 +125,7 @@ def _moved(array: npt.NDArray[Any], capacity: int) -> npt.NDArray[Any]:
     return roomy
 
 
-class Index:
+class SearchIndex:
     """Rows of all names of a gallery, in memory.
 
     Args:
@@ -139,15 +138,15 @@ class Index:
     def __init__(self, dimensions: int, centroid: bool, cosine: bool, expected: Mapping[int, int]) -> None:
         self.dimensions, self.centroid, self.cosine = dimensions, centroid, cosine
         self._expected = {1: sum(expected.values())} if centroid else dict(expected)
-        self.ids: Ints = np.empty(0, np.int64)
+        self.ids: IntArray = np.empty(0, np.int64)
         """Database ids of the names, [N], ascending."""
-        self.counts: Ints = np.empty(0, np.int64)
+        self.counts: IntArray = np.empty(0, np.int64)
         """Number of samples of each name, [N]."""
-        self._places: Ints = np.empty(0, np.int64)
+        self._places: IntArray = np.empty(0, np.int64)
         """Place of each name in its group, [N]."""
         self._groups: dict[int, Group] = {}
 
-    def put(self, ids: Ints, counts: Ints, rows: Floats) -> None:
+    def put(self, ids: IntArray, counts: IntArray, rows: Float32Array) -> None:
         """Add names, or replace all rows of names that are there already.
 
         Args:
@@ -175,7 +174,7 @@ class Index:
             added = rows[starts[chosen, None] + np.arange(c)]
             self._places[names[chosen]] = self._group(c, len(added)).append(names[chosen], added)
 
-    def search(self, probes: Tensor, k: int, pooling: Pooling) -> tuple[Floats, Ints]:
+    def search(self, probes: Tensor, k: int, pooling: Pooling) -> tuple[Float32Array, IntArray]:
         """Find the names nearest to each probe, nearest first; ties are ordered by id.
 
         Args:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from quickstudy.core.arrays import Float64Array
 from quickstudy.metric.verification import verification
-from quickstudy.recognition.pairs import Floats, Interval, share_interval, shown
+from quickstudy.recognition.pairs import Interval, share_interval, shown
 
 
 def min_dcf(
@@ -172,8 +173,8 @@ class View2:
         error: Standard error of the mean, s / √folds; NaN for a single fold.
     """
 
-    accuracies: Floats
-    thresholds: Floats
+    accuracies: Float64Array
+    thresholds: Float64Array
     mean: float
     error: float
 
@@ -233,7 +234,7 @@ def lfw_view2(
     return View2(right, thresholds, float(right.mean()), float(error))
 
 
-def _most_accurate(scores: Floats, genuine: npt.NDArray[np.bool_]) -> float:
+def _most_accurate(scores: Float64Array, genuine: npt.NDArray[np.bool_]) -> float:
     order = np.argsort(-scores, kind="stable")
     s = scores[order]
     right = np.cumsum(np.where(genuine[order], 1, -1))  # minus that of accepting nothing

@@ -22,7 +22,7 @@ NAMES = (1, 10, 100, 1000, 10_000)
 """Sizes of a gallery for which the page states thresholds."""
 
 
-class Table(NamedTuple):
+class HtmlTable(NamedTuple):
     """A table of the page.
 
     Attributes:
@@ -52,7 +52,7 @@ def page(report: "RecognitionReport", figures: Mapping[str, Figure]) -> str:
     return environment.get_template("page.html").render(
         r=report,
         plural=plural,
-        facts=Table((), list(report.facts.items())),
+        facts=HtmlTable((), list(report.facts.items())),
         names=_names(report),
         verification=_verification(report),
         calibration=_calibration(report),
@@ -62,7 +62,7 @@ def page(report: "RecognitionReport", figures: Mapping[str, Figure]) -> str:
     )
 
 
-def _names(r: "RecognitionReport") -> Table:
+def _names(r: "RecognitionReport") -> HtmlTable:
     """Thresholds for galleries of several sizes."""
     c = r.calibration
     rows = [
@@ -73,10 +73,10 @@ def _names(r: "RecognitionReport") -> Table:
         )
         for names in NAMES
     ]
-    return Table(("names", "threshold", "enough pairs behind it"), rows)
+    return HtmlTable(("names", "threshold", "enough pairs behind it"), rows)
 
 
-def _verification(r: "RecognitionReport") -> Table:
+def _verification(r: "RecognitionReport") -> HtmlTable:
     v, pairs = r.verification, r.pairs
     impostor = np.sort(pairs.scores[~pairs.same])[::-1]
     asked = {f"FAR {100 * far:g} %, set on the test itself": least_threshold(impostor, far) for far in v.tar}
@@ -87,10 +87,10 @@ def _verification(r: "RecognitionReport") -> Table:
     rows = [
         (name, f"{a.threshold:.4g}", shown(a.far, a.far95), shown(a.frr, a.frr95)) for name, a in at.items()
     ]
-    return Table(("threshold", "score", "FAR (95 %)", "FRR (95 %)"), rows)
+    return HtmlTable(("threshold", "score", "FAR (95 %)", "FRR (95 %)"), rows)
 
 
-def _calibration(r: "RecognitionReport") -> Table:
+def _calibration(r: "RecognitionReport") -> HtmlTable:
     rows = [
         (
             str(t.samples),
@@ -110,13 +110,13 @@ def _calibration(r: "RecognitionReport") -> Table:
         "genuine + impostor pairs",
         "identities",
     )
-    return Table(columns, rows)
+    return HtmlTable(columns, rows)
 
 
-def _identification(r: "RecognitionReport") -> Table:
+def _identification(r: "RecognitionReport") -> HtmlTable:
     rows = [
         (
-            f"{d.ways} names, {plural(d.shots, 'sample')} each{', sources apart' if d.apart else ''}",
+            f"{d.ways} names, {plural(d.shots, 'sample')} each{', sources apart' if d.cross_source else ''}",
             f"{100 * d.accuracy:.2f} ± {100 * d.ci95:.2f} %",
             f"{d.draws} draws",
         )
@@ -131,10 +131,10 @@ def _identification(r: "RecognitionReport") -> Table:
         share, fpir = o.at(r.calibration.threshold(r.samples, o.names))
         right = f"DIR {_per_cent(share)} at FPIR {_per_cent(fpir)}"
         rows.append((f"open set, calibrated for {o.names} names", right, behind))
-    return Table(("task", "right", "over"), rows)
+    return HtmlTable(("task", "right", "over"), rows)
 
 
-def _groups(r: "RecognitionReport") -> Table:
+def _groups(r: "RecognitionReport") -> HtmlTable:
     rows = [
         (
             group,
@@ -146,7 +146,7 @@ def _groups(r: "RecognitionReport") -> Table:
         for group, a in r.groups.items()
     ]
     columns = ("group", "FAR within it (95 %)", "FRR (95 %)", "genuine + impostor pairs", "identities")
-    return Table(columns, rows)
+    return HtmlTable(columns, rows)
 
 
 def _picture(figure: Figure) -> str:

@@ -12,16 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from quickstudy.core.arrays import Float64Array, IntArray
 from quickstudy.core.scores import mean_ci95
-from quickstudy.recognition.pairs import (
-    Floats,
-    Index,
-    Interval,
-    Scorer,
-    draw_enrolment,
-    share_interval,
-    shown,
-)
+from quickstudy.recognition.pairs import Interval, Scorer, draw_enrollment, share_interval, shown
 
 FPIRS = (0.01, 0.1)
 """False-positive identification rates that are usually reported."""
@@ -41,7 +34,7 @@ class Identification:
 
     rank1: float
     rank1_95: Interval
-    cmc: Floats = field(repr=False, compare=False)
+    cmc: Float64Array = field(repr=False, compare=False)
     probes: int
     names: int
 
@@ -109,7 +102,7 @@ class OpenSet:
     """
 
     dir: dict[float, float]
-    curve: tuple[Floats, Floats, Floats] = field(repr=False, compare=False)
+    curve: tuple[Float64Array, Float64Array, Float64Array] = field(repr=False, compare=False)
     known: int
     unknown: int
     names: int
@@ -181,12 +174,14 @@ def open_set(
     return OpenSet(at, (fpir, dir_, thresholds), len(known), len(stranger), s.shape[1])
 
 
-def _at_least(scores: Floats, thresholds: Floats) -> Floats:
+def _at_least(scores: Float64Array, thresholds: Float64Array) -> Float64Array:
     """Number of scores at or above each threshold."""
     return (len(scores) - np.searchsorted(np.sort(scores), thresholds)).astype(np.float64)
 
 
-def _own(scores: npt.ArrayLike, labels: npt.ArrayLike, names: npt.ArrayLike | None) -> tuple[Floats, Index]:
+def _own(
+    scores: npt.ArrayLike, labels: npt.ArrayLike, names: npt.ArrayLike | None
+) -> tuple[Float64Array, IntArray]:
     """Scores, and the column of each probe's own name, or −1."""
     s, y = np.asarray(scores, np.float64), np.asarray(labels)
     columns = np.arange(s.shape[-1]) if names is None else np.asarray(names)
@@ -208,7 +203,7 @@ def _own(scores: npt.ArrayLike, labels: npt.ArrayLike, names: npt.ArrayLike | No
 
 
 @dataclass(frozen=True)
-class Draws:
+class RepeatedIdentification:
     """Accuracy of identification from few samples, averaged over random enrollments.
 
     Args:
@@ -219,7 +214,7 @@ class Draws:
         shots: Number of samples enrolled of each name.
         draws: Number of draws.
         seed: Seed of the draws.
-        apart: Whether probes were of other sources than the enrolled samples.
+        cross_source: Whether probes were of other sources than the enrolled samples.
     """
 
     accuracy: float
@@ -228,14 +223,14 @@ class Draws:
     shots: int
     draws: int
     seed: int
-    apart: bool = False
+    cross_source: bool = False
 
     def __str__(self) -> str:
         """`97.91 ± 0.28 % (10-way 1-shot, 100 draws, seed 0)`."""
-        apart = ", sources apart" * self.apart
+        cross_source = ", sources apart" * self.cross_source
         return (
             f"{100 * self.accuracy:.2f} ± {100 * self.ci95:.2f} % "
-            f"({self.ways}-way {self.shots}-shot{apart}, {self.draws} draws, seed {self.seed})"
+            f"({self.ways}-way {self.shots}-shot{cross_source}, {self.draws} draws, seed {self.seed})"
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -264,7 +259,7 @@ def enrollable(
     return total > shots if sources is None else (items > 0) & (total - items >= shots)
 
 
-def enrolment_draws(
+def enrollment_draws(
     embeddings: npt.ArrayLike,
     labels: npt.ArrayLike,
     scorer: Scorer,
@@ -273,7 +268,7 @@ def enrolment_draws(
     seed: int = 0,
     ways: int | None = None,
     sources: npt.ArrayLike | None = None,
-) -> Draws:
+) -> RepeatedIdentification:
     """Identification from few enrolled samples, averaged over random draws.
 
     In each draw some samples of each name are enrolled, and all other items of these names are probes. With
@@ -299,7 +294,7 @@ def enrolment_draws(
     Example:
         >>> from quickstudy.recognition.pairs import pooled_scores
         >>> z = np.eye(3)[[0, 0, 1, 1, 2, 2]]
-        >>> print(enrolment_draws(z, [0, 0, 1, 1, 2, 2], pooled_scores("cosine"), 1, draws=5))
+        >>> print(enrollment_draws(z, [0, 0, 1, 1, 2, 2], pooled_scores("cosine"), 1, draws=5))
         100.00 ± 0.00 % (3-way 1-shot, 5 draws, seed 0)
     """
     x, names = np.asarray(embeddings), np.asarray(labels)
@@ -327,14 +322,14 @@ def enrolment_draws(
         chosen = able if ways is None else np.sort(rng.permutation(able)[:ways])
         there = np.flatnonzero(np.isin(y, chosen))
         if sources is None:
-            enrolled, tried = draw_enrolment(y[there], chosen, shots, rng)
+            enrolled, tried = draw_enrollment(y[there], chosen, shots, rng)
             enrolled, tried = there[enrolled], there[tried]
         else:
             others, tried = there[of[there] != source], there[of[there] == source]
-            enrolled = others[draw_enrolment(y[others], chosen, shots, rng)[0]]
+            enrolled = others[draw_enrollment(y[others], chosen, shots, rng)[0]]
         scores = np.asarray(scorer(x[enrolled], x[tried]))
         mine = np.take_along_axis(scores, np.searchsorted(chosen, y[tried])[:, None], 1)
         right[i] = ((scores >= mine).sum(1) == 1).mean()
     names_enrolled = int(fit.sum(0)[asked].max()) if ways is None else ways
     accuracy, half = mean_ci95(torch.from_numpy(right))
-    return Draws(accuracy, half, names_enrolled, shots, draws, seed, sources is not None)
+    return RepeatedIdentification(accuracy, half, names_enrolled, shots, draws, seed, sources is not None)

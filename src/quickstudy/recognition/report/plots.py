@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.special import ndtri
 
+from quickstudy.core.arrays import Float64Array
 from quickstudy.metric.verification import Verification
-from quickstudy.recognition.pairs import Floats, Pairs
+from quickstudy.recognition.pairs import Pairs
 from quickstudy.recognition.report.error_rates import Achieved
 from quickstudy.recognition.report.identification import Identification, OpenSet
 from quickstudy.training.plots import RIGHT, WRONG, despine
@@ -41,13 +42,13 @@ def det(
     figure, axes = _axes(title, "FAR, %", "FRR, %", (5, 4.6))
     least = 0.5 / max(min(v.impostor, v.genuine) for v in curves.values())
     least = min(max(least, 0.0005), 0.02)
-    colours = mpl.colormaps["tab10"](np.arange(len(curves)) % 10)
-    for (name, v), colour in zip(curves.items(), colours, strict=True):
+    colors = mpl.colormaps["tab10"](np.arange(len(curves)) % 10)
+    for (name, v), color in zip(curves.items(), colors, strict=True):
         far, tar = v.curve
         x = np.geomspace(least, 0.6, 400)  # no more points than can be seen
         y = 1 - tar[np.searchsorted(far, x, side="right") - 1]
         axes.plot(
-            _deviates(x, least), _deviates(y, least), color=colour, label=f"{name}, EER {100 * v.eer:.2f} %"
+            _deviates(x, least), _deviates(y, least), color=color, label=f"{name}, EER {100 * v.eer:.2f} %"
         )
     if at:
         x, *across = _deviates(np.array((at.far, *at.far95)), least).tolist()
@@ -79,10 +80,10 @@ def score_histogram(
     figure, axes = _axes(title, "score", "share of the pairs of a kind, %", (6.4, 3.8))
     edges = np.linspace(pairs.scores.min(), pairs.scores.max(), 61)
     kinds = ((pairs.same, "genuine", RIGHT), (~pairs.same, "impostor", WRONG))
-    for kind, name, colour in kinds:
+    for kind, name, color in kinds:
         shares = 100 * np.histogram(pairs.scores[kind], edges)[0] / max(int(kind.sum()), 1)
-        axes.stairs(shares, edges, fill=True, color=colour, alpha=0.35)
-        axes.stairs(shares, edges, color=colour, label=f"{int(kind.sum())} {name} pairs")
+        axes.stairs(shares, edges, fill=True, color=color, alpha=0.35)
+        axes.stairs(shares, edges, color=color, label=f"{int(kind.sum())} {name} pairs")
     for (name, threshold), style in zip(
         thresholds.items(), ("-", "--", "-.", ":") * len(thresholds), strict=False
     ):
@@ -156,6 +157,6 @@ def _axes(title: str, x: str, y: str, size: tuple[float, float]) -> tuple[Figure
     return figure, axes
 
 
-def _deviates(rates: Floats, least: float) -> Floats:
+def _deviates(rates: Float64Array, least: float) -> Float64Array:
     """Quantiles of the normal distribution; rates outside the axes are drawn on their edge."""
     return ndtri(np.clip(rates, least, 1 - least))

@@ -9,20 +9,21 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
+from quickstudy.core.arrays import Float64Array, IntArray
 from quickstudy.core.files import write_whole
 from quickstudy.metric.plots import roc
 from quickstudy.metric.verification import Verification, verification
 from quickstudy.recognition.calibration import Calibration
-from quickstudy.recognition.pairs import Floats, Index, Pairs, Scorer, draw_enrolment, score_pairs
+from quickstudy.recognition.pairs import Pairs, Scorer, draw_enrollment, score_pairs
 from quickstudy.recognition.report import html, plots
 from quickstudy.recognition.report.error_rates import Achieved, achieved, min_dcf, per_group
 from quickstudy.recognition.report.identification import (
-    Draws,
     Identification,
     OpenSet,
+    RepeatedIdentification,
     closed_set,
     enrollable,
-    enrolment_draws,
+    enrollment_draws,
     open_set,
 )
 
@@ -59,7 +60,7 @@ class RecognitionReport:
     samples: int = 1
     closed: Identification | None = None
     open: OpenSet | None = None
-    draws: tuple[Draws, ...] = ()
+    draws: tuple[RepeatedIdentification, ...] = ()
     groups: Mapping[str, Achieved] = field(default_factory=dict[str, Achieved])
 
     @property
@@ -152,7 +153,7 @@ def recognition_report(
     ways: int | None = None,
     draws: int = 100,
     sources: npt.ArrayLike | None = None,
-    apart: bool = False,
+    cross_source: bool = False,
     groups: Mapping[Any, str] | None = None,
     seed: int = 0,
 ) -> RecognitionReport:
@@ -172,7 +173,7 @@ def recognition_report(
         draws: Number of these draws.
         sources: Source of each item, [I]; if given, probes of these draws are of other sources than enrolled
             samples.
-        apart: Whether this holds for the pairs too, as it should if it did in the calibration.
+        cross_source: Whether this holds for the pairs too, as it should if it did in the calibration.
         groups: Group of each label; labels without one are in no group.
         seed: Seed of all random draws.
 
@@ -183,8 +184,8 @@ def recognition_report(
         ValueError: As in `calibrate`.
     """
     x, names = np.asarray(embeddings), np.asarray(labels)
-    apart &= sources is not None
-    pairs = score_pairs(x, names, scorer, samples, seed, sources if apart else None)
+    cross_source &= sources is not None
+    pairs = score_pairs(x, names, scorer, samples, seed, sources if cross_source else None)
     at = achieved(pairs.scores, pairs.identities, calibration.threshold(samples), seed)
     found, y = np.unique(names, return_inverse=True)
     rng = np.random.default_rng(seed)
@@ -194,16 +195,16 @@ def recognition_report(
         closed = closed_set(*_identified(x, y, scorer, samples, large, len(large), rng, unknown=False))
     if len(large) >= 4:
         open_ = open_set(*_identified(x, y, scorer, samples, large, len(large) // 2, rng, unknown=True))
-    averaged: list[Draws] = []
+    averaged: list[RepeatedIdentification] = []
     for n in shots:
         if enrollable(names, n, sources).sum(0).max() >= max(ways or 2, 2):
-            averaged.append(enrolment_draws(x, names, scorer, n, draws, seed, ways, sources))
+            averaged.append(enrollment_draws(x, names, scorer, n, draws, seed, ways, sources))
     by_group = per_group(
         pairs.scores, pairs.identities, at.threshold, [groups.get(n, "") for n in found.tolist()]
     ) if groups else {}  # fmt: skip
     return RecognitionReport(
         title=title,
-        facts=dict(facts or {}) | ({"pairs": "of different sources only"} if apart else {}),
+        facts=dict(facts or {}) | ({"pairs": "of different sources only"} if cross_source else {}),
         calibration=calibration,
         pairs=pairs,
         verification=verification(pairs.scores, pairs.same),
@@ -219,20 +220,20 @@ def recognition_report(
 
 def _identified(
     x: npt.NDArray[Any],
-    y: Index,
+    y: IntArray,
     scorer: Scorer,
     samples: int,
-    large: Index,
+    large: IntArray,
     names: int,
     rng: np.random.Generator,
     unknown: bool,
-) -> tuple[Floats, Index]:
+) -> tuple[Float64Array, IntArray]:
     """Scores [B, M] and own columns [B] of the probes of random enrollments; −1 for unknown probes."""
     scores: list[npt.NDArray[Any]] = []
-    columns: list[Index] = []
+    columns: list[IntArray] = []
     for _ in range(REPEATS):
         chosen = np.sort(rng.permutation(large)[:names])
-        enrolled, tried = draw_enrolment(y, chosen, samples, rng)
+        enrolled, tried = draw_enrollment(y, chosen, samples, rng)
         known = np.isin(y[tried], chosen)
         if not unknown:
             tried, known = tried[known], known[known]

@@ -21,7 +21,7 @@ from quickstudy.data.cache import data_root
 from quickstudy.data.datasets.folders import find_files
 from quickstudy.recipes import catalogue
 from quickstudy.recognition.embedder import Embedder
-from quickstudy.recognition.recognizer import Recogniser
+from quickstudy.recognition.recognizer import Recognizer
 
 RECIPE = "faces-lfw"
 
@@ -64,16 +64,16 @@ def main() -> None:
         with timed(seconds, "decode and encode, overlapping"):
             for _ in embedder.batches(groups):
                 pass
-        recogniser = Recogniser(model, Path(folder) / "people.db")
+        recognizer = Recognizer(model, Path(folder) / "people.db")
         with timed(seconds, "enroll"):
-            done = recogniser.enroll_folder(root)
+            done = recognizer.enroll_folder(root)
     print(f"{files} files, seconds: {seconds}")
     assert not done.refused
     write(
-        "enrolment",
+        "enrollment",
         [
             Row(
-                benchmark="enrolment",
+                benchmark="enrollment",
                 method=method,
                 dataset="lfw",
                 setting=f"{files:,} pictures, {torch.get_num_threads()} threads",

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from quickstudy.core import checkpoint
+from quickstudy.core.arrays import IntArray
 from quickstudy.core.kernels.sizes import sizes_on
 from quickstudy.data.datasets.folders import class_folders
-from quickstudy.data.pool import ClassPool, Index
+from quickstudy.data.pool import ClassPool
 from quickstudy.recipes import weights as recipes_weights
 from quickstudy.recognition.calibration import Calibration, Cost, calibrate
 from quickstudy.recognition.embedder import Embedder, Vectors
@@ -22,7 +23,7 @@ from quickstudy.training.launch import Display
 
 
 @dataclass(frozen=True)
-class Labelled:
+class EmbeddedPool:
     """The embedded items of some classes.
 
     Args:
@@ -34,13 +35,13 @@ class Labelled:
 
     embeddings: Vectors
     labels: np.ndarray
-    sources: Index | None
+    sources: IntArray | None
     pool: ClassPool
 
 
 def embed_pool(
     embedder: Embedder, pool: ClassPool, progress: Callable[[int, int], None] | None = None
-) -> Labelled:
+) -> EmbeddedPool:
     """Embed all items of a pool's classes.
 
     Args:
@@ -60,7 +61,7 @@ def embed_pool(
             progress(min(i + size, len(index)), len(index))
     labels = np.repeat(np.asarray(pool.classes), pool.counts)
     sources = None if pool.sources is None else pool.sources[index]
-    return Labelled(np.concatenate(parts), labels, sources, pool)
+    return EmbeddedPool(np.concatenate(parts), labels, sources, pool)
 
 
 def calibrate_model(
@@ -110,8 +111,8 @@ def calibrate_model(
             "others, with --images or --audio"
         )
     labelled = _unseen(embedder, "validation", folder, data_root, display)
-    apart = folder is None and recipes_weights.recipe_of(embedder.manifest).apart
-    z, labels, sources = labelled.embeddings, labelled.labels, labelled.sources if apart else None
+    cross_source = folder is None and recipes_weights.recipe_of(embedder.manifest).cross_source
+    z, labels, sources = labelled.embeddings, labelled.labels, labelled.sources if cross_source else None
     energy, poolings = embedder.energy, Poolings({}, {}, pooling)
     if not pooling:
         poolings = compare_poolings(z, labels, energy, seed=seed, sources=sources)
@@ -119,7 +120,7 @@ def calibrate_model(
     scorer = pooled_scores(energy, pooling)
     made = calibrate(z, labels, scorer, far, cost, seed=seed, sources=sources, pooling=pooling)
     weights, manifest = checkpoint.load(embedder.path)
-    facts = {"apart": apart, "data": labelled.pool.summary()}
+    facts = {"apart": cross_source, "data": labelled.pool.summary()}
     manifest[CALIBRATION] = made.as_dict() | poolings.as_dict() | facts
     manifest["classes"] = manifest.get("classes", {}) | {"calibration": labelled.pool.class_digests()}
     checkpoint.save(embedder.path, weights, manifest)
@@ -170,14 +171,14 @@ def report_on(
         Calibration.from_dict(stated),
         facts=facts,
         sources=labelled.sources,
-        apart=stated.get("apart", False),
+        cross_source=stated.get("apart", False),
         seed=seed,
     )
 
 
 def _unseen(
     embedder: Embedder, split: str, folder: Path | None, data_root: str | Path | None, display: Display
-) -> Labelled:
+) -> EmbeddedPool:
     with display.counting("decoding") as progress:
         if folder:
             pool = class_folders(folder, embedder.format, (0.0, 0.0, 1.0), progress=progress)

@@ -499,3 +499,8 @@ def test_a_clip_is_heard_as_many_times_as_far_off() -> None:
 def test_shift_speed_tta_names_a_wrong_argument(shift: float, speed: float, reach: int) -> None:
     with pytest.raises(ValueError, match=f"shift is {shift}, speed {speed} and reach {reach}"):
         ShiftSpeedTTA(nn.Identity(), shift, speed, reach)
+
+
+def test_the_spelling_of_earlier_manifests_is_read() -> None:
+    stated = {"rate": 8000, "seconds": 0.5, "place": "centred"}
+    assert item_format(stated) == AudioFormat(8000, 0.5, "centered")

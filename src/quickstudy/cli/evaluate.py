@@ -3,9 +3,8 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
@@ -19,6 +18,7 @@ from quickstudy.cli.options import (
     results_table,
     terminal,
 )
+from quickstudy.core.modes import Mode
 
 if TYPE_CHECKING:
     from quickstudy.data.setting import Setting
@@ -27,14 +27,6 @@ if TYPE_CHECKING:
 
 QUERIES = 15
 """Query items a class of a setting that the recipe doesn't test."""
-
-
-class Mode(StrEnum):
-    """What batch norm sees in evaluation."""
-
-    inductive = "inductive"
-    transductive = "transductive"
-    both = "both"
 
 
 def evaluate(
@@ -52,7 +44,7 @@ def evaluate(
         ),
     ] = None,
     episodes: Annotated[int, typer.Option(min=2, help="Test tasks.")] = 1000,
-    mode: Annotated[Mode, typer.Option(help="What batch norm sees.")] = Mode.inductive,
+    mode: Annotated[Literal[Mode, "both"], typer.Option(help="What batch norm sees.")] = "inductive",
     seed: Annotated[int, typer.Option(min=0, help="Of the episodes.")] = 0,
     images: Annotated[Path | None, typer.Option(help="Test on the classes of this folder instead.")] = None,
     skip_corrupt: SkipCorrupt = False,
@@ -88,7 +80,7 @@ def evaluate(
         keep_freed_memory()
     fabric = launch(accelerator, devices, "32-true")
     learner.to(fabric.device)
-    modes: Any = ("inductive", "transductive") if mode is Mode.both else (mode.value,)
+    modes: tuple[Mode, ...] = get_args(Mode) if mode == "both" else (mode,)
     asked: Any = {
         "display": terminal(fabric),
         "settings": settings,

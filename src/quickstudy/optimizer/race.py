@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from quickstudy.core.adapt import Rule, Tensors, adapt
+from quickstudy.core.progress import ProgressCallback
 from quickstudy.core.update_rules import adam, heavy_ball, nag, rmsprop, sgd
 from quickstudy.optimizer.problems.problem import ProblemBatch, ProblemFamily
 
@@ -177,7 +178,7 @@ def race(
     tuning: int | None = None,
     against: Mapping[str, Callable[[float], Rule]] | None = None,
     rates: Sequence[float] = RATES,
-    report: Callable[[int, int], None] | None = None,
+    report: ProgressCallback | None = None,
 ) -> list[Curve]:
     """Compare learned rules with tuned baselines on the same problems.
 

@@ -1,6 +1,5 @@
 """Calibration of a model, and the report on it, from the data it is tried on."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import numpy as np
 from quickstudy.core import checkpoint
 from quickstudy.core.arrays import IntArray
 from quickstudy.core.kernels.sizes import sizes_on
+from quickstudy.core.progress import ProgressCallback
 from quickstudy.data.datasets.folders import class_folders
 from quickstudy.data.pool import ClassPool
 from quickstudy.recipes import weights as recipes_weights
@@ -40,7 +40,7 @@ class EmbeddedPool:
 
 
 def embed_pool(
-    embedder: Embedder, pool: ClassPool, progress: Callable[[int, int], None] | None = None
+    embedder: Embedder, pool: ClassPool, progress: ProgressCallback | None = None
 ) -> EmbeddedPool:
     """Embed all items of a pool's classes.
 

@@ -1,7 +1,7 @@
 """`evaluate`, the accuracy of a learner on unseen classes, and `fit_transforms`."""
 
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import nn
 from quickstudy.core.episode import Trials
 from quickstudy.core.learner import Learner, batch_statistics, embed, evaluation_mode
 from quickstudy.core.modes import Mode
+from quickstudy.core.progress import ProgressCallback
 from quickstudy.core.scores import Score, accuracies, mean_ci95
 from quickstudy.core.seeds import generators_kept
 from quickstudy.data.formats.items import floats
@@ -63,7 +64,7 @@ def evaluate(
     mode: Mode = "inductive",
     *,
     fabric: Fabric | None = None,
-    report: Callable[[int, int], None] | None = None,
+    report: ProgressCallback | None = None,
 ) -> Score:
     """Mean accuracy of a learner over the first `count` tasks of `episodes`.
 

@@ -70,6 +70,8 @@ def item_format(stated: Mapping[str, Any]) -> ImageFormat | AudioFormat:
         >>> item_format(AudioFormat(8000).as_dict())
         AudioFormat(rate=8000, seconds=1.0, place='strongest')
     """
+    if stated.get("place") == "centred":  # as manifests had it once
+        stated = {**stated, "place": "centered"}
     return AudioFormat(**stated) if "rate" in stated else ImageFormat(**stated)
 
 

@@ -168,13 +168,13 @@ def test_unrolls_together_are_one_course(name: str) -> None:
         learner(ProblemSeed(i, 5))
     problems = Bowls().sample(3, 5)
     course = adapt(problems.loss, problems.start, rule, 6, True)
-    carried = learner.carried()
+    carried = learner.unroll_state.state_dict()
     for k, p in course.parameters.items():
         assert torch.equal(carried[f"parameter.{k}"], p)
     for i, leaf in enumerate(torch.utils._pytree.tree_leaves(course.state)):
         assert torch.equal(carried[f"state.{i}"], leaf)
     learner(ProblemSeed(3, 6))
-    assert learner.carried() == {}
+    assert learner.unroll_state.state_dict() == {}
 
 
 def test_a_horizon_within_one_unroll_begins_anew_each_time() -> None:
@@ -521,12 +521,12 @@ def test_what_is_carried_is_not_confused_with_what_was(tmp_path: Path) -> None:
     learner = RuleLearner(made("lstm"), Bowls(), 2, 2, TruncationSchedule(4))
     for i in range(2):
         learner(ProblemSeed(i, 5))
-    nothing = learner.carried()
+    nothing = learner.unroll_state.state_dict()
     assert nothing == {}
     learner(ProblemSeed(2, 6))
-    assert learner.carried()["at"].tolist() == [6, 4, 2]
-    learner.carry_on(nothing)
-    assert learner.carried() == {}
+    assert learner.unroll_state.state_dict()["at"].tolist() == [6, 4, 2]
+    learner.unroll_state.load_state_dict(nothing)
+    assert learner.unroll_state.state_dict() == {}
 
 
 @pytest.mark.parametrize("estimator", ["backprop", "es", "pes"])
@@ -541,7 +541,7 @@ def test_what_is_carried_comes_back(estimator: str) -> None:
     values = [on(whole, i) for i in range(5)]
     assert [on(half, i) for i in range(2)] == values[:2]
     rest = course()
-    rest.carry_on({k: v.clone() for k, v in half.carried().items()})
+    rest.unroll_state.load_state_dict({k: v.clone() for k, v in half.unroll_state.state_dict().items()})
     assert [on(rest, i) for i in range(2, 5)] == values[2:]
 
 
@@ -550,9 +550,9 @@ def test_what_is_carried_goes_where_the_rule_is() -> None:
     learner = RuleLearner(LSTMRule(hidden=3), Quadratics(3), 2, 2, TruncationSchedule(9), estimator="pes")
     learner(ProblemSeed(0, 0))
     elsewhere = copy.deepcopy(learner).to("meta")
-    elsewhere.carry_on(learner.carried())
-    assert {k: t.device.type for k, t in elsewhere.carried().items() if k != "at"} == {
-        k: "meta" for k in learner.carried() if k != "at"
+    elsewhere.unroll_state.load_state_dict(learner.unroll_state.state_dict())
+    assert {k: t.device.type for k, t in elsewhere.unroll_state.state_dict().items() if k != "at"} == {
+        k: "meta" for k in learner.unroll_state.state_dict() if k != "at"
     }
 
 
@@ -661,7 +661,7 @@ def test_no_graph_outlives_its_unroll(first_order: bool, backward: bool) -> None
             loss.backward()
         del loss
         assert not any(ref() is not None for ref in graphs)
-        assert not any(t.requires_grad for t in learner.carried().values())
+        assert not any(t.requires_grad for t in learner.unroll_state.state_dict().values())
         graphs.clear()
 
 

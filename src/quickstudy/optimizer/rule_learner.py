@@ -1,6 +1,6 @@
 """RuleLearner: learning an update rule, as a meta-loss that `fit` can train on."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -38,7 +38,7 @@ def gradient_of(loss: Loss, parameters: Tensors, step: int) -> tuple[Tensors, Te
 
 
 @dataclass
-class _Carried:
+class _Unroll:
     """State of the optimisees between two unrolls."""
 
     problems: ProblemBatch
@@ -49,6 +49,46 @@ class _Carried:
     state: RuleState
     perturbed: Tensors
     """PES: the sum of all perturbations of each optimisee's rule so far, [B, ...] by name."""
+
+
+class UnrollState:
+    """Where the optimisees of a `RuleLearner` stand between two unrolls: what torch calls a `Stateful`.
+
+    Args:
+        begin: From seed, horizon and step to the problems of that seed, with the optimisees at their start.
+    """
+
+    def __init__(self, begin: Callable[[int, int, int], _Unroll]) -> None:
+        self._begin = begin
+        self.at: _Unroll | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors by name, for a checkpoint; none where new problems begin with the next unroll."""
+        at = self.at
+        if not at:
+            return {}
+        leaves, _ = pytree.tree_flatten(at.state)
+        return (
+            {"at": torch.tensor([at.seed, at.horizon, at.step])}
+            | {f"parameter.{k}": p for k, p in at.parameters.items()}
+            | {f"perturbed.{k}": p for k, p in at.perturbed.items()}
+            | {f"state.{i}": leaf for i, leaf in enumerate(leaves)}
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the optimisees that `state_dict` gave; with new problems if it gave nothing."""
+        self.at = None
+        if not state_dict:
+            return
+        seed, horizon, step = state_dict["at"].tolist()
+        at = self._begin(seed, horizon, step)
+        leaves, form = pytree.tree_flatten(at.state)
+        at.parameters = {k: state_dict[f"parameter.{k}"].to(p) for k, p in at.parameters.items()}
+        at.perturbed = {k: state_dict[f"perturbed.{k}"].to(p) for k, p in at.perturbed.items()}
+        at.state = pytree.tree_unflatten(
+            [state_dict[f"state.{i}"].to(leaf) for i, leaf in enumerate(leaves)], form
+        )
+        self.at = at
 
 
 class RuleLearner(nn.Module):
@@ -126,7 +166,7 @@ class RuleLearner(nn.Module):
         self.objective: Objective = objective
         self.estimator: Estimator = estimator
         self.log, self.sigma = log, sigma
-        self._carried: _Carried | None = None
+        self.unroll_state = UnrollState(self._begin)
 
     def forward(self, draw: ProblemSeed) -> Tensor:
         """Meta-loss of an unroll. The state of the optimisees is kept for the next call.
@@ -137,46 +177,15 @@ class RuleLearner(nn.Module):
         Returns:
             The mean of f, or log f, over the steps and problems, a scalar; its gradient is the estimator's.
         """
-        at = self._carried or self._begin(draw.seed, self.horizon.draw(draw))
+        at = self.unroll_state.at or self._begin(draw.seed, self.horizon.draw(draw))
         steps = min(self.unroll, at.horizon - at.step)
         value = self._backprop(at, steps) if self.estimator == "backprop" else self._evolve(at, steps, draw)
         at.step += steps
         at.parameters, at.state = pytree.tree_map(torch.detach, (at.parameters, at.state))
-        self._carried = at if at.step < at.horizon else None
+        self.unroll_state.at = at if at.step < at.horizon else None
         return value
 
-    def carried(self) -> dict[str, Tensor]:
-        """State between two meta-steps, as tensors by name, for a checkpoint; empty before new problems."""
-        at = self._carried
-        if not at:
-            return {}
-        leaves, _ = pytree.tree_flatten(at.state)
-        return (
-            {"at": torch.tensor([at.seed, at.horizon, at.step])}
-            | {f"parameter.{k}": p for k, p in at.parameters.items()}
-            | {f"perturbed.{k}": p for k, p in at.perturbed.items()}
-            | {f"state.{i}": leaf for i, leaf in enumerate(leaves)}
-        )
-
-    def carry_on(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore the state that `carried` returned.
-
-        Args:
-            tensors: Tensors by name, as returned by `carried`.
-        """
-        self._carried = None
-        if not tensors:
-            return
-        at = self._begin(*(int(n) for n in tensors["at"].tolist()))
-        leaves, form = pytree.tree_flatten(at.state)
-        at.parameters = {k: tensors[f"parameter.{k}"].to(p) for k, p in at.parameters.items()}
-        at.perturbed = {k: tensors[f"perturbed.{k}"].to(p) for k, p in at.perturbed.items()}
-        at.state = pytree.tree_unflatten(
-            [tensors[f"state.{i}"].to(leaf) for i, leaf in enumerate(leaves)], form
-        )
-        self._carried = at
-
-    def _begin(self, seed: int, horizon: int, step: int = 0) -> _Carried:
+    def _begin(self, seed: int, horizon: int, step: int = 0) -> _Unroll:
         """Draw new problems, at their start."""
         device = next(self.rule.parameters()).device
         problems = self.family.sample(self._sampled, seed)
@@ -189,7 +198,7 @@ class RuleLearner(nn.Module):
         rule = self.as_rule if self.estimator == "backprop" else PerTaskRule(self.rule, self._weights(count))
         with torch.no_grad():
             state = rule.init(start)
-        return _Carried(problems, seed, horizon, step, start, state, perturbed)
+        return _Unroll(problems, seed, horizon, step, start, state, perturbed)
 
     @property
     def _sampled(self) -> int:
@@ -209,7 +218,7 @@ class RuleLearner(nn.Module):
     def _objective(self, problems: ProblemBatch) -> Loss:
         return problems.loss if self.objective == "train" else problems.held_out
 
-    def _backprop(self, at: _Carried, steps: int) -> Tensor:
+    def _backprop(self, at: _Unroll, steps: int) -> Tensor:
         objective = self._objective(at.problems)
         values: list[Tensor] = []
         terms: list[Tensor] = []  # their sum has the gradient of the sum of all losses
@@ -245,7 +254,7 @@ class RuleLearner(nn.Module):
         surrogate = torch.stack(terms).sum() / (steps * self.problems)
         return torch.stack(values).mean() + (surrogate - surrogate.detach())
 
-    def _evolve(self, at: _Carried, steps: int, draw: ProblemSeed) -> Tensor:
+    def _evolve(self, at: _Unroll, steps: int, draw: ProblemSeed) -> Tensor:
         rng = generator(draw.seed, 7, draw.step)
         noise = {
             k: self.sigma * torch.randn(self.problems // 2, *p.shape, generator=rng).to(p)
@@ -270,7 +279,7 @@ class RuleLearner(nn.Module):
         return losses.mean() + (surrogate - surrogate.detach())
 
     def _unroll_without_graph(
-        self, at: _Carried, parameters: Tensors, state: RuleState, rule: Rule, steps: int
+        self, at: _Unroll, parameters: Tensors, state: RuleState, rule: Rule, steps: int
     ) -> tuple[Tensor, Adapted]:
         """Mean objective [B] of each optimisee over some steps, and the result of the steps."""
         objective = self._objective(at.problems)

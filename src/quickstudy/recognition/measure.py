@@ -39,9 +39,7 @@ class EmbeddedPool:
     pool: ClassPool
 
 
-def embed_pool(
-    embedder: Embedder, pool: ClassPool, progress: ProgressCallback | None = None
-) -> EmbeddedPool:
+def embed_pool(embedder: Embedder, pool: ClassPool, progress: ProgressCallback | None = None) -> EmbeddedPool:
     """Embed all items of a pool's classes.
 
     Args:

@@ -21,7 +21,7 @@ from quickstudy.core.modes import Mode
 from quickstudy.core.scores import ValidationResult
 from quickstudy.core.seeds import derived_seed, generators_kept, seed_generators
 from quickstudy.training.evaluate import evaluate
-from quickstudy.training.run_folder import Carries, Keep, Run, TrainingState, facts_of
+from quickstudy.training.run_folder import Keep, Run, TrainingState, facts_of, unroll_state_of
 from quickstudy.training.schedules import MakeOptimizer, Schedule
 
 
@@ -146,8 +146,8 @@ def fit(
         classes = {"classes": stated["classes"] | given.get("classes", {})}
         run = Run(Path(out), given | stated | classes)
     rates = [group["lr"] for group in bare.param_groups]
-    if isinstance(learner, Carries):
-        learner.carry_on({})  # no state of an earlier training run
+    if unroll_state := unroll_state_of(learner):
+        unroll_state.load_state_dict({})  # no state of an earlier training run
     progress = run.begin(learner, bare, resume, write=rank == 0, saved=saved) if run else TrainingState()
     fabric.barrier()
     best_weights = run.best_weights() if run and progress.best_step else None

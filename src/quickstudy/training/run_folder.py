@@ -5,10 +5,11 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.stateful import Stateful
 
 from quickstudy.core import checkpoint, files
 from quickstudy.core.blueprint import NotRebuildableError, blueprint
@@ -19,23 +20,6 @@ from quickstudy.data.pool import ClassPool, described
 
 Keep = Literal["best", "last"]
 """Weights to keep: those of the best validation, or the last."""
-
-
-@runtime_checkable
-class Carries(Protocol):
-    """A model with state between steps."""
-
-    def carried(self) -> dict[str, Tensor]:
-        """State between steps as tensors by name, for a checkpoint."""
-        ...
-
-    def carry_on(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore the state between steps.
-
-        Args:
-            tensors: State as returned by `carried`; empty to start anew.
-        """
-        ...
 
 
 @dataclass
@@ -86,6 +70,15 @@ class TrainingState:
         self.best, self.best_step, self.stale = result.objective, self.step, 0
         self.score, self.headline = result.as_dict(), result.short
         return True
+
+
+def unroll_state_of(model: nn.Module) -> Stateful | None:
+    """The `unroll_state` of a model that goes on in each step where it stopped in the one before.
+
+    Loading an empty one begins anew. It is no part of the model's own `state_dict`.
+    """
+    state = getattr(model, "unroll_state", None)
+    return state if isinstance(state, Stateful) else None
 
 
 FACTS = "fit"
@@ -218,8 +211,8 @@ class Run:
             checkpoint.unpack_optimizer(
                 optimizer, checkpoint.without_prefix("optimizer.", tensors), manifest["optimizer"]
             )
-            if isinstance(learner, Carries):
-                learner.carry_on(checkpoint.without_prefix("carried.", tensors))
+            if state := unroll_state_of(learner):
+                state.load_state_dict(checkpoint.without_prefix("carried.", tensors))
             progress = TrainingState(**manifest["progress"])
         else:
             progress = TrainingState()
@@ -281,8 +274,8 @@ class Run:
         tensors = checkpoint.prefixed("learner.", saved.state_dict()) | checkpoint.prefixed(
             "optimizer.", state
         )
-        if isinstance(learner, Carries):
-            tensors |= checkpoint.prefixed("carried.", learner.carried())
+        if unroll_state := unroll_state_of(learner):
+            tensors |= checkpoint.prefixed("carried.", unroll_state.state_dict())
         checkpoint.save(
             self.last, tensors, self.manifest | {"progress": asdict(progress), "optimizer": groups}
         )

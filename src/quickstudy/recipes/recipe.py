@@ -4,6 +4,7 @@ import importlib.metadata
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -64,7 +65,7 @@ class Recipe:
         tasks: T, training tasks in a step.
         steps: Number of training steps.
         lr: Learning rate.
-        optimizer: From the learning rate to what makes the optimizer of the parameters; Adam by default.
+        optimizer: Class of the optimizer, or another function of the parameters and `lr`; Adam by default.
         schedule: From the number of steps to the multiplier of the learning rate at each step.
         validation: Setting of the tasks by which weights are selected.
         validation_episodes: Number of these tasks.
@@ -195,7 +196,7 @@ class Recipe:
                 learner,
                 training,
                 steps,
-                optimizer=self.optimizer(lr),
+                optimizer=partial(self.optimizer, lr=lr),
                 schedule=self.schedule(steps),
                 validation=validate,
                 keep="last" if met else "best",

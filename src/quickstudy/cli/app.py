@@ -58,7 +58,7 @@ class _TakesSettings(TyperCommand):
             name: str | None = getattr(error, "option_name", None)  # of an option that there isn't
             if name:
                 setting = f"--set {name.lstrip('-').replace('-', '_')}=…"
-                vars(error)["message"] += f" If it is an argument of the recipe, write {setting}"
+                vars(error)["message"] += f". If it is an argument of the recipe, write {setting}"
             raise
 
 

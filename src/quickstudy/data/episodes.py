@@ -178,7 +178,7 @@ class Episodes:
             "augment": described(self.augment),
             "augment_classes": described(self.augment_classes),
             "group": described(self.group),
-            "apart": self.cross_source,
+            "cross_source": self.cross_source,
             "tasks": self.tasks,
             "seed": self.seed,
         }

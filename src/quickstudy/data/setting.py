@@ -1,4 +1,4 @@
-"""Setting and Labels: the size of a task, and which items are labelled."""
+"""Setting and LabelFraction: the size of a task, and which items are labelled."""
 
 from dataclasses import dataclass
 

@@ -152,7 +152,7 @@ class Recognizer:
             progress: Function called with (files done, files in total) after each batch.
 
         Returns:
-            Numbers of new and known samples, and the refused and doubtful files.
+            Numbers of new and known samples, and the refused and likely mislabelled files.
 
         Raises:
             ValueError: If none of the files can be used, or the name isn't valid.
@@ -170,7 +170,7 @@ class Recognizer:
             progress: Function called with (files done, files in total) after each batch.
 
         Returns:
-            Numbers of new and known samples, and the refused and doubtful files.
+            Numbers of new and known samples, and the refused and likely mislabelled files.
 
         Raises:
             FileNotFoundError: If there are no such folders.

@@ -254,7 +254,7 @@ def tasks(pool: ClassPool = POOL, seed: int = 0, count: int = 2, **rest) -> Epis
             r"train\.pool\.name pool\.train, not",
         ),
         ({}, {"setting": Setting(4, 1, 3)}, r"train\.setting\.ways 5, not 4"),
-        ({}, {"augment": RandomAffine()}, r"train\.augment None, not Affine\("),
+        ({}, {"augment": RandomAffine()}, r"train\.augment None, not RandomAffine\("),
         ({}, {"steps": 24}, "steps 20, not 24"),
         ({}, {"clip": 1.0}, r"clip None, not 1\.0"),
         ({}, {"schedule": halve_every(5)}, r"schedule \[1\.0, .*\], not \[1\.0, .*0\.125\]"),

@@ -110,7 +110,7 @@ def test_a_learner_of_ones_own_is_given_or_its_recipe_is_named(run: Run, tmp_pat
     learner, _ = qs.load_learner(tmp_path / "r", learner=Cosine(qs.Conv4(1, 8), 10.0))
     assert isinstance(learner, Cosine)
     assert torch.equal(learner.encoder.convs[0].weight, trained.encoder.convs[0].weight)
-    with pytest.raises(ValueError, match="is of another encoder"):
+    with pytest.raises(ValueError, match="belongs to another encoder"):
         qs.load_learner(tmp_path / "r", learner=Cosine(qs.Conv4(1, 4), 10.0))
     (tmp_path / "mine.py").write_text(MINE)
     assert run("evaluate r --recipe mine.py:cosine --episodes 2 --setting 5w1s --queries 2").code == 0

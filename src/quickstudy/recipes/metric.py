@@ -334,8 +334,9 @@ def _semi_supervised(
         return Setting(ways, 1, 1, unlabelled, ways if distractors else 0)
 
     kind = f"{refinement} k-means" if unlabelled else "prototypical networks"
+    extra = ", with distractors" if distractors else ""
     return Recipe(
-        summary=f"{kind} on Omniglot, a tenth labelled{', with distractors' * distractors}, Vinyals split",
+        summary=f"{kind} on Omniglot, a tenth labelled{extra}, Vinyals split",
         paper="Ren et al. 2018, Table 1",
         pool=partial(omniglot, split="vinyals", rotations=True),
         item_format=ImageFormat(28, 1, invert=True),

@@ -32,7 +32,7 @@ def recipe_of_facts(manifest: Manifest) -> Recipe:
         manifest: Manifest of a checkpoint that `fit` wrote, in Python.
 
     Raises:
-        ValueError: if its learner is not of this library; the message goes on from the checkpoint's name.
+        ValueError: If its learner is not of this library; the message goes on from the checkpoint's name.
     """
     facts, plan = manifest["fit"], manifest["fit"]["learner"]
     if "arguments" not in plan:

@@ -18,7 +18,8 @@ from quickstudy.core.modes import Mode
 from quickstudy.core.progress import ProgressCallback
 from quickstudy.core.scores import Score, percent
 from quickstudy.core.seeds import generators_kept
-from quickstudy.data.augment.images import Augment
+from quickstudy.data.augment.augment import Augment
+from quickstudy.data.datasets.glyphs import glyphs
 from quickstudy.data.episodes import Episodes
 from quickstudy.data.formats.items import ItemFormat
 from quickstudy.data.pool import ClassPool
@@ -46,6 +47,11 @@ class MakePool(Protocol):
     ) -> ClassPool:
         """The pool with its splits train, validation and test."""
         ...
+
+
+def glyph_pool(*, root: str | Path | None = None, progress: ProgressCallback | None = None) -> ClassPool:
+    """The embedded glyphs, as a `MakePool`; the data root is not used."""
+    return glyphs(progress=progress)
 
 
 @dataclass(frozen=True, kw_only=True)

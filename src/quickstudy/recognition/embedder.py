@@ -205,8 +205,8 @@ def encoder_of(learner: Learner) -> tuple[nn.Module, Energy]:
 def _fingerprint(encoder: nn.Module, manifest: dict[str, Any], energy: Energy) -> str:
     """Identifies an encoder: embeddings can be compared only if their fingerprints are equal.
 
-    The recipe's name, "python" for a training by `fit`, is for people; the digest covers item format, distance
-    and weights.
+    The recipe's name, "python" for a training by `fit`, is for people; the digest covers item format,
+    distance and weights.
     """
     digest = hashlib.blake2b(f"{sorted(manifest['items'].items())} {energy}".encode(), digest_size=8)
     for name, tensor in sorted(encoder.state_dict().items()):

@@ -353,4 +353,5 @@ def clip_ways(classes: ClassPool, setting: Setting) -> tuple[ClassPool, Setting]
 
 def _in_few_words(manifest: Manifest) -> str:
     """Which training it is of."""
-    return f"{manifest.get('recipe')}, seed {manifest.get('seed')}, {manifest['training']['steps']} steps"
+    seed = manifest["seed"] if "seed" in manifest else manifest["fit"]["train"]["seed"]
+    return f"{manifest.get('recipe', 'python')}, seed {seed}, {manifest['training']['steps']} steps"

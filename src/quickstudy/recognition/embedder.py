@@ -79,7 +79,9 @@ class Embedder:
         self.energy: Energy
         self.encoder, self.energy = encoder_of(learner)
         self.format: ItemFormat = weights.item_format_of(self.manifest)
-        self.fingerprint = _fingerprint(self.encoder, self.manifest, self.energy)
+        # for people to read; a training by `fit` has no recipe
+        self.recipe: str = self.manifest.get("recipe") or "python"
+        self.fingerprint = f"{self.recipe}-{_digest(self.encoder, self.manifest, self.energy)}"
 
     @torch.no_grad()
     def embed(self, items: Items) -> Vectors:
@@ -202,17 +204,13 @@ def encoder_of(learner: Learner) -> tuple[nn.Module, Energy]:
     )
 
 
-def _fingerprint(encoder: nn.Module, manifest: dict[str, Any], energy: Energy) -> str:
-    """Identifies an encoder: embeddings can be compared only if their fingerprints are equal.
-
-    The recipe's name, "python" for a training by `fit`, is for people; the digest covers item format,
-    distance and weights.
-    """
+def _digest(encoder: nn.Module, manifest: dict[str, Any], energy: Energy) -> str:
+    """Digest of item format, distance and weights; embeddings can be compared only if it is the same."""
     digest = hashlib.blake2b(f"{sorted(manifest['items'].items())} {energy}".encode(), digest_size=8)
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return f"{manifest.get('recipe') or 'python'}-{digest.hexdigest()}"
+    return digest.hexdigest()
 
 
 def _read(file: Path) -> bytes:

@@ -50,7 +50,7 @@ class Race:
     @property
     def setting(self) -> str:
         """What a row says of it."""
-        return f"{'held-out loss, ' * self.held_out}{self.steps} steps, {self.problems:,} problems"
+        return f"{'held-out loss, ' if self.held_out else ''}{self.steps} steps, {self.problems:,} problems"
 
 
 QUADRATICS = ("lstm-optimizer-quadratics",)

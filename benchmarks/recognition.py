@@ -35,7 +35,7 @@ from quickstudy.recognition.embedder import Embedder
 from quickstudy.recognition.gallery.search import SamplePooling
 from quickstudy.recognition.measure import EmbeddedPool, embed_pool
 from quickstudy.recognition.pairs import pooled_scores, score_pairs
-from quickstudy.recognition.pooling import Poolings, compare_poolings
+from quickstudy.recognition.pooling_choice import Poolings, compare_poolings
 from quickstudy.recognition.report.error_rates import achieved, lfw_view2, min_dcf
 from quickstudy.recognition.report.identification import enrollment_draws
 

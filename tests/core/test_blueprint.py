@@ -36,6 +36,9 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "GaussianPrototypical": lambda: metric.GaussianPrototypical(
         qs.Conv4(1, 4, outputs=5), inverse_variance=metric.LearnedSoftplus()
     ),
+    "GaussianPrototypical, sigmoid": lambda: metric.GaussianPrototypical(
+        qs.Conv4(1, 4, outputs=5), inverse_variance=metric.one_plus_sigmoid
+    ),
     "SemiPrototypical": lambda: metric.SemiPrototypical(qs.Conv4(1, 4), "masked"),
     "MAML": lambda: qs.MAML(head(), lr=0.3, steps=2, test_steps=5, first_order=True),
     "ANIL": lambda: qs.ANIL(head(4), lr=0.3, steps=2),

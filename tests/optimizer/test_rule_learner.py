@@ -257,9 +257,9 @@ def test_arguments_out_of_range_are_refused(arguments: dict[str, Any], message: 
 def by_formula(
     rule: nn.Module, sigma: float, unroll: int, unrolls: int, objective: str, persistent: bool, log: bool
 ) -> Iterator[tuple[float, Weights]]:
-    """Each unroll's mean loss and 1/(σ²B) Σ_b ξ_b L_b, each optimisee by its own copy of the rule.
+    """Each unroll's mean loss and 1/(σ²B) Σ_b ξ_b L_b, each optimizee by its own copy of the rule.
 
-    Vicol, Metz, Sohl-Dickstein 2021, Algorithms 1 and 2: optimisees 0 and 2 share a problem and have +ε and
+    Vicol, Metz, Sohl-Dickstein 2021, Algorithms 1 and 2: optimizees 0 and 2 share a problem and have +ε and
     −ε, as do 1 and 3. ξ is ε, or with persistence the sum of it so far. The noise is a function of the draw's
     seed and step, for one parameter of the rule after the other.
     """
@@ -500,9 +500,9 @@ def test_a_stopped_training_resumes_bit_for_bit(tmp_path: Path, name: str, estim
         small_fit(killed, tmp_path / "cut", report=die)
     kept, _ = checkpoint.load(tmp_path / "cut" / "last.safetensors")
     if at == 9:
-        assert "carried.at" not in kept  # as it happens, it stands between two horizons
+        assert "unroll_state.at" not in kept  # as it happens, it stands between two horizons
     else:
-        _, horizon, step = kept["carried.at"].tolist()
+        _, horizon, step = kept["unroll_state.at"].tolist()
         assert 0 < step < horizon
     # another initialisation, or one that has gone on since: the checkpoint must overrule either
     learner = small(name, estimator, seed=1) if at == 5 else killed
@@ -649,7 +649,7 @@ class Seen:
 @pytest.mark.parametrize("backward", [True, False])
 @pytest.mark.parametrize("first_order", [True, False])
 def test_no_graph_outlives_its_unroll(first_order: bool, backward: bool) -> None:
-    """Of the optimisees, at first order, none outlives its step."""
+    """Of the optimizees, at first order, none outlives its step."""
     graphs: list[weakref.ref[Tensor]] = []
     learner = RuleLearner(made("lstm"), Seen(graphs), 2, 3, TruncationSchedule(50), first_order=first_order)
     for i in range(3):
@@ -680,7 +680,7 @@ def live_tensors() -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["backprop", "second-order", "pes"])
 def test_memory_does_not_grow_with_the_meta_steps(estimator: str) -> None:
-    """Nor with the steps of an optimisee, whose unroll alone is kept."""
+    """Nor with the steps of an optimizee, whose unroll alone is kept."""
     torch.manual_seed(0)
     how = {"first_order": False} if estimator == "second-order" else {"estimator": estimator}
     learner = RuleLearner(LSTMRule(hidden=3), Quadratics(3), 4, 2, TruncationSchedule(1000), **how)

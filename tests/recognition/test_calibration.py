@@ -15,7 +15,7 @@ from PIL import Image
 from quickstudy.metric.verification import verification
 from quickstudy.recognition.calibration import Calibration, ThresholdTable, calibrate, least_threshold
 from quickstudy.recognition.pairs import pooled_scores, score_pairs
-from quickstudy.recognition.pooling import Poolings, compare_poolings
+from quickstudy.recognition.pooling_choice import Poolings, compare_poolings
 from quickstudy.recognition.report.error_rates import achieved
 from tests.support.clouds import cloud, energy_of
 

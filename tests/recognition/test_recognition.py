@@ -30,7 +30,7 @@ from quickstudy.recognition.gallery.gallery import Gallery
 from quickstudy.recognition.gallery.pooling import score_of
 from quickstudy.recognition.measure import embed_pool
 from quickstudy.recognition.pairs import pooled_scores
-from quickstudy.recognition.pooling import Poolings
+from quickstudy.recognition.pooling_choice import Poolings
 from quickstudy.recognition.recognizer import Recognizer
 from quickstudy.training.launch import launch
 from tests.support.recipes import train

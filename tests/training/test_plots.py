@@ -142,7 +142,7 @@ def test_wrong_answers_are_framed_and_named() -> None:
 
 @pytest.mark.parametrize(("classes", "items", "ways"), [(12, 30, 10), (2, 3, 2), (2, 2, 2)])
 def test_embedding(classes: int, items: int, ways: int) -> None:
-    figure = metric_plots.embedding(Prototypical(Conv4(1, 4)), shaded_pool(classes, items))
+    figure = metric_plots.embedding(Conv4(1, 4), shaded_pool(classes, items))
     drawn(figure)
     (axes,) = figure.axes
     shown = min(20, items) - 1
@@ -158,7 +158,7 @@ def test_embedding(classes: int, items: int, ways: int) -> None:
 
 
 def test_a_prototype_lies_in_the_middle_of_its_items(learner: Prototypical) -> None:
-    figure = metric_plots.embedding(learner, shaded_pool(2, 6))
+    figure = metric_plots.embedding(learner.encoder, shaded_pool(2, 6))
     points, stars = (np.asarray(c.get_offsets()) for c in figure.axes[0].collections)
     y = Episodes(shaded_pool(2, 6), Setting(2, 5, 1))[0].support.y[0].numpy()
     np.testing.assert_allclose([points[y == k].mean(0) for k in range(2)], stars, atol=1e-5)

@@ -33,7 +33,10 @@ def evaluate(
     checkpoint: Checkpoint,
     setting: Annotated[
         list[str] | None,
-        typer.Option(help="Such as 5w1s; repeatable. (default: the recipe's)", show_default=False),
+        typer.Option(
+            help="Ways and shots of the tasks, such as 5w1s; repeatable. (default: the recipe's)",
+            show_default=False,
+        ),
     ] = None,
     queries: Annotated[
         int | None,
@@ -45,7 +48,7 @@ def evaluate(
     ] = None,
     episodes: Annotated[int, typer.Option(min=2, help="Test tasks.")] = 1000,
     mode: Annotated[Literal[Mode, "both"], typer.Option(help="What batch norm sees.")] = "inductive",
-    seed: Annotated[int, typer.Option(min=0, help="Of the episodes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the episodes.")] = 0,
     images: Annotated[Path | None, typer.Option(help="Test on the classes of this folder instead.")] = None,
     skip_corrupt: SkipCorrupt = False,
     accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",

@@ -10,7 +10,7 @@ from quickstudy.cli.options import AsJson, DataRoot
 
 
 def optimize(
-    family: Annotated[str, typer.Argument(help="Of problems: quadratics, digits, mnist, letters, …")],
+    family: Annotated[str, typer.Argument(help="Family of problems: quadratics, digits, mnist, letters, …")],
     rule: Annotated[
         list[str] | None,
         typer.Option(
@@ -18,9 +18,9 @@ def optimize(
             show_default=False,
         ),
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Of the race.")] = 100,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the race.")] = 100,
     problems: Annotated[int, typer.Option(min=2, help="Test problems, and as many to tune on.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Of the problems.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the problems.")] = 0,
     held_out: Annotated[bool, typer.Option("--held-out", help="Judge by data not trained on.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for the picture.")] = Path("plots"),
     as_json: AsJson = False,
@@ -45,7 +45,7 @@ def optimize(
     with Terminal().counting("racing") as report:
         curves = race(learned, test, steps, problems, seed, held_out=held_out, report=report)
     out.mkdir(parents=True, exist_ok=True)
-    path = out / f"race-{family}-{steps}{'-held-out' * held_out}.png"
+    path = out / f"race-{family}-{steps}{'-held-out' if held_out else ''}.png"
     race_curves(curves, f"{family}: {problems} unseen problems", held_out).savefig(path, dpi=150)
     finals = [FinalLoss.of(c.judged(held_out)[-1], seed, family, steps) for c in curves]
     if as_json:

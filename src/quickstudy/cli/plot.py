@@ -12,8 +12,8 @@ from quickstudy.cli.options import DataRoot, OwnRecipe, as_setting
 def plot(
     checkpoint: Annotated[str, typer.Argument(help="A training's folder, a checkpoint, or a model's name.")],
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("plots"),
-    setting: Annotated[str, typer.Option(help="Of the episode that is drawn.")] = "5w1s",
-    seed: Annotated[int, typer.Option(min=0, help="Of the episode.")] = 0,
+    setting: Annotated[str, typer.Option(help="Ways and shots of the episode that is drawn.")] = "5w1s",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the episode.")] = 0,
     own_recipe: OwnRecipe = None,
     data_root: DataRoot = None,
 ) -> None:

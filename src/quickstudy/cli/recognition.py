@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 PANEL = "Recognition: enroll, verify, identify"
 REJECTED = 3
 """Exit code of `verify` for a rejected sample; 1 and 2 are errors."""
-_panel = partial(typer.Option, rich_help_panel=PANEL)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -259,7 +257,7 @@ def _warn_of_support(recognizer: "Recognizer", decisions: "list[Decision]", to_v
         return
     far = recognizer.far or recognizer.calibration.far
     names = 1 if to_verify else recognizer.gallery.size()[0]
-    among = f", spread over {names} names" * (names > 1)
+    among = f", spread over {names} names" if names > 1 else ""
     why = (
         f"too few pairs were calibrated on for a FAR of {100 * far:.3g} %{among}"
         if far

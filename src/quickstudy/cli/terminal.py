@@ -24,7 +24,7 @@ class Terminal:
     """Progress bars on a terminal; a line now and then where there is none.
 
     Args:
-        quiet: show nothing, as processes other than the first must.
+        quiet: Whether to show nothing, as processes other than the first must.
     """
 
     def __init__(self, quiet: bool = False) -> None:

@@ -41,7 +41,7 @@ def blueprint(value: object) -> Any:
             library or a `partial` of one, a number, a text, None, or a sequence of these.
 
     Raises:
-        NotRebuildableError: if it is or holds anything else.
+        NotRebuildableError: If it is or holds anything else.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -69,7 +69,7 @@ def rebuilt(plan: Any, find: Callable[[str], Any]) -> Any:
         find: From a name to the class or function of this library; a KeyError where there is none.
 
     Raises:
-        ValueError: if the plan names what is not there, or does not fit it.
+        ValueError: If the plan names what is not there, or does not fit it.
     """
     if isinstance(plan, list):
         return tuple(rebuilt(p, find) for p in plan)  # pyright: ignore[reportUnknownVariableType]

@@ -135,16 +135,16 @@ class Episodes:
             for x, part in zip(items.split([part.numel() for part in parts]), parts, strict=True)
         ]
         if tasks and (self.augment or self.augment_classes):
-            sources = [
+            rngs = [
                 np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(i, task)))
                 for task in range(rank, self.tasks, world)
             ]
             if self.augment_classes:
-                split = self._as_other_classes(self.augment_classes, split, sources)
+                split = self._as_other_classes(self.augment_classes, split, rngs)
                 task = torch.arange(tasks).unsqueeze(1)
                 split = [x[task, order] for x, order in zip(split, orders, strict=True)]
             if self.augment:
-                split = [_changed(self.augment, x, sources) for x in split]
+                split = [_changed(self.augment, x, rngs) for x in split]
         support, query, unlabelled = split
         support_y = orders[0].to(self.device) // s.shots
         query_y = orders[1].to(self.device) // s.queries
@@ -244,13 +244,13 @@ class Episodes:
         return self.pool.starts[classes][..., None] + places
 
     def _as_other_classes(
-        self, change: Augment, parts: list[Tensor], sources: list[np.random.Generator]
+        self, change: Augment, parts: list[Tensor], rngs: list[np.random.Generator]
     ) -> list[Tensor]:
         """Apply a change of classes to the support, query and unlabelled items of each class together."""
         s = self.setting
         each = [s.shots, s.queries, s.unlabelled]
         own = [x[:, : s.ways * n].unflatten(1, (s.ways, n)) for x, n in zip(parts, each, strict=True)]
-        changed = _changed(change, torch.cat(own, 2), sources).split(each, 2)
+        changed = _changed(change, torch.cat(own, 2), rngs).split(each, 2)
         return [
             torch.cat([x.flatten(1, 2), part[:, s.ways * n :]], 1)
             for x, part, n in zip(changed, parts, each, strict=True)
@@ -308,9 +308,9 @@ class _Sources:
         return self._order[self._firsts[classes][..., None] + np.concatenate([support, queries], -1)]
 
 
-def _changed(augment: Augment, x: Tensor, sources: list[np.random.Generator]) -> Tensor:
+def _changed(augment: Augment, x: Tensor, rngs: list[np.random.Generator]) -> Tensor:
     """Augment the items of T tasks, each task with its own random generator."""
-    return torch.stack([augment(of_task, rng) for of_task, rng in zip(x, sources, strict=True)])
+    return torch.stack([augment(of_task, rng) for of_task, rng in zip(x, rngs, strict=True)])
 
 
 def distinct(rng: np.random.Generator, n: npt.NDArray[Any], m: int) -> IntArray:
@@ -366,9 +366,9 @@ def _padded(members: list[list[int]]) -> tuple[IntArray, IntArray]:
 def _check(pool: ClassPool, setting: Setting, labelled: IntArray | None) -> None:
     classes = setting.ways + setting.distractors
     if classes > len(pool):
-        wanted = f"{setting.ways} ways" + f" and {setting.distractors} distractors" * bool(
-            setting.distractors
-        )
+        wanted = f"{setting.ways} ways"
+        if setting.distractors:
+            wanted += f" and {setting.distractors} distractors"
         raise ValueError(
             f"{wanted}, but {pool.name} has {len(pool)} classes: "
             f"ask for at most {len(pool)} ways or bring more classes"

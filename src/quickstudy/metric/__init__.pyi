@@ -7,6 +7,9 @@ from .gaussian import GaussianPrototypical as GaussianPrototypical
 from .gaussian import Gaussians as Gaussians
 from .gaussian import LearnedSoftplus as LearnedSoftplus
 from .gaussian import gaussian_encoder as gaussian_encoder
+from .gaussian import one_plus_four_sigmoids as one_plus_four_sigmoids
+from .gaussian import one_plus_sigmoid as one_plus_sigmoid
+from .gaussian import one_plus_softplus as one_plus_softplus
 from .matching import FullContext as FullContext
 from .matching import Matching as Matching
 from .pairs import draw_pairs as draw_pairs

@@ -1,11 +1,11 @@
 """Distances and class means that the metric learners share."""
 
 from collections.abc import Callable
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, Protocol, TypeGuard, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def cosines(a: Tensor, b: Tensor) -> Tensor:
@@ -123,3 +123,23 @@ def cosine_distance(a: Tensor, b: Tensor) -> Tensor:
         [T, A, B] distances in 0 … 2.
     """
     return 1 - cosines(a, b)
+
+
+class Embeds(Protocol):
+    """A learner that compares embeddings: an encoder, and a distance with a name."""
+
+    @property
+    def encoder(self) -> nn.Module:
+        """Encoder from items [B, ...] to embeddings [B, D]."""
+        ...
+
+    @property
+    def distance(self) -> Distance | None:
+        """Distance to compare embeddings by, or None if it has no name."""
+        ...
+
+
+def embeds(learner: Any) -> TypeGuard[Embeds]:
+    """Whether a learner has an encoder and a property `distance`."""
+    # isinstance of a runtime-checkable protocol sees no submodules, such as the encoder, from Python 3.12 on
+    return hasattr(learner, "encoder") and hasattr(learner, "distance")

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
+from torch import nn
 
 from quickstudy.core.learner import embed, embed_together, evaluation_mode
 from quickstudy.data.episodes import Episodes
 from quickstudy.data.pool import ClassPool
 from quickstudy.data.setting import LabelFraction, Setting
 from quickstudy.metric.distances import prototypes
-from quickstudy.metric.prototypical import Prototypical
 from quickstudy.metric.semi_supervised import SemiPrototypical
 from quickstudy.metric.verification import Verification
 from quickstudy.training.plots import RIGHT, WRONG, despine
@@ -23,11 +23,11 @@ EMBEDDED_WAYS = 10
 
 
 @torch.no_grad()
-def embedding(learner: Prototypical, classes: ClassPool, seed: int = 0) -> Figure:
+def embedding(encoder: nn.Module, classes: ClassPool, seed: int = 0) -> Figure:
     """Embeddings of ten classes and their prototypes, on the first two principal components.
 
     Args:
-        learner: The trained learner.
+        encoder: The trained encoder, from items [B, ...] to embeddings [B, D].
         classes: Test classes.
         seed: Seed of the draw of classes and items.
 
@@ -37,8 +37,8 @@ def embedding(learner: Prototypical, classes: ClassPool, seed: int = 0) -> Figur
     items = int(min(20, classes.counts.min()))
     setting = Setting(min(EMBEDDED_WAYS, len(classes)), items - 1, 1)
     support = Episodes(classes, setting, 1, seed)[0].support
-    with evaluation_mode(learner):
-        z = embed(learner.encoder, support.x)
+    with evaluation_mode(encoder):
+        z = embed(encoder, support.x)
     centres = prototypes(z, support.y, setting.ways)[0].numpy()
     pca = PCA(2).fit(z[0].numpy())
     points, middles = pca.transform(z[0].numpy()), pca.transform(centres)

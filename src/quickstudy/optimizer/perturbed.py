@@ -10,11 +10,11 @@ from quickstudy.core.kernels.switch import for_each
 
 
 class PerTaskRule:
-    """A rule with separate weights for each of B optimisees.
+    """A rule with separate weights for each of B optimizees.
 
     Args:
         rule: The rule, a `Rule` that is a module.
-        weights: [B, ...] weights of the rule for each optimisee, by name.
+        weights: [B, ...] weights of the rule for each optimizee, by name.
     """
 
     def __init__(self, rule: nn.Module, weights: Tensors) -> None:
@@ -27,7 +27,7 @@ class PerTaskRule:
     def update(
         self, gradients: Tensors, state: RuleState, parameters: Tensors, loss: Tensor
     ) -> tuple[Tensors, RuleState]:
-        """Take a step of each optimisee with its own weights, as `Rule.update`."""
+        """Take a step of each optimizee with its own weights, as `Rule.update`."""
         return self._call("update", gradients, state, parameters, loss)
 
     def _call(self, method: str, *arguments: Any) -> Any:

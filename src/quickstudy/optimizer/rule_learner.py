@@ -39,7 +39,7 @@ def gradient_of(loss: Loss, parameters: Tensors, step: int) -> tuple[Tensors, Te
 
 @dataclass
 class _Unroll:
-    """State of the optimisees between two unrolls."""
+    """State of the optimizees between two unrolls."""
 
     problems: ProblemBatch
     seed: int
@@ -48,14 +48,14 @@ class _Unroll:
     parameters: Tensors
     state: RuleState
     perturbed: Tensors
-    """PES: the sum of all perturbations of each optimisee's rule so far, [B, ...] by name."""
+    """PES: the sum of all perturbations of each optimizee's rule so far, [B, ...] by name."""
 
 
 class UnrollState:
-    """Where the optimisees of a `RuleLearner` stand between two unrolls: what torch calls a `Stateful`.
+    """Where the optimizees of a `RuleLearner` stand between two unrolls: what torch calls a `Stateful`.
 
     Args:
-        begin: From seed, horizon and step to the problems of that seed, with the optimisees at their start.
+        begin: From seed, horizon and step to the problems of that seed, with the optimizees at their start.
     """
 
     def __init__(self, begin: Callable[[int, int, int], _Unroll]) -> None:
@@ -76,7 +76,7 @@ class UnrollState:
         )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the optimisees that `state_dict` gave; with new problems if it gave nothing."""
+        """Go on with the optimizees that `state_dict` gave; with new problems if it gave nothing."""
         self.at = None
         if not state_dict:
             return
@@ -92,7 +92,7 @@ class UnrollState:
 
 
 class RuleLearner(nn.Module):
-    r"""Learns the parameters φ of an update rule from the losses of the optimisees that it optimizes.
+    r"""Learns the parameters φ of an update rule from the losses of the optimizees that it optimizes.
 
     $$\mathcal{L}(\phi) = \mathbb{E}_f \Big[ \frac1K \sum_{t=1}^{K} f(\theta_t) \Big], \qquad
     \theta_{t+1} = \theta_t + g_t, \qquad (g_t, h_{t+1}) = m(\nabla_t, h_t, \phi)$$
@@ -106,11 +106,11 @@ class RuleLearner(nn.Module):
     - "backprop": back-propagation through the unroll. The first-order variant drops
       $\partial \nabla_t / \partial \phi$, as the paper does. The gradient of $\sum f(\theta_t)$ is then that
       of the surrogate $\sum \langle \mathrm{stopgrad} \nabla_t, \theta_t \rangle$, and no graph of the
-      optimisees' losses is kept.
+      optimizees' losses is kept.
     - "es": evolution strategies, $\frac{1}{\sigma^2} \mathbb{E}[\epsilon L(\phi + \epsilon)]$ with
       $\epsilon \sim N(0, \sigma^2)$, in antithetic pairs ±ε on the same problem. Only f is differentiated. It
       smooths the objective, and like back-propagation it ignores what follows the unroll.
-    - "pes": persistent evolution strategies. Each optimisee keeps its perturbed state from unroll to unroll,
+    - "pes": persistent evolution strategies. Each optimizee keeps its perturbed state from unroll to unroll,
       and ε in the estimate is the sum of all of its perturbations since the start, which makes the estimate
       unbiased for the whole horizon.
 
@@ -121,7 +121,7 @@ class RuleLearner(nn.Module):
             them with +ε and half with −ε.
         unroll: K, the inner steps of a meta-step.
         horizon: Inner steps after which new problems begin; `TruncationSchedule()` by default.
-        first_order: Treat the optimisees' gradients as constants in back-propagation.
+        first_order: Treat the optimizees' gradients as constants in back-propagation.
         objective: Meta-objective f: "train", the loss that the rule gets the gradients of, or "held_out".
         log: Take log f instead of f, which must then be positive; late steps with small losses then count as
             much as early ones.
@@ -169,7 +169,7 @@ class RuleLearner(nn.Module):
         self.unroll_state = UnrollState(self._begin)
 
     def forward(self, draw: ProblemSeed) -> Tensor:
-        """Meta-loss of an unroll. The state of the optimisees is kept for the next call.
+        """Meta-loss of an unroll. The state of the optimizees is kept for the next call.
 
         Args:
             draw: The meta-step, with the seed of the problems that may begin in it.
@@ -202,7 +202,7 @@ class RuleLearner(nn.Module):
 
     @property
     def _sampled(self) -> int:
-        """Number of different problems: in evolution strategies, two optimisees share one."""
+        """Number of different problems: in evolution strategies, two optimizees share one."""
         return self.problems if self.estimator == "backprop" else self.problems // 2
 
     @property
@@ -212,7 +212,7 @@ class RuleLearner(nn.Module):
         return rule
 
     def _weights(self, count: int) -> Tensors:
-        """φ repeated for each optimisee, [count, ...] by name."""
+        """φ repeated for each optimizee, [count, ...] by name."""
         return {k: p.detach().expand(count, *p.shape) for k, p in self.rule.named_parameters()}
 
     def _objective(self, problems: ProblemBatch) -> Loss:
@@ -281,7 +281,7 @@ class RuleLearner(nn.Module):
     def _unroll_without_graph(
         self, at: _Unroll, parameters: Tensors, state: RuleState, rule: Rule, steps: int
     ) -> tuple[Tensor, Adapted]:
-        """Mean objective [B] of each optimisee over some steps, and the result of the steps."""
+        """Mean objective [B] of each optimizee over some steps, and the result of the steps."""
         objective = self._objective(at.problems)
         values: list[Tensor] = []
 

@@ -53,7 +53,7 @@ class ProblemSeeds:
         """
         if world > 1:
             raise ValueError(
-                "a rule is learned by one process, which runs optimisees side by side: devices=1"
+                "a rule is learned by one process, which runs optimizees side by side: devices=1"
             )
         return ProblemSeed(i, derived_seed(self.seed, i))
 

@@ -94,7 +94,7 @@ class Experiment(Protocol):
         """Refuse options that this kind of training has no use for, before anything is started.
 
         Raises:
-            ValueError: if there is one; it says which to leave out.
+            ValueError: If there is one; it says which to leave out.
         """
         ...
 
@@ -149,8 +149,8 @@ class Experiment(Protocol):
         """The tests that it states, with the published figures, and ours by the manifest of a model."""
         ...
 
-    def results(self, verdicts: Sequence[Any]) -> Results:
-        """The figures of `test`, beside the published ones."""
+    def results(self, figures: Sequence[Any]) -> Results:
+        """The figures of `test` as a table, beside the published ones."""
         ...
 
     def test_command(self, folder: Path) -> list[str]:

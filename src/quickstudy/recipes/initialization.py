@@ -1,6 +1,6 @@
 """Recipes of learned initializations.
 
-Learned initialisations on Omniglot: MAML, FOMAML, ANIL, Meta-SGD and Reptile, 1-shot.
+On Omniglot: MAML, FOMAML, ANIL, Meta-SGD and Reptile, 1-shot.
 
 The published figures are transductive (batch norm sees all queries of a task), and so is the validation.
 
@@ -17,16 +17,12 @@ MAML on the embedded glyphs: needs no download. No paper's figure.
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 
 import torch
 
 from quickstudy.core.learner import Learner
-from quickstudy.core.progress import ProgressCallback
-from quickstudy.data.datasets.glyphs import glyphs
 from quickstudy.data.datasets.omniglot import omniglot
 from quickstudy.data.formats.images import ImageFormat
-from quickstudy.data.pool import ClassPool
 from quickstudy.data.setting import Setting
 from quickstudy.encoders.classifier import Classifier
 from quickstudy.encoders.conv4 import Conv4
@@ -34,7 +30,7 @@ from quickstudy.initialization.anil import ANIL
 from quickstudy.initialization.maml import MAML
 from quickstudy.initialization.meta_sgd import MetaSGD
 from quickstudy.initialization.reptile import Reptile
-from quickstudy.recipes.recipe import Recipe
+from quickstudy.recipes.recipe import Recipe, glyph_pool
 from quickstudy.training.schedules import Schedule, cosine_schedule, linear_decay, restarted
 
 _ONE_COSINE = partial(cosine_schedule, warmup=100)
@@ -61,7 +57,7 @@ def maml_omniglot_20way() -> Recipe:
         20,
         lambda: MAML(_classifier(20), lr=0.4, steps=1, test_steps=3),
         steps=12_000,
-        rate=2e-3,
+        lr=2e-3,
         published={"20w1s": 95.8},
     )
 
@@ -148,7 +144,7 @@ def _recipe(
     learner: Callable[[], Learner],
     steps: int,
     published: Mapping[str, float],
-    rate: float = 5e-3,
+    lr: float = 5e-3,
     schedule: Callable[[int], Schedule] = _ONE_COSINE,
 ) -> Recipe:
     return Recipe(
@@ -160,7 +156,7 @@ def _recipe(
         train=Setting(ways, 1, 5 if ways == 5 else 2),
         tasks=8 if ways == 5 else 4,
         steps=steps,
-        lr=rate,
+        lr=lr,
         schedule=schedule,
         precision="bf16-mixed",
         validation=Setting(ways, 1, 5),
@@ -200,7 +196,7 @@ def maml_glyphs() -> Recipe:
     return Recipe(
         summary="MAML on letters of many scripts; needs no download",
         paper="our own data",
-        pool=_pool,
+        pool=glyph_pool,
         item_format=ImageFormat(28, 1, invert=True),
         learner=lambda: MAML(Classifier(Conv4(running_statistics=False), 5), lr=0.1, steps=1, test_steps=3),
         train=Setting(5, 1, 5),
@@ -214,7 +210,3 @@ def maml_glyphs() -> Recipe:
         tests=(Setting(5, 1, 15),),
         mode="transductive",
     )
-
-
-def _pool(root: str | Path | None = None, progress: ProgressCallback | None = None) -> ClassPool:
-    return glyphs(progress=progress)

@@ -1,45 +1,33 @@
-"""Recipes of the metric space.
+"""Recipes of the metric space, on Omniglot and on the embedded glyphs.
 
-Matching, relation, Siamese and Gaussian prototypical networks on Omniglot.
+Departures of all from their papers: Adam's learning rate rises over a short warm-up and falls along a cosine
+to 0; the validation characters select the weights and are never trained on. Those marked "bf16-mixed" are
+trained in bfloat16 where the processor has it, the others in float32.
 
-Departures from the papers: tasks of another size are trained on; Adam's learning rate rises over a short
-warm-up and falls along a cosine to 0; the validation characters select the weights and are never trained on.
-Fort trains on the alphabets of the background set and tests on those of the evaluation set, here the split is
-that of Vinyals, and batch norm stands before ReLU. Koch's encoder and weighted L1 head are not rebuilt. The
-Gaussian network and the Siamese one of unseen alphabets are trained in bfloat16 where the processor has it,
-the others in float32.
+Gaussian, matching, Siamese and relation networks. Departures: tasks of another size are trained on. Fort
+trains on the alphabets of the background set and tests on those of the evaluation set, here the split is that
+of Vinyals, and batch norm stands before ReLU. Koch's encoder and weighted L1 head are not rebuilt.
 
-Prototypical networks on the embedded glyphs: what `make demo` trains. No paper's figure.
+Prototypical networks on the glyphs: what `make demo` trains. No paper's figure.
 
-Prototypical networks on Omniglot: the paper's Table 1.
+Prototypical networks on Omniglot: the paper's Table 1. Departures: the learning rate rises to ten times the
+paper's, and does not halve every 2,000 episodes; the authors train on the validation characters in the end.
 
-Departures from the paper, all in the training schedule: Adam's learning rate rises over 200 steps to ten
-times the paper's and falls along a cosine to 0, instead of halving every 2,000 episodes; training runs in
-bfloat16 where the processor has it; the 172 validation characters select the weights and are never
-trained on (the authors train on them in the end).
-
-Semi-supervised prototypical networks on Omniglot, of which a tenth bears labels.
-
-Of each class two of the twenty drawings have a label, in training, validation and test: one is support, the
-other query. Five of the other eighteen are among the task's unlabelled items; with distractors, five of each
-of as many further classes as well.
-
-Departures from the paper: tasks of 10 ways in training instead of 5; Adam's learning rate rises over 200
-steps and falls along a cosine to 0; training takes 4,000 steps instead of 20,000, in bfloat16 where the
-processor has it; the validation characters select the weights.
+Semi-supervised prototypical networks on Omniglot, of which a tenth bears labels. Of each class two of the
+twenty drawings have a label, in training, validation and test: one is support, the other query. Five of the
+other eighteen are among the task's unlabelled items; with distractors, five of each of as many further
+classes as well. Departures: tasks of 10 ways in training instead of 5; 4,000 steps instead of 20,000.
 """
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from torch import nn
 
 from quickstudy.core.learner import Learner
 from quickstudy.core.modes import Mode
-from quickstudy.core.progress import ProgressCallback
 from quickstudy.data.augment.images import (
     Compose,
     ElasticTransform,
@@ -48,10 +36,8 @@ from quickstudy.data.augment.images import (
     SameOnBatch,
 )
 from quickstudy.data.datasets.alphabets import alphabet_of
-from quickstudy.data.datasets.glyphs import glyphs
 from quickstudy.data.datasets.omniglot import omniglot
 from quickstudy.data.formats.images import ImageFormat
-from quickstudy.data.pool import ClassPool
 from quickstudy.data.setting import LabelFraction, Setting
 from quickstudy.encoders.conv4 import Conv4
 from quickstudy.encoders.moment_norm import MomentNorm
@@ -66,7 +52,7 @@ from quickstudy.metric.relation import Comparison, Relation, relation_encoder
 from quickstudy.metric.semi_supervised import Refinement, SemiPrototypical
 from quickstudy.metric.siamese import Siamese, contrastive_loss
 from quickstudy.metric.supervised_contrastive import SupervisedContrastive
-from quickstudy.recipes.recipe import Recipe
+from quickstudy.recipes.recipe import Recipe, glyph_pool
 from quickstudy.training.schedules import cosine_schedule
 
 WIDTHS, DIMENSIONS, GRID = (16, 32, 96, 192), 128, (4, 4)
@@ -228,7 +214,7 @@ def prototypical_glyphs() -> Recipe:
     return Recipe(
         summary="letters of many scripts; needs no download",
         paper="our own data",
-        pool=_pool,
+        pool=glyph_pool,
         item_format=ImageFormat(28, 1, invert=True),
         learner=lambda: Prototypical(Conv4(in_channels=1, channels=64)),
         train=Setting(60, 1, 5),
@@ -240,10 +226,6 @@ def prototypical_glyphs() -> Recipe:
         every=100,
         tests=(Setting(5, 1, 15), Setting(20, 1, 15)),
     )
-
-
-def _pool(root: str | Path | None = None, progress: ProgressCallback | None = None) -> ClassPool:
-    return glyphs(progress=progress)
 
 
 def prototypical_omniglot_1shot() -> Recipe:
@@ -334,8 +316,9 @@ def _semi_supervised(
         return Setting(ways, 1, 1, unlabelled, ways if distractors else 0)
 
     kind = f"{refinement} k-means" if unlabelled else "prototypical networks"
+    extra = ", with distractors" if distractors else ""
     return Recipe(
-        summary=f"{kind} on Omniglot, a tenth labelled{', with distractors' * distractors}, Vinyals split",
+        summary=f"{kind} on Omniglot, a tenth labelled{extra}, Vinyals split",
         paper="Ren et al. 2018, Table 1",
         pool=partial(omniglot, split="vinyals", rotations=True),
         item_format=ImageFormat(28, 1, invert=True),

@@ -18,7 +18,8 @@ from quickstudy.core.modes import Mode
 from quickstudy.core.progress import ProgressCallback
 from quickstudy.core.scores import Score, percent
 from quickstudy.core.seeds import generators_kept
-from quickstudy.data.augment.images import Augment
+from quickstudy.data.augment.augment import Augment
+from quickstudy.data.datasets.glyphs import glyphs
 from quickstudy.data.episodes import Episodes
 from quickstudy.data.formats.items import ItemFormat
 from quickstudy.data.pool import ClassPool
@@ -46,6 +47,11 @@ class MakePool(Protocol):
     ) -> ClassPool:
         """The pool with its splits train, validation and test."""
         ...
+
+
+def glyph_pool(*, root: str | Path | None = None, progress: ProgressCallback | None = None) -> ClassPool:
+    """The embedded glyphs, as a `MakePool`; the data root is not used."""
+    return glyphs(progress=progress)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +126,7 @@ class Recipe:
         """Refuse options that exclude each other.
 
         Raises:
-            ValueError: if there is patience where no classes are left to validate on.
+            ValueError: If there is patience where no classes are left to validate on.
         """
         if options.get("trainval") and options.get("patience"):
             raise ValueError("trainval leaves no classes for patience to go by: leave one of them out")
@@ -141,16 +147,13 @@ class Recipe:
             The learner as it is used after training, with its best weights, and how the training went.
 
         Raises:
-            ValueError: if the classes are too few for what is trained, validated or tested on.
+            ValueError: If the classes are too few for what is trained, validated or tested on.
         """
         from quickstudy.recipes.weights import start_from  # which knows the recipes
 
         self.check(options, fabric.world_size)
-        seed, steps, lr = (
-            options.get("seed", 0),
-            options.get("steps") or self.steps,
-            options.get("lr") or self.lr,
-        )
+        seed = options.get("seed", 0)
+        steps, lr = options.get("steps") or self.steps, options.get("lr") or self.lr
         tasks, clip = options.get("tasks") or self.tasks, options.get("clip")
         with fabric.rank_zero_first(), display.counting("decoding") as decoding:
             pool = self.pool(root=options.get("data_root"), progress=decoding)
@@ -262,7 +265,7 @@ class Recipe:
         """Tasks of the test classes of a pool.
 
         Raises:
-            ValueError: if they can't be drawn.
+            ValueError: If they can't be drawn.
         """
         classes, setting = clip_ways(pool.split("test"), setting)
         return Episodes(classes, setting, tasks, seed, labels=self.labels, cross_source=self.cross_source)
@@ -317,11 +320,11 @@ class Recipe:
         paper = {setting: f"{value:.1f}" for setting, value in self.published.items()}
         return [Tested(str(s), paper.get(str(s), "–"), ours.get(str(s), "–")) for s in self.tests]
 
-    def results(self, verdicts: Sequence[Score]) -> Results:
-        """Accuracies beside those of the paper."""
+    def results(self, figures: Sequence[Score]) -> Results:
+        """Accuracies as a table, beside those of the paper."""
         wide = "accuracy %, 95 % interval"
         rows: list[tuple[str, ...]] = []
-        for s in verdicts:
+        for s in figures:
             paper = self.published.get(s.setting) if s.mode == self.mode else None
             accuracy, told = percent(s.accuracy, s.ci95), "–" if paper is None else f"{paper:g}"
             rows.append((s.setting, s.mode, accuracy, str(s.episodes), str(s.seed), told))
@@ -336,7 +339,7 @@ def clip_ways(classes: ClassPool, setting: Setting) -> tuple[ClassPool, Setting]
     """The classes, and the setting with no more ways than there are, with a warning.
 
     Raises:
-        ValueError: if there are fewer than two classes.
+        ValueError: If there are fewer than two classes.
     """
     if len(classes) < 2:
         raise ValueError(
@@ -350,4 +353,5 @@ def clip_ways(classes: ClassPool, setting: Setting) -> tuple[ClassPool, Setting]
 
 def _in_few_words(manifest: Manifest) -> str:
     """Which training it is of."""
-    return f"{manifest.get('recipe')}, seed {manifest.get('seed')}, {manifest['training']['steps']} steps"
+    seed = manifest["seed"] if "seed" in manifest else manifest["fit"]["train"]["seed"]
+    return f"{manifest.get('recipe', 'python')}, seed {seed}, {manifest['training']['steps']} steps"

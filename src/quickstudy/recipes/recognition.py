@@ -217,7 +217,7 @@ def siamese(
         skip_corrupt: Whether files that can't be read are left out, instead of an error.
 
     Raises:
-        ValueError: if not just one of `images` and `audio` is given.
+        ValueError: If not just one of `images` and `audio` is given.
     """
     if (images is None) == (audio is None):
         raise ValueError(

@@ -82,7 +82,7 @@ class RuleRecipe:
         """Refuse what is for learners only.
 
         Raises:
-            ValueError: if there is an encoder to start from, there are validation classes to train on, or
+            ValueError: If there is an encoder to start from, there are validation classes to train on, or
                 several processes.
         """
         if options.get("start"):
@@ -107,13 +107,11 @@ class RuleRecipe:
     ) -> tuple[RuleLearner, TrainingState]:
         """Learn the rule into a folder; as in `Experiment`."""
         self.check(options, fabric.world_size)
-        seed, steps, lr = (
-            options.get("seed", 0),
-            options.get("steps") or self.steps,
-            options.get("lr") or self.lr,
-        )
+        seed = options.get("seed", 0)
+        steps, lr = options.get("steps") or self.steps, options.get("lr") or self.lr
         problems, clip = options.get("tasks") or self.problems, options.get("clip") or self.clip
-        family, held_out = (self.family(split, options.get("data_root")) for split in ("train", "validation"))
+        root = options.get("data_root")
+        family, held_out = self.family("train", root), self.family("validation", root)
         with generators_kept(seed):
             made: Any = self.rule()
         learner = RuleLearner(
@@ -184,11 +182,11 @@ class RuleRecipe:
         ours = [f["of tuned Adam's"] for name, f in figures.items() if name.startswith(f"{race}, ")]
         return [Tested(race, ours=f"× {ours[0]:.2f}" if ours else "–")]
 
-    def results(self, verdicts: Sequence[FinalLoss]) -> Results:
-        """The final losses."""
+    def results(self, figures: Sequence[FinalLoss]) -> Results:
+        """The final losses as a table."""
         headers = ("family", "step", "loss, 95 % interval", "median", "problems", "seed")
         rows: list[tuple[str, ...]] = []
-        for v in verdicts:
+        for v in figures:
             loss, median = f"{v.mean:.4g} ± {v.ci95:.2g}", f"{v.median:.4g}"
             rows.append((v.family, str(v.steps), loss, median, str(v.problems), str(v.seed)))
         return Results(headers, rows, ("family",))

@@ -53,7 +53,7 @@ class Argument:
         """The value that a text stands for.
 
         Raises:
-            ValueError: if it stands for none.
+            ValueError: If it stands for none.
         """
         for part in sorted(_parts(self.kind), key=_order):
             with suppress(ValueError):
@@ -95,7 +95,7 @@ class Source:
             besides: Further arguments that may be set, such as those of any training.
 
         Raises:
-            ValueError: if one is not of that form, its name is unknown, or its value is of another type.
+            ValueError: If one is not of that form, its name is unknown, or its value is of another type.
         """
         known, values = {**besides, **self.arguments()}, dict[str, Any]()
         for text in settings:
@@ -117,7 +117,7 @@ class Source:
         """The recipe, stated with these arguments.
 
         Raises:
-            ValueError: if an argument is missing, or what the function gives is no recipe.
+            ValueError: If an argument is missing, or what the function gives is no recipe.
         """
         lacking = [a for a in self.arguments().values() if a.needed and a.name not in arguments]
         if lacking:
@@ -139,8 +139,8 @@ def recipe_source(name: str) -> Source:
     is never looked up here unless the user has said it.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if there is no such recipe, module or function.
+        FileNotFoundError: If there is no such file.
+        ValueError: If there is no such recipe, module or function.
     """
     from quickstudy.recipes import RECIPES
 

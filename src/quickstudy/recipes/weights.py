@@ -29,7 +29,7 @@ def start_from(learner: nn.Module, name_or_path: str | os.PathLike[str]) -> chec
         The manifest of the trained one.
 
     Raises:
-        ValueError: if one of them has no encoder, or they differ.
+        ValueError: If one of them has no encoder, or they differ.
     """
     trained, _, manifest = _load(name_or_path, None)
     mine, other = getattr(learner, "encoder", None), getattr(trained, "encoder", None)
@@ -60,8 +60,8 @@ def load_learner(
         The learner as it is used after training (see `Recipe.used`), in evaluation mode, and its manifest.
 
     Raises:
-        FileNotFoundError: if there is no such checkpoint.
-        ValueError: if it isn't whole, or how to build its learner is not known here.
+        FileNotFoundError: If there is no such checkpoint.
+        ValueError: If it isn't whole, or how to build its learner is not known here.
     """
     if learner is not None:
         path = find(name_or_path)
@@ -103,7 +103,7 @@ def recipe_of(manifest: checkpoint.Manifest, recipe: str | None = None) -> Recip
         recipe: The recipe's name, where it is one of your own.
 
     Raises:
-        ValueError: if it is not known here; the message goes on from the checkpoint's name.
+        ValueError: If it is not known here; the message goes on from the checkpoint's name.
     """
     name = manifest.get("recipe")
     if recipe:
@@ -133,7 +133,7 @@ def item_format_of(manifest: checkpoint.Manifest) -> ImageFormat | AudioFormat:
     """What pictures or clips must become for the encoder of a checkpoint.
 
     Raises:
-        ValueError: if the checkpoint doesn't say.
+        ValueError: If the checkpoint doesn't say.
     """
     if "items" not in manifest:
         raise ValueError(
@@ -150,7 +150,7 @@ def find(name_or_path: str | os.PathLike[str]) -> Path:
         name_or_path: A name that `quickstudy models` lists, a checkpoint file, or a training's folder.
 
     Raises:
-        FileNotFoundError: if there is none.
+        FileNotFoundError: If there is none.
     """
     shipped, path = models(), Path(name_or_path)
     if str(name_or_path) in shipped and not path.exists():

@@ -9,19 +9,13 @@ from quickstudy.core.blueprint import rebuilt
 from quickstudy.core.checkpoint import Manifest
 from quickstudy.core.learner import Learner
 from quickstudy.core.progress import ProgressCallback
-from quickstudy.data.datasets.glyphs import glyphs
 from quickstudy.data.datasets.omniglot import omniglot
 from quickstudy.data.formats.items import ItemFormat, item_format
 from quickstudy.data.pool import ClassPool
 from quickstudy.data.setting import Setting
-from quickstudy.recipes.recipe import MakePool, Recipe
+from quickstudy.recipes.recipe import MakePool, Recipe, glyph_pool
 
-
-def _glyphs(*, root: str | Path | None = None, progress: ProgressCallback | None = None) -> ClassPool:
-    return glyphs(progress=progress)
-
-
-LOADERS: dict[str, MakePool] = {"glyphs": _glyphs, "omniglot-vinyals": omniglot}
+LOADERS: dict[str, MakePool] = {"glyphs": glyph_pool, "omniglot-vinyals": omniglot}
 """Data sets that are made again by the name of the pool that was trained on."""
 
 
@@ -32,7 +26,7 @@ def recipe_of_facts(manifest: Manifest) -> Recipe:
         manifest: Manifest of a checkpoint that `fit` wrote, in Python.
 
     Raises:
-        ValueError: if its learner is not of this library; the message goes on from the checkpoint's name.
+        ValueError: If its learner is not of this library; the message goes on from the checkpoint's name.
     """
     facts, plan = manifest["fit"], manifest["fit"]["learner"]
     if "arguments" not in plan:

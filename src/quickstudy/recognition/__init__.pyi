@@ -6,8 +6,8 @@ from .measure import calibrate_model as calibrate_model
 from .measure import report_on as report_on
 from .pairs import pooled_scores as pooled_scores
 from .pairs import score_pairs as score_pairs
-from .pooling import Poolings as Poolings
-from .pooling import compare_poolings as compare_poolings
+from .pooling_choice import Poolings as Poolings
+from .pooling_choice import compare_poolings as compare_poolings
 from .recognizer import Decision as Decision
 from .recognizer import Enrollment as Enrollment
 from .recognizer import Identity as Identity

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeGuard
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from quickstudy.core.learner import Learner, embed
 from quickstudy.core.progress import ProgressCallback
 from quickstudy.data.formats.audio import AudioFormat, is_silent
 from quickstudy.data.formats.items import ItemFormat, Items, decode_items, floats
-from quickstudy.metric.distances import Distance
+from quickstudy.metric.distances import embeds
 from quickstudy.recipes import weights
 from quickstudy.recognition.gallery.pooling import Energy
 
@@ -60,20 +60,6 @@ class Embedded:
     refused: list[Refusal]
 
 
-class Embeds(Protocol):
-    """What recognition needs of a learner: an encoder, and a distance with a name."""
-
-    @property
-    def encoder(self) -> nn.Module:
-        """Encoder from items [B, ...] to embeddings [B, D]."""
-        ...
-
-    @property
-    def distance(self) -> Distance | None:
-        """Distance to compare embeddings by, or None if it has no name."""
-        ...
-
-
 class Embedder:
     """A trained encoder that embeds files.
 
@@ -93,7 +79,9 @@ class Embedder:
         self.energy: Energy
         self.encoder, self.energy = encoder_of(learner)
         self.format: ItemFormat = weights.item_format_of(self.manifest)
-        self.fingerprint = _fingerprint(self.encoder, self.manifest, self.energy)
+        # for people to read; a training by `fit` has no recipe
+        self.recipe: str = self.manifest.get("recipe") or "python"
+        self.fingerprint = f"{self.recipe}-{_digest(self.encoder, self.manifest, self.energy)}"
 
     @torch.no_grad()
     def embed(self, items: Items) -> Vectors:
@@ -198,7 +186,7 @@ def encoder_of(learner: Learner) -> tuple[nn.Module, Energy]:
     """Encoder and distance of a learner.
 
     Args:
-        learner: Learner that has an encoder and a named distance, see `Embeds`.
+        learner: Learner that has an encoder and a named distance, see `quickstudy.metric.distances.Embeds`.
 
     Returns:
         The encoder, and the name of the distance that it compares embeddings by.
@@ -206,7 +194,7 @@ def encoder_of(learner: Learner) -> tuple[nn.Module, Energy]:
     Raises:
         ValueError: If the learner has neither, or its distance is neither cosine nor Euclidean.
     """
-    if _embeds(learner) and learner.distance:
+    if embeds(learner) and learner.distance:
         name = learner.distance.name
         if name in ("cosine", "euclidean"):
             return learner.encoder, name
@@ -216,21 +204,13 @@ def encoder_of(learner: Learner) -> tuple[nn.Module, Energy]:
     )
 
 
-def _embeds(learner: Any) -> TypeGuard[Embeds]:
-    # isinstance of a runtime-checkable protocol sees no submodules, such as the encoder, from Python 3.12 on
-    return hasattr(learner, "encoder") and hasattr(learner, "distance")
-
-
-def _fingerprint(encoder: nn.Module, manifest: dict[str, Any], energy: Energy) -> str:
-    """Identifies an encoder: embeddings can be compared only if their fingerprints are equal.
-
-    The recipe's name is for people; the digest covers item format, distance and weights.
-    """
+def _digest(encoder: nn.Module, manifest: dict[str, Any], energy: Energy) -> str:
+    """Digest of item format, distance and weights; embeddings can be compared only if it is the same."""
     digest = hashlib.blake2b(f"{sorted(manifest['items'].items())} {energy}".encode(), digest_size=8)
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return f"{manifest['recipe']}-{digest.hexdigest()}"
+    return digest.hexdigest()
 
 
 def _read(file: Path) -> bytes:

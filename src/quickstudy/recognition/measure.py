@@ -16,7 +16,7 @@ from quickstudy.recognition.calibration import Calibration, Cost, calibrate
 from quickstudy.recognition.embedder import Embedder, Vectors
 from quickstudy.recognition.gallery.pooling import Pooling
 from quickstudy.recognition.pairs import pooled_scores
-from quickstudy.recognition.pooling import Poolings, compare_poolings
+from quickstudy.recognition.pooling_choice import Poolings, compare_poolings
 from quickstudy.recognition.recognizer import CALIBRATION
 from quickstudy.recognition.report.report import RecognitionReport, recognition_report
 from quickstudy.training.launch import Display
@@ -162,7 +162,7 @@ def report_on(
         "seed": str(seed),
     }
     return recognition_report(
-        f"Recognition: {embedder.manifest['recipe']}",
+        f"Recognition: {embedder.recipe}",
         labelled.embeddings,
         labelled.labels,
         pooled_scores(embedder.energy, stated["pooling"]),

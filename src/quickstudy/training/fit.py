@@ -234,7 +234,7 @@ def fit(
     return progress
 
 
-def _blown_up(what: str, value: object, step: int, run: "Run | None") -> str:
+def _blown_up(what: str, value: object, step: int, run: Run | None) -> str:
     saved = run is not None and run.last.exists()
     kept = f"the last good weights are in {run.folder}" if run and saved else "nothing was saved"
     return f"the {what} became {value} at step {step + 1}; {kept}; lower the learning rate or clip gradients"

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from torch import nn
 
 from quickstudy.core import checkpoint
 from quickstudy.core.episode import Support
-from quickstudy.core.inner_loop import InnerLoop
 from quickstudy.core.learner import Learner, evaluation_mode
 from quickstudy.core.progress import ProgressCallback
 from quickstudy.data.datasets.folders import files_in, find_files, report_bad
@@ -28,6 +29,15 @@ class Prediction:
     file: Path
     label: str
     probabilities: dict[str, float]
+
+
+@runtime_checkable
+class Adapts(Protocol):
+    """A learner that adapts the weights of a model to each task, such as those with an inner loop."""
+
+    def adapted(self, support: Support) -> nn.Module:
+        """The model with weights adapted to one task, as an ordinary module in evaluation mode."""
+        ...
 
 
 @torch.no_grad()
@@ -50,8 +60,8 @@ def predict_folders(
             number of examples in each.
         query: File to classify, or a folder of files.
         skip_corrupt: Whether to leave out unreadable files with a warning, instead of raising an error.
-        save: Path for the model as adapted to the support, for learners with an inner loop. It is written as
-            an ordinary `state_dict` in safetensors, with the names of the classes in its manifest
+        save: Path for the model as adapted to the support, for learners that adapt one. It is written as an
+             ordinary `state_dict` in safetensors, with the names of the classes in its manifest
             (`checkpoint.load`).
         progress: Callback that is given (done, total) while files are decoded.
 
@@ -64,7 +74,7 @@ def predict_folders(
         ValueError: If folders are empty, files can't be read, there is only one class, or `save` is given for
             a learner without adapted weights.
     """
-    if save and not isinstance(learner, InnerLoop):
+    if save and not isinstance(learner, Adapts):
         raise ValueError(
             f"{type(learner).__name__} learners adapt no weights, so there are none to save: leave out --save"
         )
@@ -92,7 +102,7 @@ def predict_folders(
     with evaluation_mode(learner):
         scores = learner.predict(labelled_items, x[:, asked])[0]
     names = list(files)
-    if save and isinstance(learner, InnerLoop):
+    if save and isinstance(learner, Adapts):
         weights = learner.adapted(labelled_items).state_dict()
         checkpoint.save(Path(save), weights, {"classes": names, "items": item_format.as_dict()})
     return [

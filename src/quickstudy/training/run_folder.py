@@ -29,7 +29,7 @@ class TrainingState:
     Args:
         step: Number of steps done.
         seconds: Time spent on the steps, in seconds, over all sessions.
-        best: Goodness of the validation whose weights are kept: the highest so far, or the last.
+        best: Objective of the validation whose weights are kept: the highest so far, or the last.
         best_step: Number of steps done at that validation; 0 before the first.
         stale: Number of validations since then.
         stopped: Reason why training stopped: "finished", "minutes", "patience" or "interrupted".
@@ -58,7 +58,7 @@ class TrainingState:
         Returns:
             Whether the present weights replace those kept so far.
         """
-        # no number compares greater than NaN, so a first verdict of NaN needs a case of its own
+        # no number compares greater than NaN, so a first validation of NaN needs a case of its own
         better = (
             keep == "last"
             or result.objective > self.best
@@ -169,11 +169,8 @@ class Run:
 
     def __init__(self, folder: Path, manifest: checkpoint.Manifest) -> None:
         self.folder, self.manifest = folder, manifest
-        self.best, self.last, self.log_path = (
-            folder / "best.safetensors",
-            folder / "last.safetensors",
-            folder / "log.jsonl",
-        )
+        self.best, self.last = folder / "best.safetensors", folder / "last.safetensors"
+        self.log_path = folder / "log.jsonl"
 
     def begin(
         self,
@@ -212,7 +209,7 @@ class Run:
                 optimizer, checkpoint.without_prefix("optimizer.", tensors), manifest["optimizer"]
             )
             if state := unroll_state_of(learner):
-                state.load_state_dict(checkpoint.without_prefix("carried.", tensors))
+                state.load_state_dict(checkpoint.without_prefix("unroll_state.", tensors))
             progress = TrainingState(**manifest["progress"])
         else:
             progress = TrainingState()
@@ -275,7 +272,7 @@ class Run:
             "optimizer.", state
         )
         if unroll_state := unroll_state_of(learner):
-            tensors |= checkpoint.prefixed("carried.", unroll_state.state_dict())
+            tensors |= checkpoint.prefixed("unroll_state.", unroll_state.state_dict())
         checkpoint.save(
             self.last, tensors, self.manifest | {"progress": asdict(progress), "optimizer": groups}
         )

@@ -1,6 +1,6 @@
 """Random changes to training clips that keep word and speaker; `Speed` can make other speakers.
 
-Each is an `Augment` of clips [B, samples]; `augment.Chain` applies several of them in sequence.
+Each is an `Augment` of clips [B, samples]; `Compose` applies several of them in sequence.
 """
 
 from dataclasses import dataclass

@@ -227,7 +227,7 @@ class RepeatedIdentification:
 
     def __str__(self) -> str:
         """`97.91 ± 0.28 % (10-way 1-shot, 100 draws, seed 0)`."""
-        cross_source = ", sources apart" * self.cross_source
+        cross_source = ", sources apart" if self.cross_source else ""
         return (
             f"{100 * self.accuracy:.2f} ± {100 * self.ci95:.2f} % "
             f"({self.ways}-way {self.shots}-shot{cross_source}, {self.draws} draws, seed {self.seed})"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from quickstudy.cli.lists import recipes as tell
 from quickstudy.recipes import RECIPES, Experiment, Recipe, RuleRecipe, recipe_source
 from quickstudy.recipes.sources import Argument
 
@@ -128,3 +129,12 @@ def test_an_error_in_ones_own_file_is_shown_as_it_is(tmp_path: Path) -> None:
 def test_texts_become_values(kind: object, text: str, value: object) -> None:
     made = Argument("x", kind, None, "").value(text)
     assert (made, type(made)) == (value, type(value))
+
+
+def test_a_recipe_that_needs_arguments_is_told_without_them(
+    own: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tell(f"{own}:scaled")
+    told = capsys.readouterr().out
+    assert "Scaled prototypes." in told
+    assert "Factor of the scores." in told

@@ -1,4 +1,4 @@
-"""From files to names: embedder, recogniser, thresholds and their commands."""
+"""From files to names: embedder, recognizer, thresholds and their commands."""
 
 import io
 import json
@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+import quickstudy as qs
 from quickstudy.__main__ import main
 from quickstudy.cli.terminal import Terminal
 from quickstudy.core import checkpoint
@@ -28,7 +29,7 @@ from quickstudy.recognition.calibration import Calibration
 from quickstudy.recognition.embedder import Embedder
 from quickstudy.recognition.gallery.gallery import Gallery
 from quickstudy.recognition.gallery.pooling import score_of
-from quickstudy.recognition.measure import embed_pool
+from quickstudy.recognition.measure import embed_pool, report_on
 from quickstudy.recognition.pairs import pooled_scores
 from quickstudy.recognition.pooling_choice import Poolings
 from quickstudy.recognition.recognizer import Recognizer
@@ -364,6 +365,17 @@ def test_a_fingerprint_is_of_weights_items_and_distance_only(model: Path, tmp_pa
         fingerprint("distance", grey=True, method="euclidean"),
     }
     assert len(others | {same}) == 4
+
+
+def test_a_model_that_was_trained_in_python_recognizes(people: Path, tmp_path: Path) -> None:
+    pool = qs.image_folders(people, qs.ImageFormat(32, 1), (1.0, 0.0, 0.0))
+    learner = qs.Prototypical(qs.Conv4(1, 8))
+    qs.fit(learner, qs.Episodes(pool.split("train"), qs.Setting(5, 1, 1)), 1, out=tmp_path / "run")
+    calibrated(tmp_path / "run", draw(tmp_path / "others", 12, seed=1))
+    recognizer = enrolled(tmp_path / "run", people, names=2)
+    assert recognizer.embedder.fingerprint.startswith("python-")
+    found = report_on(tmp_path / "run", folder=people, display=Terminal(quiet=True))
+    assert found.title == "Recognition: python"
 
 
 @pytest.mark.parametrize(

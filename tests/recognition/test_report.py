@@ -1,4 +1,4 @@
-"""The page about a recogniser, and its pictures."""
+"""The page about a recognizer, and its pictures."""
 
 import base64
 import io

@@ -113,14 +113,16 @@ def _tell(source: "Source") -> None:
     from quickstudy.cli.train import of_every_training
     from quickstudy.core.consoles import console
 
-    stated = _example(source)
-    say(f"{source.name}: {stated.summary} ({stated.paper})")
+    lacking = [a for a in source.arguments().values() if a.needed and a.name != "images"]
+    stated = None if lacking else _example(source)  # what it states may depend on them
+    say(f"{source.name}: {stated.summary} ({stated.paper})" if stated else source.name)
     if text := inspect.getdoc(source.make):
         say(text.partition("\n\nArgs:")[0])
-    tests = table("test", "paper", "ours", wraps=("test",))
-    for t in stated.describe(_shipped().get(source.name)):
-        tests.add_row(t.what, t.paper, t.ours)
-    console.print(tests)
+    if stated:
+        tests = table("test", "paper", "ours", wraps=("test",))
+        for t in stated.describe(_shipped().get(source.name)):
+            tests.add_row(t.what, t.paper, t.ours)
+        console.print(tests)
     rows = table("--set", "takes", "default", "what", wraps=("takes", "default", "what"))
     for a in (source.arguments() | of_every_training()).values():
         default = "–" if a.default is None else "needed" if a.needed else str(a.default)

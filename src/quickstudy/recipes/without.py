@@ -10,7 +10,7 @@ from quickstudy.core.checkpoint import Manifest
 from quickstudy.core.learner import Learner
 from quickstudy.core.progress import ProgressCallback
 from quickstudy.data.datasets.omniglot import omniglot
-from quickstudy.data.formats.items import ItemFormat, item_format
+from quickstudy.data.formats.items import item_format
 from quickstudy.data.pool import ClassPool
 from quickstudy.data.setting import Setting
 from quickstudy.recipes.recipe import MakePool, Recipe, glyph_pool
@@ -46,7 +46,7 @@ def recipe_of_facts(manifest: Manifest) -> Recipe:
     return Recipe(
         summary=f"{plan['class']}, trained in Python",
         paper="your own",
-        pool=_pool_like(facts["train"].get("pool"), form),
+        pool=_pool_like(facts["train"].get("pool")),
         item_format=form,
         learner=learner,
         train=tested,
@@ -67,7 +67,7 @@ def _ours(name: str) -> Any:
     raise KeyError(name)
 
 
-def _pool_like(stated: dict[str, Any] | None, form: ItemFormat | None) -> MakePool:
+def _pool_like(stated: dict[str, Any] | None) -> MakePool:
     """Loads the data set that a training's pool was a split of."""
     whole, _, split = (stated or {}).get("name", "").rpartition(".")
 

@@ -83,8 +83,6 @@ _STRAY_INK = 0.025  # two bitmaps are the same shape if at most this fraction of
 _STRAY_INK_WIDE = 0.05  # or this one, across splits and between the two cases of a letter
 _SAME_FACES = 3  # the smallest number of faces in which look-alikes have the same shape
 
-_Bitmap = npt.NDArray[np.uint8]
-
 
 @dataclass(frozen=True, slots=True)
 class Rendered:

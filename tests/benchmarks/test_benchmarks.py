@@ -478,6 +478,7 @@ def test_speed_of_metric_learners() -> None:
         metric_speed.rows_of(children, row)
 
 
+@pytest.mark.medium
 def test_speed_is_measured_of_every_metric_learner(monkeypatch: pytest.MonkeyPatch) -> None:
     small = Setting(3, 1, 2, unlabelled=1)
     monkeypatch.setattr(metric_speed, "keep_freed_memory", lambda: None)

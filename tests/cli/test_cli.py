@@ -162,6 +162,7 @@ def program(line: str, home: Path, **rest: object) -> subprocess.Popen[str]:
 # Train, evaluate, predict, plot
 
 
+@pytest.mark.medium
 def test_a_training_tells_how_it_went_and_tests_in_the_end(home: Path) -> None:
     answer = Answer(**json.loads((home / "first.json").read_text()))
     progress, end = answer.err.splitlines()
@@ -384,6 +385,7 @@ def test_demo_of_sinusoids(run: Run, tmp_path: Path) -> None:
             assert min(picture.size) > 300
 
 
+@pytest.mark.medium
 def test_plot(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "plots [/b]"
     # 2-way 11-shot leaves one picture of each class to ask about
@@ -413,6 +415,7 @@ def test_a_shipped_model_is_not_given_the_curve_of_whoever_lies_here(
 # Stopping and going on
 
 
+@pytest.mark.medium
 def test_minutes_and_resume(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "my run"
     first = run(own(f"'{out}'", "--steps 6 --minutes 0.00001"))
@@ -467,6 +470,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(run: Run, home: Path, tmp_path: Path
     assert resumed.err.splitlines()[-2].startswith(f"out of time after {done + 1} steps")
 
 
+@pytest.mark.medium
 def test_ctrl_c_in_the_final_test_keeps_the_training_and_says_how_to_test(
     run: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -580,6 +584,7 @@ def test_debug_shows_where_an_error_comes_from(run: Run, monkeypatch: pytest.Mon
         run("train nosuch")
 
 
+@pytest.mark.medium
 def test_an_error_is_one_line_from_outside_too(home: Path) -> None:
     with program("data --data-root nowhere", home) as child:
         out, err = child.communicate(timeout=60)
@@ -672,6 +677,7 @@ def test_a_rule_is_learned_stopped_resumed_and_raced(run: Run, tmp_path: Path) -
     assert "loss at 3" in shown.out
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("line", "parts"),
     [

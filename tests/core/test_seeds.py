@@ -87,6 +87,7 @@ LEARNERS: dict[str, Callable[[], qs.Learner]] = {
 }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("mode", [True, False])
 @pytest.mark.parametrize("name", LEARNERS)
 def test_training_and_evaluation_leave_everything_as_it_was(name: str, mode: bool, tmp_path: Path) -> None:

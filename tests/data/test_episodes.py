@@ -193,6 +193,7 @@ def test_large_seeds_differ_from_small_ones(pool: ClassPool) -> None:
     assert not np.array_equal(large.indices(0), small.indices(3))
 
 
+@pytest.mark.medium
 def test_another_process_draws_the_same(pool: ClassPool) -> None:
     script = (
         "from tests.support.pools import coded_pool\n"

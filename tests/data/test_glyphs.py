@@ -66,6 +66,7 @@ def undistorted(name: str, font: ImageFont.FreeTypeFont) -> npt.NDArray[np.float
     return pixels / np.linalg.norm(pixels)
 
 
+@pytest.mark.medium
 def test_no_two_classes_look_alike(rendered: Rendered) -> None:
     """By another measure than the module's own: the cosine of the pixels, averaged over faces."""
     folder = glyphs.font_folder()

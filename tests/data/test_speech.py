@@ -138,6 +138,7 @@ def test_words_and_speakers_are_two_pools_of_the_same_files(root: Path) -> None:
     assert (words.name, speakers.name) == ("arabic-words", "arabic-speakers")
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("load", POOLS)
 def test_a_second_load_is_the_same(root: Path, load: Load) -> None:
     commands(digits(root))

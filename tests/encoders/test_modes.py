@@ -99,6 +99,7 @@ def items(recipe: Recipe, number: int) -> Tensor:
     return torch.rand(number, *recipe.item_format.shape)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("name", "arguments"), STATED, ids=lambda of: of if isinstance(of, str) else None)
 def test_the_learners_of_a_recipe_mean_the_same_in_training_and_evaluation(
     name: str, arguments: dict[str, str]

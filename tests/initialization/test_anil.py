@@ -38,6 +38,7 @@ def truth() -> tuple[Finn, Weights]:
     return found, gradients_of(found.loss, model)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("chunk_size", [None, 1])
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_scores_loss_and_meta_gradient_are_the_papers(kind: str, chunk_size: int | None) -> None:
@@ -78,6 +79,7 @@ def test_the_meta_gradient_is_that_of_finite_differences() -> None:
         assert slope == pytest.approx(difference, rel=1e-6)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("transductive", [True, False])
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_evaluation_takes_the_statistics_that_it_says(kind: str, transductive: bool) -> None:

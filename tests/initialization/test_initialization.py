@@ -120,6 +120,7 @@ def test_tasks_are_apart_from_each_other(make: Make, mode: str) -> None:
         )
 
 
+@pytest.mark.medium
 def test_groups_of_tasks_change_nothing(make: Make) -> None:
     e = pictures(tasks=3)
     whole, parts = (make(network(), chunk_size=n) for n in (3, 2))
@@ -171,6 +172,7 @@ DEGENERATE = {
 }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", DEGENERATE)
 def test_degenerate_pictures_give_finite_losses_and_gradients(
@@ -193,6 +195,7 @@ def test_degenerate_pictures_give_finite_losses_and_gradients(
         assert evaluated(learner, e.support, e.query_x, mode).isfinite().all()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("items", [torch.float32, torch.bfloat16])
 def test_mixed_precision_is_near_the_exact_gradient(make: Make, items: torch.dtype) -> None:
     """Lightning Fabric hands the items over in bfloat16."""
@@ -253,6 +256,7 @@ def test_running_statistics_are_refused_with_the_fix(make: Make) -> None:
         make(model)
 
 
+@pytest.mark.medium
 def test_training_goes_down_and_tasks_write_nothing(make: Make) -> None:
     torch.manual_seed(0)
     learner = make(network())

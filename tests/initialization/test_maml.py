@@ -59,6 +59,7 @@ def first_order() -> Weights:
     return oracle_first_order(model, pictures(), one_rate(weights_of(model), RATE), STEPS)[0]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("chunk_size", [None, 1, 2])
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_scores_loss_and_meta_gradient_are_the_papers(kind: str, chunk_size: int | None) -> None:
@@ -109,6 +110,7 @@ def test_larger_pictures_are_flattened_in_the_same_order(kind: str) -> None:
     assert distance(gradients_of(loss, learner.model), gradients) < 1e-10
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("chunk_size", [1, 2])
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_fomaml_is_the_gradient_at_the_adapted_weights(kind: str, chunk_size: int) -> None:
@@ -130,6 +132,7 @@ def test_without_steps_it_is_training_on_the_queries() -> None:
     assert distance(gradients_of(learner(e), model), gradients_of(plain, model)) < 1e-10
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("kind", ["conv4", "own-module"])
 def test_the_meta_gradient_is_that_of_finite_differences(kind: str) -> None:
     learner, e = MAML(network(kind), lr=RATE, steps=3), pictures()
@@ -175,6 +178,7 @@ def test_the_meta_gradient_of_inductive_scores() -> None:
 # Modules of every kind
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("order", ["first", "second"])
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_frozen_parameters_are_neither_adapted_nor_learned(kind: str, order: str) -> None:
@@ -288,6 +292,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("order", ["first", "second"])
 @pytest.mark.parametrize("name", OTHERS)
 def test_attention_and_recurrence_are_those_written_by_hand(name: str, order: str) -> None:
@@ -369,6 +374,7 @@ def test_what_keeps_more_for_the_way_back_takes_fewer_tasks_at_once() -> None:
     )
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("chunk_size", [1, 2, 4, 9])
 def test_groups_of_tasks_change_nothing(chunk_size: int) -> None:
     e = pictures(tasks=5)

@@ -47,6 +47,7 @@ def rates_of(learner: MetaSGD) -> Weights:
     return dict(zip(learner.names, learner.rates, strict=True))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_scores_loss_and_both_meta_gradients_are_the_papers(kind: str) -> None:
     model, e, learner = network(), pictures(), meta_sgd(kind)

@@ -52,6 +52,7 @@ def everything(e: Episode) -> tuple[Tensor, Tensor]:
     return torch.cat([e.support.x, e.query_x], 1), torch.cat([e.support.y, e.query_y], 1)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("chunk_size", [1, 2, None])
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_the_surrogate_and_its_gradient_are_algorithm_2(kind: str, chunk_size: int | None) -> None:

@@ -41,6 +41,7 @@ def learner_with(steps: int) -> Matching:
     return Matching(small_encoder(), context).double()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("steps", [0, 1, 3])
 @pytest.mark.parametrize(("shots", "queries", "tasks"), CASES)
 def test_scores_loss_and_gradients_are_the_papers(

@@ -92,6 +92,7 @@ def test_ways_and_shots_at_test_may_differ_from_those_in_training(name: str) -> 
     assert learner.predict(e.support, e.query_x[:, :1]).isfinite().all()
 
 
+@pytest.mark.medium
 @of_all
 def test_it_learns(name: str) -> None:
     learner = made(name, training=True)

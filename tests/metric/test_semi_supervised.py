@@ -62,6 +62,7 @@ def oracle(learner: SemiPrototypical, refinement: str, steps: int, e: Episode) -
     return scores, ren_loss(scores, e.query_y)
 
 
+@pytest.mark.medium
 @of_each
 @pytest.mark.parametrize("steps", [1, 2])
 @pytest.mark.parametrize(("shots", "queries", "tasks", "unlabelled"), CASES)

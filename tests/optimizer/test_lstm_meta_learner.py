@@ -71,6 +71,7 @@ def truth(kind: str, first_order: bool) -> tuple[Finn, Weights, Weights]:
     return theirs, gradients_of(theirs.loss, model), gradients_of(theirs.loss, learned)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("first_order", [True, False])
 @pytest.mark.parametrize("kind", ["mlp", "conv4"])
 def test_scores_loss_and_meta_gradients_are_the_papers(kind: str, first_order: bool) -> None:
@@ -89,6 +90,7 @@ def test_the_orders_differ() -> None:
         assert distance(first, second) > 1e-2
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("kind", ["mlp", "conv4"])
 @pytest.mark.parametrize("gates", ["learned", "scalar", "fixed"])
 def test_second_order_is_that_of_finite_differences(gates: Gates, kind: str) -> None:

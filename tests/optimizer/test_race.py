@@ -169,6 +169,7 @@ def test_a_rule_is_judged_on_every_family_of_a_mixture() -> None:
     assert final.problems == 16
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", [n for n in FAMILIES if n not in ("mnist", "letters")])
 def test_families_give_problems_that_can_be_raced(name: str) -> None:
     for split in ("train", "validation", "test"):
@@ -188,6 +189,7 @@ def test_recipes_name_families_and_make_rules() -> None:
         assert recipe.horizon.longest >= recipe.race
 
 
+@pytest.mark.medium
 def test_a_recipe_is_trained_into_a_folder_and_resumed_bit_for_bit(tmp_path: Path) -> None:
     fabric, name = launch("cpu"), "lstm-optimizer-quadratics"
 
@@ -293,6 +295,7 @@ def test_rules_that_ship_are_small_and_say_where_they_come_from_and_fail() -> No
         assert [failure.split(":")[0] for failure in card["known_failures"]] == lost
 
 
+@pytest.mark.medium
 def test_a_rule_that_ships_beats_adam_where_it_was_trained() -> None:
     problems = FAMILIES["digits"]("test", None).sample(8, 77)
     adams = unroll(adam(0.1), problems, 100).final.mean()  # the tuned rate

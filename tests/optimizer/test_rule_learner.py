@@ -102,6 +102,7 @@ def directly(
     return total, detached, torch.utils._pytree.tree_map(torch.detach, state)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("log", [False, True])
 @pytest.mark.parametrize("first_order", [True, False])
 @pytest.mark.parametrize("objective", ["train", "held_out"])
@@ -296,6 +297,7 @@ def by_formula(
         yield sum(losses).item() / 4, gradient
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("objective", ["train", "held_out"])
 @pytest.mark.parametrize(("estimator", "log"), [("es", False), ("pes", False), ("pes", True)])
 @pytest.mark.parametrize("name", RULES)

@@ -322,6 +322,7 @@ def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
     return torch.load(file, weights_only=True)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", ALL)
 def test_goes_on_bit_for_bit(name: str, dtype: torch.dtype, tmp_path: Path) -> None:

@@ -88,6 +88,7 @@ def test_maml_beats_pre_training() -> None:
     assert errors["MAML"][1] < 0.75 * errors["pre-trained"][1]
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", sinusoids.CONTESTANTS)
 def test_every_contestant_learns(name: str) -> None:
     before = sinusoids.errors(sinusoids.CONTESTANTS[name].learner(), tasks=50, steps=0)

@@ -75,6 +75,7 @@ LEARNERS = {
 }
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", LEARNERS)
 def test_a_folder_that_fit_wrote_is_taken_by_every_command(name: str, run: Run, tmp_path: Path) -> None:
     trained = LEARNERS[name]()

@@ -336,6 +336,7 @@ def test_beyond_the_last_table_more_samples_are_more_chances_unless_their_mean_c
     assert Calibration.from_dict(older) == made
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("seed", range(3))
 def test_the_far_holds_for_names_with_more_samples_than_the_last_table(seed: int) -> None:
     z, who = cloud(60, 22, seed)

@@ -135,6 +135,7 @@ def agrees(gallery: Gallery, content: dict[str, np.ndarray], probes: np.ndarray,
 # What it keeps
 
 
+@pytest.mark.medium
 def test_samples_are_kept_and_counted(gallery: Gallery) -> None:
     before = datetime.now(UTC)
     assert gallery.enroll("Zoë", some(2), ["a", "b"]) == 2
@@ -170,6 +171,7 @@ def test_it_is_there_when_opened_again(gallery: Gallery, where: str) -> None:
             np.testing.assert_array_equal(embeddings[labels == i], content[name])
 
 
+@pytest.mark.medium
 def test_many_of_any_names(gallery: Gallery) -> None:
     content = {f"n{i}": some(i % 4 + 1, i) for i in range(30)}
     samples = [(n, e, f"{n}-{j}") for n, rows in content.items() for j, e in enumerate(rows)]
@@ -181,6 +183,7 @@ def test_many_of_any_names(gallery: Gallery) -> None:
         agrees(gallery, content, some(4, 99), 7, pooling)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", ["O'Brien", "名前", 'a/b%c_d"e', "🙂", "x" * 200, "DROP TABLE gallery; --"])
 def test_any_name(gallery: Gallery, name: str) -> None:
     gallery.enroll(name, some(1), ["a"])
@@ -210,6 +213,7 @@ def test_settings(gallery: Gallery, where: str) -> None:
 # Search
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("counts", [(1, 1, 1), (3, 3, 3, 3), (1, 2, 5, 2, 70, 4)])
 def test_search_agrees_with_the_literal_computation(gallery: Gallery, counts, pooling) -> None:
@@ -262,6 +266,7 @@ def test_nothing_to_find(gallery: Gallery) -> None:
     assert gallery.stats().samples == 0
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_what_others_write_is_seen(where: str, pooling) -> None:
     with Gallery(where, encoder="e") as one, Gallery(where, encoder="e") as other:
@@ -304,6 +309,7 @@ def test_after_additions_only_their_names_are_read(gallery: Gallery, monkeypatch
     assert sum(read) == 4 + 2
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_blocks_make_no_difference(gallery: Gallery, pooling) -> None:
     content = filled(gallery, (1, 2, 1, 2, 5, 2, 1, 1, 1, 1, 9, 1, 2, 2, 2))
@@ -368,6 +374,7 @@ def test_centroids(counts: list[int], cosine: bool) -> None:
 # PostgreSQL's index
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_beyond_the_limit_the_index_finds_them(server: str, pooling) -> None:
     url = emptied(server)

@@ -15,6 +15,7 @@ from quickstudy.recognition.gallery.pooling import nearness, pooled, score_of
 from quickstudy.recognition.pairs import pooled_scores
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("energy", ["cosine", "euclidean"])
 @pytest.mark.parametrize("pooling", ["centroid", "nearest", "top"])
 @pytest.mark.parametrize("samples", [1, 2, 6])
@@ -43,6 +44,7 @@ def test_squared_distances_pool_to_the_squared_pooled_distance() -> None:
         torch.testing.assert_close(squared, pooled(distances, pooling).square())
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("dim", [0, 1, 2])
 @pytest.mark.parametrize("squared", [False, True])
 def test_large_tensors_pool_as_small_ones_do(dim: int, squared: bool) -> None:

@@ -93,6 +93,7 @@ def enrolled(model: Path, people: Path, names: int = 5, samples: int = 4) -> Rec
     return recognizer
 
 
+@pytest.mark.medium
 def test_samples_of_the_enrolled_are_named_and_those_of_strangers_are_unknown(
     model: Path, people: Path
 ) -> None:
@@ -118,6 +119,7 @@ def test_the_threshold_is_that_of_the_calibration_for_samples_and_names(model: P
     assert strict.verify("p0", people / "p0" / "5.png").threshold == calibration.threshold(3, 1, 0.1)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("method", ["siamese", "euclidean"])
 @pytest.mark.parametrize("pooling", ["centroid", "nearest", "top"])
 def test_the_gallery_scores_as_was_calibrated(
@@ -152,6 +154,7 @@ def test_the_score_is_the_negative_energy() -> None:
     assert score_of(2.5, "euclidean") == -2.5
 
 
+@pytest.mark.medium
 def test_several_samples_together_are_one_probe(model: Path, people: Path) -> None:
     recognizer = enrolled(model, people)
     files = [people / "p2" / "4.png", people / "p2" / "5.png"]
@@ -241,6 +244,7 @@ def test_doubtful_is_what_is_nearer_to_another_name_than_to_the_rest_of_its_own(
     assert 2 < len(expected) < len(z) - 2
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("pooling", ["centroid", "nearest", "top"])
 def test_doubtful_is_what_would_be_taken_for_another_name_and_not_for_its_own(
     people: Path, tmp_path: Path, pooling: str, monkeypatch: pytest.MonkeyPatch
@@ -259,6 +263,7 @@ def test_doubtful_is_what_would_be_taken_for_another_name_and_not_for_its_own(
         assert likely_mislabelled(f"{threshold}.db") == [], why
 
 
+@pytest.mark.medium
 def test_the_pooling_that_is_found_best_is_calibrated_and_used(
     people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -500,6 +505,7 @@ def test_a_gallery_is_calibrated_by_its_own_samples(model: Path, people: Path) -
     assert Recognizer(gallery=people.parent / "people.db").calibration == own
 
 
+@pytest.mark.medium
 def test_a_cost_is_aimed_at_again(
     model: Path, people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -590,6 +596,7 @@ def test_what_was_trained_on_the_validation_classes_is_not_calibrated_on_them(
     assert "holds a training run with trainval True, not None" in str(code)
 
 
+@pytest.mark.medium
 @pytest.mark.filterwarnings("ignore:.*-way it is")
 def test_what_is_fitted_after_training_travels_with_the_weights(
     people: Path, capsys: pytest.CaptureFixture[str]
@@ -625,6 +632,7 @@ def test_what_is_fitted_after_training_travels_with_the_weights(
     assert Embedder(out).embed(np.zeros((2, 1, 32, 32), np.uint8)).shape == (2, 129)
 
 
+@pytest.mark.medium
 @pytest.mark.filterwarnings("ignore:.*-way it is")
 def test_a_training_with_transforms_resumes_bit_for_bit(people: Path) -> None:
     many, fabric = draw(people.parent / "many", 12, seed=5), launch("cpu")
@@ -683,6 +691,7 @@ def run(line: list[object], capsys: pytest.CaptureFixture[str]) -> tuple[object,
     return code, out, err
 
 
+@pytest.mark.medium
 def test_the_commands(model: Path, people: Path, capsys: pytest.CaptureFixture[str]) -> None:
     db = ["--gallery", people.parent / "people.db"]
     code, out, _ = run(["enroll", people, "--model", model, *db, "--json"], capsys)
@@ -799,6 +808,7 @@ def test_removing_asks_first(
         assert says in str(run([*line, *db], capsys)[0])
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("line", "says"),
     [

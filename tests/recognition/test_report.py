@@ -172,6 +172,7 @@ def test_sources_are_kept_apart_as_far_as_there_are_some() -> None:
 # The page
 
 
+@pytest.mark.medium
 def test_the_page_is_whole_and_needs_nothing_else(saved: Path) -> None:
     assert [p.name for p in saved.parent.iterdir()] == ["report.html"]
     text = saved.read_text(encoding="utf-8")

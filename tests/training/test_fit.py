@@ -73,6 +73,7 @@ def same_result(a: Path, b: Path) -> None:
     assert logged(a) == logged(b)
 
 
+@pytest.mark.medium
 def test_it_learns_and_keeps_the_best():
     learner = small_learner()
     episodes = Episodes(noisy_pool(seed=1), Setting(5, 1, 3), 4, 9)
@@ -242,6 +243,7 @@ def tasks(pool: ClassPool = POOL, seed: int = 0, count: int = 2, **rest) -> Epis
     return Episodes(pool, Setting(5, 1, 3), count, seed, **rest)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [

@@ -94,6 +94,7 @@ def test_a_single_line_of_the_log_can_be_seen(tmp_path: Path, accuracy: float | 
 # The episode
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("ways", "shots", "queries"), [(5, 1, 4), (2, 1, 1), (3, 3, 2)])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("inverted", [True, False])
@@ -221,6 +222,7 @@ def test_bars() -> None:
 # The ROC curve
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     ("scores", "eer"),
     [([5, 4, 3, 2, 1, 0], 0.0), ([5, 2, 1, 4, 3, 0], 2 / 3), ([1] * 6, 0.5), ([0, 1, 2, 3, 4, 5], 1.0)],
@@ -267,6 +269,7 @@ def sizes(files: list[Path]) -> list[tuple[int, int]]:
     return found
 
 
+@pytest.mark.medium
 def test_all_pictures_are_written(learner: Prototypical, tmp_path: Path) -> None:
     log = log_of(tmp_path / "log.jsonl", [0.5, 0.6])
     files = recipes_pictures.draw_all(

@@ -52,6 +52,7 @@ def query(tmp_path: Path) -> Path:
     return tmp_path / "query"
 
 
+@pytest.mark.medium
 def test_right_labels_and_probabilities(learner: Prototypical, support: Path, query: Path) -> None:
     told: list[tuple[int, int]] = []
     found = predict_folders(
@@ -194,6 +195,7 @@ def test_learners_that_adapt_nothing_have_nothing_to_save(
     assert not (tmp_path / "adapted.safetensors").exists()
 
 
+@pytest.mark.medium
 def test_more_classes_than_the_head_tells(adaptive: MAML, query: Path, tmp_path: Path) -> None:
     for i in range(6):
         picture(tmp_path / "six" / f"class {i}" / "0.png", (40 * i, 10, 10))

@@ -72,6 +72,7 @@ def test_values_and_both_gradients_are_those_of_the_definition(name: str) -> Non
     torch.testing.assert_close(everything(norm), everything(definition), rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("eps", [1e-5, 0.5])
 @pytest.mark.parametrize("name", INPUTS)
 def test_gradients_are_those_of_finite_differences(name: str, eps: float) -> None:
@@ -275,6 +276,7 @@ def naive_meta_gradient(model: nn.Module, lr: float, steps: int) -> Tensor:
     return flat(grad(meta_loss)(parameters))
 
 
+@pytest.mark.medium
 def test_vmap_gets_the_second_order_of_affine_batch_norm_wrong_and_we_do_not() -> None:
     """A trap of torch's, which ours must not fall into; when torch mends it, this test says so."""
     model = network("own-module")

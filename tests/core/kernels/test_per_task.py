@@ -149,6 +149,7 @@ def case(name: str) -> tuple[nn.Module, tuple[int, ...]]:
     return make().double(), item
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("tasks", [1, 3])
 @pytest.mark.parametrize("name", MODULES)
 def test_each_task_runs_as_if_alone(name: str, tasks: int) -> None:
@@ -360,6 +361,7 @@ def test_convolutions_of_tasks_are_torchs(tasks: int, into: int) -> None:
     torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("pictures", "filters"), [(True, True), (True, False), (False, True)])
 @pytest.mark.parametrize(("tasks", "into"), [(1, 2), (2, 2), (2, 1)])
 def test_convolutions_differentiate_twice(tasks: int, into: int, pictures: bool, filters: bool) -> None:
@@ -416,6 +418,7 @@ def test_one_picture_without_a_batch_goes_to_torch() -> None:
     torch.testing.assert_close(per_task(OneByOne(), parameters, x)[:, 0], module(x[:, 0]))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("side", "channels"), [(6, 1), (5, 2)])
 def test_conv_pool_relu_is_the_three_one_after_the_other(side: int, channels: int) -> None:
     """Also where the pool leaves an edge out, in parts of unequal size, and with a second derivative."""
@@ -437,6 +440,7 @@ def check_conv_pool_relu(side: int, channels: int) -> None:
     assert torch.autograd.gradgradcheck(function, (weight, shift))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("size", [(4, 4), (5, 4), (2, 3)])
 def test_the_pool_is_torchs_and_differentiates_thrice(size: tuple[int, int]) -> None:
     rng = torch.Generator().manual_seed(0)

@@ -105,6 +105,7 @@ CASES = [(name, kind) for name in INNER for kind in NETWORKS if applies(name, ki
 of_all = pytest.mark.parametrize(("name", "kind"), CASES)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("chunk_size", [None, 2])
 @of_all
 def test_losses_and_gradients_of_inner_loops(name: str, kind: str, chunk_size: int | None) -> None:
@@ -120,6 +121,7 @@ def test_losses_and_gradients_of_inner_loops(name: str, kind: str, chunk_size: i
     assert distance(our_gradients, plain_gradients) < near
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("mode", MODES)
 @of_all
 def test_predictions_of_inner_loops(name: str, kind: str, mode: str) -> None:
@@ -129,6 +131,7 @@ def test_predictions_of_inner_loops(name: str, kind: str, mode: str) -> None:
     same(lambda: evaluated(learner, e.support, e.query_x[:, :1], mode), near)
 
 
+@pytest.mark.medium
 @of_all
 def test_adapted_weights(name: str, kind: str) -> None:
     learner, e = INNER[name](network(kind)), pictures(tasks=1)
@@ -147,6 +150,7 @@ class Normed(nn.Module):
         return self.last(self.norm(self.norm(self.first(x)).sin()))
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("name", [name for name in INNER if name != "anil"])
 @pytest.mark.parametrize("make", [Normed, lambda: MLP(4, (5,), 3)], ids=["normed", "mlp"])
 def test_inner_loops_of_vectors(make: Callable[[], nn.Module], name: str) -> None:
@@ -217,6 +221,7 @@ def test_learners_of_a_metric(name: str) -> None:
 ALL_RULES: dict[str, Callable[[], nn.Module]] = RULES | {"cell-state": lambda: CellStateRule(hidden=3)}
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("first_order", [True, False])
 @pytest.mark.parametrize("estimator", ["backprop", "es", "pes"])
 @pytest.mark.parametrize("name", ALL_RULES)
@@ -338,6 +343,7 @@ def test_the_switch_holds_for_its_block_and_its_thread() -> None:
     assert kernels_enabled()
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(("value", "enabled"), [("0", "False"), ("1", "True")])
 def test_the_environment_sets_it(value: str, enabled: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUICKSTUDY_KERNELS", value)
@@ -416,6 +422,7 @@ class Failing(nn.Module):
         return self.head(x)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("enabled", [True, False])
 @pytest.mark.parametrize(("name", "kind"), [case for case in CASES if case[1] != "own-encoder"])
 def test_every_call_leaves_the_process_as_it_was(name: str, kind: str, enabled: bool) -> None:

@@ -120,6 +120,7 @@ def test_the_switch_and_sizes_go_along() -> None:
     assert kernels_enabled()
 
 
+@pytest.mark.medium
 @pytest.mark.usefixtures("three_cores")
 @pytest.mark.parametrize("chunk_size", [None, 2, 3, 4])
 @pytest.mark.parametrize("name", [name for name in LEARNERS if name != "reptile"])
@@ -139,6 +140,7 @@ def test_threads_change_nothing(name: str, chunk_size: int | None) -> None:
     assert torch.backends.cuda.math_sdp_enabled()
 
 
+@pytest.mark.medium
 @pytest.mark.usefixtures("three_cores")
 @pytest.mark.parametrize("tasks", [2, 5, 7, 8])
 @pytest.mark.parametrize("chunk_size", [1, 2, 3, 4, 5, 7, 100])

@@ -45,7 +45,7 @@ test: setup lint types
 	@env -u QUICKSTUDY_DATA $(BIN)/python -m pytest -q -n 2 -m "$(QUICK)"
 
 test-fast: setup
-	@env -u QUICKSTUDY_DATA $(BIN)/python -m pytest -q -n 2 -m "$(QUICK) and not medium" --hypothesis-profile=fast tests
+	@env -u QUICKSTUDY_DATA OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "$(QUICK) and not medium" --hypothesis-profile=fast tests
 
 test-all: setup lint types
 	@$(BIN)/python -m pytest -q -n 2

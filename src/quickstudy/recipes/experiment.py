@@ -41,6 +41,16 @@ class Options(TypedDict, total=False):
     """Folder of the data sets."""
 
 
+def asked_of_fit(options: Options) -> dict[str, Any]:
+    """Arguments of `fit` that any recipe takes from the user: when it stops, and whether it resumes.
+
+    Args:
+        options: What is asked of the training.
+    """
+    asked: dict[str, Any] = {name: options.get(name) for name in ("minutes", "patience")}
+    return asked | {"resume": options.get("resume", False)}
+
+
 @dataclass(frozen=True)
 class Results:
     """Figures as a table.

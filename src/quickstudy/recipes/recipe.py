@@ -26,7 +26,7 @@ from quickstudy.data.pool import ClassPool
 from quickstudy.data.setting import LabelFraction, Setting
 from quickstudy.metric.siamese import Siamese
 from quickstudy.metric.verification import Verification, verify
-from quickstudy.recipes.experiment import Options, Results, Tested
+from quickstudy.recipes.experiment import Options, Results, Tested, asked_of_fit
 from quickstudy.training.evaluate import evaluate, fit_transforms
 from quickstudy.training.fit import fit
 from quickstudy.training.launch import Display
@@ -204,15 +204,13 @@ class Recipe:
                 validation=validate,
                 keep="last" if met else "best",
                 every=self.every,
-                patience=options.get("patience"),
-                minutes=options.get("minutes"),
                 clip=clip,
                 fabric=fabric,
                 out=out,
-                resume=options.get("resume", False),
                 manifest=manifest,
                 saved=used,
                 report=report,
+                **asked_of_fit(options),
             )
         return used.eval(), progress
 

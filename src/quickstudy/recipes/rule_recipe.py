@@ -18,7 +18,7 @@ from quickstudy.optimizer.problems.problem import Mixture, ProblemFamily
 from quickstudy.optimizer.race import unroll
 from quickstudy.optimizer.rule_learner import Objective, RuleLearner
 from quickstudy.optimizer.truncation import ProblemSeeds, TruncationSchedule
-from quickstudy.recipes.experiment import Options, Results, Tested
+from quickstudy.recipes.experiment import Options, Results, Tested, asked_of_fit
 from quickstudy.recipes.problems import FAMILIES
 from quickstudy.training.fit import fit
 from quickstudy.training.launch import Display
@@ -142,14 +142,12 @@ class RuleRecipe:
                     learner, held_out, self.validation_problems, VALIDATION_SEED
                 ),
                 every=self.every,
-                patience=options.get("patience"),
-                minutes=options.get("minutes"),
                 clip=clip,
                 fabric=fabric,
                 out=out,
-                resume=options.get("resume", False),
                 manifest=manifest,
                 report=report,
+                **asked_of_fit(options),
             )
         return learner.eval(), progress
 

@@ -27,13 +27,13 @@ def measure(name: str, episodes: int, seed: int, authors: int | None = None) -> 
         name: of a shipped model, or a checkpoint.
         episodes: test tasks for each figure that is inductive or transductive.
         seed: of the tasks.
-        authors: test tasks for each figure in mode "authors", as in `tested`.
+        authors: test tasks for each figure in mode "authors", as in `scores_of`.
     """
     learner, manifest = weights.load_learner(name)
-    return rows_of(name, manifest, tested(weights.recipe_of(manifest), learner, episodes, seed, authors))
+    return rows_of(name, manifest, scores_of(weights.recipe_of(manifest), learner, episodes, seed, authors))
 
 
-def tested(
+def scores_of(
     recipe: Recipe, learner: Learner, episodes: int, seed: int = 0, authors: int | None = None
 ) -> list[Score]:
     """Accuracies on all test settings of a recipe, in every mode that is reported of it.

@@ -38,7 +38,7 @@ def main(
             checkpoint.load_weights(learner, weights, str(run))
         else:
             weights = learner.state_dict()
-        scores = accuracy.tested(recipes_weights.recipe_of(manifest), learner, episodes)
+        scores = accuracy.scores_of(recipes_weights.recipe_of(manifest), learner, episodes)
         manifest["figures"] = [score.as_dict() for score in scores]
         path = MODELS / f"{manifest['recipe']}.safetensors"
         size = sum(t.numel() * t.element_size() for t in weights.values())

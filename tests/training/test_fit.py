@@ -473,6 +473,20 @@ def test_transductive_evaluation_differs_and_leaves_no_trace():
     assert all(torch.equal(v, before[k]) for k, v in learner.state_dict().items())
 
 
+def test_the_authors_mode_is_transductive_with_one_query_a_class():
+    learner = small_learner()
+    one, three = (Episodes(noisy_pool(), Setting(5, 1, queries), 4, 3) for queries in (1, 3))
+    score = evaluate(learner, one, 40, "authors")
+    assert replace(score, mode="transductive") == evaluate(learner, one, 40, "transductive")
+    for refused in (
+        lambda: evaluate(learner, three, 40, "authors"),
+        lambda: small_fit(learner, validation=three, validation_mode="authors"),
+    ):
+        with pytest.raises(ValueError, match=r"one query a class, not 3: give the setting queries=1"):
+            refused()
+    small_fit(learner, validation=one, validation_mode="authors")
+
+
 def test_evaluation_refuses_nonsense():
     with pytest.raises(ValueError, match="mode 'psychic'"):
         evaluate(small_learner(), Episodes(noisy_pool(), Setting(5, 1, 3)), 10, "psychic")  # type: ignore[arg-type]

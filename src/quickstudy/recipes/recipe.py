@@ -78,7 +78,8 @@ class Recipe:
         tests: Settings of the published figures.
         precision: Precision of training, as Lightning Fabric names it; evaluation is float32 always.
         every: Steps between validations.
-        mode: What batch norm sees in the published figures, and in validation.
+        mode: What batch norm sees in the published figures, and in validation; with "authors" `validation`
+            must have one query a class.
         published: The paper's accuracy in %, by the name of the test's setting.
         labels: Which items bear labels, in all three splits; all by default.
         augment: Random change of the items that are trained on; none by default.
@@ -113,6 +114,18 @@ class Recipe:
     augment_classes: Augment | None = None
     cross_source: bool = False
     group: Callable[[str], str] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the mode.
+
+        Raises:
+            ValueError: If it is "authors" and the validation has several queries a class.
+        """
+        if self.mode == "authors" and self.validation.queries != 1:
+            raise ValueError(
+                f"mode 'authors' validates with one query a class, not {self.validation.queries}: give the "
+                "validation's setting queries=1"
+            )
 
     def used(self, learner: Learner) -> Learner:
         """The learner as it is used after training, by `embedding`.
@@ -236,11 +249,13 @@ class Recipe:
             display: Where progress is shown.
             fabric: Processes that share the work.
             settings: Settings to test; those of the recipe by default.
-            modes: What batch norm sees; inductive, and what it sees in the published figures, by default.
+            modes: What batch norm sees; inductive, and what it sees in the published figures, by default. In
+                mode "authors" tasks have one query a class, whatever the setting says.
         """
         scores: list[Score] = []
-        for tasks in self.test_episodes(settings, TASKS, seed, display, data_root):
+        for stated in self.test_episodes(settings, TASKS, seed, display, data_root):
             for mode in modes or tuple(dict.fromkeys(("inductive", self.mode))):
+                tasks = _in_mode(stated, mode)
                 with display.counting(f"testing {tasks.setting} {mode}") as report:
                     scores.append(evaluate(trained, tasks, count, mode, fabric=fabric, report=report))
         return scores
@@ -306,7 +321,7 @@ class Recipe:
     ) -> list[Verification]:
         """How well pairs of the test classes are told, for each setting and mode; arguments as in `test`."""
         return [
-            verify(trained, tasks, min(count, PAIR_TASKS), mode)
+            verify(trained, _in_mode(tasks, mode), min(count, PAIR_TASKS), mode)
             for tasks in self.test_episodes(settings, 1, seed, display, data_root)
             for mode in modes
         ]
@@ -330,7 +345,16 @@ class Recipe:
 
     def test_command(self, folder: Path) -> list[str]:
         """As in `Experiment`."""
-        return ["evaluate", str(folder), "--mode", "both"]
+        return ["evaluate", str(folder), "--mode", "all" if self.mode == "authors" else "both"]
+
+
+def _in_mode(tasks: Episodes, mode: Mode) -> Episodes:
+    """Tasks as they are tested in a mode: in mode "authors" with one query a class."""
+    if mode != "authors" or tasks.setting.queries == 1:
+        return tasks
+    setting = replace(tasks.setting, queries=1)
+    how: Any = {"labels": tasks.labels, "cross_source": tasks.cross_source}
+    return Episodes(tasks.pool, setting, tasks.tasks, tasks.seed, **how)
 
 
 def clip_ways(classes: ClassPool, setting: Setting) -> tuple[ClassPool, Setting]:

@@ -106,7 +106,7 @@ class PlainClassifier(Learner):
         if number != self.classes:
             raise ValueError(
                 f"the plain classifier tells {self.classes} classes apart, but {number} are trained on: "
-                f"build it with classes={number}"
+                f"build it with classes={number}, or leave out what changes their number, such as trainval"
             )
 
     def predict(self, support: Support, query_x: Tensor) -> Tensor:

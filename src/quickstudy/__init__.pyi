@@ -6,6 +6,8 @@ from .core.learner import Learner as Learner
 from .core.scores import Score as Score
 from .data.batches import LabelledBatches as LabelledBatches
 from .data.datasets.alphabets import WithinAlphabets as WithinAlphabets
+from .data.datasets.cifar import cifar_fs as cifar_fs
+from .data.datasets.cifar import fc100 as fc100
 from .data.datasets.folders import image_folders as image_folders
 from .data.datasets.glyphs import glyphs as glyphs
 from .data.datasets.omniglot import omniglot as omniglot

@@ -2,6 +2,8 @@ from .batches import LabelledBatches as LabelledBatches
 from .cache import cached_pool as cached_pool
 from .cache import data_root as data_root
 from .datasets.alphabets import WithinAlphabets as WithinAlphabets
+from .datasets.cifar import cifar_fs as cifar_fs
+from .datasets.cifar import fc100 as fc100
 from .datasets.faces import lfw as lfw
 from .datasets.faces import orl as orl
 from .datasets.folders import audio_folders as audio_folders

@@ -618,9 +618,11 @@ def test_lists_need_neither_data_nor_network(
 
 def test_data_tells_what_is_there(run: Run, tmp_path: Path) -> None:
     (tmp_path / "omniglot").mkdir()
-    assert "no, fetched" in run(f"data --data-root {tmp_path}").out
+    (tmp_path / "cifar100").mkdir()
+    assert run(f"data --data-root {tmp_path}").out.count("no, fetched") == 3
     for name in ("images_background.zip", "images_evaluation.zip"):
         (tmp_path / "omniglot" / name).touch()
+    (tmp_path / "cifar100" / "cifar100.zip").touch()
     assert "no, fetched" not in run(f"data --data-root {tmp_path}").out
 
 

@@ -520,6 +520,6 @@ def test_tasks_that_cannot_be_shared_out_are_refused():
         world_size, global_rank = 2, 0
 
     with pytest.raises(
-        ValueError, match="3 tasks per step can't be shared by 2 processes: choose a multiple of 2"
+        ValueError, match="3 tasks or items per step can't be shared by 2 processes: choose a multiple of 2"
     ):
         fit(small_learner(), Episodes(noisy_pool(), Setting(5, 1, 3), 3), 1, fabric=TwoProcesses())  # type: ignore[arg-type]

@@ -1,3 +1,4 @@
+from .batches import LabelledBatches as LabelledBatches
 from .cache import cached_pool as cached_pool
 from .cache import data_root as data_root
 from .datasets.alphabets import WithinAlphabets as WithinAlphabets
@@ -21,5 +22,6 @@ from .formats.images import ImageFormat as ImageFormat
 from .pool import ClassPool as ClassPool
 from .pool import described as described
 from .pool import with_rotations as with_rotations
+from .setting import BatchSize as BatchSize
 from .setting import LabelFraction as LabelFraction
 from .setting import Setting as Setting

@@ -71,7 +71,8 @@ def fit(
     Args:
         learner: `Learner`, or any module from a meta-batch to a loss; its weights change in place. Frozen
             submodules stay in evaluation mode, as `training_mode` defines them.
-        episodes: Sequence of meta-batches to train on, one per step.
+        episodes: Sequence of meta-batches to train on, one per step; `LabelledBatches` for a
+            `PlainClassifier`.
         steps: Number of steps.
         optimizer: Function from the parameters to their optimizer; Adam with learning rate 1e-3 by default.
         schedule: Function from the number of a step to a factor of the learning rate.
@@ -112,7 +113,7 @@ def fit(
     rank, world = fabric.global_rank, fabric.world_size
     if episodes.tasks % world:
         raise ValueError(
-            f"{episodes.tasks} tasks per step can't be shared by {world} processes: "
+            f"{episodes.tasks} tasks or items per step can't be shared by {world} processes: "
             f"choose a multiple of {world}"
         )
     if resume and not out:

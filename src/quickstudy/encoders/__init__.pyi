@@ -10,6 +10,7 @@ from .postprocess import EmbeddingTransform as EmbeddingTransform
 from .resnet import ResidualBlock as ResidualBlock
 from .resnet import ResNet as ResNet
 from .resnet import WithFeatures as WithFeatures
+from .resnet12 import ResNet12 as ResNet12
 from .spectrogram import LogMel as LogMel
 from .spectrogram import SpecAugment as SpecAugment
 from .tdnn import TDNN as TDNN

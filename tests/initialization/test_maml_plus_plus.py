@@ -1,5 +1,8 @@
 """MAML++ and its parts, each alone and all together, against a literal derivation and finite differences."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import quickstudy as qs
+from quickstudy.core.checkpoint import load
 from quickstudy.core.episode import Episode
 from quickstudy.core.inner_loop import InnerLoop
 from quickstudy.core.kernels.switch import kernels
@@ -35,6 +39,7 @@ from tests.support.small_models import (
     pictures,
 )
 
+ROOT = Path(__file__).parents[2]
 STEPS, RATE, UNTIL = 3, 0.3, 10
 PARTS: dict[str, dict[str, Any]] = {
     "rates": {"learned_rates": True},
@@ -320,6 +325,20 @@ def test_a_resumed_training_is_the_same_bit_for_bit(tmp_path: Path) -> None:
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, theirs[name]), name
     assert not torch.equal(small().state_dict()["norms.later.0"], theirs["norms.later.0"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chunk_size", [1, 4])
+def test_two_processes_equal_one(tmp_path: Path, chunk_size: int) -> None:
+    """First order and second, with several losses and one, in one group of tasks and in several."""
+    for devices in (1, 2):
+        module = [sys.executable, "-m", "tests.initialization.two_processes"]
+        command = [*module, str(devices), str(chunk_size), str(tmp_path / str(devices))]
+        subprocess.run(command, check=True, timeout=240, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    one, two = (load(tmp_path / n / "best.safetensors")[0] for n in ("1", "2"))
+    assert one["meta_steps"] == two["meta_steps"] == 6
+    for key, tensor in one.items():
+        torch.testing.assert_close(tensor, two[key], rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.medium

@@ -5,7 +5,7 @@
 
 from collections.abc import Callable
 
-from quickstudy.recipes import initialization, metric, optimizer, own_pictures, recognition
+from quickstudy.recipes import initialization, metric, natural, optimizer, own_pictures, recognition
 from quickstudy.recipes.experiment import Experiment
 
 RECIPES: dict[str, Callable[..., Experiment]] = {
@@ -24,6 +24,9 @@ RECIPES: dict[str, Callable[..., Experiment]] = {
     "soft-omniglot-distractors": metric.soft_omniglot_distractors,
     "cluster-omniglot-distractors": metric.cluster_omniglot_distractors,
     "masked-omniglot-distractors": metric.masked_omniglot_distractors,
+    "prototypical-cifar-fs-1shot": natural.prototypical_cifar_fs_1shot,
+    "prototypical-cifar-fs-5shot": natural.prototypical_cifar_fs_5shot,
+    "relation-cifar-fs": natural.relation_cifar_fs,
     "maml-glyphs": initialization.maml_glyphs,
     "maml-images": own_pictures.maml_images,
     "maml-omniglot": initialization.maml_omniglot,

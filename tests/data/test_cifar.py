@@ -177,10 +177,12 @@ def small_picture() -> bytes:
     ("content", "message"),
     [
         (b"absent", r"cifar100\.zip has 2 pictures of bee, not 3 \(and 0 more such classes\): copy"),
-        (small_picture(), r"1 pictures of .*, first bee/001\.webp: it has 32 × 31 pixels, not 32 × 32; copy"),
-        (b"text", r"first bee/001\.webp: not a picture"),
-        (encoded(pictures()[0, 0])[:-200], r"first bee/001\.webp: "),
-        (bytes(100_000), r"first bee/001\.webp: 100000 bytes are more than a picture of 32 pixels can have"),
+        (
+            small_picture(),
+            r"1 pictures of .*, first .*zip/bee/001\.webp: it has 32 × 31 pixels, not 32 × 32; copy",
+        ),
+        (b"text", r"first .*zip/bee/001\.webp: not a picture"),
+        (encoded(pictures()[0, 0])[:-200], r"first .*zip/bee/001\.webp: "),
     ],
 )
 def test_a_zip_with_a_damaged_picture(root: Path, content: bytes, message: str) -> None:
@@ -198,7 +200,7 @@ def test_a_zip_without_a_class(root: Path) -> None:
 def test_half_a_zip(root: Path) -> None:
     path = write_zip(root)
     path.write_bytes(path.read_bytes()[:-500])
-    with pytest.raises(OSError, match=r"cifar100\.zip is not a whole zip archive"):
+    with pytest.raises(OSError, match=r"cifar100\.zip is damaged"):
         cifar_fs(root)
 
 
@@ -207,7 +209,7 @@ def test_a_zip_that_is_damaged_inside(root: Path) -> None:
     raw = bytearray(path.read_bytes())
     raw[raw.index(b"worm/000.webp") + 200] ^= 255
     path.write_bytes(raw)
-    with pytest.raises(OSError, match=r"first worm/000\.webp: damaged: Bad CRC"):
+    with pytest.raises(OSError, match=r"first .*worm/000\.webp: damaged: Bad CRC"):
         cifar_fs(root)
 
 

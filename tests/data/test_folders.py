@@ -148,7 +148,7 @@ def test_order_is_by_name(tmp_path: Path) -> None:
 
 
 def test_no_such_root(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="nowhere is not a folder: name one that holds a folder"):
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder, nor a zip or tar archive: name"):
         find_files(tmp_path / "nowhere", GREY)
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         find_files(picture(tmp_path / "a.png", 1), GREY)

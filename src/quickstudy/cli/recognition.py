@@ -12,6 +12,7 @@ from quickstudy.cli.options import AsJson, Far, GalleryPath, Model, existing_gal
 from quickstudy.core.wording import plural
 
 if TYPE_CHECKING:
+    from quickstudy.data.formats.archives import File
     from quickstudy.recognition.recognizer import Decision, Enrollment, Recognizer
 
 
@@ -34,7 +35,9 @@ def add_to(app: typer.Typer) -> None:
 def enroll(
     samples: Annotated[
         list[Path],
-        typer.Argument(help="Files to enroll under --name; or a folder with a subfolder for each name."),
+        typer.Argument(
+            help="Files to enroll under --name; or a folder, zip or tar with a subfolder for each name."
+        ),
     ],
     name: Annotated[
         str | None, typer.Option(help="Name to enroll the files under.", show_default=False)
@@ -50,9 +53,10 @@ def enroll(
     """
     from quickstudy.cli.terminal import Terminal
     from quickstudy.core.consoles import console
+    from quickstudy.data.datasets.folders import is_folder
     from quickstudy.recognition.recognizer import Recognizer
 
-    folders = [p for p in samples if p.is_dir()]
+    folders = [p for p in samples if is_folder(p)]
     if name is None and (len(samples) > 1 or not folders):
         raise ValueError(
             "give the name to enroll the files under by --name, or one folder with a subfolder for each name"
@@ -62,7 +66,7 @@ def enroll(
         if name is None:
             done = recognizer.enroll_folder(folders[0], progress)
         else:
-            files = [f for p in samples for f in (_files_in(recognizer, p) if p.is_dir() else [p])]
+            files = _files_of(recognizer, samples)
             done = recognizer.enroll(name, files, progress)
     if as_json:
         print(json.dumps(_listed(done), indent=2, ensure_ascii=False))
@@ -101,7 +105,7 @@ def verify(
 
 
 def identify(
-    samples: Annotated[list[Path], typer.Argument(help="Files, or folders of files.")],
+    samples: Annotated[list[Path], typer.Argument(help="Files, or folders or archives of files.")],
     top: Annotated[int, typer.Option(min=1, help="Number of candidates to show.")] = 3,
     unknown: Annotated[
         bool, typer.Option(help="Answer unknown below the threshold, or always the nearest name.")
@@ -120,7 +124,7 @@ def identify(
     from quickstudy.recognition.recognizer import Recognizer
 
     recognizer = Recognizer(model, existing_gallery(gallery), far)
-    files = [f for p in samples for f in (_files_in(recognizer, p) if p.is_dir() else [p])]
+    files = _files_of(recognizer, samples)
     found = recognizer.identify(files, top, together)
     answers = [i.name if unknown else i.candidates[0].name for i in found]
     if unknown:
@@ -164,10 +168,12 @@ def calibrate(
         ),
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Development pictures, DIR/NAME/*.jpg.", show_default=False)
+        Path | None,
+        typer.Option(help="Development pictures, DIR/NAME/*.jpg, or a zip or tar.", show_default=False),
     ] = None,
     audio: Annotated[
-        Path | None, typer.Option(help="Development clips, DIR/NAME/*.wav.", show_default=False)
+        Path | None,
+        typer.Option(help="Development clips, DIR/NAME/*.wav, or a zip or tar.", show_default=False),
     ] = None,
     pooling: Annotated[
         Literal["centroid", "nearest", "top"] | None,
@@ -216,10 +222,10 @@ def report(
     model: Annotated[str, typer.Argument(help="A training's folder, a checkpoint, or a model's name.")],
     out: Annotated[Path, typer.Option(help="HTML file to write.")] = Path("report.html"),
     images: Annotated[
-        Path | None, typer.Option(help="Test pictures, DIR/NAME/*.jpg.", show_default=False)
+        Path | None, typer.Option(help="Test pictures, DIR/NAME/*.jpg, or a zip or tar.", show_default=False)
     ] = None,
     audio: Annotated[
-        Path | None, typer.Option(help="Test clips, DIR/NAME/*.wav.", show_default=False)
+        Path | None, typer.Option(help="Test clips, DIR/NAME/*.wav, or a zip or tar.", show_default=False)
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random choice of enrolled samples.")] = 0,
     data_root: Annotated[
@@ -240,13 +246,17 @@ def report(
     console.print(str(out), highlight=False, soft_wrap=True)
 
 
-def _files_in(recognizer: "Recognizer", folder: Path) -> list[Path]:
-    from quickstudy.data.datasets.folders import files_in
+def _files_of(recognizer: "Recognizer", samples: list[Path]) -> "list[File]":
+    """Files as they are, and those in folders and archives."""
+    from quickstudy.data.datasets.folders import files_in, is_folder
 
-    item_format = recognizer.embedder.format
-    if not (found := files_in(folder, item_format)):
-        raise ValueError(f"{folder} holds no {item_format.noun}")
-    return found
+    item_format, files = recognizer.embedder.format, list["File"]()
+    for path in samples:
+        found = files_in(path, item_format) if is_folder(path) else [path]
+        if not found:
+            raise ValueError(f"{path} holds no {item_format.noun}")
+        files += found
+    return files
 
 
 def _warn_of_support(recognizer: "Recognizer", decisions: "list[Decision]", to_verify: bool = False) -> None:

@@ -16,7 +16,9 @@ from torch import nn
 from quickstudy.core.kernels.sizes import sizes_on
 from quickstudy.core.learner import Learner, embed
 from quickstudy.core.progress import ProgressCallback
+from quickstudy.data.formats.archives import LARGEST, File, size_of
 from quickstudy.data.formats.audio import AudioFormat, is_silent
+from quickstudy.data.formats.images import bytes_of
 from quickstudy.data.formats.items import ItemFormat, Items, decode_items, floats
 from quickstudy.metric.distances import embeds
 from quickstudy.recipes import weights
@@ -24,8 +26,6 @@ from quickstudy.recognition.gallery.pooling import Energy
 
 Vectors = npt.NDArray[np.float32]
 
-LARGEST = 256 * 2**20
-"""Size limit of a file, in bytes; larger files are refused."""
 BLANK = 2.0
 """Standard deviation of the pixels (0 … 255) below which a picture counts as blank."""
 
@@ -35,11 +35,11 @@ class Refusal:
     """A file that can't be used.
 
     Args:
-        file: Path of the file.
+        file: Path of the file, or the member of an archive.
         reason: Reason in a few words.
     """
 
-    file: Path
+    file: File
     reason: str
 
 
@@ -48,13 +48,13 @@ class Embedded:
     """Embeddings of some files, and the files that were refused.
 
     Args:
-        files: Paths of the files that could be used, [B], in the order given.
+        files: Files that could be used, [B], in the order given.
         embeddings: Embeddings [B, D], float32; unit vectors if the energy is the cosine.
         digests: Digests of the files' contents, [B].
         refused: Files that could not be used, with reasons.
     """
 
-    files: list[Path]
+    files: list[File]
     embeddings: Vectors
     digests: list[str]
     refused: list[Refusal]
@@ -104,11 +104,11 @@ class Embedder:
             raise ValueError(f"{self.path} makes embeddings that aren't finite: train it anew")
         return z.numpy()
 
-    def embed_files(self, files: Sequence[Path], progress: ProgressCallback | None = None) -> Embedded:
+    def embed_files(self, files: Sequence[File], progress: ProgressCallback | None = None) -> Embedded:
         """Embed files; those that can't be used are refused, with the reason.
 
         Args:
-            files: Paths of the files.
+            files: Paths of the files, or members of archives.
             progress: Function called with (files done, files in total) after each batch.
 
         Returns:
@@ -124,7 +124,7 @@ class Embedder:
         )
 
     def batches(
-        self, groups: Sequence[Sequence[Path]], progress: ProgressCallback | None = None
+        self, groups: Sequence[Sequence[File]], progress: ProgressCallback | None = None
     ) -> Iterator[Embedded]:
         """Embed groups of files, such as the files of each name, in batches of about 512.
 
@@ -132,7 +132,7 @@ class Embedder:
         while one is encoded.
 
         Args:
-            groups: Paths of the files of each group.
+            groups: Paths of the files of each group, or members of archives.
             progress: Function called with (files done, files in total) after each batch.
 
         Yields:
@@ -153,11 +153,11 @@ class Embedder:
                 if progress:
                     progress(done, total)
 
-    def decode(self, files: Sequence[Path]) -> tuple[list[Path], list[str], Items, list[Refusal]]:
+    def decode(self, files: Sequence[File]) -> tuple[list[File], list[str], Items, list[Refusal]]:
         """Read and decode files.
 
         Args:
-            files: Paths of the files.
+            files: Paths of the files, or members of archives.
 
         Returns:
             The usable files [B], digests of their contents [B], their items [B, ...]; and the refused files.
@@ -213,11 +213,11 @@ def _digest(encoder: nn.Module, manifest: dict[str, Any], energy: Energy) -> str
     return digest.hexdigest()
 
 
-def _read(file: Path) -> bytes:
-    size = file.stat().st_size
+def _read(file: File) -> bytes:
+    size = size_of(file)
     if size > LARGEST:
         raise OSError(f"{size >> 20} MiB are more than the {LARGEST >> 20} MiB that are read of a file")
-    return file.read_bytes()
+    return bytes_of(file)
 
 
 def _empty(item: npt.NDArray[Any], item_format: ItemFormat) -> str | None:
@@ -226,9 +226,9 @@ def _empty(item: npt.NDArray[Any], item_format: ItemFormat) -> str | None:
     return "blank: the picture shows nothing" if item.std() < BLANK else None
 
 
-def _cut(groups: Sequence[Sequence[Path]]) -> list[list[Path]]:
+def _cut(groups: Sequence[Sequence[File]]) -> list[list[File]]:
     """Batches of whole groups, of at most 512 files; a group of more is split."""
-    parts: list[list[Path]] = []
+    parts: list[list[File]] = []
     size = sizes_on().embedded_files
     for group in groups:
         for i in range(0, len(group), size):

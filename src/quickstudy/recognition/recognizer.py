@@ -11,6 +11,7 @@ import numpy as np
 from quickstudy.core.kernels.sizes import sizes_on
 from quickstudy.core.progress import ProgressCallback
 from quickstudy.data.datasets.folders import find_files
+from quickstudy.data.formats.archives import File, Member
 from quickstudy.recognition.calibration import EXPECTED, FEW, Calibration, calibrate
 from quickstudy.recognition.embedder import Embedder, Refusal, Vectors
 from quickstudy.recognition.gallery.gallery import Gallery
@@ -18,7 +19,7 @@ from quickstudy.recognition.gallery.pooling import Pooling, means_of, nearness, 
 from quickstudy.recognition.gallery.records import Match
 from quickstudy.recognition.pairs import pooled_scores
 
-Files = str | Path | Sequence[str | Path]
+Files = str | File | Sequence[str | File]
 MODEL, CALIBRATION = "model", "calibration"
 """Keys of a gallery's settings: the model it is used with, and its own calibration."""
 CHECKED = 50_000
@@ -76,7 +77,7 @@ class Identity:
         candidates: Nearest names, likeliest first.
     """
 
-    file: Path
+    file: File
     name: str | None
     candidates: list[Decision]
 
@@ -166,7 +167,7 @@ class Recognizer:
         same folder again continues where it stopped.
 
         Args:
-            root: Folder whose subfolders are the names.
+            root: Folder whose subfolders are the names, or a zip or tar archive of it.
             progress: Function called with (files done, files in total) after each batch.
 
         Returns:
@@ -178,13 +179,13 @@ class Recognizer:
         """
         return self._enroll(find_files(Path(root), self.embedder.format), progress)
 
-    def _enroll(self, files: dict[str, list[Path]], progress: ProgressCallback | None) -> Enrollment:
+    def _enroll(self, files: dict[str, list[File]], progress: ProgressCallback | None) -> Enrollment:
         # the gallery keeps names in NFC; some file systems return another form of Unicode
         files = {unicodedata.normalize("NFC", name): paths for name, paths in files.items()}
         before, calibration = self._counts() if self.gallery.exists() else {}, self._calibration_if_any()
         name_of = {path: name for name, paths in files.items() for path in paths}
         refused: list[Refusal] = []
-        used: list[tuple[str, Path, Vectors]] = []
+        used: list[tuple[str, File, Vectors]] = []
         for batch in self.embedder.batches(list(files.values()), progress):
             refused += batch.refused
             if not batch.files:
@@ -209,7 +210,7 @@ class Recognizer:
         return {entry.name: entry.samples for entry in self.gallery.names()}
 
     def _likely_mislabelled(
-        self, used: list[tuple[str, Path, Vectors]], calibration: Calibration | None
+        self, used: list[tuple[str, File, Vectors]], calibration: Calibration | None
     ) -> list[Refusal]:
         """Samples nearer to the mean of another name than to that of the other samples of their own.
 
@@ -348,7 +349,7 @@ class Recognizer:
         self.gallery.put_setting(CALIBRATION, own.as_dict())
         return own
 
-    def _probes(self, files: list[Path], together: bool) -> tuple[list[Path], Vectors]:
+    def _probes(self, files: list[File], together: bool) -> tuple[list[File], Vectors]:
         embedded = self.embedder.embed_files(files)
         if embedded.refused:
             first = embedded.refused[0]
@@ -368,11 +369,12 @@ class Recognizer:
         return Decision(match.name, score >= threshold, score, threshold, probability, supported)
 
 
-def _paths(files: Files) -> list[Path]:
-    paths = [Path(files)] if isinstance(files, str | Path) else [Path(f) for f in files]
+def _paths(files: Files) -> list[File]:
+    given = [files] if isinstance(files, str | Path | Member) else files
+    paths = [f if isinstance(f, Member) else Path(f) for f in given]
     if not paths:
         raise ValueError("no files are given: name one at least")
-    missing = [p for p in paths if not p.is_file()]
+    missing = [p for p in paths if isinstance(p, Path) and not p.is_file()]
     if missing:
         raise FileNotFoundError(f"there is no file {missing[0]}")
     return paths

@@ -12,7 +12,8 @@ from quickstudy.core import checkpoint
 from quickstudy.core.episode import Support
 from quickstudy.core.learner import Learner, evaluation_mode
 from quickstudy.core.progress import ProgressCallback
-from quickstudy.data.datasets.folders import files_in, find_files, report_bad
+from quickstudy.data.datasets.folders import files_in, find_files, is_folder, report_bad
+from quickstudy.data.formats.archives import File
 from quickstudy.data.formats.items import ItemFormat, decode_items, floats
 
 
@@ -21,12 +22,12 @@ class Prediction:
     """Predicted class of a picture or clip.
 
     Args:
-        file: Path of the picture or clip.
+        file: Path of the picture or clip, or the member of an archive.
         label: Name of the most likely class.
         probabilities: Probability of every class, by name; they sum to 1.
     """
 
-    file: Path
+    file: File
     label: str
     probabilities: dict[str, float]
 
@@ -57,8 +58,8 @@ def predict_folders(
         learner: Trained learner.
         item_format: Format of the items that the learner's encoder takes.
         support: Folder of the labelled examples, `support/CLASS/*.jpg`, with two classes at least and any
-            number of examples in each.
-        query: File to classify, or a folder of files.
+            number of examples in each; or a zip or tar archive of it.
+        query: File to classify, or a folder or archive of files.
         skip_corrupt: Whether to leave out unreadable files with a warning, instead of raising an error.
         save: Path for the model as adapted to the support, for learners that adapt one. It is written as an
              ordinary `state_dict` in safetensors, with the names of the classes in its manifest
@@ -111,10 +112,10 @@ def predict_folders(
     ]
 
 
-def _queries(query: Path, item_format: ItemFormat) -> list[Path]:
-    if query.is_file():
-        return [query]
-    if not query.is_dir():
+def _queries(query: Path, item_format: ItemFormat) -> list[File]:
+    if not is_folder(query):
+        if query.is_file():
+            return [query]
         raise FileNotFoundError(f"there is no file or folder {query}")
     if not (found := files_in(query, item_format)):
         raise ValueError(f"{query} holds no {item_format.noun}")

@@ -8,7 +8,6 @@ import gzip
 import io
 import json
 import tarfile
-import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,8 +22,9 @@ from PIL import Image
 from quickstudy.core.progress import ProgressCallback
 from quickstudy.data.cache import cached_pool, data_root
 from quickstudy.data.datasets.download import download
-from quickstudy.data.datasets.folders import files_in
-from quickstudy.data.formats.images import Bytes, FileOrBytes, ImageFormat
+from quickstudy.data.datasets.folders import files_in, find_files
+from quickstudy.data.formats.archives import File, stamp_of
+from quickstudy.data.formats.images import Bytes, ImageFormat, bytes_of
 from quickstudy.data.formats.items import decode_items
 from quickstudy.data.pool import ClassPool
 
@@ -40,8 +40,8 @@ COLOR_32 = ImageFormat(32, 3)
 PER_CLASS = {"train.bin": 500, "test.bin": 100}
 """Pictures of a class in each part of CIFAR-100; few-shot learning takes the two together."""
 NAMES = "fine_label_names.txt"
-LARGEST = 1 << 16
-"""Most bytes of a picture's file; without any compression a picture has 3,072."""
+LONGEST_NAMES = 1 << 16
+"""Most bytes of the list of the classes' names."""
 
 
 def cifar_fs(root: str | Path | None = None, progress: ProgressCallback | None = None) -> ClassPool:
@@ -97,21 +97,16 @@ def _pool(name: str, root: str | Path | None, progress: ProgressCallback | None)
     lists = class_lists()[name]
     classes = sorted(c for part in lists.values() for c in part)
     folder = data_root(root) / "cifar100"
-    if any((folder / c).is_dir() for c in classes) and not (folder / ZIP).exists():
+    used: Sequence[File]
+    if (path := folder / ZIP).exists():
+        used, build = [path], partial(_of_zip, path, classes, progress)
+    elif any((folder / c).is_dir() for c in classes):
         found = {c: files_in(folder / c, COLOR_32) if (folder / c).is_dir() else [] for c in classes}
-        used = [path for paths in found.values() for path in paths]
-        build = partial(_of_folders, folder, found, progress)
+        used, build = [f for of in found.values() for f in of], partial(_of_files, folder, found, progress)
     else:
-        path = folder / ZIP if (folder / ZIP).exists() else _binary(folder)
-        used = [path]
-        build = (
-            partial(_of_zip, path, classes, progress)
-            if path.name == ZIP
-            else partial(_of_binary, path, classes)
-        )
-    # changed files are detected by name, size and time, so that a zip of 60,000 files isn't listed each time
-    key = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in used]
-    pool = cached_pool("cifar100", key, build, COLOR_32)
+        used, build = [path := _binary(folder)], partial(_of_binary, path, classes)
+    # not the files in the archives, which would take a second to list each time
+    pool = cached_pool("cifar100", [stamp_of(file) for file in used], build, COLOR_32)
     index = {c: i for i, c in enumerate(classes)}
     splits = {split: np.array([index[c] for c in part]) for split, part in lists.items()}
     return replace(pool, name=name, splits=splits)
@@ -121,35 +116,27 @@ def _of_zip(
     path: Path, classes: list[str], progress: ProgressCallback | None, allocate: Callable[[int], Bytes]
 ) -> dict[str, Any]:
     """Fill a pool of pictures `CLASS/*.webp` in a zip archive; the folders may lie in another one."""
-    found: dict[str, list[zipfile.ZipInfo]] = {c: [] for c in classes}
-    try:
-        archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile:
-        raise OSError(f"{path} is not a whole zip archive: copy or fetch it again") from None
-    with archive:
-        for member in archive.infolist():
-            above, _, name = member.filename.rpartition("/")
-            of = above.rpartition("/")[2]
-            if name and not name.startswith(".") and not above.startswith("__MACOSX") and of in found:
-                found[of].append(member)
-        members = [m for of in found.values() for m in sorted(of, key=lambda m: m.filename)]
-        _check_complete({c: len(of) for c, of in found.items()}, path)
-        sources = [partial(_of_size, partial(_unzip, archive, m)) for m in members]
-        return _decoded(classes, sources, [m.filename for m in members], path, progress, allocate)
+    found = find_files(path, COLOR_32)
+    return _of_files(path, {c: found.get(c, []) for c in classes}, progress, allocate)
 
 
-def _of_folders(
-    folder: Path,
-    found: dict[str, list[Path]],
+def _of_files(
+    where: Path,
+    found: dict[str, list[File]],
     progress: ProgressCallback | None,
     allocate: Callable[[int], Bytes],
 ) -> dict[str, Any]:
-    """Fill a pool of pictures `CLASS/*.webp` or `*.png` in folders."""
-    _check_complete({c: len(paths) for c, paths in found.items()}, folder)
-    paths = [path for of in found.values() for path in of]
-    sources = [partial(_of_size, path.read_bytes) for path in paths]
-    names = [str(path.relative_to(folder)) for path in paths]
-    return _decoded([*found], sources, names, folder, progress, allocate)
+    """Fill a pool of pictures in the folders of their classes."""
+    _check_complete({c: len(of) for c, of in found.items()}, where)
+    files = [file for of in found.values() for file in of]
+    bad = decode_items([partial(_of_size, file) for file in files], COLOR_32, allocate(len(files)), progress)
+    if bad:
+        i, reason = min(bad.items())
+        raise OSError(
+            f"{len(bad)} pictures of {where} can't be read, first {files[i]}: {reason}; "
+            "copy or fetch it again"
+        )
+    return _parts([*found])
 
 
 def _check_complete(counts: dict[str, int], where: Path) -> None:
@@ -168,41 +155,13 @@ def _check_complete(counts: dict[str, int], where: Path) -> None:
         )
 
 
-def _decoded(
-    classes: list[str],
-    sources: Sequence[FileOrBytes],
-    names: list[str],
-    where: Path,
-    progress: ProgressCallback | None,
-    allocate: Callable[[int], Bytes],
-) -> dict[str, Any]:
-    bad = decode_items(sources, COLOR_32, allocate(len(sources)), progress)
-    if bad:
-        i, reason = min(bad.items())
-        raise OSError(
-            f"{len(bad)} pictures of {where} can't be read, first {names[i]}: {reason}; "
-            "copy or fetch it again"
-        )
-    return _parts(classes)
-
-
 def _parts(classes: list[str]) -> dict[str, Any]:
     return {"classes": classes, "counts": [sum(PER_CLASS.values())] * len(classes), "splits": {}}
 
 
-def _unzip(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
-    if member.file_size > LARGEST:
-        raise OSError(f"{member.file_size} bytes are more than a picture of {COLOR_32.size} pixels can have")
-    try:
-        with archive.open(member) as f:
-            return f.read(LARGEST)  # a number, as without one it would unpack more than the member states
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-        raise OSError(f"damaged: {error}") from None
-
-
-def _of_size(read: Callable[[], bytes]) -> bytes:
+def _of_size(file: File) -> bytes:
     """The bytes of a picture, after a check of its size: another one would be scaled, and looks alike."""
-    raw = read()
+    raw = bytes_of(file)
     try:
         with Image.open(io.BytesIO(raw)) as picture:
             size = picture.size
@@ -255,7 +214,7 @@ def _members(path: Path, sizes: dict[str, int]) -> dict[str, bytes]:
     with gzip.open(path) as whole, tarfile.open(fileobj=whole, mode="r:") as archive:
         for member in archive:
             name = member.name.split("/")[-1]
-            if (name == NAMES and member.size > LARGEST) or member.size != sizes.get(name, member.size):
+            if (name == NAMES and member.size > LONGEST_NAMES) or member.size != sizes.get(name, member.size):
                 raise OSError(f"its {name} has {member.size} bytes, not {sizes.get(name, 'some thousand')}")
             if (name == NAMES or name in sizes) and (file := archive.extractfile(member)):
                 content[name] = file.read()

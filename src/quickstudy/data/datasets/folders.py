@@ -1,9 +1,12 @@
-"""Folders of files, `root/class/*.jpg` or `*.wav`: any format that Pillow or soundfile reads, any size."""
+"""Folders of files, `root/class/*.jpg` or `*.wav`: any format that Pillow or soundfile reads, any size.
+
+A zip or tar archive may stand in the place of a folder.
+"""
 
 import os
 import re
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -13,6 +16,7 @@ import numpy as np
 
 from quickstudy.core.progress import ProgressCallback
 from quickstudy.data.cache import cached_pool
+from quickstudy.data.formats.archives import ENDINGS, File, Folder, is_archive, open_archive, stamp_of
 from quickstudy.data.formats.audio import AudioFormat
 from quickstudy.data.formats.images import ImageFormat
 from quickstudy.data.formats.items import ItemFormat, Items, decode_items
@@ -34,7 +38,8 @@ def image_folders(
     """Load a pool of the images in `root/class/`, one class per folder.
 
     Args:
-        root: Folder with one folder of image files per class; hidden and other files are ignored.
+        root: Folder with one folder of image files per class, or a zip or tar archive of it; hidden and other
+            files are ignored.
         image_format: Format that each image is converted to.
         split: Class-disjoint split: three fractions of the classes for training, validation and test, drawn
             at random; or {"train": [class, ...], "validation": [...], "test": [...]}, or a JSON file of this.
@@ -62,8 +67,8 @@ def audio_folders(
     """Load a pool of the clips in `root/class/*.wav`, one class per folder, or by a pattern of file names.
 
     Args:
-        root: Folder with one folder of sound files per class, or laid out as `pattern` says; hidden and other
-            files are ignored.
+        root: Folder with one folder of sound files per class, or laid out as `pattern` says, or a zip or tar
+            archive of it; hidden and other files are ignored.
         audio_format: Format that each clip is converted to.
         split: Class-disjoint split: three fractions of the classes for training, validation and test, drawn
             at random; or {"train": [class, ...], "validation": [...], "test": [...]}, or a JSON file of this.
@@ -96,7 +101,7 @@ def class_folders(
     """Load a pool of the items in folders, images or clips; see `image_folders` and `audio_folders`.
 
     Args:
-        root: Folder with one folder of files per class, or laid out as `pattern` says.
+        root: Folder with one folder of files per class, or laid out as `pattern` says; or an archive of it.
         item_format: Format that each item is converted to; also says which files are items.
         split: Fractions of the classes for training, validation and test, class names by split, or a JSON
             file of these.
@@ -105,13 +110,13 @@ def class_folders(
         progress: Function that is called with (done, total) while decoding.
         pattern: Pattern of the paths below `root`, such as "{class}/{source}_{take}"; None for class folders.
     """
-    root, sources = Path(root), dict[Path, str]()
+    root, sources = Path(root), dict[File, str]()
     if pattern is None:
         files = find_files(root, item_format)
     elif "{class}" not in pattern:
         raise ValueError(f"pattern {pattern!r} lacks {{class}}: say which part of a name is the class")
     else:
-        files = dict[str, list[Path]]()
+        files = dict[str, list[File]]()
         for path, parts in matching_files(root, item_format, pattern):
             files.setdefault(parts["class"], []).append(path)
             sources |= {path: parts["source"]} if "source" in parts else {}
@@ -132,19 +137,19 @@ def class_folders(
 
 def pool_of_files(
     root: Path,
-    files: Mapping[str, Sequence[Path]],
+    files: Mapping[str, Sequence[File]],
     item_format: ItemFormat,
     splits: Mapping[str, Sequence[int]],
     options: Sequence[Any] = (),
-    sources: Mapping[Path, str] | None = None,
+    sources: Mapping[File, str] | None = None,
     skip_corrupt: bool = False,
     progress: ProgressCallback | None = None,
 ) -> ClassPool:
     """Load a pool of given files, decoded once and cached; all data sets of files use it.
 
     Args:
-        root: Folder of the data set; the pool has its name.
-        files: Paths of the files of each class, by the class's name.
+        root: Folder or archive of the data set; the pool has its name.
+        files: Files of each class, by the class's name.
         item_format: Format that each item is converted to.
         splits: Class indices of each split, by the split's name.
         options: JSON-serializable values that the pool depends on besides the files; part of the cache's key.
@@ -157,15 +162,14 @@ def pool_of_files(
         ValueError: If no item of a class can be read.
     """
     of = sources or {}
-    # changed files are detected by name, size and time, as make and git do: reading them all would be slow
-    account = [
-        [c, p.name, p.stat().st_size, p.stat().st_mtime_ns, *([of[p]] if of else [])]
-        for c, ps in files.items()
-        for p in ps
-    ]
+    # reading all files to detect those that have changed would be slow
+    account = [[c, *stamp_of(f), *([of[f]] if of else [])] for c, found in files.items() for f in found]
     build = partial(_build, files, item_format, splits, of, skip_corrupt, progress)
     key = [str(root.resolve()), account, *options]
-    return cached_pool(root.resolve().name, key, build, item_format, private=True)
+    name = root.resolve().name
+    if is_archive(root):
+        name = name[: -len(next(end for end in ENDINGS[::-1] if name.lower().endswith(end)))] or name
+    return cached_pool(name, key, build, item_format, private=True)
 
 
 def folder_pool(
@@ -178,7 +182,7 @@ def folder_pool(
     """Make a recipe's `pool` function of `class_folders`; it ignores the data root that it is given.
 
     Args:
-        root: Folder with one folder of files per class, or laid out as `pattern` says.
+        root: Folder with one folder of files per class, or laid out as `pattern` says; or an archive of it.
         item_format: Format that each item is converted to.
         split: Fractions of the classes for training, validation and test, class names by split, or a JSON
             file of these.
@@ -198,27 +202,29 @@ def folder_pool(
     return pool
 
 
-def find_files(root: Path, item_format: ItemFormat) -> dict[str, list[Path]]:
+def find_files(root: Path, item_format: ItemFormat) -> dict[str, list[File]]:
     """List the items of each class folder by their file name extensions, both sorted by name.
 
     Args:
-        root: Folder with one folder of files per class.
+        root: Folder with one folder of files per class, or an archive of it.
         item_format: Format of the items, which gives the extensions.
 
     Returns:
-        Paths of the files of each class, by the class's name.
+        Files of each class, by the class's name.
 
     Raises:
-        FileNotFoundError: If `root` is not a folder.
-        ValueError: If there are no class folders, or one of them has no such file.
+        FileNotFoundError: If `root` is neither a folder nor an archive.
+        OSError: If the archive is damaged.
+        ValueError: If there are no class folders, or one of them has no such file, or the archive is
+            encrypted or holds too large files.
     """
-    noun, folders = item_format.noun, _folders_in(root, item_format)
+    noun, here = item_format.noun, _opened(root, item_format, 1)
+    folders = _folders_in(here, item_format)
     if not folders:
-        loose = files_in(root, item_format)
+        loose = _items_in(here, item_format)
         hint = f" ({noun} must lie in folders, whose names are the classes)" if loose else ""
         raise ValueError(f"{root} holds no class folders{hint}: expected {_layout(root, item_format)}")
-    endings = item_format.endings()
-    files = {folder.name: _called(_inside(folder, item_format), endings) for folder in folders}
+    files = {folder.name: _items_in(folder, item_format) for folder in folders}
     empty = [c for c, found in files.items() if not found]
     if empty:
         raise ValueError(
@@ -228,44 +234,52 @@ def find_files(root: Path, item_format: ItemFormat) -> dict[str, list[Path]]:
     return files
 
 
-def files_in(folder: Path, item_format: ItemFormat) -> list[Path]:
+def is_folder(path: Path) -> bool:
+    """Whether a path is a folder, or an archive, which may stand in the place of one.
+
+    Args:
+        path: Path of anything; it need not exist.
+    """
+    return path.is_dir() or is_archive(path)
+
+
+def files_in(folder: Path, item_format: ItemFormat) -> list[File]:
     """List the items in a folder by their file name extensions, sorted by name.
 
     Args:
-        folder: Folder of files.
+        folder: Folder of files, or an archive of it.
         item_format: Format of the items, which gives the extensions.
     """
-    return _called(_inside(folder, item_format), item_format.endings())
+    return _items_in(_opened(folder, item_format, 0), item_format)
 
 
-def matching_files(root: Path, item_format: ItemFormat, pattern: str) -> list[tuple[Path, dict[str, str]]]:
+def matching_files(root: Path, item_format: ItemFormat, pattern: str) -> list[tuple[File, dict[str, str]]]:
     """List the files below `root` with the parts of their names, by a pattern.
 
     Only files as deep as the pattern has slashes are listed. Parts can't contain the characters that separate
     them, so a name can be read in one way only.
 
     Args:
-        root: Folder of the files.
+        root: Folder of the files, or an archive of it.
         item_format: Format of the items, which gives the file name extensions.
         pattern: Pattern of the paths below `root`, without the extension, such as "{class}/{source}_{take}".
 
     Returns:
-        Path of each file, and the parts of its name by the name of the part.
+        Each file, and the parts of its name by the name of the part.
 
     Raises:
-        FileNotFoundError: If `root` is not a folder.
+        FileNotFoundError: If `root` is neither a folder nor an archive.
         ValueError: If the pattern is malformed, there are no files, or a file does not match it.
     """
-    expression = compiled(pattern)
-    folders = [root]
-    for _ in range(pattern.count("/")):
-        folders = [p for folder in folders for p in _folders_in(folder, item_format)]
-    found: list[tuple[Path, dict[str, str]]] = []
-    for path in [p for folder in folders for p in files_in(folder, item_format)]:
-        name = path.relative_to(root).with_suffix("").as_posix()
-        if not (match := expression.fullmatch(name)):
-            raise ValueError(f"{path} is not called as the pattern {pattern!r} says: rename or remove it")
-        found.append((path, match.groupdict()))
+    expression, depth = compiled(pattern), pattern.count("/")
+    folders = [("", _opened(root, item_format, depth))]
+    for _ in range(depth):
+        folders = [(f"{above}{f.name}/", f) for above, of in folders for f in _folders_in(of, item_format)]
+    found: list[tuple[File, dict[str, str]]] = []
+    for above, file in [(above, file) for above, of in folders for file in _items_in(of, item_format)]:
+        if not (match := expression.fullmatch(above + Path(file.name).stem)):
+            raise ValueError(f"{file} is not called as the pattern {pattern!r} says: rename or remove it")
+        found.append((file, match.groupdict()))
     if not found:
         raise ValueError(f"no {item_format.noun} in {root} lie where the pattern {pattern!r} says")
     return found
@@ -294,12 +308,22 @@ def compiled(pattern: str) -> re.Pattern[str]:
     return re.compile(re.escape(between[0]) + "".join(parts))
 
 
-def _folders_in(folder: Path, item_format: ItemFormat) -> list[Path]:
+def _opened(root: Path, item_format: ItemFormat, depth: int) -> Path | Folder:
+    """A folder, or an archive as one; `depth` is the number of folders between it and the items."""
+    return open_archive(root, item_format.endings(), depth) if is_archive(root) else root
+
+
+def _folders_in(folder: Path | Folder, item_format: ItemFormat) -> Sequence[Path | Folder]:
+    if isinstance(folder, Folder):
+        return [inner for _, inner in sorted(folder.folders.items())]
     return [Path(e.path) for e in _inside(folder, item_format) if _sure(e).is_dir()]
 
 
-def _called(entries: Sequence[os.DirEntry[str]], endings: Collection[str]) -> list[Path]:
-    """The files with one of the given extensions."""
+def _items_in(folder: Path | Folder, item_format: ItemFormat) -> list[File]:
+    """The files with one of the format's extensions."""
+    if isinstance(folder, Folder):
+        return [member for _, member in sorted(folder.files.items())]
+    entries, endings = _inside(folder, item_format), item_format.endings()
     return [p for e in entries if (p := Path(e.path)).suffix.lower() in endings and _sure(e).is_file()]
 
 
@@ -315,7 +339,8 @@ def _inside(folder: Path, item_format: ItemFormat) -> list[os.DirEntry[str]]:
             return sorted((e for e in entries if not e.name.startswith(".")), key=attrgetter("name"))
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(
-            f"{folder} is not a folder: name one that holds a folder of {item_format.noun} for each class"
+            f"{folder} is not a folder, nor a zip or tar archive: name one that holds a folder of "
+            f"{item_format.noun} for each class"
         ) from None
 
 
@@ -324,10 +349,10 @@ def _layout(root: Path, item_format: ItemFormat) -> str:
 
 
 def _build(
-    files: Mapping[str, Sequence[Path]],
+    files: Mapping[str, Sequence[File]],
     item_format: ItemFormat,
     splits: Mapping[str, Sequence[int]],
-    sources: Mapping[Path, str],
+    sources: Mapping[File, str],
     skip_corrupt: bool,
     progress: ProgressCallback | None,
     allocate: Callable[[int], Items],
@@ -358,11 +383,11 @@ def _build(
     return parts
 
 
-def report_bad(bad: dict[Path, str], of: int, skip: bool, noun: str = "pictures") -> None:
+def report_bad(bad: Mapping[File, str], of: int, skip: bool, noun: str = "pictures") -> None:
     """Raise an error or give a warning about files that can't be read.
 
     Args:
-        bad: Reason why each file can't be read, by its path.
+        bad: Reason why each file can't be read, by the file.
         of: Number of all files.
         skip: Whether to warn only, because unreadable files are skipped.
         noun: Plural noun for the items in the message.

@@ -14,6 +14,7 @@ from quickstudy.core.progress import ProgressCallback
 from quickstudy.data.cache import data_root, present
 from quickstudy.data.datasets.folders import matching_files, pool_of_files
 from quickstudy.data.datasets.spliced_words import with_new_words
+from quickstudy.data.formats.archives import File
 from quickstudy.data.formats.audio import AudioFormat
 from quickstudy.data.pool import ClassPool
 from quickstudy.data.splits import SPLITS
@@ -132,7 +133,7 @@ def _pool(
     progress: ProgressCallback | None,
 ) -> ClassPool:
     """Load a pool of files with word and speaker in their names; `class_of` maps these to class and split."""
-    files, sources, split_of = dict[str, list[Path]](), dict[Path, str](), dict[str, str]()
+    files, sources, split_of = dict[str, list[File]](), dict[File, str](), dict[str, str]()
     for path, parts in matching_files(folder, audio_format, pattern):
         if found := class_of(parts["word"], parts["speaker"]):
             files.setdefault(found[0], []).append(path)

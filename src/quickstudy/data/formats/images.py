@@ -13,9 +13,19 @@ from PIL import Image, ImageOps
 
 Bytes = npt.NDArray[np.uint8]
 FileOrBytes = Path | Callable[[], bytes]
+"""A path, or a function that gives a file's bytes, such as a member of an archive."""
 
 NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 """Formats that Pillow only identifies, or renders with external programs."""
+
+
+def bytes_of(source: FileOrBytes) -> bytes:
+    """Read a file.
+
+    Args:
+        source: Path of a file, or function that returns its bytes.
+    """
+    return source.read_bytes() if isinstance(source, Path) else source()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +89,7 @@ class ImageFormat:
         Raises:
             OSError: If the source can't be read as an image; the message gives the reason.
         """
-        raw = source.read_bytes() if isinstance(source, Path) else source()
+        raw = bytes_of(source)
         if not raw:
             raise OSError("the file is empty")
         try:

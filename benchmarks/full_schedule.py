@@ -51,7 +51,7 @@ def run(name: str, options: argparse.Namespace) -> list[Row]:
         learner,
         display=display,
         count=options.episodes,
-        modes=("inductive", "transductive"),
+        modes=("inductive", "transductive", "authors"),
         seed=options.seed,
     )
     dataset = str(recipe.pool().name)

@@ -65,10 +65,10 @@ class Row:
     Args:
         benchmark: name of the benchmark, and of its file.
         method: what was measured: a model, or ours or a peer's way of doing it.
-        dataset: name of the data set.
+        dataset: name of the data set: that of its pool, such as omniglot-vinyals.
         split: of the data set.
         setting: such as 5w1s.
-        mode: "inductive" or "transductive", or which phase of the work.
+        mode: "inductive", "transductive" or "authors", or which phase of the work.
         metric: what `value` is, with its unit.
         value: the figure; None where the goal was not reached.
         ci95: half-width of its 95 % interval, for a mean over episodes.

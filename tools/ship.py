@@ -1,6 +1,6 @@
 """Put a trained checkpoint into the library: `python -m tools.ship RUN [RUN ...]`.
 
-Each is measured anew on the test settings of its recipe, inductive and transductive, and lands in
+Each is measured anew on the test settings of its recipe, in the modes of benchmarks.accuracy, and lands in
 `src/quickstudy/recipes/shipped/` under the name of its recipe with these figures in its manifest, and they go
 into the results as well.
 """
@@ -13,7 +13,6 @@ import typer
 
 from benchmarks import accuracy
 from benchmarks.rows import read, write
-from quickstudy.cli.terminal import Terminal
 from quickstudy.core import checkpoint
 from quickstudy.core.kernels.memory import keep_freed_memory
 from quickstudy.recipes import weights as recipes_weights
@@ -39,12 +38,7 @@ def main(
             checkpoint.load_weights(learner, weights, str(run))
         else:
             weights = learner.state_dict()
-        scores = recipes_weights.recipe_of(manifest).test(
-            learner,
-            display=Terminal(),
-            count=episodes,
-            modes=("inductive", "transductive"),
-        )
+        scores = accuracy.scores_of(recipes_weights.recipe_of(manifest), learner, episodes)
         manifest["figures"] = [score.as_dict() for score in scores]
         path = MODELS / f"{manifest['recipe']}.safetensors"
         size = sum(t.numel() * t.element_size() for t in weights.values())

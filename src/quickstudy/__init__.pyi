@@ -4,7 +4,10 @@ from .core.episode import Episode as Episode
 from .core.episode import Support as Support
 from .core.learner import Learner as Learner
 from .core.scores import Score as Score
+from .data.batches import LabelledBatches as LabelledBatches
 from .data.datasets.alphabets import WithinAlphabets as WithinAlphabets
+from .data.datasets.cifar import cifar_fs as cifar_fs
+from .data.datasets.cifar import fc100 as fc100
 from .data.datasets.folders import image_folders as image_folders
 from .data.datasets.glyphs import glyphs as glyphs
 from .data.datasets.omniglot import omniglot as omniglot
@@ -24,6 +27,7 @@ from .initialization.reptile import Reptile as Reptile
 from .metric.gaussian import GaussianPrototypical as GaussianPrototypical
 from .metric.matching import Matching as Matching
 from .metric.pairs import draw_pairs as draw_pairs
+from .metric.plain import PlainClassifier as PlainClassifier
 from .metric.prototypical import Prototypical as Prototypical
 from .metric.relation import Relation as Relation
 from .metric.semi_supervised import SemiPrototypical as SemiPrototypical

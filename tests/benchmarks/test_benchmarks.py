@@ -34,6 +34,7 @@ from quickstudy.recipes import recipe as recipe_module
 from quickstudy.recipes import weights
 from quickstudy.recipes.catalogue import RECIPES
 from quickstudy.recipes.recipe import Recipe
+from quickstudy.training.evaluate import evaluate
 from quickstudy.training.fit import fit
 from quickstudy.training.launch import launch
 from quickstudy.training.schedules import cosine_schedule
@@ -213,6 +214,45 @@ def tiny() -> Recipe:
         tests=(Setting(5, 1, 3), Setting(5, 2, 3)),
         published={"5w1s": 98.8},
     )
+
+
+def authors() -> Recipe:
+    return replace(tiny(), mode="authors", validation=Setting(5, 1, 1))
+
+
+def test_the_authors_mode_of_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One query a class in validation and in its rows, beside which the paper's figures stand."""
+    with pytest.raises(ValueError, match=r"validates with one query a class, not 3: give .* queries=1"):
+        replace(tiny(), mode="authors")
+    monkeypatch.setitem(RECIPES, "authors", authors)
+    train("authors", {}, tmp_path, display=Terminal(quiet=True), fabric=launch("cpu"), steps=1)
+    learner, manifest = weights.load_learner(tmp_path)
+    assert manifest["training"]["validation"]["mode"] == "authors"
+
+    measured = accuracy.measure(str(tmp_path), episodes=4, seed=3, authors=6)
+    told = [(row.setting, row.mode, row.n, row.paper) for row in measured]
+    assert told == [
+        *((s, m, 4, None) for s in ("5w1s", "5w2s") for m in ("inductive", "transductive")),
+        ("5w1s", "authors", 6, 98.8),
+        ("5w2s", "authors", 6, None),
+    ]
+    one = Episodes(patterns().split("test"), Setting(5, 2, 1), 10, 3)
+    assert measured[-1].value == 100 * evaluate(learner, one, 6, "authors").accuracy
+    by_default = authors().test(learner, display=Terminal(), count=4)
+    assert [s.mode for s in by_default] == ["inductive", "authors"] * 2
+    results = authors().results(by_default)
+    assert [row[-1] for row in results.rows] == ["–", "98.8", "–", "–"]
+    assert authors().test_command(tmp_path)[-1] == "all"
+    lines = tables.accuracy_table(measured)
+    assert [line.split(" | ")[1] for line in lines[2:]] == ["inductive", "transductive", "authors"]
+
+
+def test_accuracy_rows_are_named_so_that_they_can_be_found() -> None:
+    for row in rows.read("accuracy"):
+        assert row.method in RECIPES
+        assert row.dataset in {"omniglot-vinyals", "omniglot-random", "cifar-fs", "fc100", "glyphs"}
+        assert re.fullmatch(r"\d+w\d+s", row.setting or "")
+        assert row.mode in {"inductive", "transductive", "authors"}
 
 
 def test_pairs_of_a_tiny_siamese_network() -> None:

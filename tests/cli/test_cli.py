@@ -16,15 +16,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from quickstudy.__main__ import main
-from quickstudy.cli.evaluate import as_tested
+from quickstudy.cli.evaluate import MODES, as_tested
 from quickstudy.core import checkpoint, consoles
+from quickstudy.core.modes import Mode
 from quickstudy.data.pool import ClassPool
 from quickstudy.data.setting import Setting
 from quickstudy.recipes import weights as recipes_weights
@@ -197,6 +198,15 @@ def test_evaluate_prints_a_table_that_fits(run: Run) -> None:
     ]
 
 
+def test_evaluate_in_the_authors_mode(run: Run) -> None:
+    assert set(get_args(Mode)) == set(MODES["all"])
+    answer = run("evaluate r --mode all --episodes 4 --queries 4 --json")
+    assert [score["mode"] for score in json.loads(answer.out)] == ["inductive", "transductive", "authors"]
+    alone = run("evaluate r --mode authors --episodes 4 --json")
+    assert json.loads(alone.out) == json.loads(answer.out)[2:]
+    refused(run("evaluate r --mode authors --queries 4"), "one query a class, not 4: leave --queries out")
+
+
 def test_headers_stay_whole_on_a_narrow_terminal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     answer = run("evaluate r --mode both --episodes 10")
@@ -224,6 +234,7 @@ def test_settings_are_tested_as_the_recipe_has_them() -> None:
     assert as_tested(semi, [Setting(5, 1, 15)], None) == semi.tests, "its unlabelled items and queries"
     assert as_tested(semi, [Setting(5, 5, 15)], None) == (Setting(5, 5, 15, unlabelled=5),)
     assert as_tested(semi, [Setting(5, 1, 3)], 3) == (Setting(5, 1, 3, unlabelled=5),)
+    assert [s.queries for s in reptile.tests] == [15]
     assert as_tested(reptile, [], 7) == tuple(replace(s, queries=7) for s in reptile.tests)
 
 
@@ -618,9 +629,11 @@ def test_lists_need_neither_data_nor_network(
 
 def test_data_tells_what_is_there(run: Run, tmp_path: Path) -> None:
     (tmp_path / "omniglot").mkdir()
-    assert "no, fetched" in run(f"data --data-root {tmp_path}").out
+    (tmp_path / "cifar100").mkdir()
+    assert run(f"data --data-root {tmp_path}").out.count("no, fetched") == 3
     for name in ("images_background.zip", "images_evaluation.zip"):
         (tmp_path / "omniglot" / name).touch()
+    (tmp_path / "cifar100" / "cifar100.zip").touch()
     assert "no, fetched" not in run(f"data --data-root {tmp_path}").out
 
 

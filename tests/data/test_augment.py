@@ -6,14 +6,17 @@ import torch
 import torch.nn.functional as F
 
 from quickstudy.data.augment.images import (
+    ColorJitter,
     Compose,
     ElasticTransform,
     RandomAffine,
+    RandomCrop,
     RandomHorizontalFlip,
     SameOnBatch,
 )
 from quickstudy.data.episodes import Episodes
 from quickstudy.data.setting import Setting
+from tests.data import oracle_color as oracle
 from tests.support.pools import coded_pool
 
 NOTHING = {"degrees": 0, "shear": 0, "scale": (1, 1), "shift": 0, "probability": 1}
@@ -218,3 +221,87 @@ def test_all_items_of_a_class_are_changed_alike() -> None:
     assert torch.equal(once.query_y, before.query_y)
     torch.testing.assert_close(other.part(5, 1, 3).query_x, once.query_x[1::3])
     assert other.part(5, 5, 6).tasks == 0
+
+
+# Pictures in color
+
+
+@pytest.mark.parametrize("mode", ["reflect", "zeros"])
+@pytest.mark.parametrize(("padding", "shape"), [(4, (3, 9, 9)), (2, (1, 5, 8)), (0, (3, 4, 4))])
+def test_a_crop_is_of_the_padded_picture(mode: str, padding: int, shape: tuple[int, ...]) -> None:
+    x = torch.rand(40, *shape, dtype=torch.float64)
+    before = x.clone()
+    cropped = RandomCrop(padding, mode)(x, rng())  # type: ignore[arg-type]
+    down, across = rng().integers(0, 2 * padding + 1, (2, 40))
+    expected = [
+        oracle.crop(one, padding, y, z, mode) for one, y, z in zip(x.numpy(), down, across, strict=True)
+    ]
+    np.testing.assert_array_equal(cropped.numpy(), np.stack(expected))
+    assert cropped.is_contiguous()
+    assert torch.equal(x, before)
+
+
+def test_crops_are_shifted_by_every_step_alike() -> None:
+    down = (RandomCrop(2)(torch.arange(9.0).view(1, 1, 9, 1).expand(5000, 1, 9, 9), rng())[:, 0, 4, 0]).int()
+    shares = down.bincount(minlength=9) / 5000
+    assert shares[2:7].tolist() == pytest.approx([0.2] * 5, abs=0.03)
+    assert shares.sum() == pytest.approx(shares[2:7].sum())
+
+
+def test_crops_that_cannot_be() -> None:
+    with pytest.raises(ValueError, match="padding is -1: it must be at least 0"):
+        RandomCrop(-1)
+    with pytest.raises(ValueError, match="mode is 'wrap': it must be 'reflect' or 'zeros'"):
+        RandomCrop(mode="wrap")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="padding is 4, but images of 4 × 9 pixels can be mirrored by less"):
+        RandomCrop(4)(torch.rand(2, 3, 4, 9), rng())
+    assert RandomCrop(4, "zeros")(torch.rand(2, 3, 4, 9), rng()).shape == (2, 3, 4, 9)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("most", [(0.4, 0.4, 0.4), (0.9, 0, 2), (0, 1.5, 0)])
+def test_jitter_is_that_of_the_oracle(channels: int, most: tuple[float, float, float]) -> None:
+    x = torch.rand(50, channels, 6, 7, dtype=torch.float64)
+    before = x.clone()
+    changed = ColorJitter(*most)(x, rng())
+    drawn, spread = rng(), np.array(most)
+    factors = drawn.uniform(np.maximum(0, 1 - spread), 1 + spread, (50, 3))
+    orders = drawn.permuted(np.tile(np.arange(3), (50, 1)), axis=1)
+    expected = [
+        oracle.jitter(one, f, o)
+        for one, f, o in zip(x.numpy(), factors.tolist(), orders.tolist(), strict=True)
+    ]
+    np.testing.assert_allclose(changed.numpy(), np.stack(expected), atol=1e-12)
+    assert len({tuple(o) for o in orders.tolist()}) == 6
+    assert torch.equal(x, before)
+
+
+def test_jitter_without_strength_changes_nothing() -> None:
+    x = torch.rand(5, 3, 8, 8)
+    assert torch.equal(ColorJitter(0, 0, 0)(x, rng()), x)
+
+
+def test_a_negative_jitter_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"contrast=-0\.1.*: brightness, contrast and saturation must be"):
+        ColorJitter(contrast=-0.1)
+
+
+@pytest.mark.torchvision
+def test_jitter_is_that_of_torchvision() -> None:
+    tv = pytest.importorskip("torchvision.transforms.functional")
+    x = np.random.default_rng(0).random((3, 6, 7))
+    for ours, theirs in (
+        (oracle.brightness, tv.adjust_brightness),
+        (oracle.contrast, tv.adjust_contrast),
+        (oracle.saturation, tv.adjust_saturation),
+    ):
+        for factor in (0.0, 0.4, 1.0, 1.9):
+            np.testing.assert_allclose(
+                ours(x, factor), theirs(torch.from_numpy(x), factor).numpy(), atol=1e-7
+            )
+
+
+def test_color_changes_of_episodes_can_be_repeated() -> None:
+    change = Compose((RandomCrop(1), ColorJitter()))
+    episodes = Episodes(coded_pool([9] * 6), Setting(5, 1, 2), tasks=2, augment=change)
+    assert torch.equal(episodes[3].query_x, episodes[3].query_x)

@@ -473,6 +473,20 @@ def test_transductive_evaluation_differs_and_leaves_no_trace():
     assert all(torch.equal(v, before[k]) for k, v in learner.state_dict().items())
 
 
+def test_the_authors_mode_is_transductive_with_one_query_a_class():
+    learner = small_learner()
+    one, three = (Episodes(noisy_pool(), Setting(5, 1, queries), 4, 3) for queries in (1, 3))
+    score = evaluate(learner, one, 40, "authors")
+    assert replace(score, mode="transductive") == evaluate(learner, one, 40, "transductive")
+    for refused in (
+        lambda: evaluate(learner, three, 40, "authors"),
+        lambda: small_fit(learner, validation=three, validation_mode="authors"),
+    ):
+        with pytest.raises(ValueError, match=r"one query a class, not 3: give the setting queries=1"):
+            refused()
+    small_fit(learner, validation=one, validation_mode="authors")
+
+
 def test_evaluation_refuses_nonsense():
     with pytest.raises(ValueError, match="mode 'psychic'"):
         evaluate(small_learner(), Episodes(noisy_pool(), Setting(5, 1, 3)), 10, "psychic")  # type: ignore[arg-type]
@@ -506,6 +520,6 @@ def test_tasks_that_cannot_be_shared_out_are_refused():
         world_size, global_rank = 2, 0
 
     with pytest.raises(
-        ValueError, match="3 tasks per step can't be shared by 2 processes: choose a multiple of 2"
+        ValueError, match="3 tasks or items per step can't be shared by 2 processes: choose a multiple of 2"
     ):
         fit(small_learner(), Episodes(noisy_pool(), Setting(5, 1, 3), 3), 1, fabric=TwoProcesses())  # type: ignore[arg-type]

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -25,6 +25,14 @@ if TYPE_CHECKING:
     from quickstudy.recipes.recipe import Recipe
 
 
+MODES: dict[str, tuple[Mode, ...]] = {
+    "inductive": ("inductive",),
+    "transductive": ("transductive",),
+    "authors": ("authors",),
+    "both": ("inductive", "transductive"),
+    "all": ("inductive", "transductive", "authors"),
+}
+"""Modes that --mode stands for."""
 QUERIES = 15
 """Query items a class of a setting that the recipe doesn't test."""
 
@@ -47,7 +55,13 @@ def evaluate(
         ),
     ] = None,
     episodes: Annotated[int, typer.Option(min=2, help="Number of test tasks.")] = 1000,
-    mode: Annotated[Literal[Mode, "both"], typer.Option(help="What batch norm sees.")] = "inductive",
+    mode: Annotated[
+        Literal[Mode, "both", "all"],
+        typer.Option(
+            help="What batch norm sees: each query by itself (inductive), a task together (transductive), or "
+            "so with one query a class, as MAML's authors (authors). both: the first two; all: all three."
+        ),
+    ] = "inductive",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the episodes.")] = 0,
     images: Annotated[Path | None, typer.Option(help="Test on the classes of this folder instead.")] = None,
     skip_corrupt: SkipCorrupt = False,
@@ -68,11 +82,16 @@ def evaluate(
     from quickstudy.recipes import weights
     from quickstudy.training.launch import launch
 
+    if mode == "authors" and queries not in (None, 1):
+        raise ValueError(f"--mode authors takes one query a class, not {queries}: leave --queries out")
     asked_for = [as_setting(s, queries or QUERIES) for s in setting or []]
     learner, manifest = weights.load_learner(checkpoint, recipe=own_recipe)
     recipe = weights.recipe_of(manifest, own_recipe)
     settings = as_tested(recipe, asked_for, queries)
     alike = {str(s) for s in settings if s in recipe.tests}
+    if recipe.mode == "authors":  # where the number of queries is that of the mode
+        one = [replace(s, queries=1) for s in recipe.tests]
+        alike = {str(s) for s in settings if replace(s, queries=1) in one}
     recipe = replace(recipe, published={k: v for k, v in recipe.published.items() if k in alike})
     if images:
         fractions = (0.0, 0.0, 1.0)  # every class is a test class
@@ -83,12 +102,11 @@ def evaluate(
         keep_freed_memory()
     fabric = launch(accelerator, devices, "32-true")
     learner.to(fabric.device)
-    modes: tuple[Mode, ...] = get_args(Mode) if mode == "both" else (mode,)
     asked: Any = {
         "display": terminal(fabric),
         "settings": settings,
         "count": episodes,
-        "modes": modes,
+        "modes": MODES[mode],
         "seed": seed,
         "data_root": data_root,
     }

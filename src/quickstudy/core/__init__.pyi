@@ -3,6 +3,7 @@ from .adapt import FunctionalRule as FunctionalRule
 from .adapt import Rule as Rule
 from .adapt import adapt as adapt
 from .episode import Episode as Episode
+from .episode import LabelledBatch as LabelledBatch
 from .episode import Support as Support
 from .inner_loop import InnerLoop as InnerLoop
 from .learner import Learner as Learner

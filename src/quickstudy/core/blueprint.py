@@ -26,7 +26,10 @@ def rebuildable(cls: Class) -> Class:
     def remember(self: nn.Module, *args: Any, **kwargs: Any) -> None:
         init(self, *args, **kwargs)
         if type(self) is cls:  # a class derived from it has arguments of its own
-            given = signature.bind(self, *args, **kwargs).arguments
+            given = dict(signature.bind(self, *args, **kwargs).arguments)
+            options = [p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
+            for name in options:
+                given |= given.pop(name, {})
             vars(self)[_ARGUMENTS] = dict(list(given.items())[1:])  # all but self
 
     made.__init__ = remember

@@ -1,4 +1,6 @@
-"""Episodes, batches of few-shot tasks: the only input of a learner.
+"""Episodes, batches of few-shot tasks, from which learners learn and by which all are judged.
+
+A `PlainClassifier` alone learns from labelled batches instead: items, and the numbers of their classes.
 
 Shape legend, used in every docstring of the library:
 
@@ -11,6 +13,8 @@ Shape legend, used in every docstring of the library:
 | U | unlabelled items in a task (may be 0) |
 | D | embedding dimensions |
 | P | parameters, flattened |
+| B | items in a labelled batch |
+| K | classes that are trained on |
 
 `...` stands for the shape of one item, such as `C, H, W` for a picture.
 """
@@ -116,6 +120,33 @@ class Episode:
         )
 
 
+@dataclass(slots=True)
+class LabelledBatch:
+    """A batch of items of all classes that are trained on, as in ordinary classification: no tasks.
+
+    Args:
+        x: [B, ...] items, floating point.
+        y: [B] int64 numbers of their classes in 0 … K − 1.
+        classes: Number K of classes that are trained on.
+
+    Raises:
+        ValueError: If items and labels differ in number, or, on the CPU, a label is out of range.
+    """
+
+    x: Tensor
+    y: Tensor
+    classes: int
+
+    def __post_init__(self) -> None:
+        """Check that there is one label for each item."""
+        if self.y.shape != self.x.shape[:1]:
+            raise ValueError(
+                f"labels have shape {list(self.y.shape)} but the items {list(self.x.shape)}: "
+                "y must be [B] where x is [B, ...]"
+            )
+        _check_labels("batch", self.y, self.classes)
+
+
 def _check_labels(which: str, y: Tensor, ways: int) -> None:
     if not ways and not y.is_floating_point():
         raise ValueError(
@@ -131,7 +162,7 @@ def _check_labels(which: str, y: Tensor, ways: int) -> None:
     if outside.numel():
         raise ValueError(
             f"{which} label {outside[0].item()} is outside 0 … {ways - 1}: "
-            f"labels count the {ways} classes of a task from 0"
+            f"labels count the {ways} classes from 0"
         )
 
 
@@ -147,11 +178,11 @@ def _check_present(y: Tensor, ways: int) -> None:
 
 
 class Batches(Protocol):
-    """An endless sequence of meta-batches: `Episodes`, `Sinusoids`, or any class with these methods."""
+    """An endless sequence of meta-batches: `Episodes`, `LabelledBatches`, or any class with these methods."""
 
     @property
     def tasks(self) -> int:
-        """Number T of tasks in a meta-batch."""
+        """Number T of tasks in a meta-batch, or B of items in a labelled batch: what processes share."""
         ...
 
     @property

@@ -4,7 +4,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,19 @@ from quickstudy.core.learner import Learner, evaluation_mode
 
 Batch = Callable[[int], tuple[Tensor, Tensor]]
 """Function from the number of an inner step to the items [T, B, ...] and labels [T, B] of its mini-batch."""
+TaskLoss = Callable[[Tensor, Tensor], Tensor]
+"""Loss of one task: function from scores [B, N] and labels [B] to a scalar, such as `F.cross_entropy`.
+
+For regression, from predictions [B, ...] and values [B, ...]. A loss that is an `nn.Module` is a part of the
+learner: its parameters are learned with the others.
+"""
+
+
+class InnerLoopOptions(TypedDict, total=False):
+    """Options that learners hand on to `InnerLoop`, which says what each of them does."""
+
+    loss: TaskLoss | None
+    outer_loss: TaskLoss | None
 
 
 class InnerLoop(Learner):
@@ -33,6 +46,9 @@ class InnerLoop(Learner):
         first_order: Whether to treat the inner gradients as constants.
         chunk_size: Number of tasks that run at the same time, which changes memory and speed but not the
             result. By default it is chosen from the size of a task.
+        loss: Loss of one task, which the inner steps lower, and which the queries are judged by as well; by
+            default mean cross-entropy, or mean squared error for regression.
+        outer_loss: Loss of one task that the queries are judged by in place of `loss`.
 
     Raises:
         ValueError: If a number is out of range, batch norm keeps running statistics, or no parameter requires
@@ -41,7 +57,13 @@ class InnerLoop(Learner):
     Batch norm uses batch statistics. In the inner steps they are those of the support. For the queries they
     are those of the queries in training and in transductive evaluation, and in inductive evaluation those of
     the support under the adapted weights.
+
+    To train with a loss of your own, give it as `loss`. A subclass that overrides `forward` changes the outer
+    loss alone: its inner steps go on lowering `loss`.
     """
+
+    loss: TaskLoss | None
+    outer_loss: TaskLoss | None
 
     def __init__(
         self,
@@ -50,6 +72,9 @@ class InnerLoop(Learner):
         test_steps: int | None,
         first_order: bool,
         chunk_size: int | None,
+        *,
+        loss: TaskLoss | None = None,
+        outer_loss: TaskLoss | None = None,
     ) -> None:
         super().__init__()
         test_steps = steps if test_steps is None else test_steps
@@ -63,6 +88,7 @@ class InnerLoop(Learner):
             raise ValueError("no parameter of the model requires a gradient: there is nothing to adapt")
         self.model, self.steps, self.test_steps = model, steps, test_steps
         self.first_order, self.chunk_size = first_order, chunk_size
+        self.loss, self.outer_loss = loss, outer_loss
 
     @abstractmethod
     def rule(self) -> Rule:
@@ -85,7 +111,7 @@ class InnerLoop(Learner):
 
         def loss(parameters: Tensors, step: int) -> Tensor:
             x, y = batch(step)
-            return task_losses(per_task(self.model, everything | parameters, x), y, ways)
+            return task_losses(per_task(self.model, everything | parameters, x), y, ways, self.loss)
 
         with TaskNorm():
             adapted = adapt(loss, trainable(everything), self.rule(), self.steps_now, self.first_order)
@@ -136,10 +162,11 @@ class InnerLoop(Learner):
         Args:
             episode: Support and query sets of T tasks.
         """
+        judge = self.loss if self.outer_loss is None else self.outer_loss
 
         def share(some: Episode) -> Tensor:
             scores = self.scores(some.support, some.query_x)
-            return task_losses(scores, some.query_y, some.ways).sum() / episode.tasks
+            return task_losses(scores, some.query_y, some.ways, judge).sum() / episode.tasks
 
         learned = [p for p in self.parameters() if p.requires_grad]
         return sum_over_groups(share, episode, learned, self.limits(episode.support.x, episode.query_x))
@@ -175,20 +202,28 @@ class InnerLoop(Learner):
             return with_statistics_of(model, support.x[0])
 
 
-def task_losses(scores: Tensor, y: Tensor, ways: int) -> Tensor:
-    """Loss of each task: mean cross-entropy in nats, or mean squared error for regression.
+def task_losses(scores: Tensor, y: Tensor, ways: int, loss: TaskLoss | None = None) -> Tensor:
+    """Loss of each task: by default mean cross-entropy in nats, or mean squared error for regression.
 
     Args:
         scores: [T, B, ≥ N] scores; for regression, [T, B, ...] predictions.
         y: [T, B] labels; for regression, [T, B, ...] target values.
         ways: Number N of classes in each task; 0 for regression.
+        loss: Loss of one task, called once for each; it gets scores in float32 where the model runs in a
+            lower precision.
 
     Returns:
         [T] losses.
 
     Raises:
-        ValueError: If there are fewer scores than classes, or the shapes of values and predictions differ.
+        ValueError: If there are fewer scores than classes, or the shapes of values and predictions differ, or
+            a loss is not a scalar.
     """
+    if loss is not None:
+        exact = scores.float() if scores.dtype in (torch.bfloat16, torch.float16) else scores
+        return torch.stack([
+            _scalar(loss(*task)) for task in zip(first_ways(exact, ways).unbind(), y.unbind(), strict=True)
+        ])  # fmt: skip
     if not ways:
         if scores.shape != y.shape:
             raise ValueError(
@@ -200,6 +235,14 @@ def task_losses(scores: Tensor, y: Tensor, ways: int) -> Tensor:
     rows = first_ways(scores, ways).flatten(0, 1)
     rows = rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows
     return F.cross_entropy(rows, y.flatten(), reduction="none").view_as(y).mean(1)
+
+
+def _scalar(loss: Tensor) -> Tensor:
+    if loss.ndim:
+        raise ValueError(
+            f"the loss of a task is {list(loss.shape)} numbers: give a loss that returns one, as their mean"
+        )
+    return loss
 
 
 def first_ways(scores: Tensor, ways: int) -> Tensor:

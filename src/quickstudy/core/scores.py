@@ -44,7 +44,8 @@ class Score:
         episodes: Number of episodes (tasks).
         seed: Seed of the random draws of the episodes.
         setting: Setting of the episodes, such as 5w1s (5-way 1-shot).
-        mode: Input of batch norm: "inductive" (each query by itself) or "transductive" (a task together).
+        mode: Input of batch norm: "inductive" (each query by itself), "transductive" (a task together), or
+            "authors" (a task together, with one query a class).
     """
 
     accuracy: float

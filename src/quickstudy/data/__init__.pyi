@@ -1,6 +1,9 @@
+from .batches import LabelledBatches as LabelledBatches
 from .cache import cached_pool as cached_pool
 from .cache import data_root as data_root
 from .datasets.alphabets import WithinAlphabets as WithinAlphabets
+from .datasets.cifar import cifar_fs as cifar_fs
+from .datasets.cifar import fc100 as fc100
 from .datasets.faces import lfw as lfw
 from .datasets.faces import orl as orl
 from .datasets.folders import audio_folders as audio_folders
@@ -19,5 +22,6 @@ from .formats.images import ImageFormat as ImageFormat
 from .pool import ClassPool as ClassPool
 from .pool import described as described
 from .pool import with_rotations as with_rotations
+from .setting import BatchSize as BatchSize
 from .setting import LabelFraction as LabelFraction
 from .setting import Setting as Setting

@@ -1,4 +1,4 @@
-"""Setting and LabelFraction: the size of a task, and which items are labelled."""
+"""Setting, BatchSize and LabelFraction: the size of a task or a batch, and which items are labelled."""
 
 from dataclasses import dataclass
 
@@ -47,6 +47,25 @@ class Setting:
     def items(self) -> int:
         """Number of items of each class that a task needs."""
         return self.shots + self.queries + self.unlabelled
+
+
+@dataclass(frozen=True)
+class BatchSize:
+    """The size of a batch of ordinary classification, which knows no tasks.
+
+    Args:
+        batch_size: Number of items in a batch, at least 1.
+
+    Raises:
+        ValueError: If the number is too small.
+    """
+
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        """Check the argument."""
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}: it must be at least 1")
 
 
 @dataclass(frozen=True)

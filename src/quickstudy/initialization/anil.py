@@ -5,13 +5,21 @@ Understanding the Effectiveness of MAML", ICLR 2020.
 """
 
 from dataclasses import replace
+from typing import Unpack
 
 from torch import Tensor
 
 from quickstudy.core.adapt import Adapted, Rule, Tensors, adapt
 from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.episode import Support
-from quickstudy.core.inner_loop import InnerLoop, first_ways, task_losses, trainable, uses_batch_statistics
+from quickstudy.core.inner_loop import (
+    InnerLoop,
+    InnerLoopOptions,
+    first_ways,
+    task_losses,
+    trainable,
+    uses_batch_statistics,
+)
 from quickstudy.core.kernels.per_task import below, per_task
 from quickstudy.core.kernels.task_norm import Statistics, TaskNorm
 from quickstudy.core.update_rules import sgd
@@ -34,6 +42,7 @@ class ANIL(InnerLoop):
         test_steps: Inner steps in evaluation; as many as in training by default.
         first_order: Treat the inner gradients as constants, as first-order MAML does.
         chunk_size: Tasks that run at the same time, as in `MAML`.
+        options: Options of `InnerLoop` by name, such as `loss`, a loss of your own for both loops.
 
     Raises:
         ValueError: If no parameter of the head requires a gradient, or for the reasons of `MAML`.
@@ -52,13 +61,14 @@ class ANIL(InnerLoop):
         test_steps: int | None = None,
         first_order: bool = False,
         chunk_size: int | None = None,
+        **options: Unpack[InnerLoopOptions],
     ) -> None:
         if not isinstance(model, Classifier):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(
                 f"the model is a {type(model).__name__} and ANIL adapts the head alone: "
                 "wrap your encoder, ANIL(Classifier(encoder, ways, dimensions))"
             )
-        super().__init__(model, steps, test_steps, first_order, chunk_size)
+        super().__init__(model, steps, test_steps, first_order, chunk_size, **options)
         if not any(p.requires_grad for p in model.head.parameters()):
             raise ValueError("no parameter of the head requires a gradient: there is nothing to adapt")
         self.lr = lr
@@ -107,7 +117,7 @@ class ANIL(InnerLoop):
 
     def _adapt_head(self, everything: Tensors, z: Tensor, support: Support) -> Adapted:
         def loss(head: Tensors, step: int) -> Tensor:
-            return task_losses(self._head(everything | head, z), support.y, support.ways)
+            return task_losses(self._head(everything | head, z), support.y, support.ways, self.loss)
 
         head = {k: p for k, p in trainable(everything).items() if k.startswith("head.")}
         adapted = adapt(loss, head, self.rule(), self.steps_now, self.first_order)

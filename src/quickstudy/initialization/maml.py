@@ -4,11 +4,13 @@ Chelsea Finn, Pieter Abbeel, Sergey Levine: "Model-Agnostic Meta-Learning for Fa
 Networks", ICML 2017.
 """
 
+from typing import Unpack
+
 from torch import nn
 
 from quickstudy.core.adapt import Rule
 from quickstudy.core.blueprint import rebuildable
-from quickstudy.core.inner_loop import InnerLoop
+from quickstudy.core.inner_loop import InnerLoop, InnerLoopOptions
 from quickstudy.core.update_rules import sgd
 
 
@@ -36,6 +38,7 @@ class MAML(InnerLoop):
             $\nabla\nabla\mathcal{L} = 0$ (§5.2 of the paper). It is cheaper.
         chunk_size: Tasks that run at the same time. More take more memory, and the result is the same. By
             default it is chosen from the size of a task.
+        options: Options of `InnerLoop` by name, such as `loss`, a loss of your own for both loops.
 
     Raises:
         ValueError: If a number is out of range, batch norm keeps running statistics, or no parameter requires
@@ -55,8 +58,9 @@ class MAML(InnerLoop):
         test_steps: int | None = None,
         first_order: bool = False,
         chunk_size: int | None = None,
+        **options: Unpack[InnerLoopOptions],
     ) -> None:
-        super().__init__(model, steps, test_steps, first_order, chunk_size)
+        super().__init__(model, steps, test_steps, first_order, chunk_size, **options)
         self.lr = lr
 
     def rule(self) -> Rule:
@@ -70,6 +74,7 @@ def fomaml(
     steps: int = 1,
     test_steps: int | None = None,
     chunk_size: int | None = None,
+    **options: Unpack[InnerLoopOptions],
 ) -> MAML:
     """First-order MAML, `MAML(…, first_order=True)`: inner gradients count as constants (§5.2 of the paper).
 
@@ -79,6 +84,7 @@ def fomaml(
         steps: Inner steps in training.
         test_steps: Inner steps in evaluation; as many as in training by default.
         chunk_size: Tasks that run at the same time, as in `MAML`.
+        options: Options of `InnerLoop` by name, as in `MAML`.
 
     Returns:
         The learner.
@@ -86,4 +92,4 @@ def fomaml(
     Raises:
         ValueError: For the reasons of `MAML`.
     """
-    return MAML(model, lr, steps, test_steps, first_order=True, chunk_size=chunk_size)
+    return MAML(model, lr, steps, test_steps, first_order=True, chunk_size=chunk_size, **options)

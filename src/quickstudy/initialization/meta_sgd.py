@@ -4,14 +4,14 @@ Zhenguo Li, Fengwei Zhou, Fei Chen, Hang Li: "Meta-SGD: Learning to Learn Quickl
 2017.
 """
 
-from typing import Literal
+from typing import Literal, Unpack
 
 import torch
 from torch import nn
 
 from quickstudy.core.adapt import Rule
 from quickstudy.core.blueprint import rebuildable
-from quickstudy.core.inner_loop import InnerLoop
+from quickstudy.core.inner_loop import InnerLoop, InnerLoopOptions
 from quickstudy.core.update_rules import sgd
 
 
@@ -35,6 +35,7 @@ class MetaSGD(InnerLoop):
         test_steps: Inner steps in evaluation; as many as in training by default.
         first_order: Treat the inner gradients as constants; the rates are learned in any case.
         chunk_size: Tasks that run at the same time, as in `MAML`.
+        options: Options of `InnerLoop` by name, such as `loss`, a loss of your own for both loops.
 
     Raises:
         ValueError: If `rates` is neither, or for the reasons of `MAML`.
@@ -51,8 +52,9 @@ class MetaSGD(InnerLoop):
         test_steps: int | None = None,
         first_order: bool = False,
         chunk_size: int | None = None,
+        **options: Unpack[InnerLoopOptions],
     ) -> None:
-        super().__init__(model, steps, test_steps, first_order, chunk_size)
+        super().__init__(model, steps, test_steps, first_order, chunk_size, **options)
         if rates not in ("parameter", "layer"):
             raise ValueError(f"rates is {rates!r}: choose 'parameter' or 'layer'")
         self.names = [name for name, p in model.named_parameters() if p.requires_grad]

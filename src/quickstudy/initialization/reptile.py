@@ -11,7 +11,14 @@ from torch import Tensor, nn
 from quickstudy.core.adapt import FunctionalRule, Rule, RuleState, Tensors
 from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.episode import Episode, Support
-from quickstudy.core.inner_loop import Batch, InnerLoop, first_ways, trainable, uses_batch_statistics
+from quickstudy.core.inner_loop import (
+    Batch,
+    InnerLoop,
+    TaskLoss,
+    first_ways,
+    trainable,
+    uses_batch_statistics,
+)
 from quickstudy.core.kernels.per_task import per_task
 from quickstudy.core.kernels.task_norm import TaskNorm
 from quickstudy.core.update_rules import adam
@@ -40,6 +47,7 @@ class Reptile(InnerLoop):
         batch: Items in a minibatch in training, at least 1; drawn without replacement until all have been.
         test_steps: Inner steps in evaluation, each on the whole support.
         chunk_size: Tasks that run at the same time, as in `MAML`.
+        loss: Loss of one task that the inner steps lower, as in `InnerLoop`; there is no outer loss.
 
     Raises:
         ValueError: If `batch` is less than 1, or for the reasons of `MAML`.
@@ -63,8 +71,9 @@ class Reptile(InnerLoop):
         batch: int = 10,
         test_steps: int = 50,
         chunk_size: int | None = None,
+        loss: TaskLoss | None = None,
     ) -> None:
-        super().__init__(model, steps, test_steps, True, chunk_size)
+        super().__init__(model, steps, test_steps, True, chunk_size, loss=loss)
         if batch < 1:
             raise ValueError(f"batch is {batch}: it must be at least 1")
         self.lr, self.batch = lr, batch

@@ -16,7 +16,7 @@ from quickstudy.core.episode import Trials
 from quickstudy.core.modes import Mode
 from quickstudy.metric.pairs import draw_balanced
 from quickstudy.metric.siamese import Siamese
-from quickstudy.training.evaluate import scoring_mode
+from quickstudy.training.evaluate import check_queries, scoring_mode
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Verification:
         episodes: Number of tasks that the pairs were drawn from; 0 where only scores were given.
         seed: Seed of the episodes; 0 where only scores were given.
         setting: Shape of a task, such as 5w1s; empty where only scores were given.
-        mode: Statistics of batch norm, "inductive" or "transductive"; empty where only scores were given.
+        mode: Statistics of batch norm, "inductive", "transductive" or "authors"; empty where only scores were
+            given.
     """
 
     auc: float
@@ -148,14 +149,16 @@ def verify(learner: Siamese, episodes: Trials, count: int = 100, mode: Mode = "i
         learner: The trained network; afterwards it is in the mode (training or evaluation) it was in.
         episodes: Tasks of classes that the learner has never seen.
         count: Number of tasks.
-        mode: Statistics of batch norm, "inductive" or "transductive", as in `evaluate`.
+        mode: Statistics of batch norm, "inductive", "transductive" or "authors", as in `evaluate`.
 
     Returns:
         The figures over the pairs of all tasks together.
 
     Raises:
-        ValueError: If count < 1, the mode is unknown, or a task has fewer impostor than genuine pairs.
+        ValueError: If count < 1, the mode is unknown or "authors" with more than one query a class, or a task
+            has fewer impostor than genuine pairs.
     """
+    check_queries(episodes, mode)
     scores: list[Tensor] = []
     labels: list[Tensor] = []
     rng = np.random.default_rng(episodes.seed)

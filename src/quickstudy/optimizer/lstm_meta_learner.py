@@ -3,11 +3,13 @@
 Sachin Ravi, Hugo Larochelle: "Optimization as a Model for Few-Shot Learning", ICLR 2017.
 """
 
+from typing import Unpack
+
 from torch import nn
 
 from quickstudy.core.adapt import Rule
 from quickstudy.core.blueprint import rebuildable
-from quickstudy.core.inner_loop import InnerLoop
+from quickstudy.core.inner_loop import InnerLoop, InnerLoopOptions
 from quickstudy.optimizer.rules.cell_state import CellStateRule
 
 
@@ -31,6 +33,7 @@ class LSTMMetaLearner(InnerLoop):
         first_order: Treat gradients and losses as constants, as the paper does; the meta-gradient then flows
             only through f, i and $\theta_{t-1}$ of equation 2.
         chunk_size: Tasks that run at the same time, as in `MAML`.
+        options: Options of `InnerLoop` by name, such as `loss`, a loss of your own for both loops.
 
     Raises:
         ValueError: For the reasons of `MAML`.
@@ -52,8 +55,9 @@ class LSTMMetaLearner(InnerLoop):
         test_steps: int | None = None,
         first_order: bool = True,
         chunk_size: int | None = None,
+        **options: Unpack[InnerLoopOptions],
     ) -> None:
-        super().__init__(model, steps, test_steps, first_order, chunk_size)
+        super().__init__(model, steps, test_steps, first_order, chunk_size, **options)
         self.cell = CellStateRule() if rule is None else rule
 
     def rule(self) -> Rule:

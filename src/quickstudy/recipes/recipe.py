@@ -19,11 +19,13 @@ from quickstudy.core.progress import ProgressCallback
 from quickstudy.core.scores import Score, percent
 from quickstudy.core.seeds import generators_kept
 from quickstudy.data.augment.augment import Augment
+from quickstudy.data.batches import LabelledBatches
 from quickstudy.data.datasets.glyphs import glyphs
 from quickstudy.data.episodes import Episodes
 from quickstudy.data.formats.items import ItemFormat
 from quickstudy.data.pool import ClassPool
-from quickstudy.data.setting import LabelFraction, Setting
+from quickstudy.data.setting import BatchSize, LabelFraction, Setting
+from quickstudy.metric.plain import PlainClassifier
 from quickstudy.metric.siamese import Siamese
 from quickstudy.metric.verification import Verification, verify
 from quickstudy.recipes.experiment import Options, Results, Tested, asked_of_fit
@@ -66,9 +68,10 @@ class Recipe:
         learner: Makes a fresh learner, with the encoder that is trained.
         embedding: From the trained encoder to the one that is used after training, such as an `Embedding`
             with fitted transforms around it; the encoder as it is by default.
-        train: Setting of the training tasks.
+        train: Setting of the training tasks; `BatchSize` of a `PlainClassifier`, which learns from batches of
+            all training classes.
         fewer_ways: Whether training tasks may have fewer classes, where there are no more.
-        tasks: T, training tasks in a step.
+        tasks: T, training tasks in a step; without meaning where batches are trained on.
         steps: Number of training steps.
         lr: Learning rate.
         optimizer: Class of the optimizer, or another function of the parameters and `lr`; Adam by default.
@@ -78,7 +81,8 @@ class Recipe:
         tests: Settings of the published figures.
         precision: Precision of training, as Lightning Fabric names it; evaluation is float32 always.
         every: Steps between validations.
-        mode: What batch norm sees in the published figures, and in validation.
+        mode: What batch norm sees in the published figures, and in validation; with "authors" `validation`
+            must have one query a class.
         published: The paper's accuracy in %, by the name of the test's setting.
         labels: Which items bear labels, in all three splits; all by default.
         augment: Random change of the items that are trained on; none by default.
@@ -94,7 +98,7 @@ class Recipe:
     item_format: ItemFormat
     learner: Callable[[], Learner]
     embedding: Callable[[nn.Module], nn.Module] | None = None
-    train: Setting
+    train: Setting | BatchSize
     steps: int
     validation: Setting
     tests: tuple[Setting, ...]
@@ -114,6 +118,18 @@ class Recipe:
     cross_source: bool = False
     group: Callable[[str], str] | None = None
 
+    def __post_init__(self) -> None:
+        """Check the mode.
+
+        Raises:
+            ValueError: If it is "authors" and the validation has several queries a class.
+        """
+        if self.mode == "authors" and self.validation.queries != 1:
+            raise ValueError(
+                f"mode 'authors' validates with one query a class, not {self.validation.queries}: give the "
+                "validation's setting queries=1"
+            )
+
     def used(self, learner: Learner) -> Learner:
         """The learner as it is used after training, by `embedding`.
 
@@ -126,8 +142,14 @@ class Recipe:
         """Refuse options that exclude each other.
 
         Raises:
-            ValueError: If there is patience where no classes are left to validate on.
+            ValueError: If there is patience where no classes are left to validate on, or tasks where batches
+                are trained on.
         """
+        if options.get("tasks") and isinstance(self.train, BatchSize):
+            raise ValueError(
+                f"this recipe learns from batches of {self.train.batch_size} items, not from tasks: "
+                "leave tasks out"
+            )
         if options.get("trainval") and options.get("patience"):
             raise ValueError("trainval leaves no classes for patience to go by: leave one of them out")
 
@@ -171,18 +193,22 @@ class Recipe:
             )
         with generators_kept(seed):
             learner = self.learner()
+        if isinstance(learner, PlainClassifier):
+            learner.check_classes(len(classes))
         start = options.get("start")
         before = start_from(learner, start) if start else None
         used = self.used(learner)
         # what an encoder was trained on, it has met, whatever is trained on now
         met = trainval or bool(before and before.get("trainval") and before["data"]["digest"] == pool.digest)
+        of_tasks = isinstance(training, Episodes)
+        drawn = asdict(training.setting) | {"tasks": tasks} if of_tasks else asdict(self.train)
         manifest = {
             "recipe": name,
             "arguments": dict(arguments),
             "seed": seed,
             "start": before and _in_few_words(before),
             "trainval": met or None,
-            "train": asdict(training.setting) | {"tasks": tasks, "steps": steps, "lr": lr, "clip": clip},
+            "train": drawn | {"steps": steps, "lr": lr, "clip": clip},
             "precision": fabric.strategy.precision.precision,
             "data": classes.summary(),
             "classes": {"validation": validation.pool.class_digests()},
@@ -236,11 +262,13 @@ class Recipe:
             display: Where progress is shown.
             fabric: Processes that share the work.
             settings: Settings to test; those of the recipe by default.
-            modes: What batch norm sees; inductive, and what it sees in the published figures, by default.
+            modes: What batch norm sees; inductive, and what it sees in the published figures, by default. In
+                mode "authors" tasks have one query a class, whatever the setting says.
         """
         scores: list[Score] = []
-        for tasks in self.test_episodes(settings, TASKS, seed, display, data_root):
+        for stated in self.test_episodes(settings, TASKS, seed, display, data_root):
             for mode in modes or tuple(dict.fromkeys(("inductive", self.mode))):
+                tasks = _in_mode(stated, mode)
                 with display.counting(f"testing {tasks.setting} {mode}") as report:
                     scores.append(evaluate(trained, tasks, count, mode, fabric=fabric, report=report))
         return scores
@@ -268,8 +296,16 @@ class Recipe:
         classes, setting = clip_ways(pool.split("test"), setting)
         return Episodes(classes, setting, tasks, seed, labels=self.labels, cross_source=self.cross_source)
 
-    def _training(self, classes: ClassPool, tasks: int, seed: int) -> Episodes:
+    def _training(self, classes: ClassPool, tasks: int, seed: int) -> Episodes | LabelledBatches:
         setting = self.train
+        if isinstance(setting, BatchSize):
+            asked = ("labels", "augment_classes", "group", "fewer_ways")
+            if needless := [name for name in asked if getattr(self, name)]:
+                raise ValueError(
+                    f"{needless[0]} does not go with batches of all classes: leave it out of the recipe, or "
+                    "train on tasks"
+                )
+            return LabelledBatches(classes, setting.batch_size, seed, augment=self.augment)
         if self.fewer_ways:
             classes, setting = clip_ways(classes, setting)
         return Episodes(
@@ -306,7 +342,7 @@ class Recipe:
     ) -> list[Verification]:
         """How well pairs of the test classes are told, for each setting and mode; arguments as in `test`."""
         return [
-            verify(trained, tasks, min(count, PAIR_TASKS), mode)
+            verify(trained, _in_mode(tasks, mode), min(count, PAIR_TASKS), mode)
             for tasks in self.test_episodes(settings, 1, seed, display, data_root)
             for mode in modes
         ]
@@ -330,7 +366,16 @@ class Recipe:
 
     def test_command(self, folder: Path) -> list[str]:
         """As in `Experiment`."""
-        return ["evaluate", str(folder), "--mode", "both"]
+        return ["evaluate", str(folder), "--mode", "all" if self.mode == "authors" else "both"]
+
+
+def _in_mode(tasks: Episodes, mode: Mode) -> Episodes:
+    """Tasks as they are tested in a mode: in mode "authors" with one query a class."""
+    if mode != "authors" or tasks.setting.queries == 1:
+        return tasks
+    setting = replace(tasks.setting, queries=1)
+    how: Any = {"labels": tasks.labels, "cross_source": tasks.cross_source}
+    return Episodes(tasks.pool, setting, tasks.tasks, tasks.seed, **how)
 
 
 def clip_ways(classes: ClassPool, setting: Setting) -> tuple[ClassPool, Setting]:

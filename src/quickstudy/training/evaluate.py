@@ -3,7 +3,7 @@
 import math
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -74,6 +74,7 @@ def evaluate(
         count: Number of tasks, at least 1.
         mode: "inductive": each query is classified by itself, and batch norm uses the running statistics of
             training. "transductive": batch norm uses the statistics of the task's support and queries.
+            "authors": the same for tasks with one query a class, the protocol of the authors of MAML.
         fabric: Fabric of the processes that share the tasks; one process by default.
         report: Callback that is given (tasks done, count) after each meta-batch.
 
@@ -81,8 +82,10 @@ def evaluate(
         Mean accuracy with its 95 % confidence interval and the conditions of the evaluation.
 
     Raises:
-        ValueError: If count < 1 or the mode is unknown.
+        ValueError: If count < 1, the mode is unknown, or the mode is "authors" and the tasks have more than
+            one query a class.
     """
+    check_queries(episodes, mode)
     rank, world = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
     with scoring_mode(learner, count, mode):
         episodes = episodes.on(learner.device)
@@ -102,6 +105,24 @@ def evaluate(
     return Score(accuracy, ci95, count, episodes.seed, str(episodes.setting), mode)
 
 
+def check_queries(episodes: Trials, mode: Mode) -> None:
+    """Refuse tasks that don't fit the mode: "authors" means one query a class.
+
+    Args:
+        episodes: Episodes to evaluate on; those whose setting states no number of queries are not refused.
+        mode: Mode of the evaluation.
+
+    Raises:
+        ValueError: If the mode is "authors" and the tasks have more than one query a class.
+    """
+    queries = getattr(episodes.setting, "queries", 1)
+    if mode == "authors" and queries != 1:
+        raise ValueError(
+            f"mode 'authors' takes one query a class, not {queries}: give the setting queries=1, or take "
+            "mode 'transductive'"
+        )
+
+
 @contextmanager
 def scoring_mode(learner: nn.Module, count: int, mode: Mode) -> Generator[None]:
     """Context of an evaluation: evaluation mode, with the input of batch norm that `mode` sets.
@@ -111,17 +132,18 @@ def scoring_mode(learner: nn.Module, count: int, mode: Mode) -> Generator[None]:
     Args:
         learner: Learner to evaluate.
         count: Number of tasks, which is only checked.
-        mode: "inductive" or "transductive", as in `evaluate`.
+        mode: "inductive", "transductive" or "authors", as in `evaluate`.
 
     Raises:
         ValueError: If count < 1 or the mode is unknown.
     """
-    if count < 1 or mode not in ("inductive", "transductive"):
+    if count < 1 or mode not in get_args(Mode):
         raise ValueError(
-            f"count is {count} and mode {mode!r}: take count ≥ 1, and mode 'inductive' or 'transductive'"
+            f"count is {count} and mode {mode!r}: take count ≥ 1, and mode 'inductive', 'transductive' or "
+            "'authors'"
         )
     statistics: AbstractContextManager[None] = (
-        batch_statistics(learner) if mode == "transductive" else nullcontext()
+        nullcontext() if mode == "inductive" else batch_statistics(learner)
     )
     with generators_kept(), evaluation_mode(learner), statistics:
         yield

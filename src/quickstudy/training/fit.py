@@ -20,7 +20,7 @@ from quickstudy.core.learner import Learner, modes_kept, training_mode
 from quickstudy.core.modes import Mode
 from quickstudy.core.scores import ValidationResult
 from quickstudy.core.seeds import derived_seed, generators_kept, seed_generators
-from quickstudy.training.evaluate import evaluate
+from quickstudy.training.evaluate import check_queries, evaluate
 from quickstudy.training.run_folder import Keep, Run, TrainingState, facts_of, unroll_state_of
 from quickstudy.training.schedules import MakeOptimizer, Schedule
 
@@ -71,14 +71,16 @@ def fit(
     Args:
         learner: `Learner`, or any module from a meta-batch to a loss; its weights change in place. Frozen
             submodules stay in evaluation mode, as `training_mode` defines them.
-        episodes: Sequence of meta-batches to train on, one per step.
+        episodes: Sequence of meta-batches to train on, one per step; `LabelledBatches` for a
+            `PlainClassifier`.
         steps: Number of steps.
         optimizer: Function from the parameters to their optimizer; Adam with learning rate 1e-3 by default.
         schedule: Function from the number of a step to a factor of the learning rate.
         validation: Episodes of validation classes, or a function that validates the current weights. The
             weights with the best validation are kept; without validation, the last.
         validation_episodes: Number of tasks in each validation on episodes.
-        validation_mode: Input of batch norm in validation, "inductive" or "transductive", as in `evaluate`.
+        validation_mode: Input of batch norm in validation, "inductive", "transductive" or "authors", as in
+            `evaluate`.
         keep: Weights to keep: "best", those of the best validation, or "last", for training that includes
             the validation classes, so that validation cannot select weights.
         every: Number of steps between validations; a log line and a checkpoint are written then, too.
@@ -103,21 +105,23 @@ def fit(
         FloatingPointError: If the loss or the weights are not finite; no checkpoint is written after that.
         ValueError: If tasks can't be divided equally among the processes; if `out` already holds a training
             run and `resume` is False; if `resume` is True without `out`, or for a run with other facts in its
-            manifest; if `patience` is combined with keep="last"; or if `saved` doesn't share the learner's
-            parameters.
+            manifest; if `patience` is combined with keep="last"; if `validation` has several queries a class
+            and `validation_mode` is "authors"; or if `saved` doesn't share the learner's parameters.
         OSError: If a file in `out` can't be written.
     """
     fabric = fabric or Fabric(devices=1)
     rank, world = fabric.global_rank, fabric.world_size
     if episodes.tasks % world:
         raise ValueError(
-            f"{episodes.tasks} tasks per step can't be shared by {world} processes: "
+            f"{episodes.tasks} tasks or items per step can't be shared by {world} processes: "
             f"choose a multiple of {world}"
         )
     if resume and not out:
         raise ValueError("there is nothing to resume without a folder: name it by out=...")
     if patience and keep == "last":
         raise ValueError("patience needs the best validation, which keep='last' ignores: drop one of the two")
+    if validation and not callable(validation):
+        check_queries(validation, validation_mode)
     saved = learner if saved is None else saved
     if not set(learner.parameters()) <= set(saved.parameters()):
         raise ValueError(

@@ -47,6 +47,7 @@ def run(out: Path, steps: int) -> None:
             title="quickstudy: learning to learn",
         )
     )
+    assert isinstance(recipe.train, Setting)
     learner, progress = recipe.run(
         run_folder, name=RECIPE, arguments={}, options={"steps": steps}, display=display, fabric=fabric
     )

@@ -4,9 +4,11 @@ from .audio import Shift as Shift
 from .audio import Speed as Speed
 from .augment import Augment as Augment
 from .images import BrightnessContrast as BrightnessContrast
+from .images import ColorJitter as ColorJitter
 from .images import Compose as Compose
 from .images import ElasticTransform as ElasticTransform
 from .images import RandomAffine as RandomAffine
+from .images import RandomCrop as RandomCrop
 from .images import RandomErasing as RandomErasing
 from .images import RandomHorizontalFlip as RandomHorizontalFlip
 from .images import SameOnBatch as SameOnBatch

@@ -145,6 +145,103 @@ class RandomHorizontalFlip:
 
 
 @dataclass(frozen=True)
+class RandomCrop:
+    """Pad each image on all sides and crop it back to its size, at a random place.
+
+    Args:
+        padding: Number of pixels that are added on each side; shifts are uniform in ± this value, in whole
+            pixels, along each axis.
+        mode: Pixels that are added: "reflect", the image mirrored at its outermost pixels, which are not
+            repeated, or "zeros".
+
+    Raises:
+        ValueError: If the padding is negative or the mode unknown; when called, if images are too small to be
+            mirrored so far.
+
+    Reference: He et al. 2016, "Deep residual learning for image recognition", who pad pictures of 32 × 32
+    pixels by 4 pixels of zeros.
+    """
+
+    padding: int = 4
+    mode: Literal["reflect", "zeros"] = "reflect"
+
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        if self.padding < 0:
+            raise ValueError(f"padding is {self.padding}: it must be at least 0")
+        if self.mode not in ("reflect", "zeros"):
+            raise ValueError(f"mode is {self.mode!r}: it must be 'reflect' or 'zeros'")
+
+    def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
+        """Shift images [B, C, H, W] of any size."""
+        height, width = x.shape[2:]
+        if self.mode == "reflect" and self.padding >= min(height, width):
+            raise ValueError(
+                f"padding is {self.padding}, but images of {height} × {width} pixels can be mirrored by less "
+                "than their side only: lower it, or choose mode='zeros'"
+            )
+        padded = F.pad(x, (self.padding,) * 4, "reflect" if self.mode == "reflect" else "constant")
+        down, across = torch.from_numpy(rng.integers(0, 2 * self.padding + 1, (2, len(x)))).to(x.device)
+        # a view of all crops [B, C, 2 p + 1, 2 p + 1, H, W], of which one is copied for each image
+        crops = padded.unfold(2, height, 1).unfold(3, width, 1)
+        return crops[torch.arange(len(x), device=x.device), :, down, across]
+
+
+@dataclass(frozen=True)
+class ColorJitter:
+    """Change brightness, contrast and saturation of each image at random, in a random order.
+
+    Each of the three blends the image with another one, x ← f x + (1 − f) other, cut off at 0 and 1:
+    brightness with black, contrast with the mean of the grey image, saturation with the grey image itself.
+
+    Args:
+        brightness: Largest change of brightness; the factor f is uniform in 1 ± this value, but not below 0.
+        contrast: Largest change of contrast; f as for brightness.
+        saturation: Largest change of saturation; f as for brightness. Grey images are not changed by it.
+
+    Raises:
+        ValueError: If one of the three is negative.
+
+    Departures: the definitions are those of torchvision's class of the same name, without the hue. There one
+    call draws one order and one factor for all that it is given, here each image has its own.
+    """
+
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.4
+
+    def __post_init__(self) -> None:
+        """Check the arguments."""
+        if min(self.brightness, self.contrast, self.saturation) < 0:
+            raise ValueError(f"{self}: brightness, contrast and saturation must be at least 0")
+
+    def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
+        """Change images [B, C, H, W] in [0, 1], of 3 channels or of one; the result stays in [0, 1]."""
+        most = np.array([self.brightness, self.contrast, self.saturation])
+        factors = rng.uniform(np.maximum(0, 1 - most), 1 + most, (len(x), 3))
+        orders = rng.permuted(np.tile(np.arange(3), (len(x), 1)), axis=1)
+        grey_of = torch.tensor([GREY if x.shape[1] == 3 else (1.0,)], dtype=torch.float64).to(x)
+        pixels = x.flatten(2)
+        for which in orders.T:  # the first change of each image, then the second, then the third
+            f = factors[np.arange(len(x)), which]
+            if (f == 1).all():
+                continue
+            grey = grey_of @ pixels  # [B, 1, H W]
+            rest = (1 - f) * (
+                np.array([[0, 1, 0], [0, 0, 1]])[:, which]
+            )  # of the mean, and of the grey image
+            of_mean, of_grey = torch.from_numpy(rest).to(x)[..., None, None]
+            other = grey * of_grey + grey.mean(2, keepdim=True) * of_mean
+            kept = torch.from_numpy(f).to(x)[:, None, None]
+            pixels = torch.addcmul(other, pixels, kept).clamp_(0, 1)
+        return pixels.view_as(x)
+
+
+GREY = (0.2989, 0.587, 0.114)
+"""Shares of red, green and blue in the brightness that is seen, as torchvision has them (ITU-R 601)."""
+
+
+@dataclass(frozen=True)
 class BrightnessContrast:
     """Change brightness and contrast of each image at random: x ← (x − m) c + m + b, where m is its mean.
 

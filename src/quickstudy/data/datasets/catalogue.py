@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from quickstudy.data.datasets import omniglot
+from quickstudy.data.datasets import cifar, omniglot
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,12 @@ def _omniglot_where(root: Path) -> str:
     return "yes" if present else "no, fetched when first used"
 
 
+def _cifar_where(root: Path) -> str:
+    folder = root / "cifar100"
+    present = any((folder / name).exists() for name in (cifar.ZIP, cifar.BINARY, "apple"))
+    return "yes" if present else "no, fetched when first used"
+
+
 def _here(*parts: str) -> Callable[[Path], str]:
     """Make `where` for a folder of data that the user must put there."""
     return lambda root: "yes" if root.joinpath(*parts).is_dir() else f"no, put it in {'/'.join(parts)}"
@@ -55,6 +61,22 @@ SOURCES = (
         _omniglot_where,
         1623,
         32_460,
+    ),
+    DataSource(
+        "cifar-fs",
+        "color pictures of 100 things; splits by class, at random",
+        cifar.LICENCE,
+        _cifar_where,
+        100,
+        60_000,
+    ),
+    DataSource(
+        "fc100",
+        "the same pictures; splits by superclass",
+        cifar.LICENCE,
+        _cifar_where,
+        100,
+        60_000,
     ),
     DataSource(
         "orl",

@@ -1,0 +1,87 @@
+"""Heads: classifiers of features, made anew for each task from its few support items, without training.
+
+A head sees features only, so it goes with any encoder: `PlainClassifier(encoder, …, head=…)`.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from quickstudy.metric.distances import prototypes, squared_distances
+
+Head = Callable[[Tensor, Tensor, int, Tensor], Tensor]
+"""Function that classifies the queries of T tasks by the support, `head(shots, y, ways, queries) -> scores`.
+
+It is given the features of the support, `shots` [T, S, D], with their labels `y` [T, S] in 0 … N − 1, the
+number N of classes, `ways`, and the features of the queries, `queries` [T, Q, D]. It returns scores
+[T, Q, N], higher is likelier, whose softmax over N gives probabilities; dtype and device are those of the
+queries. Each task stands for itself: its scores do not depend on the other tasks of the call. An inductive
+head treats each query by itself; one that looks at all queries of a task together is transductive, and says
+so. Options are bound by `functools.partial`. A head need not be differentiable: it is used after training.
+"""
+
+
+def nearest_prototype(shots: Tensor, y: Tensor, ways: int, queries: Tensor) -> Tensor:
+    """Head that takes the nearest class mean: scores −‖q − c_k‖² (inductive).
+
+    Of features of unit length, as a `PlainClassifier` gives them, this is SimpleShot's L2N.
+
+    Args:
+        shots: [T, S, D] features of the support.
+        y: [T, S] labels in 0 … N − 1.
+        ways: Number N of classes.
+        queries: [T, Q, D] features of the queries.
+
+    Returns:
+        [T, Q, N] scores ≤ 0.
+
+    Reference: Wang et al. 2019, "SimpleShot: revisiting nearest-neighbor classification for few-shot
+    learning".
+    """
+    return -squared_distances(queries, prototypes(shots, y, ways))
+
+
+@torch.no_grad()
+def logistic_regression(
+    shots: Tensor, y: Tensor, ways: int, queries: Tensor, *, inverse_penalty: float = 1.0
+) -> Tensor:
+    r"""Head that fits a logistic regression to the support of each task (inductive).
+
+    $$\min_{W, b}\; \tfrac{1}{2} \lVert W \rVert^2
+    - C \sum_{s} \log \operatorname{softmax}(W z_s + b)_{y_s}$$
+
+    The bias is not penalized. It is fitted by scikit-learn's L-BFGS in float64, in at most 1,000 iterations;
+    where these don't suffice, the last one is used. Of two classes scikit-learn fits the difference of their
+    weights, which is another penalty.
+
+    Args:
+        shots: [T, S, D] features of the support.
+        y: [T, S] labels in 0 … N − 1; each class has an item.
+        ways: Number N of classes.
+        queries: [T, Q, D] features of the queries.
+        inverse_penalty: C, above 0; the greater it is, the closer the fit.
+
+    Returns:
+        [T, Q, N] log-probabilities ≤ 0, without gradient.
+
+    Reference: Tian et al. 2020, whose code has the same solver, with C = 1.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    z, labels, q = (t.detach().cpu().numpy() for t in (shots.double(), y, queries.double()))
+    scores: list[Any] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for i in range(len(z)):
+            fitted: Any = LogisticRegression(C=inverse_penalty, max_iter=1000).fit(z[i], labels[i])
+            scores.append(fitted.decision_function(q[i]))
+    logits = np.stack(scores) if scores else np.empty((0, q.shape[1], ways))
+    if logits.ndim == 2:  # of two classes only the score of the second one is given
+        logits = np.stack([np.zeros_like(logits), logits], -1)
+    return F.log_softmax(torch.from_numpy(logits), -1).to(queries)

@@ -18,6 +18,7 @@ RECIPES: dict[str, Callable[..., Experiment]] = {
     "relation-omniglot-5shot": metric.relation_omniglot_5shot,
     "siamese-omniglot": metric.siamese_omniglot,
     "siamese-omniglot-lake": metric.siamese_omniglot_lake,
+    "r2d2-cifar-fs": metric.r2d2_cifar_fs,
     "gaussian-omniglot": metric.gaussian_omniglot,
     "tenth-omniglot": metric.tenth_omniglot,
     "soft-omniglot": metric.soft_omniglot,

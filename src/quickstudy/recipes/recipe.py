@@ -201,7 +201,7 @@ class Recipe:
         # what an encoder was trained on, it has met, whatever is trained on now
         met = trainval or bool(before and before.get("trainval") and before["data"]["digest"] == pool.digest)
         of_tasks = isinstance(training, Episodes)
-        drawn = asdict(training.setting) | {"tasks": tasks} if of_tasks else asdict(self.train)
+        drawn = training.setting.as_dict() | {"tasks": tasks} if of_tasks else asdict(self.train)
         manifest = {
             "recipe": name,
             "arguments": dict(arguments),

@@ -143,6 +143,7 @@ class RuleRecipe:
                 ),
                 every=self.every,
                 clip=clip,
+                ema_decay=options.get("ema_decay") or None,
                 fabric=fabric,
                 out=out,
                 manifest=manifest,

@@ -111,8 +111,8 @@ def fit(
         ValueError: If tasks can't be divided equally among the processes; if `out` already holds a training
             run and `resume` is False; if `resume` is True without `out`, or for a run with other facts in its
             manifest; if `patience` is combined with keep="last"; if `validation` has several queries a class
-            and `validation_mode` is "authors"; if `ema_decay` is out of range; or if `saved` doesn't share the
-            learner's parameters.
+            and `validation_mode` is "authors"; if `ema_decay` is out of range; or if `saved` doesn't share
+            the learner's parameters.
         OSError: If a file in `out` can't be written.
     """
     fabric = fabric or Fabric(devices=1)

@@ -99,7 +99,7 @@ def _recipe(
         schedule=_one_cycle,
         precision="bf16-mixed",
         validation=Setting(5, 1, 15),
-        every=1_500,
+        every=1_800,
         tests=(Setting(5, 1, 15), Setting(5, 5, 15)),
         published=published,
     )

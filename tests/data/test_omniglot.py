@@ -131,6 +131,33 @@ def test_lake_split_is_by_alphabet(root: Path, tmp_path: Path) -> None:
     }
 
 
+def test_random_split_is_by_character(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in (root / "omniglot" / "splits" / "vinyals").iterdir():
+        path.unlink()  # they have no part in it
+    monkeypatch.setattr(source, "RANDOM_SIZES", (6, 2))
+    pool, turned = omniglot(root, split="random", rotations=False), omniglot(root, split="random")
+    assert pool.name == turned.name == "omniglot-random"
+    sizes = {"train": 6, "validation": 2, "test": 4}
+    assert {s: len(pool.split(s)) for s in pool.splits} == sizes
+    assert {s: len(turned.split(s)) for s in turned.splits} == {s: 4 * n for s, n in sizes.items()}
+    of_one_split(turned)
+    for s in sizes:
+        assert {c.rsplit("/", 1)[0] for c in turned.split(s).classes} == {*pool.split(s).classes}
+    lake = omniglot(root, split="lake")
+    np.testing.assert_array_equal(turned.items, lake.items)
+    assert turned.digest == lake.digest, "nothing is decoded twice"
+
+
+def test_random_split_is_by_its_seed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "RANDOM_SIZES", (6, 2))
+    of = [omniglot(root, split="random", seed=seed).split("train").classes for seed in (0, 0, 1, 2)]
+    assert of[0] == of[1]
+    assert len({*of}) == 3
+    assert omniglot(root, seed=1).split("train").classes == omniglot(root).split("train").classes
+    with pytest.raises(ValueError, match="seed is -1: it must be at least 0"):
+        omniglot(root, split="random", seed=-1)
+
+
 def of_one_split(pool: ClassPool) -> None:
     for name in pool.splits:
         turned = [c.rsplit("/", 1) for c in pool.split(name).classes]
@@ -180,7 +207,9 @@ def test_a_second_load_decodes_nothing(root: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_unknown_split(root: Path) -> None:
-    with pytest.raises(ValueError, match="Omniglot has no split 'mini': choose 'vinyals' or 'lake'"):
+    with pytest.raises(
+        ValueError, match="Omniglot has no split 'mini': choose 'vinyals', 'lake' or 'random'"
+    ):
         omniglot(root, split="mini")  # pyright: ignore[reportArgumentType]
 
 
@@ -386,6 +415,12 @@ def test_omniglot_as_vinyals_divides_it(real: Path) -> None:
     }
     of_one_split(pool)  # with the pool's own check that splits share no class: none shares a character
     assert 0 < pool.items.mean() < 64, "mostly paper, and paper is 0"
+
+
+def test_omniglot_divided_at_random(real: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = omniglot(real, split="random")
+    assert {s: len(pool.split(s)) for s in pool.splits} == {"train": 4400, "validation": 400, "test": 4 * 423}
+    of_one_split(pool)
 
 
 def test_omniglot_as_lake_divides_it(real: Path, monkeypatch: pytest.MonkeyPatch) -> None:

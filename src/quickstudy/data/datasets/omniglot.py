@@ -15,12 +15,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from quickstudy.core.arrays import IntArray
 from quickstudy.core.progress import ProgressCallback
 from quickstudy.data.cache import cached_pool, data_root
 from quickstudy.data.datasets.download import download
 from quickstudy.data.formats.images import Bytes, ImageFormat
 from quickstudy.data.formats.items import decode_items
 from quickstudy.data.pool import ClassPool, with_rotations
+from quickstudy.data.splits import SPLITS
 
 LICENCE = "MIT, Lake et al. 2015"
 ADDRESS = "https://github.com/brendenlake/omniglot/raw/master/python/"
@@ -35,7 +37,10 @@ LISTS = {"train": "train.txt", "validation": "val.txt", "test": "test.txt"}
 VALIDATION_EVERY = 6
 """Step between the background alphabets, sorted by name, that the Lake split holds out for validation."""
 
-OmniglotSplit = Literal["vinyals", "lake"]
+RANDOM_SIZES = (1100, 100)
+"""Characters of training and of validation in the random split; the rest is the test."""
+
+OmniglotSplit = Literal["vinyals", "lake", "random"]
 
 
 def omniglot(
@@ -44,6 +49,7 @@ def omniglot(
     split: OmniglotSplit = "vinyals",
     rotations: bool = True,
     progress: ProgressCallback | None = None,
+    seed: int = 0,
 ) -> ClassPool:
     """Load Omniglot from the two official archives, with ink = 255 on 0.
 
@@ -53,27 +59,33 @@ def omniglot(
         size: Height and width in pixels; the originals have 105.
         split: Class-disjoint split. "vinyals": 1,028 / 172 / 423 characters by the class lists in
             `root/omniglot/splits/vinyals`. "lake": unseen *alphabets*; the test is the evaluation
-            archive, and validation every sixth alphabet of the background archive.
+            archive, and validation every sixth alphabet of the background archive. "random": 1,100 / 100 /
+            423 characters at random, as in MAML (Finn et al. 2017) and others.
         rotations: Whether to add rotations by 90°, 180° and 270° as new classes, in the split of their
             character; they are not `recorded`.
         progress: Function that is called with (done, total) while decoding.
+        seed: Seed of the random split, at least 0; the other splits don't depend on it.
 
     Raises:
         OSError: If an archive is damaged or can't be downloaded.
-        ValueError: If the split is unknown, or the lists name unknown characters.
+        ValueError: If the split is unknown, or the lists name unknown characters, or the seed is negative.
     """
-    if split not in ("vinyals", "lake"):
-        raise ValueError(f"Omniglot has no split {split!r}: choose 'vinyals' or 'lake'")
+    if split not in ("vinyals", "lake", "random"):
+        raise ValueError(f"Omniglot has no split {split!r}: choose 'vinyals', 'lake' or 'random'")
+    if seed < 0:
+        raise ValueError(f"seed is {seed}: it must be at least 0")
     folder = data_root(root) / "omniglot"
     archives = [download(ADDRESS + name, folder / name, md5) for name, md5 in ARCHIVES.items()]
     lists = _vinyals_lists(folder) if split == "vinyals" else None
     members = [_members(path) for path in archives]
-    key = [split, lists, rotations, [[(m.filename, m.CRC) for m in part] for part in members]]
+    stored = "lake" if split == "random" else split  # random splits are made from what is decoded already
+    key = [stored, lists, rotations, [[(m.filename, m.CRC) for m in part] for part in members]]
     build = partial(_build, archives, members, lists, rotations, ImageFormat(size, 1, invert=True), progress)
     pool = cached_pool("omniglot", key, build, ImageFormat(size, 1, invert=True))
     # the first quarter of the classes is upright; set here, as older caches lack `recorded`
     upright = np.arange(len(pool)) < len(pool) // 4 if rotations else None
-    return replace(pool, name=f"omniglot-{split}", recorded=upright)
+    pool = replace(pool, name=f"omniglot-{split}", recorded=upright)
+    return replace(pool, splits=_random(len(pool), rotations, seed)) if split == "random" else pool
 
 
 def _members(path: Path) -> list[zipfile.ZipInfo]:
@@ -126,6 +138,15 @@ def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
         return archive.read(member)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise OSError(f"damaged: {error}") from None
+
+
+def _random(classes: int, rotations: bool, seed: int) -> dict[str, IntArray]:
+    """Characters at random, each with all its rotations."""
+    characters = classes // 4 if rotations else classes
+    order = np.random.default_rng(seed).permutation(characters)
+    parts = np.split(order, np.cumsum(RANDOM_SIZES))
+    turns = np.arange(4 if rotations else 1)[:, None] * characters
+    return {s: (turns + np.sort(part)).flatten() for s, part in zip(SPLITS, parts, strict=True)}
 
 
 def _lake(classes: list[str], members: list[list[zipfile.ZipInfo]]) -> dict[str, list[int]]:

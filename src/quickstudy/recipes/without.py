@@ -9,13 +9,19 @@ from quickstudy.core.blueprint import rebuilt
 from quickstudy.core.checkpoint import Manifest
 from quickstudy.core.learner import Learner
 from quickstudy.core.progress import ProgressCallback
+from quickstudy.data.datasets.cifar import cifar_fs, fc100
 from quickstudy.data.datasets.omniglot import omniglot
 from quickstudy.data.formats.items import item_format
 from quickstudy.data.pool import ClassPool
 from quickstudy.data.setting import Setting
 from quickstudy.recipes.recipe import MakePool, Recipe, glyph_pool
 
-LOADERS: dict[str, MakePool] = {"glyphs": glyph_pool, "omniglot-vinyals": omniglot}
+LOADERS: dict[str, MakePool] = {
+    "glyphs": glyph_pool,
+    "omniglot-vinyals": omniglot,
+    "cifar-fs": cifar_fs,
+    "fc100": fc100,
+}
 """Data sets that are made again by the name of the pool that was trained on."""
 
 

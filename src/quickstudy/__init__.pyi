@@ -22,6 +22,7 @@ from .encoders.conv4 import Conv4 as Conv4
 from .initialization.anil import ANIL as ANIL
 from .initialization.maml import MAML as MAML
 from .initialization.maml import fomaml as fomaml
+from .initialization.maml_plus_plus import MAMLPlusPlus as MAMLPlusPlus
 from .initialization.meta_sgd import MetaSGD as MetaSGD
 from .initialization.reptile import Reptile as Reptile
 from .metric.gaussian import GaussianPrototypical as GaussianPrototypical

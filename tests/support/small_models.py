@@ -186,14 +186,14 @@ class _Kept:
         self.counts.tensors, self.counts.bytes = self.counts.tensors - 1, self.counts.bytes - self.size
 
 
-def central_difference(learner: nn.Module, e: Episode, seed: int) -> tuple[float, float]:
+def central_difference(learner: nn.Module, e: Episode, seed: int, step: float = 1e-6) -> tuple[float, float]:
     """The loss's slope in a random direction: by its gradient, and by central differences."""
     wanted = {k: p for k, p in learner.named_parameters() if p.requires_grad}
     rng = torch.Generator().manual_seed(seed)
     direction = {k: torch.randn(p.shape, generator=rng, dtype=p.dtype) for k, p in wanted.items()}
     gradients = gradients_of(learner(e), learner)
     slope = sum((gradients[k] * v).sum().item() for k, v in direction.items())
-    step, losses = 1e-6, []
+    losses: list[float] = []
     with torch.no_grad():
         for to in (step, -step):
             for k, p in wanted.items():

@@ -17,6 +17,7 @@ from quickstudy.core.kernels.task_groups import GroupLimits, group_limits, repea
 from quickstudy.core.kernels.task_norm import Statistics, TaskNorm
 from quickstudy.core.kernels.torch_private import BatchNorm
 from quickstudy.core.learner import Learner, evaluation_mode
+from quickstudy.core.per_step import PerStepNorm, multi_step_weights
 
 Batch = Callable[[int], tuple[Tensor, Tensor]]
 """Function from the number of an inner step to the items [T, B, ...] and labels [T, B] of its mini-batch."""
@@ -33,10 +34,13 @@ class InnerLoopOptions(TypedDict, total=False):
 
     loss: TaskLoss | None
     outer_loss: TaskLoss | None
+    multi_step_until: int
+    first_order_until: int
+    per_step_norm: bool
 
 
 class InnerLoop(Learner):
-    """A learner that adapts a model to each task by several steps of an update rule, set by the subclass.
+    r"""A learner that adapts a model to each task by several steps of an update rule, set by the subclass.
 
     Args:
         model: Any module from [B, ...] to [B, N] scores, or to predictions for regression. Parameters that
@@ -49,10 +53,22 @@ class InnerLoop(Learner):
         loss: Loss of one task, which the inner steps lower, and which the queries are judged by as well; by
             default mean cross-entropy, or mean squared error for regression.
         outer_loss: Loss of one task that the queries are judged by in place of `loss`.
+        multi_step_until: Number of meta-steps during which the meta-loss is a sum over the inner steps k,
+            $\sum_k w_k \mathcal{L}^{\text{query}}(\theta_k)$, with the weights of `multi_step_weights`, the
+            same for all at first, and nearly 1 for the last step in the end; it is the last step's loss
+            alone afterwards, which is cheaper.
+        first_order_until: Number of meta-steps during which the inner gradients are constants; from then on
+            the gradient is of second order, unless `first_order`.
+        per_step_norm: Whether batch norm has its own $\gamma_k, \beta_k$ for each inner step k of training,
+            learned by the meta-loss and not adapted. The queries after step k have those of step k, further
+            steps those of the last. The statistics of each step are those of its batch.
 
     Raises:
-        ValueError: If a number is out of range, batch norm keeps running statistics, or no parameter requires
-            a gradient.
+        ValueError: If a number is out of range, batch norm keeps running statistics, no parameter requires a
+            gradient, or there is no batch norm to learn for each step.
+
+    Meta-steps are the calls of `forward` in training that take gradients. They are counted in the buffer
+    `meta_steps`, which goes into checkpoints, so that a training goes on where it stopped.
 
     Batch norm uses batch statistics. In the inner steps they are those of the support. For the queries they
     are those of the queries in training and in transductive evaluation, and in inductive evaluation those of
@@ -75,6 +91,9 @@ class InnerLoop(Learner):
         *,
         loss: TaskLoss | None = None,
         outer_loss: TaskLoss | None = None,
+        multi_step_until: int = 0,
+        first_order_until: int = 0,
+        per_step_norm: bool = False,
     ) -> None:
         super().__init__()
         test_steps = steps if test_steps is None else test_steps
@@ -83,48 +102,101 @@ class InnerLoop(Learner):
                 f"steps is {steps}, test_steps {test_steps}, chunk_size {chunk_size}: "
                 "steps must be at least 0, chunk_size at least 1"
             )
+        if multi_step_until < 0 or first_order_until < 0:
+            raise ValueError(
+                f"multi_step_until is {multi_step_until}, first_order_until {first_order_until}: "
+                "give numbers of meta-steps, 0 for none"
+            )
         check_batch_norm(model)
         if not any(p.requires_grad for p in model.parameters()):
             raise ValueError("no parameter of the model requires a gradient: there is nothing to adapt")
         self.model, self.steps, self.test_steps = model, steps, test_steps
         self.first_order, self.chunk_size = first_order, chunk_size
         self.loss, self.outer_loss = loss, outer_loss
+        self.multi_step_until, self.first_order_until = multi_step_until, first_order_until
+        self.norms = PerStepNorm(model, steps) if per_step_norm else None
+        self._counted = bool(multi_step_until or first_order_until)
+        if self._counted:
+            self.register_buffer("meta_steps", torch.zeros((), dtype=torch.long))
 
     @abstractmethod
     def rule(self) -> Rule:
         """Update rule of the inner steps."""
 
-    def adapt(self, support: Support) -> Adapted:
+    def adapt(self, support: Support, path: list[Tensors] | None = None) -> Adapted:
         """Adapt the model to the support sets of T tasks.
 
         Args:
             support: Labelled items of T tasks.
+            path: List to which all parameters after each step are appended, or those before the first if
+                there are no steps.
 
         Returns:
             All parameters [T, ...] by name, also those that are not adapted, and the losses [steps, T].
         """
-        return self._adapt_to(lambda step: (support.x, support.y), support.ways, len(support.x))
+        return self._adapt_to(lambda step: (support.x, support.y), support.ways, len(support.x), path)
 
-    def _adapt_to(self, batch: Batch, ways: int, tasks: int) -> Adapted:
+    def _adapt_to(self, batch: Batch, ways: int, tasks: int, path: list[Tensors] | None = None) -> Adapted:
         """`adapt` with a mini-batch for each step; ways is N, tasks is T."""
         everything = self.starting_parameters(tasks)
 
+        def at(parameters: Tensors, step: int) -> Tensors:
+            norms = {} if self.norms is None else self.norms.at(max(0, step), self.model, tasks)
+            return everything | parameters | norms
+
         def loss(parameters: Tensors, step: int) -> Tensor:
             x, y = batch(step)
-            return task_losses(per_task(self.model, everything | parameters, x), y, ways, self.loss)
+            return task_losses(per_task(self.model, at(parameters, step), x), y, ways, self.loss)
+
+        def watch(step: int, parameters: Tensors, *_: object) -> None:
+            if step and path is not None:
+                path.append(at(parameters, step - 1))
 
         with TaskNorm():
-            adapted = adapt(loss, trainable(everything), self.rule(), self.steps_now, self.first_order)
-        return replace(adapted, parameters=everything | adapted.parameters)
+            adapted = adapt(
+                loss,
+                self.adaptable(everything),
+                self.rule(),
+                self.steps_now,
+                self.first_order_now,
+                watch=None if path is None else watch,
+            )
+        last = at(adapted.parameters, self.steps_now - 1)
+        if path is not None:
+            path.append(last)
+        return replace(adapted, parameters=last)
 
     def starting_parameters(self, tasks: int) -> Tensors:
         """Parameters [T, ...] before the first inner step, by name: the model's own, once per task."""
         return {k: repeated(p, tasks) for k, p in self.model.named_parameters()}
 
+    def adaptable(self, parameters: Tensors) -> Tensors:
+        """Those of the model's parameters that the inner steps change, by name.
+
+        Args:
+            parameters: Parameters of the model, by name.
+        """
+        kept = () if self.norms is None else self.norms.names
+        return {k: p for k, p in trainable(parameters).items() if k not in kept}
+
     @property
     def steps_now(self) -> int:
         """Number of inner steps in the present mode: `steps` in training, `test_steps` in evaluation."""
         return self.steps if self.training else self.test_steps
+
+    @property
+    def first_order_now(self) -> bool:
+        """Whether the inner gradients are constants in the present meta-step."""
+        return self.first_order or (self.training and self._meta_step() < self.first_order_until)
+
+    def query_weights(self) -> list[float] | None:
+        """Weight of the query loss after each inner step in this meta-step; None if the last has all."""
+        if not self.training or self.steps < 2 or self._meta_step() >= self.multi_step_until:
+            return None
+        return multi_step_weights(self.steps, self._meta_step() / self.multi_step_until)
+
+    def _meta_step(self) -> int:
+        return int(self.get_buffer("meta_steps").item()) if self._counted else 0
 
     def scores(self, support: Support, query_x: Tensor) -> Tensor:
         """Scores [T, Q, N] of the queries after adapting to the support, with all tasks in one batch.
@@ -133,7 +205,20 @@ class InnerLoop(Learner):
             support: Labelled items of T tasks.
             query_x: [T, Q, ...] query items.
         """
-        parameters = self.adapt(support).parameters
+        return self._scores_with(self.adapt(support).parameters, support, query_x)
+
+    def scores_by_step(self, support: Support, query_x: Tensor) -> list[Tensor]:
+        """Scores [T, Q, N] of the queries after each inner step, with all tasks in one batch.
+
+        Args:
+            support: Labelled items of T tasks.
+            query_x: [T, Q, ...] query items.
+        """
+        path: list[Tensors] = []
+        self.adapt(support, path)
+        return [self._scores_with(parameters, support, query_x) for parameters in path]
+
+    def _scores_with(self, parameters: Tensors, support: Support, query_x: Tensor) -> Tensor:
         statistics: list[Statistics] | None = None
         if not uses_batch_statistics(self.model):
             statistics = []
@@ -163,13 +248,22 @@ class InnerLoop(Learner):
             episode: Support and query sets of T tasks.
         """
         judge = self.loss if self.outer_loss is None else self.outer_loss
+        weights = self.query_weights()
 
-        def share(some: Episode) -> Tensor:
-            scores = self.scores(some.support, some.query_x)
+        def total(scores: Tensor, some: Episode) -> Tensor:
             return task_losses(scores, some.query_y, some.ways, judge).sum() / episode.tasks
 
+        def share(some: Episode) -> Tensor:
+            if weights is None:
+                return total(self.scores(some.support, some.query_x), some)
+            after = self.scores_by_step(some.support, some.query_x)
+            return torch.stack([w * total(z, some) for w, z in zip(weights, after, strict=True)]).sum()
+
         learned = [p for p in self.parameters() if p.requires_grad]
-        return sum_over_groups(share, episode, learned, self.limits(episode.support.x, episode.query_x))
+        loss = sum_over_groups(share, episode, learned, self.limits(episode.support.x, episode.query_x))
+        if self._counted and self.training and torch.is_grad_enabled():
+            self.get_buffer("meta_steps").add_(1)
+        return loss
 
     def limits(self, *items: Tensor) -> GroupLimits:
         """Limits on the number of tasks and threads that run at the same time.
@@ -177,7 +271,7 @@ class InnerLoop(Learner):
         Args:
             items: [T, B, ...] items of the support, then those of the queries.
         """
-        return group_limits(self.model, self.first_order, self.chunk_size, *items)
+        return group_limits(self.model, self.first_order_now, self.chunk_size, *items)
 
     def adapted(self, support: Support) -> nn.Module:
         """A copy of the model with weights adapted to one task, as an ordinary module in evaluation mode.

@@ -27,6 +27,20 @@ def sgd(lr: Rate) -> Rule:
     return FunctionalRule(lambda parameters: (), update)
 
 
+def sgd_by_step(rates: Tensors) -> Rule:
+    r"""Gradient descent with rates for each step, $\theta_{k+1} = \theta_k - \alpha_k \nabla L(\theta_k)$.
+
+    Args:
+        rates: [K] rates α for each parameter, by its name; further steps than K take the last.
+    """
+
+    def update(g: Tensors, state: RuleState, parameters: Tensors, loss: Tensor) -> tuple[Tensors, RuleState]:
+        now = {k: rates[k][min(state, len(rates[k]) - 1)] for k in parameters}
+        return _descend(parameters, g, now), state + 1
+
+    return FunctionalRule(lambda parameters: 0, update)
+
+
 def heavy_ball(lr: Rate, momentum: float = 0.9) -> Rule:
     r"""Heavy-ball momentum, $b \leftarrow \mu b + \nabla L(\theta)$, $\theta \leftarrow \theta - \alpha b$.
 

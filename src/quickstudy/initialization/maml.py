@@ -11,6 +11,7 @@ from torch import nn
 from quickstudy.core.adapt import Rule
 from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.inner_loop import InnerLoop, InnerLoopOptions
+from quickstudy.core.per_step import StepRates
 from quickstudy.core.update_rules import sgd
 
 
@@ -38,6 +39,9 @@ class MAML(InnerLoop):
             $\nabla\nabla\mathcal{L} = 0$ (§5.2 of the paper). It is cheaper.
         chunk_size: Tasks that run at the same time. More take more memory, and the result is the same. By
             default it is chosen from the size of a task.
+        learned_rates: Learn a rate for each tensor of weights and inner step (LSLR),
+            $\theta_{k+1} = \theta_k - \alpha_k \nabla \mathcal{L}(\theta_k)$, all of which begin as `lr`.
+            Further steps in evaluation take the rates of the last.
         options: Options of `InnerLoop` by name, such as `loss`, a loss of your own for both loops.
 
     Raises:
@@ -58,14 +62,18 @@ class MAML(InnerLoop):
         test_steps: int | None = None,
         first_order: bool = False,
         chunk_size: int | None = None,
+        learned_rates: bool = False,
         **options: Unpack[InnerLoopOptions],
     ) -> None:
         super().__init__(model, steps, test_steps, first_order, chunk_size, **options)
         self.lr = lr
+        self.rates = (
+            StepRates(self.adaptable(dict(model.named_parameters())), steps, lr) if learned_rates else None
+        )
 
     def rule(self) -> Rule:
         """Update rule of the inner steps (equation 1)."""
-        return sgd(self.lr)
+        return sgd(self.lr) if self.rates is None else self.rates
 
 
 def fomaml(

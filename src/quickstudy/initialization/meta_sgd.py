@@ -12,7 +12,7 @@ from torch import nn
 from quickstudy.core.adapt import Rule
 from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.inner_loop import InnerLoop, InnerLoopOptions
-from quickstudy.core.update_rules import sgd
+from quickstudy.core.update_rules import sgd, sgd_by_step
 
 
 @rebuildable
@@ -28,8 +28,9 @@ class MetaSGD(InnerLoop):
 
     Args:
         model: $f_\theta$, any module from [B, ...] to [B, N], such as `Classifier`.
-        rates: Granularity of the learned rates: "parameter", one for each weight, as in the paper, or
-            "layer", one for each tensor of weights.
+        rates: Granularity of the learned rates: "parameter", one for each weight, as in the paper;
+            "layer", one for each tensor of weights; "layer and step", one for each tensor of weights and
+            inner step, of which further steps in evaluation take the last.
         init: Bounds of the uniform distribution that α is drawn from at the start of training.
         steps: Inner steps in training; the paper takes one.
         test_steps: Inner steps in evaluation; as many as in training by default.
@@ -46,7 +47,7 @@ class MetaSGD(InnerLoop):
     def __init__(
         self,
         model: nn.Module,
-        rates: Literal["parameter", "layer"] = "parameter",
+        rates: Literal["parameter", "layer", "layer and step"] = "parameter",
         init: tuple[float, float] = (0.005, 0.1),
         steps: int = 1,
         test_steps: int | None = None,
@@ -55,17 +56,17 @@ class MetaSGD(InnerLoop):
         **options: Unpack[InnerLoopOptions],
     ) -> None:
         super().__init__(model, steps, test_steps, first_order, chunk_size, **options)
-        if rates not in ("parameter", "layer"):
-            raise ValueError(f"rates is {rates!r}: choose 'parameter' or 'layer'")
-        self.names = [name for name, p in model.named_parameters() if p.requires_grad]
-        parameters = dict(model.named_parameters())
+        if rates not in ("parameter", "layer", "layer and step"):
+            raise ValueError(f"rates is {rates!r}: choose 'parameter', 'layer' or 'layer and step'")
+        parameters = self.adaptable(dict(model.named_parameters()))
+        self.names, self.by_step = list(parameters), rates == "layer and step"
+        shape = (max(1, steps),) if self.by_step else ()
         self.rates = nn.ParameterList(
-            torch.empty_like(
-                parameters[name] if rates == "parameter" else parameters[name].new_empty(())
-            ).uniform_(*init)
-            for name in self.names
+            torch.empty_like(p if rates == "parameter" else p.new_empty(shape)).uniform_(*init)
+            for p in parameters.values()
         )
 
     def rule(self) -> Rule:
         """Update rule of the inner steps (equation 1)."""
-        return sgd(dict(zip(self.names, self.rates, strict=True)))
+        rates = dict(zip(self.names, self.rates, strict=True))
+        return sgd_by_step(rates) if self.by_step else sgd(rates)

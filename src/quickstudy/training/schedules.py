@@ -27,19 +27,26 @@ def halve_every(steps: int) -> Schedule:
     return lambda step: 0.5 ** (step // steps)
 
 
-def cosine_schedule(steps: int, warmup: int = 0) -> Schedule:
-    """Cosine schedule: the factor rises linearly to 1 in the warm-up, then falls to 0 along a half cosine.
+def cosine_schedule(steps: int, warmup: int = 0, floor: float = 0.0) -> Schedule:
+    """Cosine schedule: the factor rises linearly to 1 in the warm-up, then falls along a half cosine.
 
     Args:
         steps: Number of steps, warm-up included.
         warmup: Number of warm-up steps, of which at most `steps` // 2 are made.
+        floor: Factor that it falls to, such as 0.01 for a rate of 1e-3 that falls to 1e-5.
+
+    Raises:
+        ValueError: If the floor is not in [0, 1].
     """
+    if not 0 <= floor <= 1:
+        raise ValueError(f"floor is {floor}: it is a factor of the learning rate, from 0 to 1")
     warmup = min(warmup, steps // 2)
 
     def at(step: int) -> float:
         if step < warmup:
             return (step + 1) / warmup
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+        height = 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
+        return floor + (1 - floor) * height if floor else height
 
     return at
 

@@ -1,7 +1,7 @@
 """Recipes of the metric space on small natural pictures: CIFAR-FS and FC100.
 
-All are trained on turned, shifted and recoloured copies of the pictures, in bfloat16 where the processor has
-it. Departures of all from their papers: Adam's learning rate rises over a short warm-up and falls along a
+All are trained on shifted, mirrored and recoloured copies of the pictures, in bfloat16 where the processor
+has it. Departures of all from their papers: Adam's learning rate rises over a short warm-up and falls along a
 cosine to 0; the validation classes select the weights and are never trained on.
 
 Prototypical networks: trained on tasks of 20 ways, as Bertinetto et al. 2019 measured them.
@@ -16,8 +16,7 @@ from functools import partial
 from quickstudy.core.learner import Learner
 from quickstudy.data.augment.augment import Augment
 from quickstudy.data.augment.images import ColorJitter, Compose, RandomCrop, RandomHorizontalFlip
-from quickstudy.data.datasets.cifar import cifar_fs
-from quickstudy.data.formats.images import ImageFormat
+from quickstudy.data.datasets.cifar import COLOR_32, cifar_fs
 from quickstudy.data.setting import Setting
 from quickstudy.encoders.conv4 import Conv4
 from quickstudy.metric.prototypical import Prototypical
@@ -25,7 +24,6 @@ from quickstudy.metric.relation import Comparison, Relation, relation_encoder
 from quickstudy.recipes.recipe import Recipe
 from quickstudy.training.schedules import cosine_schedule
 
-COLOUR_32 = ImageFormat(32, 3)
 CHANGED: Augment = Compose((RandomCrop(4), RandomHorizontalFlip(), ColorJitter(0.4, 0.4, 0.4)))
 """Pictures shifted by up to four pixels, mirrored, and of other brightness, contrast and saturation."""
 
@@ -37,7 +35,7 @@ def prototypical_cifar_fs_1shot() -> Recipe:
         "Bertinetto et al. 2019",
         lambda: Prototypical(Conv4(in_channels=3)),
         train=Setting(20, 1, 8),
-        steps=27_000,
+        steps=15_000,
         lr=3e-3,
         tests=(Setting(5, 1),),
         published={"5w1s": 57.9},
@@ -51,7 +49,7 @@ def prototypical_cifar_fs_5shot() -> Recipe:
         "Bertinetto et al. 2019",
         lambda: Prototypical(Conv4(in_channels=3)),
         train=Setting(20, 5, 8),
-        steps=20_000,
+        steps=12_000,
         lr=3e-3,
         tests=(Setting(5, 5),),
         published={"5w5s": 76.7},
@@ -86,7 +84,7 @@ def _recipe(
         summary=f"{name} on CIFAR-FS",
         paper=paper,
         pool=cifar_fs,
-        item_format=COLOUR_32,
+        item_format=COLOR_32,
         learner=learner,
         train=train,
         steps=steps,

@@ -1,6 +1,5 @@
 """Drawing episodes from a ClassPool by index arithmetic."""
 
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -16,6 +15,7 @@ from quickstudy.data.augment.augment import Augment
 from quickstudy.data.formats.items import floats
 from quickstudy.data.pool import ClassPool, described
 from quickstudy.data.setting import LabelFraction, Setting
+from quickstudy.data.stored import Stored, stored
 
 
 class Episodes:
@@ -31,8 +31,9 @@ class Episodes:
         setting: Size of each task; `size(i)` says that of the tasks of meta-batch i.
         tasks: Number of tasks in a meta-batch, T.
         seed: Seed of the random draws, at least 0.
-        device: Device of the returned tensors; items are transferred to it as stored in the pool (uint8 or
-            int16).
+        device: Device of the returned tensors. On an accelerator the items of the pool, as it stores them
+            (uint8 or int16), are kept in its memory if they take at most half of what is free when the first
+            meta-batch is drawn; otherwise those of each meta-batch are transferred.
         labels: Choice of the labelled items; None if all items are labelled.
         augment: Random augmentation of the items of a task, such as `RandomAffine()`. It is given the
             support, query and unlabelled items in turn, as [B, ...] of any classes. None for no augmentation.
@@ -85,9 +86,7 @@ class Episodes:
             _check(pool, setting, self._labelled if labels else None)
         self._groups = _groups(pool, group, setting.ways + setting.distractors)
         self._sources = _Sources(pool, setting) if cross_source else None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about read-only arrays, which are only read here
-            self._items = torch.from_numpy(pool.items).flatten(1)
+        self._stored: Stored | None = None  # not before they are needed: on an accelerator they are copied
 
     def on(self, device: torch.device | str) -> "Episodes":
         """The same episodes on another device.
@@ -256,7 +255,11 @@ class Episodes:
 
     def _gather(self, index: Tensor) -> Tensor:
         """Items [B, ...] as floats, by their indices [B]; transferred to the device as stored in the pool."""
-        flat = self._items.index_select(0, index).to(self.device, non_blocking=True)
+        if self._stored is None:
+            self._stored = stored(self.pool.items, self.device)
+        items = self._stored.tensor
+        flat = items.index_select(0, index.to(items.device, non_blocking=True))
+        flat = flat.to(self.device, non_blocking=True)
         return floats(flat).view(-1, *self.pool.items.shape[1:])
 
 

@@ -57,7 +57,10 @@ class Training:
         return [*program, *folder, "--test-episodes", "0", *options]
 
 
-PARTS: tuple[Training, ...] = ()
+PARTS = tuple(
+    Training("maml-plus-plus-part-omniglot", 0.4, settings=(f"part={part}",), folder=f"maml-plus-plus-{part}")
+    for part in ("none", "rates", "losses", "norms", "order", "all")
+)
 """MAML++'s parts one by one."""
 
 GROUPS: dict[str, tuple[Training, ...]] = {

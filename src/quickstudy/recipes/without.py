@@ -1,5 +1,6 @@
 """What stands for the recipe of a training that `fit` did in Python, without one."""
 
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +20,7 @@ from quickstudy.recipes.recipe import MakePool, Recipe, glyph_pool
 LOADERS: dict[str, MakePool] = {
     "glyphs": glyph_pool,
     "omniglot-vinyals": omniglot,
+    "omniglot-random": partial(omniglot, split="random"),
     "cifar-fs": cifar_fs,
     "fc100": fc100,
 }

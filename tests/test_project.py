@@ -74,6 +74,14 @@ def test_files_for_other_tools_are_yaml(path: Path) -> None:
         assert all("timeout-minutes" in job for job in read["jobs"].values())
 
 
+def test_what_ships_is_small() -> None:
+    """15 MB come with every installation, at most."""
+    shipped = [*Path(quickstudy.__file__).parent.glob("*/shipped/*.safetensors")]
+    assert shipped
+    assert sum(path.stat().st_size for path in shipped) <= 15_000_000
+    assert max(path.stat().st_size for path in shipped) <= 5_500_000, "with its manifest"
+
+
 def test_the_citation_has_what_its_format_asks_for() -> None:
     read = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert read["cff-version"] == "1.2.0"

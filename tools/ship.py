@@ -2,7 +2,7 @@
 
 Each is measured anew on the test settings of its recipe, in the modes of benchmarks.accuracy, and lands in
 `src/quickstudy/recipes/shipped/` under the name of its recipe with these figures in its manifest, and they go
-into the results as well.
+into the results as well. Weights are rounded to float16 first; --full keeps them as they are.
 """
 
 from dataclasses import replace
@@ -18,14 +18,14 @@ from quickstudy.core.kernels.memory import keep_freed_memory
 from quickstudy.recipes import weights as recipes_weights
 
 MODELS = Path(recipes_weights.__file__).parent / "shipped"
-LARGEST = 500_000
-"""Bytes: shipped models come with every installation."""
+LARGEST = 5_000_000
+"""Bytes of a model: shipped models come with every installation."""
 
 
 def main(
     runs: Annotated[list[Path], typer.Argument(help="Folders of trainings, or checkpoint files.")],
     episodes: Annotated[int, typer.Option(help="Test tasks a setting and mode.")] = 1000,
-    half: Annotated[bool, typer.Option("--half", help="Ship the weights in half precision.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Ship the weights in float32, not float16.")] = False,
 ) -> None:
     """Measure and ship."""
     keep_freed_memory()
@@ -33,17 +33,22 @@ def main(
         learner, manifest = recipes_weights.load_learner(run)
         if manifest.get("trainval"):
             raise SystemExit(f"{run} was trained with trainval, which is for figures of a test")
-        if half:  # rounded before it is measured
-            weights = {k: w.half() if w.is_floating_point() else w for k, w in learner.state_dict().items()}
+        weights = learner.state_dict()
+        if not full:  # rounded before it is measured
+            weights = {k: w.half() if w.is_floating_point() else w for k, w in weights.items()}
+            if huge := [k for k, w in weights.items() if not w.isfinite().all()]:
+                raise SystemExit(
+                    f"{run} has weights beyond float16's range in {huge[0]}: ship it with --full"
+                )
             checkpoint.load_weights(learner, weights, str(run))
-        else:
-            weights = learner.state_dict()
-        scores = accuracy.scores_of(recipes_weights.recipe_of(manifest), learner, episodes)
-        manifest["figures"] = [score.as_dict() for score in scores]
-        path = MODELS / f"{manifest['recipe']}.safetensors"
         size = sum(t.numel() * t.element_size() for t in weights.values())
         if size > LARGEST:
             raise SystemExit(f"{run} takes {size} bytes: at most {LARGEST} are shipped")
+        scores = accuracy.scores_of(recipes_weights.recipe_of(manifest), learner, episodes)
+        manifest["figures"] = [score.as_dict() for score in scores]
+        if notice := recipes_weights.notice(manifest):
+            manifest["notice"] = notice
+        path = MODELS / f"{manifest['recipe']}.safetensors"
         checkpoint.save(path, weights, manifest)
         again = f"python -m benchmarks.accuracy --models {path.stem} --episodes {episodes}"
         rows = [replace(row, command=again) for row in accuracy.rows_of(path.stem, manifest, scores)]

@@ -16,7 +16,9 @@ import torch
 from benchmarks import accuracy, confidence, label_splits, metric_speed, peer_easyfsl, plain, rows
 from benchmarks.children import Child
 from benchmarks.rows import Row
+from quickstudy.cli import lists
 from quickstudy.cli.terminal import Terminal
+from quickstudy.core import checkpoint
 from quickstudy.core.learner import embed
 from quickstudy.core.scores import accuracies
 from quickstudy.data.episodes import Episodes
@@ -39,7 +41,7 @@ from quickstudy.training.fit import fit
 from quickstudy.training.launch import launch
 from quickstudy.training.schedules import cosine_schedule
 from tests.support.recipes import train
-from tools import tables
+from tools import ship, tables
 
 KEYS = [
     *("benchmark", "method", "dataset", "split", "setting", "mode", "metric", "value", "ci95"),
@@ -315,6 +317,48 @@ def test_accuracy_of_a_tiny_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     modes = ("inductive", "transductive")
     scores = tiny().test(learner, display=Terminal(), count=12, modes=modes, seed=3)
     assert [(row.value, row.ci95) for row in measured] == [(100 * s.accuracy, 100 * s.ci95) for s in scores]
+
+
+def test_what_ships_is_in_float16_and_measured_so(
+    tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tiny_cifar() -> Recipe:
+        pool = replace(patterns(), name="cifar-fs")
+        return replace(authors(), pool=lambda *, root=None, progress=None: pool)
+
+    monkeypatch.setitem(RECIPES, "tiny", tiny_cifar)
+    monkeypatch.setattr(ship, "MODELS", tmp_path / "shipped")
+    train("tiny", {}, tmp_path / "run", display=Terminal(quiet=True), fabric=launch("cpu"), steps=1)
+    monkeypatch.setattr(ship.accuracy, "scores_of", partial(accuracy.scores_of, authors=6))
+
+    def shipped(**options: Any) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        ship.main([tmp_path / "run"], episodes=4, **options)
+        return checkpoint.load(tmp_path / "shipped" / "tiny.safetensors")
+
+    tensors, manifest = shipped()
+    assert {t.dtype for t in tensors.values() if t.is_floating_point()} == {torch.float16}
+    assert [f["mode"] for f in manifest["figures"]] == ["inductive", "transductive"] * 2 + ["authors"] * 2
+    assert manifest["notice"] == weights.notice(manifest) == weights.NOTICES["cifar-fs"]
+    learner = weights.load_learner(tmp_path / "shipped" / "tiny.safetensors")[0]
+    assert {p.dtype for p in learner.parameters()} == {torch.float32}
+    again = accuracy.scores_of(tiny_cifar(), learner, 4)
+    assert [f["accuracy"] for f in manifest["figures"]] == [score.accuracy for score in again]
+    assert {row.dataset for row in rows.read("accuracy")} == {"cifar-fs"}
+    full, _ = shipped(full=True)
+    assert {t.dtype for t in full.values() if t.is_floating_point()} == {torch.float32}
+    monkeypatch.setattr(ship, "LARGEST", 1000)
+    with pytest.raises(SystemExit, match="at most 1000 are shipped"):
+        shipped()
+
+
+def test_a_model_of_withdrawn_pictures_is_listed_with_a_notice(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(weights.NOTICES, "glyphs", "letters of another time")
+    monkeypatch.setattr("quickstudy.core.consoles.console.width", 100)
+    lists.models()
+    (line,) = [text for text in capsys.readouterr().out.splitlines() if "another time" in text]
+    assert line == "prototypical-glyphs: letters of another time"
 
 
 def test_models_that_were_not_measured_keep_their_rows() -> None:

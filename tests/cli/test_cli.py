@@ -348,6 +348,23 @@ def test_predict(run: Run, few: Path) -> None:
         assert part in table
 
 
+def test_archives_stand_for_folders(run: Run, few: Path, home: Path, tmp_path: Path) -> None:
+    support = shutil.make_archive(str(tmp_path / "support"), "zip", few / "few")
+    query = shutil.make_archive(str(tmp_path / "query"), "gztar", few, "asked")
+    line = f"predict r --support {few / 'few'} --query {few / 'asked'} --format csv"
+    packed = run(f"predict r --support {support} --query {query} --format csv")
+    assert (packed.code, packed.err) == (0, "")
+    assert packed.out == run(line).out.replace(str(few / "asked"), f"{query}/asked")
+    assert "0 [bold].png" in run(f"predict r --support {support} --query {query}").out
+    pictures = shutil.make_archive(str(tmp_path / "pics"), "zip", home / "pics")
+    evaluated = [run(f"evaluate r --images {path} --episodes 20 --json") for path in ("pics", pictures)]
+    assert evaluated[0].out == evaluated[1].out
+    more = f"--test-episodes 20 --out {tmp_path}/z --steps 2"
+    assert run(f"train prototypical-images --set images={pictures} {OWN} {more}").code == 0
+    (tmp_path / "broken.zip").write_bytes(b"no archive")
+    refused(run(f"evaluate r --images {tmp_path}/broken.zip"), "broken.zip is damaged (File is not a zip")
+
+
 def test_predict_with_pictures_that_cannot_be_read(run: Run, few: Path) -> None:
     (few / "asked" / "x.png").write_bytes(b"no picture")
     line = f"predict r --support {few / 'few'} --query {few / 'asked'} --format json"

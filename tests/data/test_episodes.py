@@ -297,6 +297,71 @@ def test_setting() -> None:
     assert Setting(5, 2, 3, 4).items == 9
 
 
+DRAWN = Setting(3, 1, 5, most_shots=4)
+"""Six items of each class, of which one to four are support."""
+
+
+def test_a_setting_that_draws_its_shots_is_named_stated_and_checked() -> None:
+    assert str(DRAWN) == "3w1-4s"
+    assert DRAWN.items == 6
+    assert Setting(**DRAWN.as_dict()) == DRAWN
+    assert "most_shots" not in Setting(5, 1).as_dict(), "as in the manifests there are"
+    for most in (1, 6, 7):
+        with pytest.raises(ValueError, match=f"most_shots is {most}: it must be above the 1 shots and"):
+            Setting(3, 1, 5, most_shots=most)
+
+
+def test_drawn_shots_are_equally_likely_and_the_rest_are_queries() -> None:
+    episodes = Episodes(coded_pool([6, 7, 8, 9]), DRAWN, tasks=2, seed=5)
+    drawn = Counter[int]()
+    for i in range(400):
+        size = episodes.size(i)
+        assert size == replace(DRAWN, shots=size.shots, queries=6 - size.shots, most_shots=None)
+        drawn[size.shots] += 1
+    assert set(drawn) == {1, 2, 3, 4}
+    assert all(abs(n - 100) < 5 * 75**0.5 for n in drawn.values())
+    for i in range(8):
+        e, s = episodes[i], episodes.size(i)
+        assert e.support.y.shape == (2, 3 * s.shots)
+        assert e.query_y.shape == (2, 3 * s.queries)
+        for of_task in (*e.support.y, *e.query_y):
+            assert len(set(of_task.bincount(minlength=3).tolist())) == 1
+        for t in range(2):  # the support is of the first items of `indices`
+            first = {x for row in episodes.indices(i)[t, :, : s.shots].tolist() for x in row}
+            pool = episodes.pool
+            seen = {tuple((255 * x).round().int().flatten().tolist()) for x in e.support.x[t]}
+            assert seen == {tuple(pool.items[x].flatten().tolist()) for x in first}
+
+
+def test_drawn_shots_depend_on_the_seed_and_the_step_and_are_the_same_for_every_process() -> None:
+    pool = coded_pool([6, 7, 8, 9])
+    episodes = Episodes(pool, DRAWN, tasks=4, seed=5)
+    again = Episodes(pool, DRAWN, tasks=4, seed=5).on("cpu")
+    assert [again.size(i) for i in range(9)] == [episodes.size(i) for i in range(9)]
+    other = Episodes(pool, DRAWN, tasks=4, seed=6)
+    assert [other.size(i) for i in range(9)] != [episodes.size(i) for i in range(9)]
+    assert (
+        episodes.summary() == again.summary() != Episodes(pool, Setting(3, 1, 5), tasks=4, seed=5).summary()
+    )
+    for i in range(4):
+        whole, part = episodes[i], episodes.part(i, 1, 2)
+        assert torch.equal(part.support.x, whole.support.x[1::2])
+        assert torch.equal(part.query_y, whole.query_y[1::2])
+
+
+def test_drawn_shots_go_with_labels_and_other_classes_but_not_across_sources() -> None:
+    pool = coded_pool([30, 30, 30, 30])
+    labels = LabelFraction(0.5)
+    setting = Setting(3, 1, 5, unlabelled=2, most_shots=4)
+    same = Episodes(pool, setting, tasks=2, labels=labels, augment_classes=lambda x, rng: x)
+    plain = Episodes(pool, setting, tasks=2, labels=labels)
+    for i in range(4):
+        assert torch.equal(same[i].support.x, plain[i].support.x)
+        assert torch.equal(same[i].query_x, plain[i].query_x)
+    with pytest.raises(ValueError, match="cross_source does not go with labels, group, unlabelled items"):
+        Episodes(pool, DRAWN, cross_source=True)
+
+
 LABELLED = LabelFraction(0.3, seed=2)
 
 
@@ -497,7 +562,7 @@ def test_what_cannot_be_kept_apart_is_said(pool: ClassPool) -> None:
         Episodes(one, SETTING_1, cross_source=True)
     two = of_sources([[5, 5], [5, 5]])
     for rest in ({"labels": LABELLED}, {"group": letter}, {"setting": Setting(2, 1, 1, 1)}):
-        with pytest.raises(ValueError, match="cross_source does not go with labels, group or unlabelled"):
+        with pytest.raises(ValueError, match="cross_source does not go with labels, group, unlabelled"):
             Episodes(two, **({"setting": SETTING_1, "cross_source": True} | rest))  # pyright: ignore
 
 

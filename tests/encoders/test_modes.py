@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from quickstudy.core.episode import Support
 from quickstudy.core.learner import Learner
 from quickstudy.encoders.classifier import MLP, Classifier
-from quickstudy.encoders.conv4 import Conv4
+from quickstudy.encoders.conv4 import AveragedConv4, Conv4
 from quickstudy.encoders.moment_norm import MomentNorm
 from quickstudy.encoders.postprocess import WCCN, CohortNorm, ConcatFeatures, Embedding, EmbeddingTransform
+from quickstudy.encoders.r2d2 import R2D2Encoder
 from quickstudy.encoders.resnet import ResNet, WithFeatures
+from quickstudy.encoders.resnet12 import ResNet12, ResNet12Block
 from quickstudy.encoders.spectrogram import LogMel, SpecAugment
 from quickstudy.encoders.tdnn import TDNN
 from quickstudy.encoders.test_time import FlipTTA, RotateTTA, ShiftSpeedTTA, TestTimeAugmentation
@@ -38,6 +40,9 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "MLP": (lambda: MLP(29, (7,), 3), EMBEDDINGS),
     "relation_encoder": (relation_encoder, PICTURES),
     "ResNet": (resnet, PICTURES),
+    "ResNet12": (lambda: ResNet12(1, (3, 4, 5, 6), drop_rate=0.1), PICTURES),
+    "R2D2Encoder": (lambda: R2D2Encoder(1, (3, 4, 5, 6)), PICTURES),
+    "AveragedConv4": (lambda: AveragedConv4(1, 4), PICTURES),
     "TDNN": (lambda: TDNN(20, 4, dimensions=5), SPECTROGRAMS),
     "WithFeatures": (lambda: WithFeatures(resnet()), PICTURES),
     "MomentNorm": (MomentNorm, PICTURES),
@@ -58,8 +63,10 @@ def in_training(module: nn.Module) -> nn.Module:
     for part in module.train().modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm | nn.Dropout | SpecAugment):
             part.eval()
-        if isinstance(part, ResNet | TDNN):
+        if isinstance(part, ResNet | R2D2Encoder | TDNN):
             part.dropout = 0.0
+        if isinstance(part, ResNet12Block):
+            part.drop_rate = 0.0
     return module
 
 

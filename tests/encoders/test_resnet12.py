@@ -16,7 +16,7 @@ WIDTHS = (3, 4, 5, 6)
 
 
 def literal(net: ResNet12, in_channels: int) -> LiteralResNet12:
-    """The literal network with the same weights and statistics, which follow one another in the same order."""
+    """The literal network with the same weights and statistics."""
     plain = LiteralResNet12(in_channels, *WIDTHS).double()
     for ours, theirs in zip(net.blocks, plain.children(), strict=False):
         assert isinstance(ours, ResNet12Block)
@@ -57,8 +57,6 @@ def test_it_is_the_literal_network(in_channels: int, side: int, training: bool) 
     ours = torch.autograd.grad((z * weights).sum(), net.blocks[0].convs[0].weight)
     theirs = torch.autograd.grad((expected * weights).sum(), plain.layer1.conv1.weight)
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
-    for a, b in zip(net.buffers(), ResNet12(in_channels, WIDTHS).buffers(), strict=True):
-        assert a.shape == b.shape
 
 
 @pytest.mark.parametrize(("shape", "size"), [((2, 3, 10, 10), 5), ((2, 3, 5, 5), 5), ((3, 2, 6, 9), 2)])
@@ -68,7 +66,7 @@ def test_drop_block_is_the_literal_loop(shape: tuple[int, ...], size: int) -> No
     y = drop_block(x, 0.2, size)
     torch.manual_seed(1)
     uniform = torch.rand(*shape[:2], shape[2] - size + 1, shape[3] - size + 1)
-    torch.testing.assert_close(y, literal_drop_block(x, uniform, 0.2, size), rtol=1e-6, atol=0)
+    torch.testing.assert_close(y, literal_drop_block(x, uniform, 0.2, size), rtol=1e-10, atol=1e-10)
     assert (y == 0).any()
 
 

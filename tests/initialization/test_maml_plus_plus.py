@@ -1,5 +1,6 @@
 """MAML++ and its parts, each alone and all together, against a literal derivation and finite differences."""
 
+import math
 import os
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from quickstudy.initialization.maml_plus_plus import MAMLPlusPlus
 from quickstudy.initialization.meta_sgd import MetaSGD
 from quickstudy.initialization.reptile import Reptile
 from quickstudy.optimizer.lstm_meta_learner import LSTMMetaLearner
+from quickstudy.training.schedules import cosine_schedule
 from tests.initialization.oracle_maml_plus_plus import Antoniou, antoniou, antoniou_importance
 from tests.support.oracles import Weights
 from tests.support.pools import noisy_pool
@@ -373,6 +375,17 @@ def test_every_parameter_gets_a_gradient(first_order: bool, until: int) -> None:
     learner = MAMLPlusPlus(network(), first_order=first_order, multi_step_until=until, chunk_size=2)
     learner(pictures()).backward()
     assert all(p.grad is not None for p in learner.parameters())
+
+
+def test_a_cosine_that_ends_above_nothing() -> None:
+    """The authors' rate: from 1e-3 to 1e-5 along a half cosine."""
+    at = cosine_schedule(100, floor=0.01)
+    for step in (0, 30, 50, 100):
+        authors = 1e-5 + (1e-3 - 1e-5) * (1 + math.cos(math.pi * step / 100)) / 2
+        assert 1e-3 * at(step) == pytest.approx(authors, rel=1e-12)
+    assert cosine_schedule(12, 2, floor=0.5)(1) == 1
+    with pytest.raises(ValueError, match="floor is 1.5: .* from 0 to 1"):
+        cosine_schedule(10, floor=1.5)
 
 
 # Arguments

@@ -16,6 +16,7 @@ from quickstudy.metric.gaussian import GaussianPrototypical
 from quickstudy.metric.matching import FullContext, Matching
 from quickstudy.metric.prototypical import Prototypical
 from quickstudy.metric.relation import Comparison, Relation
+from quickstudy.metric.ridge import R2D2
 from quickstudy.metric.siamese import Siamese, WeightedL1, cross_entropy
 from quickstudy.metric.supervised_contrastive import SupervisedContrastive
 from tests.support.episodes import ITEM, assert_finite, random_episode
@@ -42,6 +43,7 @@ LEARNERS: dict[str, Callable[[], Learner]] = {
     "siamese-nearest": lambda: Siamese(linear(4), pooling="nearest"),
     "supervised-contrastive": lambda: SupervisedContrastive(linear(4)),
     "siamese-koch": lambda: Siamese(linear(4), WeightedL1(4), cross_entropy),
+    "r2d2": lambda: R2D2(linear(4), penalty=0.1),
 }
 of_all = pytest.mark.parametrize("name", LEARNERS)
 

@@ -21,7 +21,7 @@ from quickstudy.__main__ import main
 from quickstudy.cli.terminal import Terminal
 from quickstudy.core import checkpoint
 from quickstudy.core.kernels.sizes import sizes
-from quickstudy.data.datasets.folders import class_folders
+from quickstudy.data.datasets.folders import class_folders, files_in
 from quickstudy.recipes import catalogue
 from quickstudy.recipes import weights as recipes_weights
 from quickstudy.recognition import embedder as embedder_module
@@ -733,6 +733,53 @@ def test_the_commands(model: Path, people: Path, capsys: pytest.CaptureFixture[s
     assert "too few to measure" in str(run(["gallery", "calibrate", "--far", 0.05, *db], capsys)[0])
     run(["enroll", draw(people.parent / "more", 12, seed=3), *db], capsys)
     assert run(["gallery", "calibrate", "--far", 0.05, *db], capsys)[0] == 0
+
+
+def packed(folder: Path, kind: str = "zip") -> Path:
+    return Path(shutil.make_archive(str(folder), kind, folder.parent, folder.name))
+
+
+@pytest.mark.medium
+def test_archives_stand_for_folders(
+    model: Path, people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    db = ["--gallery", tmp_path / "people.db"]
+    (people / "p0" / "text.png").write_text("no picture")
+    archive = packed(people, "gztar")
+    code, out, err = run(["enroll", archive, "--model", model, *db, "--json"], capsys)
+    assert (code, err) == (0, "")
+    done = json.loads(out)
+    assert done["added"] == {f"p{i}": PICTURES for i in range(PEOPLE)}
+    assert done["refused"] == [
+        {"file": f"{archive}/people/p0/text.png", "reason": "not a picture in any format Pillow reads"}
+    ]
+    code, out, _ = run(["enroll", packed(people / "p1"), "--name", "p1", *db], capsys)
+    assert code == 0
+    assert f"{PICTURES} known already" in out, "the same pictures, from another archive"
+    code, out, _ = run(["identify", packed(people / "p2"), people / "p3" / "0.png", *db, "--json"], capsys)
+    found = json.loads(out)
+    assert [Path(f["file"]).name for f in found] == [*(f"{j}.png" for j in range(PICTURES)), "0.png"]
+    assert [f["name"] for f in found] == ["p2"] * PICTURES + ["p3"]
+    assert run(["identify", packed(people / "p2"), *db], capsys)[0] == 0
+    (decided,) = Recognizer(model, tmp_path / "people.db").identify(
+        files_in(packed(people / "p4"), Embedder(model).format)[0]
+    )
+    assert decided.name == "p4"
+
+
+@pytest.mark.slow
+def test_archives_are_calibrated_and_reported_on(
+    people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = untrained(tmp_path / "run", images="DIR", grey=True)
+    others = draw(tmp_path / "others", 4, seed=7)
+    made = []
+    for where in (others, packed(others), packed(others, "xztar")):
+        code, out, _ = run(["calibrate", folder, "--images", where, "--far", 0.05, "--json"], capsys)
+        assert code == 0
+        made.append(json.loads(out))
+    assert made[0] == made[1] == made[2]
+    assert run(["report", folder, "--images", packed(people), "--out", tmp_path / "r.html"], capsys)[0] == 0
 
 
 def test_enrolling_says_what_became_of_each_file(

@@ -31,6 +31,7 @@ def main(devices: int, out: Path) -> None:
         validation=Episodes(pool, Setting(5, 1, 3), 3, 1),
         validation_episodes=7,
         every=2,
+        ema_decay=0.5,  # each process has an average of its own, and they must not part
         fabric=fabric,
         out=out,
     )

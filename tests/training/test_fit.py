@@ -27,6 +27,7 @@ from quickstudy.data.setting import Setting
 from quickstudy.encoders.conv4 import Conv4
 from quickstudy.encoders.postprocess import WCCN, Embedding
 from quickstudy.metric.prototypical import Prototypical
+from quickstudy.training.averaging import WeightAverage
 from quickstudy.training.evaluate import evaluate
 from quickstudy.training.fit import fit
 from quickstudy.training.run_folder import read_log
@@ -71,6 +72,11 @@ def same_result(a: Path, b: Path) -> None:
         for key in x:
             assert torch.equal(x[key], y[key]), key
     assert logged(a) == logged(b)
+
+
+def same_weights(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[key], b[key]) for key in a)
 
 
 @pytest.mark.medium
@@ -196,7 +202,95 @@ def test_a_last_line_of_the_log_that_a_power_cut_left_half_written_is_dropped(tm
         small_fit(small_learner(), tmp_path, resume=True)
 
 
-def test_what_is_saved_instead_of_the_learner_is_kept_and_restored(tmp_path: Path):
+@pytest.mark.parametrize("at", [1, 6])
+def test_with_an_average_it_resumes_bit_for_bit(tmp_path: Path, at: int):
+    small_fit(small_learner(), tmp_path / "whole", ema_decay=0.8)
+
+    def interrupt(step, report):
+        if step == at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        small_fit(small_learner(), tmp_path / "cut", ema_decay=0.8, report=interrupt)
+    small_fit(small_learner(1), tmp_path / "cut", ema_decay=0.8, resume=True)
+    same_result(tmp_path / "whole", tmp_path / "cut")
+    with pytest.raises(ValueError, match=r"with ema_decay 0\.8, not None"):
+        small_fit(small_learner(), tmp_path / "cut", resume=True)
+
+
+def test_the_average_is_validated_and_kept_and_training_goes_on_with_the_weights(tmp_path: Path):
+    """Beside the definition, and beside the same training without an average."""
+
+    def weights(learner: nn.Module) -> dict[str, torch.Tensor]:
+        return {k: v.clone() for k, v in learner.state_dict().items()}
+
+    def trained(out: Path, decay: float | None):
+        learner, steps, validated = small_learner(), [], []
+
+        def validation() -> Score:
+            validated.append(weights(learner))
+            return Score(len(validated) / 10, 0.1, 2, 0, "5w1s", "inductive")  # the last is the best
+
+        def report(step, news):
+            steps.append(weights(learner))
+
+        how = {"every": 2, "validation": validation, "report": report, "ema_decay": decay}
+        small_fit(learner, out, steps=6, **how)
+        return steps, validated, weights(learner)
+
+    steps, validated, kept = trained(tmp_path / "average", d := 0.7)
+    plain, _, _ = trained(tmp_path / "plain", None)
+    same_weights(steps[-1], plain[-1])
+    same_weights(kept, validated[-1])
+    same_weights(kept, checkpoint.load(tmp_path / "average" / "best.safetensors")[0])
+    last = checkpoint.load(tmp_path / "average" / "last.safetensors")[0]
+    same_weights(checkpoint.without_prefix("learner.", last), plain[-1])
+    moved = 0.0
+    for t, found in zip((2, 4, 6), validated, strict=True):
+        for name, average in found.items():
+            p = [step[name].double() for step in steps[:t]]
+            if not steps[0][name].is_floating_point():
+                assert torch.equal(average, steps[t - 1][name])
+                continue
+            expected = sum((1 - d) * d ** (t - i) * p[i - 1] for i in range(1, t + 1)) / (1 - d**t)
+            torch.testing.assert_close(average.double(), expected, rtol=1e-5, atol=1e-6)
+            moved = max(moved, (p[-1] - expected).abs().max().item())
+    assert moved > 1e-3
+
+
+def test_the_average_of_weights_is_its_definition():
+    torch.manual_seed(0)
+    module, d = nn.BatchNorm1d(3).double(), 0.9
+    average, seen = WeightAverage(module, d), []
+    for t in range(1, 40):
+        with torch.no_grad():
+            for weight in (module.weight, module.running_var):
+                weight.copy_(torch.randn(3))
+        average.update(t)
+        seen.append((module.weight.detach().clone(), module.running_var.clone()))
+        for name, values in zip(("weight", "running_var"), zip(*seen, strict=True), strict=True):
+            expected = sum((1 - d) * d ** (t - i) * p for i, p in enumerate(values, 1)) / (1 - d**t)
+            torch.testing.assert_close(average.average[name], expected, rtol=0, atol=1e-10)
+    with average.applied():
+        assert torch.equal(module.running_var, average.average["running_var"])
+    assert torch.equal(module.running_var, seen[-1][1])
+    with pytest.raises(ValueError, match=r"ema_decay is 1\.0: it must lie between 0 and 1"):
+        small_fit(small_learner(), ema_decay=1.0)
+
+
+def test_without_validation_the_average_is_left_and_saved(tmp_path: Path):
+    learner = small_learner()
+    small_fit(learner, tmp_path, steps=5, validation=None, ema_decay=0.9)
+    last = checkpoint.load(tmp_path / "last.safetensors")[0]
+    average = checkpoint.without_prefix("average.", last)
+    best = checkpoint.load(tmp_path / "best.safetensors")[0]
+    same_weights(best, learner.state_dict())
+    same_weights({name: best[name] for name in average}, average)
+    assert not torch.equal(last["learner.encoder.0.convs.0.weight"], average["encoder.0.convs.0.weight"])
+
+
+@pytest.mark.parametrize("decay", [None, 0.9])
+def test_what_is_saved_instead_of_the_learner_is_kept_and_restored(tmp_path: Path, decay: float | None):
     learner, out = small_learner(), tmp_path / "run"
     saved = with_embedding(learner, lambda encoder: Embedding(encoder, [WCCN(64)]))
     counted: list[float] = []
@@ -207,7 +301,7 @@ def test_what_is_saved_instead_of_the_learner_is_kept_and_restored(tmp_path: Pat
         saved.encoder.transforms[0].mean.fill_(counted[-1])
         return Score(1 - counted[-1] / 10, 0.0, 1, 0, "2w1s", "inductive")
 
-    small_fit(learner, out, steps=6, every=2, validation=validation, saved=saved)
+    small_fit(learner, out, steps=6, every=2, validation=validation, saved=saved, ema_decay=decay)
     assert counted == [0, 1, 2]
     best, last = (checkpoint.load(out / f"{name}.safetensors")[0] for name in ("best", "last"))
     assert best.keys() == saved.state_dict().keys()

@@ -1,5 +1,6 @@
 """Telling pictures apart by raw pixels: no training, so that the right answers are known."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,14 @@ def test_a_query_is_told_alike_alone_and_among_others(
         (alone,) = predict_folders(learner, COLOR, support, p.file)
         assert alone.label == p.label
         assert alone.probabilities == pytest.approx(p.probabilities, abs=1e-5)
+
+
+def test_archives_stand_for_folders(learner: Prototypical, support: Path, query: Path) -> None:
+    packed = [Path(shutil.make_archive(str(p), kind, p)) for p, kind in ((support, "zip"), (query, "gztar"))]
+    found = predict_folders(learner, COLOR, *packed)
+    expected = predict_folders(learner, COLOR, support, query)
+    assert [p.probabilities for p in found] == [p.probabilities for p in expected]
+    assert [str(p.file) for p in found] == [f"{packed[1]}/{p.file.name}" for p in expected]
 
 
 def test_the_class_folders_of_a_query_folder_are_not_looked_into(

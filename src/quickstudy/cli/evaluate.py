@@ -63,7 +63,9 @@ def evaluate(
         ),
     ] = "inductive",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the episodes.")] = 0,
-    images: Annotated[Path | None, typer.Option(help="Test on the classes of this folder instead.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Test on the classes of this folder, zip or tar instead.")
+    ] = None,
     skip_corrupt: SkipCorrupt = False,
     accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
     devices: Annotated[int, typer.Option(min=1, help="Processes or cards that share the tasks.")] = 1,

@@ -51,13 +51,18 @@ def models() -> None:
     from quickstudy.recipes import weights
 
     rows = table("model", "minutes", "setting", "batch norm", "accuracy %")
+    notices: dict[str, list[str]] = {}
     for name, path in weights.models().items():
         manifest = checkpoint.load(path)[1]
+        if text := weights.notice(manifest):
+            notices.setdefault(text, []).append(name)
         for i, f in enumerate(manifest["figures"]):
             minutes = f"{manifest['training']['minutes']:.0f}"
             figure = (f["setting"], f["mode"], percent(f["accuracy"], f["ci95"]))
             rows.add_row(*(("", "") if i else (name, minutes)), *figure)
     console.print(rows)
+    for text, names in notices.items():
+        console.print(f"{', '.join(names)}: {text}", highlight=False)
     rules = table("update rule", "race", "× Adam", "× best", wraps=("race",))
     for name, path in shipped_rules().items():
         races = checkpoint.load(path)[1]["figures"]

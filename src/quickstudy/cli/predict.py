@@ -23,9 +23,9 @@ class Format(StrEnum):
 def predict(
     checkpoint: Checkpoint,
     support: Annotated[
-        Path, typer.Option(help="Folder that holds a folder of a few pictures for each class.")
+        Path, typer.Option(help="Folder, zip or tar that holds a folder of a few pictures for each class.")
     ],
-    query: Annotated[Path, typer.Option(help="A picture, or a folder of pictures, to classify.")],
+    query: Annotated[Path, typer.Option(help="A picture, or a folder, zip or tar of pictures, to classify.")],
     output: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.table,
     skip_corrupt: SkipCorrupt = False,
     save: Annotated[

@@ -34,7 +34,8 @@ def train(
             "--set",
             metavar="NAME=VALUE",
             help="An argument of the recipe, such as ways=5; repeatable. `quickstudy recipes RECIPE` lists "
-            "them. And of every training: clip, start, trainval, keep_memory.",
+            "them. And of every training: clip, ema_decay, start, trainval, "
+            "keep_memory.",
             autocompletion=complete_setting,
             show_default=False,
         ),
@@ -84,6 +85,7 @@ def train(
         "minutes": minutes,
         "patience": patience,
         "clip": rest.get("clip"),
+        "ema_decay": rest.get("ema_decay"),
         "resume": resume,
         "start": rest.get("start"),
         "trainval": rest.get("trainval", False),
@@ -140,6 +142,9 @@ def of_every_training() -> "dict[str, Argument]":
 
     every = (
         Argument("clip", float, None, "Largest norm of the gradient."),
+        Argument(
+            "ema_decay", float, None, "Decay of an average of the last weights, which is kept; 0: none."
+        ),
         Argument("start", str, None, "A checkpoint or model whose encoder a metric's learner begins with."),
         Argument("trainval", bool, False, "Train on the validation classes too; the last weights are kept."),
         Argument(

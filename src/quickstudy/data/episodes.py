@@ -1,6 +1,5 @@
 """Drawing episodes from a ClassPool by index arithmetic."""
 
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -16,6 +15,7 @@ from quickstudy.data.augment.augment import Augment
 from quickstudy.data.formats.items import floats
 from quickstudy.data.pool import ClassPool, described
 from quickstudy.data.setting import LabelFraction, Setting
+from quickstudy.data.stored import Stored, stored
 
 
 class Episodes:
@@ -28,11 +28,12 @@ class Episodes:
 
     Args:
         pool: Data set that classes and items are drawn from.
-        setting: Size of each task.
+        setting: Size of each task; `size(i)` says that of the tasks of meta-batch i.
         tasks: Number of tasks in a meta-batch, T.
         seed: Seed of the random draws, at least 0.
-        device: Device of the returned tensors; items are transferred to it as stored in the pool (uint8 or
-            int16).
+        device: Device of the returned tensors. On an accelerator the items of the pool, as it stores them
+            (uint8 or int16), are kept in its memory if they take at most half of what is free when the first
+            meta-batch is drawn; otherwise those of each meta-batch are transferred.
         labels: Choice of the labelled items; None if all items are labelled.
         augment: Random augmentation of the items of a task, such as `RandomAffine()`. It is given the
             support, query and unlabelled items in turn, as [B, ...] of any classes. None for no augmentation.
@@ -52,7 +53,7 @@ class Episodes:
     Raises:
         ValueError: If the pool has too few classes for the ways, or a class has too few items for shots and
             queries (the message names it); or if `cross_source` is used with a pool without sources, or
-            together with `labels`, `group` or unlabelled items.
+            together with `labels`, `group`, unlabelled items or `most_shots`.
     """
 
     def __init__(
@@ -73,9 +74,10 @@ class Episodes:
         self.pool, self.setting, self.tasks, self.seed, self.device = pool, setting, tasks, seed, device
         self.labels, self.augment, self.group, self.cross_source = labels, augment, group, cross_source
         self.augment_classes = augment_classes
-        if cross_source and (labels or group or setting.unlabelled):
+        if cross_source and (labels or group or setting.unlabelled or setting.most_shots):
             raise ValueError(
-                "cross_source does not go with labels, group or unlabelled items: leave out one of them"
+                "cross_source does not go with labels, group, unlabelled items or most_shots: leave out one "
+                "of them"
             )
         if labels:
             self._order, self._labelled = labels.order(pool.counts)
@@ -84,9 +86,7 @@ class Episodes:
             _check(pool, setting, self._labelled if labels else None)
         self._groups = _groups(pool, group, setting.ways + setting.distractors)
         self._sources = _Sources(pool, setting) if cross_source else None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about read-only arrays, which are only read here
-            self._items = torch.from_numpy(pool.items).flatten(1)
+        self._stored: Stored | None = None  # not before they are needed: on an accelerator they are copied
 
     def on(self, device: torch.device | str) -> "Episodes":
         """The same episodes on another device.
@@ -121,7 +121,7 @@ class Episodes:
             rank: Index of this process, 0 … world − 1.
             world: Number of processes.
         """
-        s = self.setting
+        s = self.size(i)
         index, others, *orders = (torch.from_numpy(drawn[rank::world]) for drawn in self._draw(i))
         tasks = len(index)
         # one gather for all items; the parts follow one another, so each of them is contiguous
@@ -140,7 +140,7 @@ class Episodes:
                 for task in range(rank, self.tasks, world)
             ]
             if self.augment_classes:
-                split = self._as_other_classes(self.augment_classes, split, rngs)
+                split = _as_other_classes(self.augment_classes, s, split, rngs)
                 task = torch.arange(tasks).unsqueeze(1)
                 split = [x[task, order] for x, order in zip(split, orders, strict=True)]
             if self.augment:
@@ -149,6 +149,17 @@ class Episodes:
         support_y = orders[0].to(self.device) // s.shots
         query_y = orders[1].to(self.device) // s.queries
         return Episode(Support(support, support_y, s.ways, unlabelled), query, query_y)
+
+    def size(self, i: int) -> Setting:
+        """Size of the tasks of meta-batch i: the setting, where it draws the shots with those that are drawn.
+
+        Args:
+            i: Index of the meta-batch, at least 0.
+        """
+        # a task's own random numbers have a key below the number of tasks
+        return self.setting.of_one(
+            np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(i, self.tasks)))
+        )
 
     def indices(self, i: int) -> IntArray:
         """Indices [T, N, shots + queries + unlabelled] of the items of meta-batch i in the pool, by class.
@@ -173,7 +184,7 @@ class Episodes:
         """JSON-serializable description for a manifest, equal for episodes with equal draws."""
         return {
             "pool": self.pool.summary() | {"digest": self.pool.content_digest()},
-            "setting": asdict(self.setting),
+            "setting": self.setting.as_dict(),
             "labels": self.labels and asdict(self.labels),
             "augment": described(self.augment),
             "augment_classes": described(self.augment_classes),
@@ -191,10 +202,10 @@ class Episodes:
             distractors, unlabelled], and the three orders of `_orders`.
         """
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(i,)))
-        s, counts = self.setting, self.pool.counts
+        s, counts = self.size(i), self.pool.counts
         if self._sources:
             items = self._sources.draw(rng, self.tasks)
-            return items, np.empty((self.tasks, 0, 0), np.int64), *self._orders(rng)
+            return items, np.empty((self.tasks, 0, 0), np.int64), *self._orders(rng, s)
         classes = self._classes(rng)
         of_task, others = np.split(classes, [s.ways], -1)
         if self.labels:
@@ -204,9 +215,9 @@ class Episodes:
         else:
             drawn = distinct(rng, counts[of_task], s.items)
             away = distinct(rng, counts[others], s.unlabelled)
-        return self._items_at(of_task, drawn), self._items_at(others, away), *self._orders(rng)
+        return self._items_at(of_task, drawn), self._items_at(others, away), *self._orders(rng, s)
 
-    def _orders(self, rng: np.random.Generator) -> tuple[IntArray, IntArray, IntArray]:
+    def _orders(self, rng: np.random.Generator, s: Setting) -> tuple[IntArray, IntArray, IntArray]:
         """Random orders [T, S], [T, Q] and [T, U] of the support, query and unlabelled items.
 
         Each order is a permutation of the items of its kind, which are numbered class by class with the
@@ -216,7 +227,6 @@ class Episodes:
         def order(n: int) -> IntArray:
             return rng.permuted(np.tile(np.arange(n), (self.tasks, 1)), axis=1)
 
-        s = self.setting
         support = order(s.ways * s.shots)
         queries = order(s.ways * s.queries)
         unlabelled = order((s.ways + s.distractors) * s.unlabelled)
@@ -243,22 +253,13 @@ class Episodes:
             places = self._order[self._firsts[classes][..., None] + places]
         return self.pool.starts[classes][..., None] + places
 
-    def _as_other_classes(
-        self, change: Augment, parts: list[Tensor], rngs: list[np.random.Generator]
-    ) -> list[Tensor]:
-        """Apply a change of classes to the support, query and unlabelled items of each class together."""
-        s = self.setting
-        each = [s.shots, s.queries, s.unlabelled]
-        own = [x[:, : s.ways * n].unflatten(1, (s.ways, n)) for x, n in zip(parts, each, strict=True)]
-        changed = _changed(change, torch.cat(own, 2), rngs).split(each, 2)
-        return [
-            torch.cat([x.flatten(1, 2), part[:, s.ways * n :]], 1)
-            for x, part, n in zip(changed, parts, each, strict=True)
-        ]
-
     def _gather(self, index: Tensor) -> Tensor:
         """Items [B, ...] as floats, by their indices [B]; transferred to the device as stored in the pool."""
-        flat = self._items.index_select(0, index).to(self.device, non_blocking=True)
+        if self._stored is None:
+            self._stored = stored(self.pool.items, self.device)
+        items = self._stored.tensor
+        flat = items.index_select(0, index.to(items.device, non_blocking=True))
+        flat = flat.to(self.device, non_blocking=True)
         return floats(flat).view(-1, *self.pool.items.shape[1:])
 
 
@@ -311,6 +312,19 @@ class _Sources:
 def _changed(augment: Augment, x: Tensor, rngs: list[np.random.Generator]) -> Tensor:
     """Augment the items of T tasks, each task with its own random generator."""
     return torch.stack([augment(of_task, rng) for of_task, rng in zip(x, rngs, strict=True)])
+
+
+def _as_other_classes(
+    change: Augment, s: Setting, parts: list[Tensor], rngs: list[np.random.Generator]
+) -> list[Tensor]:
+    """Apply a change of classes to the support, query and unlabelled items of each class together."""
+    each = [s.shots, s.queries, s.unlabelled]
+    own = [x[:, : s.ways * n].unflatten(1, (s.ways, n)) for x, n in zip(parts, each, strict=True)]
+    changed = _changed(change, torch.cat(own, 2), rngs).split(each, 2)
+    return [
+        torch.cat([x.flatten(1, 2), part[:, s.ways * n :]], 1)
+        for x, part, n in zip(changed, parts, each, strict=True)
+    ]
 
 
 def distinct(rng: np.random.Generator, n: npt.NDArray[Any], m: int) -> IntArray:

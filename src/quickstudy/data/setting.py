@@ -1,6 +1,6 @@
 """Setting, BatchSize and LabelFraction: the size of a task or a batch, and which items are labelled."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -18,9 +18,12 @@ class Setting:
         unlabelled: Number of unlabelled items of each class.
         distractors: Number of further classes that contribute `unlabelled` items each, but neither support
             nor query items.
+        most_shots: Largest number of shots, if these are drawn anew for each meta-batch, from `shots` to it
+            with equal probability; the others of the shots + queries items of each class are then the
+            queries. None if all tasks have as many shots.
 
     Raises:
-        ValueError: If a number is too small, or there are distractors without unlabelled items.
+        ValueError: If a number is out of range, or there are distractors without unlabelled items.
     """
 
     ways: int
@@ -28,6 +31,7 @@ class Setting:
     queries: int = 15
     unlabelled: int = 0
     distractors: int = 0
+    most_shots: int | None = None
 
     def __post_init__(self) -> None:
         """Check the arguments."""
@@ -38,15 +42,32 @@ class Setting:
             raise ValueError(
                 f"{self.distractors} distractors without unlabelled items: say how many of each class"
             )
+        if self.most_shots is not None and not self.shots < self.most_shots < self.shots + self.queries:
+            raise ValueError(
+                f"most_shots is {self.most_shots}: it must be above the {self.shots} shots and leave "
+                f"a query of the {self.shots + self.queries} items of each class"
+            )
 
     def __str__(self) -> str:
-        """Short name of the task, such as `5w1s` for 5-way 1-shot."""
-        return f"{self.ways}w{self.shots}s"
+        """Short name of the task, such as `5w1s` for 5-way 1-shot; `20w1-9s` if shots are drawn."""
+        drawn = "" if self.most_shots is None else f"-{self.most_shots}"
+        return f"{self.ways}w{self.shots}{drawn}s"
 
     @property
     def items(self) -> int:
         """Number of items of each class that a task needs."""
         return self.shots + self.queries + self.unlabelled
+
+    def of_one(self, rng: np.random.Generator) -> "Setting":
+        """The size of the tasks of one meta-batch, with shots that are drawn, if they are to be."""
+        if self.most_shots is None:
+            return self
+        shots = int(rng.integers(self.shots, self.most_shots + 1))
+        return replace(self, shots=shots, queries=self.shots + self.queries - shots, most_shots=None)
+
+    def as_dict(self) -> dict[str, int]:
+        """JSON-serializable description for a manifest, from which `Setting(**…)` makes an equal one."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)

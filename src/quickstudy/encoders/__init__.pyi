@@ -1,5 +1,6 @@
 from .classifier import MLP as MLP
 from .classifier import Classifier as Classifier
+from .conv4 import AveragedConv4 as AveragedConv4
 from .conv4 import Conv4 as Conv4
 from .moment_norm import MomentNorm as MomentNorm
 from .postprocess import WCCN as WCCN
@@ -7,6 +8,7 @@ from .postprocess import CohortNorm as CohortNorm
 from .postprocess import ConcatFeatures as ConcatFeatures
 from .postprocess import Embedding as Embedding
 from .postprocess import EmbeddingTransform as EmbeddingTransform
+from .r2d2 import R2D2Encoder as R2D2Encoder
 from .resnet import ResidualBlock as ResidualBlock
 from .resnet import ResNet as ResNet
 from .resnet import WithFeatures as WithFeatures

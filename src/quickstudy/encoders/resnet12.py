@@ -39,12 +39,13 @@ class ResNet12(nn.Module):
         torch.Size([2, 64])
 
     Reference: Lee, Maji, Ravichandran, Soatto: "Meta-learning with differentiable convex optimization", CVPR
-    2019 (MetaOptNet); Tian, Wang, Krishnan, Tenenbaum, Isola: "Rethinking few-shot image classification: a good
-    embedding is all you need?", ECCV 2020 (RFS). TADAM's network of this name, 64-128-256-512, is another one.
+    2019 (MetaOptNet); Tian, Wang, Krishnan, Tenenbaum, Isola: "Rethinking few-shot image classification: a
+    good embedding is all you need?", ECCV 2020 (RFS). TADAM's network of this name, 64-128-256-512, is
+    another one.
 
     Departures: leaky ReLU is applied after the max-pool, which does not change the function (both are
-    monotone, so they commute; a quarter of the work). Blocks larger than the activations are cut to their size,
-    where the authors' code divides by zero. The steps that DropBlock counts are those in training only.
+    monotone, so they commute; a quarter of the work). DropBlock's squares are cut to the size of the
+    activations, where the authors' code divides by zero. The steps that it counts are those in training only.
     """
 
     def __init__(
@@ -57,8 +58,9 @@ class ResNet12(nn.Module):
         super().__init__()
         if len(widths) != 4 or min(in_channels, dropblock_size, *widths) < 1 or not 0 <= drop_rate < 1:
             raise ValueError(
-                f"in_channels is {in_channels}, widths {tuple(widths)}, drop_rate {drop_rate}, dropblock_size "
-                f"{dropblock_size}: four widths, all sizes at least 1, and a rate in [0, 1) are needed"
+                f"in_channels is {in_channels}, widths {tuple(widths)}, drop_rate {drop_rate}, "
+                f"dropblock_size {dropblock_size}: "
+                "four widths, all sizes at least 1, and a rate in [0, 1) are needed"
             )
         self.in_channels = in_channels
         sizes = (None, None, dropblock_size, dropblock_size)
@@ -134,15 +136,17 @@ def drop_block(x: Tensor, p: Tensor | float, block_size: int) -> Tensor:
 
     Args:
         x: [B, C, H, W] activations.
-        p: Fraction of the activations to drop, in [0, 1), a number or a scalar; overlaps make it a little less.
+        p: Fraction of the activations to drop, in [0, 1), a number or a scalar; overlaps make it a
+            little less.
         block_size: Height and width b of a square, at least 1; cut to H and W where these are smaller.
 
     Reference: Ghiasi, Lin, Le: "DropBlock: a regularization method for convolutional networks", NeurIPS 2018.
     """
     *batch, h, w = x.shape
     b = min(block_size, h, w)
+    exact = torch.promote_types(x.dtype, torch.float32)
     corners = torch.rand(*batch, h - b + 1, w - b + 1, device=x.device)
     gamma = p / b**2 * (h * w) / ((h - b + 1) * (w - b + 1))
-    dropped = F.max_pool2d(F.pad((corners < gamma).float(), [b - 1] * 4), b, stride=1)
+    dropped = F.max_pool2d(F.pad((corners < gamma).to(exact), [b - 1] * 4), b, stride=1)
     kept = 1 - dropped
     return x * (kept * (kept.numel() / kept.sum().clamp(min=1))).to(x.dtype)

@@ -21,6 +21,7 @@ from .prototypical import Prototypical as Prototypical
 from .relation import Comparison as Comparison
 from .relation import Relation as Relation
 from .relation import relation_encoder as relation_encoder
+from .ridge import R2D2 as R2D2
 from .semi_supervised import SemiPrototypical as SemiPrototypical
 from .siamese import Siamese as Siamese
 from .siamese import WeightedL1 as WeightedL1

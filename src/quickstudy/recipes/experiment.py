@@ -31,6 +31,8 @@ class Options(TypedDict, total=False):
     """Validations without a better one before it stops, as in `fit`."""
     clip: float | None
     """Largest norm of the gradient, as in `fit`."""
+    ema_decay: float | None
+    """Decay of the average of the last weights, as in `fit`, instead of the recipe's; 0 for none."""
     resume: bool
     """Whether to go on with the training in the folder, as in `fit`."""
     start: str | Path | None

@@ -30,7 +30,7 @@ def prototypical_images(
     """Prototypical networks on a folder of class folders, with a class-disjoint split.
 
     Args:
-        images: Folder that holds a folder of pictures for each class.
+        images: Folder, zip or tar that holds a folder of pictures for each class.
         size: Pixels of height and width that pictures are resized to.
         grey: Whether pictures are read without color.
         ways: Classes of a task, in training and test.
@@ -61,7 +61,7 @@ def maml_images(
     """MAML on a folder of class folders, with a class-disjoint split.
 
     Args:
-        images: Folder that holds a folder of pictures for each class.
+        images: Folder, zip or tar that holds a folder of pictures for each class.
         size: Pixels of height and width that pictures are resized to.
         grey: Whether pictures are read without color.
         ways: Classes of a task, in training and test.

@@ -76,6 +76,7 @@ class Recipe:
         lr: Learning rate.
         optimizer: Class of the optimizer, or another function of the parameters and `lr`; Adam by default.
         schedule: From the number of steps to the multiplier of the learning rate at each step.
+        ema_decay: Decay of the average of the last weights, as in `fit`; none by default.
         validation: Setting of the tasks by which weights are selected.
         validation_episodes: Number of these tasks.
         tests: Settings of the published figures.
@@ -105,6 +106,7 @@ class Recipe:
     lr: float = 1e-3
     optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam
     schedule: Callable[[int], Schedule]
+    ema_decay: float | None = None
     fewer_ways: bool = False
     tasks: int = 1
     precision: str = "32-true"
@@ -177,6 +179,7 @@ class Recipe:
         seed = options.get("seed", 0)
         steps, lr = options.get("steps") or self.steps, options.get("lr") or self.lr
         tasks, clip = options.get("tasks") or self.tasks, options.get("clip")
+        decay = options.get("ema_decay")
         with fabric.rank_zero_first(), display.counting("decoding") as decoding:
             pool = self.pool(root=options.get("data_root"), progress=decoding)
         trainval = options.get("trainval", False)
@@ -201,7 +204,7 @@ class Recipe:
         # what an encoder was trained on, it has met, whatever is trained on now
         met = trainval or bool(before and before.get("trainval") and before["data"]["digest"] == pool.digest)
         of_tasks = isinstance(training, Episodes)
-        drawn = asdict(training.setting) | {"tasks": tasks} if of_tasks else asdict(self.train)
+        drawn = training.setting.as_dict() | {"tasks": tasks} if of_tasks else asdict(self.train)
         manifest = {
             "recipe": name,
             "arguments": dict(arguments),
@@ -231,6 +234,7 @@ class Recipe:
                 keep="last" if met else "best",
                 every=self.every,
                 clip=clip,
+                ema_decay=self.ema_decay if decay is None else decay or None,
                 fabric=fabric,
                 out=out,
                 manifest=manifest,

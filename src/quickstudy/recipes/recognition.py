@@ -202,8 +202,8 @@ def siamese(
     """A recognizer of your own pictures or clips: faces, things, voices, words, sounds.
 
     Args:
-        images: Folder of pictures, `images/NAME/*.jpg`; faces must be cropped, all in the same way.
-        audio: Folder of clips, `audio/NAME/*.wav`, or as `pattern` says.
+        images: Folder, zip or tar of pictures, `images/NAME/*.jpg`; faces must be cropped, all alike.
+        audio: Folder, zip or tar of clips, `audio/NAME/*.wav`, or as `pattern` says.
         method: What the encoder is trained by: siamese, euclidean, prototypical or supervised-contrastive.
         size: Pixels of height and width that pictures are resized to.
         grey: Whether pictures are read without color.

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import nn
 from quickstudy.core.checkpoint import Manifest
 from quickstudy.core.scores import FinalLoss
 from quickstudy.core.seeds import generators_kept
-from quickstudy.optimizer.problems.problem import Mixture, ProblemFamily
+from quickstudy.optimizer.problems.problem import Mixture, ProblemBatch, ProblemFamily
 from quickstudy.optimizer.race import unroll
 from quickstudy.optimizer.rule_learner import Objective, RuleLearner
 from quickstudy.optimizer.truncation import ProblemSeeds, TruncationSchedule
@@ -143,6 +143,7 @@ class RuleRecipe:
                 ),
                 every=self.every,
                 clip=clip,
+                ema_decay=options.get("ema_decay") or None,
                 fabric=fabric,
                 out=out,
                 manifest=manifest,
@@ -167,12 +168,12 @@ class RuleRecipe:
 
     def final_loss(self, learner: RuleLearner, family: ProblemFamily, problems: int, seed: int) -> FinalLoss:
         """The losses of problems, as many of each family of a mixture, after the steps of the race."""
-        held_out = self.objective == "held_out"
+        held_out, device = self.objective == "held_out", next(learner.parameters()).device
         parts = family.families if isinstance(family, Mixture) else [family]
-        drawn = [part.sample(problems, seed) for part in parts]
+        drawn = [_on(device, part.sample(problems, seed)) for part in parts]
         curves = [unroll(learner.as_rule, each, self.race, held_out=held_out) for each in drawn]
         losses = torch.stack([curve.judged(held_out)[-1] for curve in curves])
-        return FinalLoss.of(losses, seed, self.family_name, self.race)
+        return FinalLoss.of(losses.cpu(), seed, self.family_name, self.race)
 
     def describe(self, manifest: Manifest | None = None) -> list[Tested]:
         """The race by which weights are selected; ours is the loss over that of tuned Adam."""
@@ -192,3 +193,8 @@ class RuleRecipe:
     def test_command(self, folder: Path) -> list[str]:
         """As in `Experiment`."""
         return ["optimize", self.family_name, "--rule", str(folder)]
+
+
+def _on(device: torch.device, problems: ProblemBatch) -> ProblemBatch:
+    """The same problems with their optimizees on a device, which the losses then follow."""
+    return replace(problems, start={k: p.to(device) for k, p in problems.start.items()})

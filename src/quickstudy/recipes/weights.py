@@ -17,6 +17,22 @@ from quickstudy.recipes.recipe import Recipe
 from quickstudy.recipes.sources import recipe_source
 from quickstudy.recipes.without import recipe_of_facts
 
+_TINY_IMAGES = (
+    "trained on pictures of CIFAR-100, which was drawn from 80 Million Tiny Images, a collection that its "
+    "authors have withdrawn because it holds derogatory labels and offensive pictures"
+)
+NOTICES = {"cifar-fs": _TINY_IMAGES, "fc100": _TINY_IMAGES}
+"""What is to be said of models that were trained on a data set, by the name of its pool."""
+
+
+def notice(manifest: checkpoint.Manifest) -> str | None:
+    """What is to be said of the data that a model was trained on; None where there is nothing.
+
+    Args:
+        manifest: Manifest of its checkpoint.
+    """
+    return NOTICES.get(manifest["data"]["name"].split(".")[0]) if "data" in manifest else None
+
 
 def start_from(learner: nn.Module, name_or_path: str | os.PathLike[str]) -> checkpoint.Manifest:
     """Give a learner the encoder of a trained one, which must be made alike, without what is put around it.

@@ -10,7 +10,7 @@ from quickstudy.core.blueprint import rebuilt
 from quickstudy.core.checkpoint import Manifest
 from quickstudy.core.learner import Learner
 from quickstudy.core.progress import ProgressCallback
-from quickstudy.data.datasets.cifar import cifar_fs
+from quickstudy.data.datasets.cifar import cifar_fs, fc100
 from quickstudy.data.datasets.omniglot import omniglot
 from quickstudy.data.formats.items import item_format
 from quickstudy.data.pool import ClassPool
@@ -22,6 +22,7 @@ LOADERS: dict[str, MakePool] = {
     "omniglot-vinyals": omniglot,
     "omniglot-random": partial(omniglot, split="random"),
     "cifar-fs": cifar_fs,
+    "fc100": fc100,
 }
 """Data sets that are made again by the name of the pool that was trained on."""
 

@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol, cast
@@ -20,6 +20,7 @@ from quickstudy.core.learner import Learner, modes_kept, training_mode
 from quickstudy.core.modes import Mode
 from quickstudy.core.scores import ValidationResult
 from quickstudy.core.seeds import derived_seed, generators_kept, seed_generators
+from quickstudy.training.averaging import WeightAverage
 from quickstudy.training.evaluate import check_queries, evaluate
 from quickstudy.training.run_folder import Keep, Run, TrainingState, facts_of, unroll_state_of
 from quickstudy.training.schedules import MakeOptimizer, Schedule
@@ -54,6 +55,7 @@ def fit(
     patience: int | None = None,
     minutes: float | None = None,
     clip: float | None = None,
+    ema_decay: float | None = None,
     fabric: Fabric | None = None,
     out: str | Path | None = None,
     resume: bool = False,
@@ -87,12 +89,16 @@ def fit(
         patience: Number of validations without improvement after which training stops; never by default.
         minutes: Minutes after which training stops; it can be resumed for as many minutes again.
         clip: Largest norm of the gradient, to which a larger one is scaled down; no clipping by default.
+        ema_decay: Decay d of an exponential moving average of the weights after each step, running statistics
+            included, as `WeightAverage` defines it: that of about the last 1 / (1 − d) steps. It is what is
+            validated, kept and left in the learner, while training goes on with the weights themselves. No
+            average by default.
         fabric: Fabric with device, precision and processes; one CPU or accelerator in float32 by default.
         out: Folder for `best.safetensors`, `last.safetensors` and `log.jsonl`; by default nothing is written.
         resume: Whether to continue from `out/last.safetensors` if it exists.
         manifest: Further facts for the manifests of the checkpoints. `fit` itself states, under "fit", the
-            data, tasks and seeds of training and validation, steps, optimizer, schedule, clip and precision,
-            and under "classes" the names and digests of the classes.
+            data, tasks and seeds of training and validation, steps, optimizer, schedule, clip, ema_decay and
+            precision, and under "classes" the names and digests of the classes.
         saved: Module whose `state_dict` is written to the checkpoints, and which gets the best weights in the
             end; it must share the learner's parameters. The learner itself by default.
         report: Callback after every step, such as a progress bar.
@@ -106,7 +112,8 @@ def fit(
         ValueError: If tasks can't be divided equally among the processes; if `out` already holds a training
             run and `resume` is False; if `resume` is True without `out`, or for a run with other facts in its
             manifest; if `patience` is combined with keep="last"; if `validation` has several queries a class
-            and `validation_mode` is "authors"; or if `saved` doesn't share the learner's parameters.
+            and `validation_mode` is "authors"; if `ema_decay` is out of range; or if `saved` doesn't share
+            the learner's parameters.
         OSError: If a file in `out` can't be written.
     """
     fabric = fabric or Fabric(devices=1)
@@ -130,6 +137,7 @@ def fit(
     learner.to(fabric.device)  # first, so that a resumed optimizer's state goes there as well
     saved.to(fabric.device)
     bare = (optimizer or torch.optim.Adam)(learner.parameters())
+    average = None if ema_decay is None else WeightAverage(learner, ema_decay)
     run = None
     if out:
         stated = facts_of(
@@ -144,6 +152,7 @@ def fit(
             keep=keep,
             every=every,
             clip=clip,
+            ema_decay=ema_decay,
             precision=fabric.strategy.precision.precision,
         )
         given = manifest or {}
@@ -152,7 +161,9 @@ def fit(
     rates = [group["lr"] for group in bare.param_groups]
     if unroll_state := unroll_state_of(learner):
         unroll_state.load_state_dict({})  # no state of an earlier training run
-    progress = run.begin(learner, bare, resume, write=rank == 0, saved=saved) if run else TrainingState()
+    progress = TrainingState()
+    if run:
+        progress = run.begin(learner, bare, resume, write=rank == 0, saved=saved, average=average)
     fabric.barrier()
     best_weights = run.best_weights() if run and progress.best_step else None
     model, wrapped = fabric.setup(learner, bare)
@@ -186,6 +197,8 @@ def fit(
             if not math.isfinite(value):
                 raise FloatingPointError(_blown_up("loss", value, step, run))
             progress.step += 1
+            if average:
+                average.update(progress.step)
             progress.losses.append(value)
             new: dict[str, Any] = {
                 "loss": value,
@@ -201,21 +214,22 @@ def fit(
                 raise FloatingPointError(_blown_up("weights", "not finite", step, run))
             if whole:
                 if validation:
-                    if callable(validation):
-                        result = validation()
-                    else:
-                        result = evaluate(
-                            cast(Learner, learner),
-                            validation,
-                            validation_episodes,
-                            validation_mode,
-                            fabric=fabric,
-                        )
-                    new["validation"] = result
-                    if progress.record(result, keep):
-                        best_weights = {k: v.clone() for k, v in saved.state_dict().items()}
-                        if run and rank == 0:
-                            run.save_best(best_weights, progress)
+                    with average.applied() if average else nullcontext():
+                        if callable(validation):
+                            result = validation()
+                        else:
+                            result = evaluate(
+                                cast(Learner, learner),
+                                validation,
+                                validation_episodes,
+                                validation_mode,
+                                fabric=fabric,
+                            )
+                        new["validation"] = result
+                        if progress.record(result, keep):
+                            best_weights = {k: v.clone() for k, v in saved.state_dict().items()}
+                            if run and rank == 0:
+                                run.save_best(best_weights, progress)
                     if patience and progress.stale >= patience and not progress.stopped:
                         progress.stopped = "patience"
                 progress.seconds = time.monotonic() - started
@@ -223,13 +237,15 @@ def fit(
                     run.log(progress, bare.param_groups[0]["lr"], new)
                 progress.losses.clear()
             if run and rank == 0 and (whole or progress.stopped):
-                run.save_last(learner, bare, progress, saved)
+                run.save_last(learner, bare, progress, saved, average)
             if report:
                 report(progress.step, new)
 
     if progress.stopped == "interrupted":
         raise KeyboardInterrupt
     progress.stopped = progress.stopped or "finished"
+    if average and progress.step:
+        average.apply()
     if best_weights:
         saved.load_state_dict(best_weights)
     elif run and rank == 0:

@@ -80,7 +80,8 @@ def episode(
         inverted: Whether the pictures were inverted when they were loaded (`ImageFormat.invert`); they are
             drawn as they were before.
     """
-    one = Episodes(classes, setting, 1, seed)[0]
+    drawn = Episodes(classes, setting, 1, seed)
+    one, setting = drawn[0], drawn.size(0)
     with evaluation_mode(learner):
         predicted = learner.predict(one.support, one.query_x)[0].argmax(-1)
     # sorted by class, for a row each

@@ -17,6 +17,7 @@ from quickstudy.core.episode import Batches
 from quickstudy.core.scores import ValidationResult
 from quickstudy.data.formats.items import ItemFormat
 from quickstudy.data.pool import ClassPool, described
+from quickstudy.training.averaging import WeightAverage
 
 Keep = Literal["best", "last"]
 """Weights to keep: those of the best validation, or the last."""
@@ -179,6 +180,7 @@ class Run:
         resume: bool,
         write: bool,
         saved: nn.Module,
+        average: WeightAverage | None = None,
     ) -> TrainingState:
         """Resume the training run in the folder, or check that there is none and that it can be written.
 
@@ -188,6 +190,7 @@ class Run:
             resume: Whether a training run in the folder is resumed.
             write: Whether this process writes files.
             saved: Module that gets the saved weights.
+            average: Average that is taken up again, if the run has one.
 
         Returns:
             Progress of the resumed run, or that of a new one.
@@ -210,6 +213,8 @@ class Run:
             )
             if state := unroll_state_of(learner):
                 state.load_state_dict(checkpoint.without_prefix("unroll_state.", tensors))
+            if average:
+                average.load(checkpoint.without_prefix("average.", tensors))
             progress = TrainingState(**manifest["progress"])
         else:
             progress = TrainingState()
@@ -257,7 +262,12 @@ class Run:
         checkpoint.save(self.best, weights, self.manifest | {"training": trained})
 
     def save_last(
-        self, learner: nn.Module, optimizer: torch.optim.Optimizer, progress: TrainingState, saved: nn.Module
+        self,
+        learner: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        progress: TrainingState,
+        saved: nn.Module,
+        average: WeightAverage | None = None,
     ) -> None:
         """Write `last.safetensors`, with all that is needed to resume.
 
@@ -266,6 +276,7 @@ class Run:
             optimizer: Optimizer whose state is saved.
             progress: Progress of the training run.
             saved: Module whose weights are saved.
+            average: Average of the weights, which is saved as well if the run has one.
         """
         state, groups = checkpoint.pack_optimizer(optimizer)
         tensors = checkpoint.prefixed("learner.", saved.state_dict()) | checkpoint.prefixed(
@@ -273,6 +284,8 @@ class Run:
         )
         if unroll_state := unroll_state_of(learner):
             tensors |= checkpoint.prefixed("unroll_state.", unroll_state.state_dict())
+        if average:
+            tensors |= checkpoint.prefixed("average.", average.average)
         checkpoint.save(
             self.last, tensors, self.manifest | {"progress": asdict(progress), "optimizer": groups}
         )

@@ -384,7 +384,7 @@ def test_a_cosine_that_ends_above_nothing() -> None:
         authors = 1e-5 + (1e-3 - 1e-5) * (1 + math.cos(math.pi * step / 100)) / 2
         assert 1e-3 * at(step) == pytest.approx(authors, rel=1e-12)
     assert cosine_schedule(12, 2, floor=0.5)(1) == 1
-    with pytest.raises(ValueError, match="floor is 1.5: .* from 0 to 1"):
+    with pytest.raises(ValueError, match=r"floor is 1\.5: .* from 0 to 1"):
         cosine_schedule(10, floor=1.5)
 
 

@@ -324,7 +324,7 @@ def _maml_plus_plus(ways: int, shots: int, steps: int, tasks: int, published: Ma
     """As the authors: five steps in training and testing; Adam from 1e-3 to 1e-5, no warm-up."""
     return _recipe(
         "MAML++",
-        "Antoniou et al. 2019, Table 1 (an ensemble of five checkpoints)",
+        "Antoniou et al. 2019, an ensemble of five checkpoints",
         ways,
         lambda: MAMLPlusPlus(_classifier(ways), multi_step_until=steps // 10),
         steps=steps,

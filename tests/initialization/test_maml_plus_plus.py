@@ -1,5 +1,9 @@
 """MAML++ and its parts, each alone and all together, against a literal derivation and finite differences."""
 
+import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import quickstudy as qs
+from quickstudy.core.checkpoint import load
 from quickstudy.core.episode import Episode
 from quickstudy.core.inner_loop import InnerLoop
 from quickstudy.core.kernels.switch import kernels
@@ -22,6 +27,7 @@ from quickstudy.initialization.maml_plus_plus import MAMLPlusPlus
 from quickstudy.initialization.meta_sgd import MetaSGD
 from quickstudy.initialization.reptile import Reptile
 from quickstudy.optimizer.lstm_meta_learner import LSTMMetaLearner
+from quickstudy.training.schedules import cosine_schedule
 from tests.initialization.oracle_maml_plus_plus import Antoniou, antoniou, antoniou_importance
 from tests.support.oracles import Weights
 from tests.support.pools import noisy_pool
@@ -35,6 +41,7 @@ from tests.support.small_models import (
     pictures,
 )
 
+ROOT = Path(__file__).parents[2]
 STEPS, RATE, UNTIL = 3, 0.3, 10
 PARTS: dict[str, dict[str, Any]] = {
     "rates": {"learned_rates": True},
@@ -322,6 +329,20 @@ def test_a_resumed_training_is_the_same_bit_for_bit(tmp_path: Path) -> None:
     assert not torch.equal(small().state_dict()["norms.later.0"], theirs["norms.later.0"])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("chunk_size", [1, 4])
+def test_two_processes_equal_one(tmp_path: Path, chunk_size: int) -> None:
+    """First order and second, with several losses and one, in one group of tasks and in several."""
+    for devices in (1, 2):
+        module = [sys.executable, "-m", "tests.initialization.two_processes"]
+        command = [*module, str(devices), str(chunk_size), str(tmp_path / str(devices))]
+        subprocess.run(command, check=True, timeout=240, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    one, two = (load(tmp_path / n / "best.safetensors")[0] for n in ("1", "2"))
+    assert one["meta_steps"] == two["meta_steps"] == 6
+    for key, tensor in one.items():
+        torch.testing.assert_close(tensor, two[key], rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.medium
 def test_a_checkpoint_builds_it_again(tmp_path: Path) -> None:
     learner = small()
@@ -354,6 +375,17 @@ def test_every_parameter_gets_a_gradient(first_order: bool, until: int) -> None:
     learner = MAMLPlusPlus(network(), first_order=first_order, multi_step_until=until, chunk_size=2)
     learner(pictures()).backward()
     assert all(p.grad is not None for p in learner.parameters())
+
+
+def test_a_cosine_that_ends_above_nothing() -> None:
+    """The authors' rate: from 1e-3 to 1e-5 along a half cosine."""
+    at = cosine_schedule(100, floor=0.01)
+    for step in (0, 30, 50, 100):
+        authors = 1e-5 + (1e-3 - 1e-5) * (1 + math.cos(math.pi * step / 100)) / 2
+        assert 1e-3 * at(step) == pytest.approx(authors, rel=1e-12)
+    assert cosine_schedule(12, 2, floor=0.5)(1) == 1
+    with pytest.raises(ValueError, match=r"floor is 1\.5: .* from 0 to 1"):
+        cosine_schedule(10, floor=1.5)
 
 
 # Arguments

@@ -10,6 +10,7 @@ import pytest
 
 from quickstudy.cli.terminal import Terminal
 from quickstudy.core.checkpoint import load
+from quickstudy.core.inner_loop import InnerLoop
 from quickstudy.data.pool import ClassPool
 from quickstudy.data.setting import Setting
 from quickstudy.initialization.maml import MAML
@@ -55,7 +56,12 @@ def small(name: str) -> Recipe:
     def pool(*, root: object = None, progress: object = None) -> ClassPool:
         return small_pool(form.channels, form.size)
 
-    return replace(recipe, pool=pool, every=1, validation_episodes=1, precision="32-true")
+    def learner() -> InnerLoop:
+        made: Any = recipe.learner()
+        made.test_steps = min(made.test_steps, 5)  # Reptile's are 50
+        return made
+
+    return replace(recipe, pool=pool, learner=learner, every=1, validation_episodes=1, precision="32-true")
 
 
 @pytest.mark.parametrize("name", STATED)

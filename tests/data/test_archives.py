@@ -1,5 +1,6 @@
 """Archives in the place of folders: what is found in them, and what is refused."""
 
+import contextlib
 import io
 import os
 import struct
@@ -253,6 +254,38 @@ def test_a_changed_byte_of_a_member_of_a_zip(tmp_path: Path) -> None:
     path.write_bytes(raw)
     with pytest.raises(OSError, match=r"1 of 9 pictures can't be read: .*b/01\.png: damaged"):
         image_folders(path, GREY, ALL_TEST)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_whatever_is_changed_it_is_one_clear_line(tmp_path: Path, kind: str) -> None:
+    raw = pack(tmp_path / f"p.{kind}", PICTURES).read_bytes()
+    path, rng, said = tmp_path / f"q.{kind}", np.random.default_rng(0), list[str]()
+    for _ in range(40):
+        changed = bytearray(raw)
+        # half of them near the end, where a zip has its directory
+        at = int(rng.integers(len(raw) if rng.random() < 0.5 else 800)) * -1 % len(raw)
+        if rng.random() < 0.3:
+            del changed[at : at + int(rng.integers(1, 600))]
+        else:
+            changed[at] = int(rng.integers(256))
+        path.write_bytes(changed)
+        try:
+            for file in [file for found in find_files(path, GREY).values() for file in found]:
+                with contextlib.suppress(OSError):  # that item is refused, or skipped
+                    bytes_of(file)
+        except (OSError, ValueError) as error:
+            said.append(str(error))
+    assert len(said) > 10
+    assert all(line.startswith(str(path)) and "\n" not in line for line in said)
+
+
+def test_a_zip_of_a_version_to_come(tmp_path: Path) -> None:
+    path = pack(tmp_path / "p.zip", PICTURES)
+    raw = bytearray(path.read_bytes())
+    raw[raw.index(b"PK\x01\x02") + 6] = 120
+    path.write_bytes(raw)
+    with pytest.raises(OSError, match=r"is damaged \(zip file version 12\.0\): copy or pack it again"):
+        find_files(path, GREY)
 
 
 def test_what_is_no_archive_at_all(tmp_path: Path) -> None:

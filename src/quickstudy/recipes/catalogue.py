@@ -5,7 +5,7 @@
 
 from collections.abc import Callable
 
-from quickstudy.recipes import initialization, metric, natural, optimizer, own_pictures, plain, recognition
+from quickstudy.recipes import initialization, metric, natural, optimizer, own_pictures, recognition
 from quickstudy.recipes.experiment import Experiment
 
 RECIPES: dict[str, Callable[..., Experiment]] = {
@@ -18,7 +18,6 @@ RECIPES: dict[str, Callable[..., Experiment]] = {
     "relation-omniglot-5shot": metric.relation_omniglot_5shot,
     "siamese-omniglot": metric.siamese_omniglot,
     "siamese-omniglot-lake": metric.siamese_omniglot_lake,
-    "r2d2-cifar-fs": metric.r2d2_cifar_fs,
     "gaussian-omniglot": metric.gaussian_omniglot,
     "tenth-omniglot": metric.tenth_omniglot,
     "soft-omniglot": metric.soft_omniglot,
@@ -28,10 +27,14 @@ RECIPES: dict[str, Callable[..., Experiment]] = {
     "prototypical-cifar-fs-1shot": natural.prototypical_cifar_fs_1shot,
     "prototypical-cifar-fs-5shot": natural.prototypical_cifar_fs_5shot,
     "relation-cifar-fs": natural.relation_cifar_fs,
-    "plain-conv4-cifar-fs": plain.plain_conv4_cifar_fs,
-    "plain-conv4-fc100": plain.plain_conv4_fc100,
-    "plain-resnet12-cifar-fs": plain.plain_resnet12_cifar_fs,
-    "plain-resnet12-fc100": plain.plain_resnet12_fc100,
+    "matching-cifar-fs": natural.matching_cifar_fs,
+    "siamese-cifar-fs": natural.siamese_cifar_fs,
+    "gaussian-cifar-fs": natural.gaussian_cifar_fs,
+    "r2d2-cifar-fs": natural.r2d2_cifar_fs,
+    "plain-conv4-cifar-fs": natural.plain_conv4_cifar_fs,
+    "plain-conv4-fc100": natural.plain_conv4_fc100,
+    "plain-resnet12-cifar-fs": natural.plain_resnet12_cifar_fs,
+    "plain-resnet12-fc100": natural.plain_resnet12_fc100,
     "maml-glyphs": initialization.maml_glyphs,
     "maml-images": own_pictures.maml_images,
     "maml-omniglot": initialization.maml_omniglot,

@@ -1,4 +1,4 @@
-"""Recipes of the metric space, on Omniglot, CIFAR-FS and the embedded glyphs.
+"""Recipes of the metric space, on Omniglot and the embedded glyphs.
 
 Departures of all from their papers: Adam's learning rate rises over a short warm-up and falls along a cosine
 to 0; the validation characters select the weights and are never trained on. Those marked "bf16-mixed" are
@@ -12,10 +12,6 @@ Prototypical networks on the glyphs: what `make demo` trains. No paper's figure.
 
 Prototypical networks on Omniglot: the paper's Table 1. Departures: the learning rate rises to ten times the
 paper's, and does not halve every 2,000 episodes; the authors train on the validation characters in the end.
-
-R2-D2 on CIFAR-FS. Departures: the pictures that are trained on are shifted and mirrored, where the authors
-change none; the learning rate does not halve every 2,000 episodes; fewer episodes, where they train until
-the validation classes gain no more; one model is tested on both settings, where they keep the best for each.
 
 Semi-supervised prototypical networks on Omniglot, of which a tenth bears labels. Of each class two of the
 twenty drawings have a label, in training, validation and test: one is support, the other query. Five of the
@@ -36,19 +32,16 @@ from quickstudy.data.augment.images import (
     Compose,
     ElasticTransform,
     RandomAffine,
-    RandomCrop,
     RandomHorizontalFlip,
     SameOnBatch,
 )
 from quickstudy.data.datasets.alphabets import alphabet_of
-from quickstudy.data.datasets.cifar import COLOR_32, cifar_fs
 from quickstudy.data.datasets.omniglot import omniglot
 from quickstudy.data.formats.images import ImageFormat
 from quickstudy.data.setting import LabelFraction, Setting
 from quickstudy.encoders.conv4 import Conv4
 from quickstudy.encoders.moment_norm import MomentNorm
 from quickstudy.encoders.postprocess import WCCN, CohortNorm, ConcatFeatures, Embedding
-from quickstudy.encoders.r2d2 import R2D2Encoder
 from quickstudy.encoders.resnet import ResNet, WithFeatures
 from quickstudy.encoders.test_time import RotateTTA
 from quickstudy.metric.distances import cosine_distance
@@ -56,7 +49,6 @@ from quickstudy.metric.gaussian import GaussianPrototypical
 from quickstudy.metric.matching import Matching
 from quickstudy.metric.prototypical import Prototypical
 from quickstudy.metric.relation import Comparison, Relation, relation_encoder
-from quickstudy.metric.ridge import R2D2
 from quickstudy.metric.semi_supervised import Refinement, SemiPrototypical
 from quickstudy.metric.siamese import Siamese, contrastive_loss
 from quickstudy.metric.supervised_contrastive import SupervisedContrastive
@@ -102,28 +94,6 @@ def matching_omniglot() -> Recipe:
         steps=2_000,
         lr=1e-2,
         published={"5w1s": 98.1, "5w5s": 98.9, "20w1s": 93.8, "20w5s": 98.5},
-    )
-
-
-def r2d2_cifar_fs() -> Recipe:
-    """20-way training with 12 pictures of each class, of which 1 to 9, drawn for each task, are support."""
-    return Recipe(
-        summary="R2-D2, ridge regression on CIFAR-FS, small network",
-        paper="Bertinetto et al. 2019, Table 1",
-        pool=cifar_fs,
-        item_format=COLOR_32,
-        learner=lambda: R2D2(R2D2Encoder()),
-        train=Setting(20, 1, 11, most_shots=9),
-        augment=Compose((RandomCrop(), RandomHorizontalFlip())),
-        steps=12_000,
-        lr=5e-3,
-        schedule=partial(cosine_schedule, warmup=200),
-        precision="bf16-mixed",
-        validation=Setting(5, 1, 15),
-        validation_episodes=600,
-        every=1_000,
-        tests=(Setting(5, 1, 15), Setting(5, 5, 15)),
-        published={"5w1s": 62.3, "5w5s": 77.4},
     )
 
 

@@ -216,7 +216,8 @@ def _members(path: Path, sizes: dict[str, int]) -> dict[str, bytes]:
             name = member.name.split("/")[-1]
             if (name == NAMES and member.size > LONGEST_NAMES) or member.size != sizes.get(name, member.size):
                 raise OSError(f"its {name} has {member.size} bytes, not {sizes.get(name, 'some thousand')}")
-            if (name == NAMES or name in sizes) and (file := archive.extractfile(member)):
+            wanted = member.isreg() and (name == NAMES or name in sizes)
+            if wanted and (file := archive.extractfile(member)):
                 content[name] = file.read()
         while whole.read(1 << 20):  # to its end, where its checksum is
             pass

@@ -26,6 +26,12 @@ OPENERS: dict[bytes, Callable[[Path], Any]] = {
 }
 """How a compressed tar is opened, by its first bytes."""
 
+DAMAGED = (
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError),
+    *(NotImplementedError, UnicodeDecodeError, OverflowError),  # of fields that hold nonsense
+)
+"""What Python raises about archives that are damaged."""
+
 
 @dataclass(frozen=True)
 class Member:
@@ -145,7 +151,7 @@ def open_archive(path: Path, endings: Collection[str], depth: int) -> Folder:
                 folder = folder.folders.setdefault(part, Folder(part))
             if read:
                 folder.files[last] = Member(path, "/".join(parts), size, time, read)
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
+    except DAMAGED as error:
         if isinstance(error, OSError) and error.errno is not None:  # it can't be opened at all
             raise
         raise OSError(f"{path} is damaged ({error}): copy or pack it again") from None
@@ -183,7 +189,10 @@ def _check_size(path: Path, name: str, size: int) -> None:
 
 
 def _zip_files(path: Path, endings: Collection[str]) -> Listed:
-    archive = zipfile.ZipFile(path)  # stays open for as long as one of its members is wanted
+    try:
+        archive = zipfile.ZipFile(path)  # stays open for as long as one of its members is wanted
+    except ValueError as error:
+        raise zipfile.BadZipFile(str(error)) from None
     for info in archive.infolist():
         name = info.filename
         if (parts := _parts(name, info.is_dir())) is None:
@@ -205,7 +214,7 @@ def _unzipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     try:
         with archive.open(info) as f:
             return f.read(info.file_size + 1)  # without a number it would unpack more than is stated
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
         raise OSError(f"damaged: {error}") from None
 
 

@@ -141,5 +141,5 @@ def test_frozen_parameters_have_no_rate() -> None:
 
 
 def test_rates_of_another_kind_are_refused() -> None:
-    with pytest.raises(ValueError, match="rates is 'tensor': choose 'parameter', 'layer' or 'layer and step'"):
+    with pytest.raises(ValueError, match="rates is 'tensor': choose 'parameter', 'layer' or 'layer"):
         MetaSGD(network(), rates="tensor")  # pyright: ignore[reportArgumentType]

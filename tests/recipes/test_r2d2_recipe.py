@@ -11,7 +11,7 @@ from quickstudy.cli.terminal import Terminal
 from quickstudy.core import checkpoint
 from quickstudy.data.pool import ClassPool
 from quickstudy.metric import R2D2
-from quickstudy.recipes.metric import r2d2_cifar_fs
+from quickstudy.recipes.natural import r2d2_cifar_fs
 from quickstudy.recipes.weights import load_learner
 from quickstudy.training.launch import launch
 from tests.training.test_fit import same_result

@@ -6,7 +6,8 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from quickstudy.core.kernels.threads import math_attention
 
 Tensors = dict[str, Tensor]
 """Tensors by name, as `nn.Module.named_parameters` names them."""
@@ -137,7 +138,7 @@ def adapt(
     state = rule.init(parameters) if state is None else state
     losses: list[Tensor] = []
     for step in range(steps):
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the only twice differentiable backend
+        with torch.enable_grad(), math_attention():
             at = {
                 k: p if differentiable and p.requires_grad else p.detach().requires_grad_()
                 for k, p in parameters.items()

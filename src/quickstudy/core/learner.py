@@ -1,7 +1,7 @@
 """`Learner`, the base class of all methods, and `embed`, which applies an encoder to the items of tasks."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Container, Generator, Iterator
 from contextlib import contextmanager
 from copy import copy
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from quickstudy.core.episode import Episode, Support
 from quickstudy.core.kernels.sizes import sizes_on
+from quickstudy.core.kernels.switch import PARAMETER_SWAP_LOCK
 from quickstudy.core.kernels.torch_private import BatchNorm
 
 
@@ -95,7 +96,8 @@ def embed(encoder: nn.Module, x: Tensor) -> Tensor:
         m for m in encoder.modules() if isinstance(m, BatchNorm) and (m.training or m.running_mean is None)
     ]
     if norms and x.shape[0] > 1:
-        z = torch.stack(list(_each_task(encoder, x, norms)))
+        with PARAMETER_SWAP_LOCK:  # the encoder is lent copies of its statistics
+            z = torch.stack(list(_each_task(encoder, x, norms)))
     else:
         z = _encode(encoder, x.flatten(0, 1), whole=bool(norms)).unflatten(0, x.shape[:2])
     return z.float() if z.dtype in (torch.bfloat16, torch.float16) else z
@@ -182,34 +184,51 @@ def evaluation_mode(module: nn.Module) -> Generator[None]:
 def training_mode(module: nn.Module) -> None:
     """Put a module into training mode, except for its frozen submodules, which stay in evaluation mode.
 
-    A submodule is frozen if it is in evaluation mode while the whole module is in training mode, or if it is
-    in evaluation mode and has parameters, none of which requires a gradient.
-
     Args:
-        module: Module with submodules of any modes.
+        module: Module with submodules of any modes; `frozen_in` says which of them are frozen.
     """
-    as_found = module.training
-    kept: list[nn.Module] = []
-    for m in module.modules():
-        parameters = list(m.parameters())
-        frozen = bool(parameters) and not any(p.requires_grad for p in parameters)
-        if not m.training and (as_found or frozen):
-            kept.append(m)
+    kept = frozen_in(module)
     module.train()
     for m in kept:
         m.eval()
 
 
+def frozen_in(module: nn.Module) -> list[nn.Module]:
+    """The frozen submodules of a module, such as those of `encoder.eval().requires_grad_(False)`.
+
+    A submodule is frozen if it is in evaluation mode while the whole module is in training mode, or if it is
+    in evaluation mode and has parameters, none of which requires a gradient. What is within a frozen one is
+    frozen, too.
+
+    Args:
+        module: Module with submodules of any modes.
+    """
+    found: dict[nn.Module, None] = {}
+    for m in module.modules():
+        parameters = list(m.parameters())
+        without_gradient = bool(parameters) and not any(p.requires_grad for p in parameters)
+        if not m.training and (module.training or without_gradient):
+            found.update(dict.fromkeys(inner for inner in m.modules() if not inner.training))
+    return list(found)
+
+
 @contextmanager
-def batch_statistics(module: nn.Module) -> Generator[None]:
+def batch_statistics(module: nn.Module, frozen: Container[nn.Module] | None = None) -> Generator[None]:
     """Make batch norm use the batch statistics of each task's own items: transductive evaluation.
 
-    Running statistics are neither used nor changed, and all other layers, such as dropout, are unaffected.
+    Running statistics are neither used nor changed, and all other layers, such as dropout, are unaffected. So
+    is frozen batch norm with running statistics, which are its constants.
 
     Args:
         module: Module with any number of batch norm layers.
+        frozen: Its frozen submodules; by default those that `frozen_in` finds.
     """
-    norms = [m for m in module.modules() if isinstance(m, BatchNorm)]
+    frozen = frozen_in(module) if frozen is None else frozen
+    norms = [
+        m
+        for m in module.modules()
+        if isinstance(m, BatchNorm) and not (m in frozen and m.running_mean is not None)
+    ]
     before = [(m.training, m.track_running_stats) for m in norms]
     for m in norms:
         m.training, m.track_running_stats = True, False

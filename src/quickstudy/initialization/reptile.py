@@ -19,7 +19,7 @@ from quickstudy.core.inner_loop import (
     trainable,
     uses_batch_statistics,
 )
-from quickstudy.core.kernels.per_task import per_task
+from quickstudy.core.kernels.per_task import in_turn, per_task
 from quickstudy.core.kernels.task_norm import TaskNorm
 from quickstudy.core.update_rules import adam
 
@@ -128,6 +128,10 @@ class Reptile(InnerLoop):
         """
         support = episode.support
         x, y = torch.cat([support.x, episode.query_x], 1), torch.cat([support.y, episode.query_y], 1)
+        with in_turn(self.model):
+            return self._surrogate(x, y, episode)
+
+    def _surrogate(self, x: Tensor, y: Tensor, episode: Episode) -> Tensor:
         n = self.limits(x[:, : self.batch]).tasks
         wanted = trainable(dict(self.model.named_parameters()))
         with torch.no_grad():

@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from quickstudy.core.episode import Trials
-from quickstudy.core.learner import Learner, batch_statistics, embed, evaluation_mode
+from quickstudy.core.learner import Learner, batch_statistics, embed, evaluation_mode, frozen_in
 from quickstudy.core.modes import Mode
 from quickstudy.core.progress import ProgressCallback
 from quickstudy.core.scores import Score, accuracies, mean_ci95
@@ -143,7 +143,7 @@ def scoring_mode(learner: nn.Module, count: int, mode: Mode) -> Generator[None]:
             "'authors'"
         )
     statistics: AbstractContextManager[None] = (
-        nullcontext() if mode == "inductive" else batch_statistics(learner)
+        nullcontext() if mode == "inductive" else batch_statistics(learner, frozen_in(learner))
     )
     with generators_kept(), evaluation_mode(learner), statistics:
         yield

@@ -69,8 +69,9 @@ def plain_per_task(module: nn.Module, parameters: Tensors, x: Tensor) -> Tensor:
     Returns:
         [T, B, ...] outputs.
     """
-    places, results = list(parameter_places(module)), list[Tensor]()
+    results: list[Tensor] = []
     with PARAMETER_SWAP_LOCK, _statistics(module):
+        places = list(parameter_places(module))
         for t, items in enumerate(x):
             own = {name: p[t] for name, p in parameters.items()}
             buffers = {name: b.clone() for name, b in module.named_buffers()}  # copies to write into
@@ -108,7 +109,11 @@ def _statistics(module: nn.Module) -> Generator[None]:
 
 
 PARAMETER_SWAP_LOCK = RLock()
-"""Held while a module contains the parameters or hooks of one call, so that no other thread sees them."""
+"""Held while a module contains the parameters or hooks of one call.
+
+Whoever reads the module holds it as well, from the first read to the last: a lock around the writing alone would
+let other threads read what is only lent to the module. It is one lock for all, as modules may share layers.
+"""
 
 
 def call_with(module: nn.Module, places: Iterable[tuple[str, str]], own: Tensors, items: Tensor) -> Tensor:

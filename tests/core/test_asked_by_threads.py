@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from quickstudy.core.episode import Support
 from quickstudy.core.kernels.switch import kernels
-from quickstudy.core.kernels.threads import math_attention
 from quickstudy.core.learner import Learner
+from quickstudy.core.process import math_attention
 from quickstudy.encoders import MLP, Classifier, Conv4
 from quickstudy.initialization import ANIL, MAML, MetaSGD, Reptile
 from quickstudy.metric import (

@@ -177,7 +177,9 @@ def test_what_would_write_the_statistics_is_refused_when_it_is_made_and_later() 
         lambda: learner(episode()),
         lambda: learner.predict(episode().support, episode().query_x),
     ):
-        with pytest.raises(ValueError, match=r"freeze it by encoder\.eval\(\)\.requires_grad_\(False\), after"):
+        with pytest.raises(
+            ValueError, match=r"freeze it by encoder\.eval\(\)\.requires_grad_\(False\), after"
+        ):
             ask()
 
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from quickstudy.core.kernels.threads import math_attention
+from quickstudy.core.process import math_attention
 
 Tensors = dict[str, Tensor]
 """Tensors by name, as `nn.Module.named_parameters` names them."""

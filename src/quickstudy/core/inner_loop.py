@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.core.adapt import Adapted, Rule, Tensors, adapt
+from quickstudy.core.arguments import check_whole
 from quickstudy.core.episode import Episode, Support
 from quickstudy.core.kernels.per_task import check_batch_norm, in_turn, per_task
 from quickstudy.core.kernels.switch import PARAMETER_SWAP_LOCK
@@ -31,7 +32,7 @@ learner: its parameters are learned with the others.
 
 
 ROUNDING = 0.05
-"""Largest difference that rounding makes between two ways to compute scores, as a fraction of the largest score.
+"""Largest difference that rounding makes between two computations, as a fraction of the largest score.
 
 In bfloat16 it is about a hundredth; layers of dropout make a difference of several tenths.
 """
@@ -108,17 +109,15 @@ class InnerLoop(Learner):
         per_step_norm: bool = False,
     ) -> None:
         super().__init__()
+        check_whole(0, steps=steps, test_steps=test_steps, multi_step_until=multi_step_until)
+        check_whole(0, first_order_until=first_order_until)
+        check_whole(1, chunk_size=chunk_size)
+        if isinstance(model, Learner) or not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(
+                f"the model is a {type(model).__name__}: give a network from items [B, ...] to scores, such "
+                "as Classifier(encoder, ways)"
+            )
         test_steps = steps if test_steps is None else test_steps
-        if steps < 0 or test_steps < 0 or (chunk_size is not None and chunk_size < 1):
-            raise ValueError(
-                f"steps is {steps}, test_steps {test_steps}, chunk_size {chunk_size}: "
-                "steps must be at least 0, chunk_size at least 1"
-            )
-        if multi_step_until < 0 or first_order_until < 0:
-            raise ValueError(
-                f"multi_step_until is {multi_step_until}, first_order_until {first_order_until}: "
-                "give numbers of meta-steps, 0 for none"
-            )
         check_batch_norm(model)
         if not any(p.requires_grad for p in model.parameters()):
             raise ValueError("no parameter of the model requires a gradient: there is nothing to adapt")
@@ -299,11 +298,11 @@ class InnerLoop(Learner):
     def adapted(self, support: Support) -> nn.Module:
         """A copy of the model with weights adapted to one task, as an ordinary module in evaluation mode.
 
-        Whatever the learner's own mode, which it keeps, the copy answers as `predict` does in evaluation mode,
-        to rounding. It has taken `test_steps` steps. The running statistics of its batch norm are those of
-        the support, so it classifies each query by itself, as inductive prediction does. Only for Reptile the
-        results differ, because Reptile's prediction includes each query in the statistics. The `state_dict`
-        holds all of it.
+        Whatever the learner's own mode, which it keeps, the copy answers as `predict` does in evaluation
+        mode, to rounding. It has taken `test_steps` steps. The running statistics of its batch norm are
+        those of the support, so it classifies each query by itself, as inductive prediction does. Only for
+        Reptile the results differ, because Reptile's prediction includes each query in the statistics. The
+        `state_dict` holds all of it.
 
         Args:
             support: Labelled items of one task.
@@ -325,8 +324,8 @@ class InnerLoop(Learner):
         away = (found - expected).abs().max().item()
         if not away <= ROUNDING * expected.abs().max().item():  # nor if it is NaN
             raise ValueError(
-                f"the adapted copy differs from the learner by up to {away:.2g} on the support: the model must "
-                "not be random in evaluation mode, nor apply one layer of batch norm twice"
+                f"the adapted copy differs from the learner by up to {away:.2g} on the support: the model "
+                "must not be random in evaluation mode, nor apply one layer of batch norm twice"
             )
         return model
 
@@ -397,7 +396,9 @@ def uses_batch_statistics(model: nn.Module) -> bool:
 
     True for a model without batch norm, or with frozen batch norm only, too.
     """
-    norms = [m for m in model.modules() if isinstance(m, BatchNorm) and (m.training or m.running_mean is None)]
+    norms = [
+        m for m in model.modules() if isinstance(m, BatchNorm) and (m.training or m.running_mean is None)
+    ]
     return not norms or any(m.training for m in norms)
 
 

@@ -4,14 +4,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Generator, Iterator
 from contextlib import contextmanager
 from copy import copy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quickstudy.core.contracts import channels_last_reason, kept
 from quickstudy.core.episode import Episode, Support
 from quickstudy.core.kernels.sizes import sizes_on
-from quickstudy.core.kernels.switch import PARAMETER_SWAP_LOCK
+from quickstudy.core.kernels.switch import PARAMETER_SWAP_LOCK, the_tensor
 from quickstudy.core.kernels.torch_private import BatchNorm
 
 
@@ -20,7 +22,23 @@ class Learner(nn.Module, ABC):
 
     A subclass implements `predict`, which never gets the query labels, so they cannot leak.
     `forward` *is* the meta-loss, so any optimizer and any data-parallel wrapper can train a learner.
+
+    Every `predict`, also one of your own, is checked: that the items fit each other and are finite, and that
+    the scores are [T, Q, N] and finite (see `contracts.kept`).
+
+    In evaluation mode, many threads may call `predict`, and `adapted` where there is one, of one learner at
+    once. Training is not for several threads, nor is what changes modes for a while: `fit`, `evaluate`,
+    `predict_folders`, `batch_statistics`. Give each thread that does so a copy of the learner.
     """
+
+    item_format: Any = None
+    """Format of the items that it was trained on, if it was loaded from a checkpoint that states it."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Put the check of the contract around a subclass's own `predict`."""
+        super().__init_subclass__(**options)
+        if "predict" in vars(cls):
+            cls.predict = kept(cls.predict)
 
     @property
     def device(self) -> torch.device:
@@ -37,6 +55,11 @@ class Learner(nn.Module, ABC):
 
         Returns:
             [T, Q, N] scores, higher is likelier; their softmax over N gives probabilities.
+
+        Raises:
+            TypeError: If the support is no `Support`, or queries or scores are no tensors.
+            ValueError: If shapes or precisions disagree, or items aren't finite.
+            FloatingPointError: If scores aren't finite.
         """
 
     def forward(self, episode: Episode) -> Tensor:
@@ -124,15 +147,35 @@ def embed_together(encoder: nn.Module, *items: Tensor) -> tuple[Tensor, ...]:
 def _encode(encoder: nn.Module, x: Tensor, whole: bool) -> Tensor:
     chunk = sizes_on(x.device.type).encoded_items
     if whole or torch.is_grad_enabled() or len(x) <= chunk:
-        z: Tensor = encoder(x)
+        z = embeddings_of(encoder, x)
     else:
-        z = torch.cat([encoder(part) for part in x.split(chunk)])
+        z = torch.cat([embeddings_of(encoder, part) for part in x.split(chunk)])
     if z.ndim != 2 or len(z) != len(x):
         raise ValueError(
             f"the encoder made {list(z.shape)} of {list(x.shape)}: it must give [B, D], one embedding "
             "per item; end it with nn.Flatten()"
         )
     return z
+
+
+def embeddings_of(encoder: nn.Module, x: Tensor) -> Tensor:
+    """What an encoder makes of items, if that is a tensor.
+
+    Args:
+        encoder: Any module.
+        x: [B, ...] items.
+
+    Raises:
+        TypeError: If it is none, such as the outputs by name of a model of Hugging Face.
+        ValueError: If it fails on pictures whose channels come last.
+    """
+    try:
+        z: Any = encoder(x)
+    except RuntimeError as error:  # torch's own, which names numbers and no reason
+        if reason := channels_last_reason(encoder, x):
+            raise ValueError(reason) from error
+        raise
+    return the_tensor(z, "the encoder")
 
 
 def _each_task(encoder: nn.Module, x: Tensor, norms: list[BatchNorm]) -> Iterator[Tensor]:

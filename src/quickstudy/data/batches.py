@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from quickstudy.core.arguments import checked_class
 from quickstudy.core.arrays import IntArray
 from quickstudy.core.episode import LabelledBatch
 from quickstudy.data.augment.augment import Augment
@@ -13,6 +14,7 @@ from quickstudy.data.formats.items import floats
 from quickstudy.data.pool import ClassPool, described
 
 
+@checked_class
 class LabelledBatches:
     """An endless, reproducible sequence of labelled batches, for `PlainClassifier`.
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from quickstudy.core.arguments import checked_class
 from quickstudy.core.arrays import IntArray
 from quickstudy.core.episode import Episode, Support
 from quickstudy.data.augment.augment import Augment
@@ -18,6 +19,7 @@ from quickstudy.data.setting import LabelFraction, Setting
 from quickstudy.data.stored import Stored, stored
 
 
+@checked_class
 class Episodes:
     """An endless, reproducible sequence of meta-batches.
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.core.adapt import FunctionalRule, Rule, RuleState, Tensors
+from quickstudy.core.arguments import check_finite, check_whole
 from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.episode import Episode, Support
 from quickstudy.core.inner_loop import (
@@ -74,8 +75,8 @@ class Reptile(InnerLoop):
         loss: TaskLoss | None = None,
     ) -> None:
         super().__init__(model, steps, test_steps, True, chunk_size, loss=loss)
-        if batch < 1:
-            raise ValueError(f"batch is {batch}: it must be at least 1")
+        check_whole(1, steps=steps, batch=batch)
+        check_finite(0, lr=lr)
         self.lr, self.batch = lr, batch
         wanted = trainable(dict(model.named_parameters()))
         self.names = list(wanted)

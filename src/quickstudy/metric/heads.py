@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from quickstudy.core.kernels.threads import WARNING_FILTERS_LOCK
+from quickstudy.core.process import WARNING_FILTERS_LOCK
 from quickstudy.metric.distances import prototypes, squared_distances
 
 Head = Callable[[Tensor, Tensor, int, Tensor], Tensor]

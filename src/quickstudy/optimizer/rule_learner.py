@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.core.adapt import Adapted, Loss, Rule, RuleState, Tensors, adapt
+from quickstudy.core.arguments import checked_class
 from quickstudy.core.kernels.torch_private import pytree
 from quickstudy.optimizer.perturbed import PerTaskRule
 from quickstudy.optimizer.problems.problem import ProblemBatch, ProblemFamily, generator
@@ -91,6 +92,7 @@ class UnrollState:
         self.at = at
 
 
+@checked_class
 class RuleLearner(nn.Module):
     r"""Learns the parameters φ of an update rule from the losses of the optimizees that it optimizes.
 

@@ -23,8 +23,8 @@ from quickstudy.core.kernels.switch import (
     plain_per_task,
 )
 from quickstudy.core.kernels.task_norm import needs_statistics, undone_on_error
-from quickstudy.core.kernels.threads import WARNING_FILTERS_LOCK
 from quickstudy.core.kernels.torch_private import BatchNorm
+from quickstudy.core.process import WARNING_FILTERS_LOCK
 
 
 class HasForwardPerTask(Protocol):
@@ -71,7 +71,7 @@ def per_task(module: nn.Module, parameters: Tensors, x: Tensor) -> Tensor:
 
 
 def in_turn(model: nn.Module) -> AbstractContextManager[object]:
-    """Context of all that a learner does with a model: at most one thread at a time, unless none writes to it.
+    """Context of what a learner does with a model: one thread at a time, unless none writes to it.
 
     Args:
         model: Model that an inner loop adapts; its `encoder`, if it has one, may be called by itself.
@@ -192,8 +192,8 @@ _POINTWISE = (
 def has_forward_per_task(module: nn.Module) -> TypeGuard[HasForwardPerTask]:
     """Whether a module has a `forward_per_task` that belongs to its `forward`.
 
-    A subclass that overrides `forward` alone does not inherit `forward_per_task`. Nor does it count where batch
-    norm has constant statistics, because `forward_per_task` takes those of the batch.
+    A subclass that overrides `forward` alone does not inherit `forward_per_task`. Nor does it count where
+    batch norm has constant statistics, because `forward_per_task` takes those of the batch.
 
     Args:
         module: Any module.

@@ -15,7 +15,8 @@ from quickstudy.core.episode import Episode
 from quickstudy.core.kernels.per_task import runs_at_once
 from quickstudy.core.kernels.sizes import sizes_on
 from quickstudy.core.kernels.switch import kernels_enabled
-from quickstudy.core.kernels.threads import in_threads, math_attention
+from quickstudy.core.kernels.threads import in_threads
+from quickstudy.core.process import math_attention
 
 
 @dataclass(frozen=True)

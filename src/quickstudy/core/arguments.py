@@ -107,18 +107,18 @@ def finite(name: str, value: Any, least: float | None = None) -> Any:
     """
     if hasattr(value, "requires_grad"):
         return value
-    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+    if type(value) is bool or not isinstance(value, Real) or not math.isfinite(value):
         raise ValueError(f"{name} is {value!r}: it must be a finite number")
     if least is not None and value < least:
         raise ValueError(f"{name} is {value}: it must be at least {least}")
     return value if isinstance(value, int | float) else float(value)
 
 
-def check_whole(least: int = 1, **numbers: Any) -> None:
+def check_whole(least: int | None = 1, **numbers: Any) -> None:
     """Refuse numbers that aren't whole, or too small.
 
     Args:
-        least: Least number that is allowed.
+        least: Least number that is allowed; None for any.
         numbers: Numbers by name; None for those that weren't given.
 
     Raises:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.core.episode import Support, check_floats
-from quickstudy.core.kernels.torch_private import is_vmapped
+from quickstudy.core.kernels.torch_private import is_traced, is_vmapped
 
 Predict = Callable[[Any, Support, Tensor], Tensor]
 
@@ -164,4 +164,4 @@ def _other_precision(learner: nn.Module, *items: Tensor) -> str | None:
 
 def _is_traced(x: Tensor) -> bool:
     """Whether there are no values to read: the tensor is compiled, exported or batched."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing() or is_vmapped(x)
+    return torch.compiler.is_compiling() or is_traced() or is_vmapped(x)

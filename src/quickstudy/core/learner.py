@@ -38,7 +38,7 @@ class Learner(nn.Module, ABC):
         """Put the check of the contract around a subclass's own `predict`."""
         super().__init_subclass__(**options)
         if "predict" in vars(cls):
-            cls.predict = kept(cls.predict)
+            setattr(cls, "predict", kept(cls.predict))  # noqa: B010 (the wrapper has no names of arguments)
 
     @property
     def device(self) -> torch.device:

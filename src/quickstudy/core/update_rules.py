@@ -158,7 +158,7 @@ def adam(
 
 def _check(lr: Rate, **decays: float) -> None:
     if isinstance(lr, float | int):
-        check_finite(0, lr=lr)
+        check_finite(None, lr=lr)  # a negative one climbs
     for name, value in decays.items():
         if not 0 <= value <= 1:
             raise ValueError(f"{name} is {value}: it must lie between 0 and 1")

@@ -1,6 +1,6 @@
 """What `fit` and `evaluate` take, said where something else is given."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -162,7 +162,7 @@ def meta_loss(learner: nn.Module, value: Any) -> Tensor:
 
 
 @contextmanager
-def said_of_encoders(learner: nn.Module) -> Iterator[None]:
+def said_of_encoders(learner: nn.Module) -> Generator[None]:
     """Context of a call of `forward`, in which a bare encoder fails on an episode for no clear reason.
 
     Args:

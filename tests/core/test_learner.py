@@ -161,7 +161,7 @@ def modes(module: nn.Module) -> list[tuple[bool, bool | None]]:
 
 @pytest.mark.parametrize("training", [True, False])
 def test_batch_statistics_restores_the_modes(training: bool) -> None:
-    """Also of a norm that was frozen, and of one that never tracked."""
+    """Also of a norm that never tracked; one that is frozen is left alone."""
     encoder = nn.Sequential(
         nn.BatchNorm1d(5), nn.BatchNorm1d(5), nn.BatchNorm1d(5, track_running_stats=False)
     )
@@ -169,7 +169,8 @@ def test_batch_statistics_restores_the_modes(training: bool) -> None:
     encoder[0].eval()
     before = modes(encoder)
     with batch_statistics(encoder):
-        assert all(m.training and not m.track_running_stats for m in encoder)
+        assert all(m.training and not m.track_running_stats for m in encoder[1:])
+        assert training == (not encoder[0].training)  # in evaluation mode within what is in training mode
     assert modes(encoder) == before
 
 

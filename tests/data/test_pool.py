@@ -46,6 +46,22 @@ def test_classes_beyond_the_items() -> None:
         ClassPool(np.zeros((6, 1, 2, 2), np.uint8), ("a",), np.array([4]), np.array([3]))
 
 
+@pytest.mark.parametrize("c", [-1, 2, 3])
+def test_splits_of_classes_that_are_not_there(c: int) -> None:
+    with pytest.raises(ValueError, match=rf"split 'train' names class {c} of 2"):
+        ClassPool.from_arrays(
+            np.zeros((6, 1, 2, 2), np.uint8), ["a", "b"], [3, 3], splits={"train": np.array([0, c])}
+        )
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_pictures_with_the_channels_last(channels: int) -> None:
+    items = np.zeros((6, 28, 30, channels), np.uint8)
+    with pytest.raises(ValueError, match=r"height × width × channels: .*items\.transpose\(0, 3, 1, 2\)"):
+        ClassPool.from_arrays(items, ["a", "b"], [3, 3])
+    assert len(ClassPool.from_arrays(items.transpose(0, 3, 1, 2), ["a", "b"], [3, 3])) == 2
+
+
 def test_splits_that_share_a_class() -> None:
     with pytest.raises(ValueError, match="class 'b' is in both splits 'train' and 'test'"):
         small_pool(splits={"train": np.array([0, 1]), "test": np.array([1])})

@@ -20,8 +20,10 @@ from quickstudy.core import checkpoint
 from quickstudy.core.adapt import FunctionalRule, Rule, Tensors, adapt
 from quickstudy.core.kernels.sizes import sizes
 from quickstudy.core.update_rules import adam, heavy_ball, nag, rmsprop, sgd
+from quickstudy.encoders import Conv4
 from quickstudy.optimizer import torch_optimizer as optimizer
 from quickstudy.optimizer import weights as optimizer_weights
+from quickstudy.optimizer.rule_learner import RuleLearner
 from quickstudy.optimizer.rules.cell_state import CellStateRule
 from quickstudy.optimizer.rules.lstm import LSTMRule
 from quickstudy.optimizer.rules.mlp import MLPRule
@@ -270,6 +272,103 @@ def test_the_layout_in_memory_is_nobodys_business(name: str) -> None:
             of.step()
     same([last, turned], [plain, plain])
     assert not last.is_contiguous()
+
+
+def strided(value: Tensor, how: str) -> Tensor:
+    """The same numbers, which lie in memory otherwise."""
+    if how == "channels-last":
+        return value.clone(memory_format=torch.channels_last)
+    if how == "with gaps":
+        return torch.stack([value, value], -1)[..., 0]
+    if how == "cut out":
+        return torch.cat([value, value], 1)[:, : value.shape[1]]
+    return value.movedim(0, -1).contiguous().movedim(-1, 0)
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 3, 3), (4, 2, 3, 3), (1, 3, 1, 1)])
+@pytest.mark.parametrize("how", ["channels-last", "with gaps", "cut out", "turned"])
+@pytest.mark.parametrize("name", ["lstm", "mlp", "adam"])
+def test_any_strides(name: str, how: str, shape: tuple[int, ...]) -> None:
+    """Of one channel, and laid out channels-last, `flatten` gave a view that lay otherwise."""
+    torch.manual_seed(0)
+    value, g = torch.randn(shape), torch.randn(shape)
+    plain, other = nn.Parameter(value.clone()), nn.Parameter(strided(value, how))
+    for p, of_g in ((plain, g), (other, strided(g, how))):
+        of = LearnedOptimizer([p], made(name, torch.float32))
+        for _ in range(2):
+            p.grad = of_g.clone()
+            of.step()
+    same([other], [plain])
+    assert other.stride() == strided(value, how).stride()
+
+
+def test_our_encoders_take_a_step() -> None:
+    encoder = Conv4()
+    before = [p.detach().clone() for p in encoder.parameters()]
+    encoder(torch.rand(3, 1, 16, 16)).sum().backward()
+    LearnedOptimizer(encoder.parameters(), made("lstm", torch.float32)).step()
+    assert not any(torch.equal(p, b) for p, b in zip(encoder.parameters(), before, strict=True))
+
+
+class Failing:
+    """Takes some steps, then fails."""
+
+    coordinatewise: bool
+
+    def __init__(self, coordinatewise: bool, calls: int) -> None:
+        self.coordinatewise, self.calls = coordinatewise, calls
+
+    def init(self, parameters: Any) -> Any:
+        return {k: torch.zeros_like(p) for k, p in parameters.items()}
+
+    def update(self, gradients: Any, state: Any, parameters: Any, loss: Tensor) -> Any:
+        self.calls -= 1
+        if self.calls < 0:
+            raise RuntimeError("no memory")
+        return {k: p - 1 for k, p in parameters.items()}, {k: s + 1 for k, s in state.items()}
+
+
+@pytest.mark.parametrize("coordinatewise", [True, False])
+def test_a_step_that_fails_moves_nothing(coordinatewise: bool) -> None:
+    parameters = [
+        nn.Parameter(torch.ones(3)),
+        nn.Parameter(torch.ones(2)),
+        nn.Parameter(torch.ones(4).double()),
+    ]
+    for p in parameters:
+        p.grad = torch.ones_like(p)
+    rule = Failing(coordinatewise, 100)
+    of = LearnedOptimizer(parameters, rule)
+    with sizes(optimizer_coordinates=2):
+        of.step()
+        before = copy.deepcopy([parameters, of.state_dict()["state"]])
+        for calls in range(2):
+            rule.calls = calls
+            with pytest.raises(RuntimeError, match="no memory"):
+                of.step()
+            same(parameters, before[0])
+            state = of.state_dict()["state"]
+            assert all(s["step"] == 1 and s["0"].eq(1).all() for s in state.values())
+        rule.calls = 100
+        of.step()
+    assert all(p.eq(-1).all() for p in parameters)
+
+
+def test_an_expanded_parameter_is_refused_before_anything_moves() -> None:
+    with pytest.raises(ValueError, match=r"\[3, 2\] is expanded, .*expanded\.clone\(\)"):
+        LearnedOptimizer([nn.Parameter(torch.ones(2).expand(3, 2))], sgd(0.1))
+
+
+@pytest.mark.parametrize("rule", [1e-3, LSTMRule, torch.optim.Adam, nn.Linear(1, 1)])
+def test_what_is_no_rule_is_refused_at_once(rule: Any) -> None:
+    theta = nn.Parameter(torch.ones(2))
+    for ask in (
+        lambda: LearnedOptimizer([theta], rule),
+        lambda: adapt(lambda p, step: p["x"].sum(), {"x": theta}, rule, 1),
+        lambda: RuleLearner(rule, None),  # pyright: ignore[reportArgumentType]
+    ):
+        with pytest.raises(TypeError, match=r"^rule is "):
+            ask()
 
 
 def test_numbers_and_empty_parameters() -> None:

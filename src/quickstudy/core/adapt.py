@@ -6,7 +6,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from quickstudy.core.arguments import whole
+from quickstudy.core.process import math_attention
 
 Tensors = dict[str, Tensor]
 """Tensors by name, as `nn.Module.named_parameters` names them."""
@@ -62,6 +64,23 @@ class FunctionalRule:
 
     init: Callable[[Tensors], RuleState]
     update: Callable[[Tensors, RuleState, Tensors, Tensor], tuple[Tensors, RuleState]]
+
+
+def check_rule(rule: Any) -> None:
+    """Refuse what is no update rule.
+
+    Args:
+        rule: Anything.
+
+    Raises:
+        TypeError: If it lacks the methods of a `Rule`.
+    """
+    if isinstance(rule, type) or not (hasattr(rule, "init") and hasattr(rule, "update")):
+        told = f"the class {rule.__name__}" if isinstance(rule, type) else repr(rule)[:60]
+        raise TypeError(
+            f"rule is {told}: give an update rule, such as quickstudy.core.sgd(0.01) or LSTMRule(); an "
+            "optimizer of torch is none, and a rate alone neither"
+        )
 
 
 @dataclass(frozen=True)
@@ -127,6 +146,8 @@ def adapt(
     Reference: Finn, Abbeel, Levine: "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks",
     2017, Algorithm 1.
     """
+    check_rule(rule)
+    whole("steps", steps)
     if steps < 0:
         raise ValueError(f"steps is {steps}: take 0 or more")
     if steps and torch.is_inference_mode_enabled():
@@ -137,7 +158,7 @@ def adapt(
     state = rule.init(parameters) if state is None else state
     losses: list[Tensor] = []
     for step in range(steps):
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the only twice differentiable backend
+        with torch.enable_grad(), math_attention():
             at = {
                 k: p if differentiable and p.requires_grad else p.detach().requires_grad_()
                 for k, p in parameters.items()

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from quickstudy.core.arguments import checked_arguments
+
 Class = TypeVar("Class", bound=type[nn.Module])
 _ARGUMENTS = "_made_with"
 
@@ -17,16 +19,24 @@ class NotRebuildableError(ValueError):
 
 
 def rebuildable(cls: Class) -> Class:
-    """Class decorator: instances remember what they were made with, for `blueprint`."""
+    """Class decorator: instances remember what they were made with, for `blueprint`.
+
+    It is checked first, by its annotations, as `checked_arguments` does.
+    """
     made: Any = cls
     init: Callable[..., None] = made.__init__
     signature = inspect.signature(init)
 
     @functools.wraps(init)
     def remember(self: nn.Module, *args: Any, **kwargs: Any) -> None:
-        init(self, *args, **kwargs)
+        try:
+            bound = signature.bind(self, *args, **kwargs)
+        except TypeError:
+            return init(self, *args, **kwargs)  # Python's own message names the class
+        bound.arguments |= checked_arguments(signature, bound.arguments)
+        init(*bound.args, **bound.kwargs)
         if type(self) is cls:  # a class derived from it has arguments of its own
-            given = dict(signature.bind(self, *args, **kwargs).arguments)
+            given = dict(bound.arguments)
             options = [p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
             for name in options:
                 given |= given.pop(name, {})

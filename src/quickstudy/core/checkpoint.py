@@ -22,7 +22,7 @@ Manifest = dict[str, Any]
 """Facts about a checkpoint, such as its recipe and its data, by name; they can be written as JSON."""
 
 
-def save(path: Path, tensors: Mapping[str, Tensor], manifest: Manifest) -> None:
+def save(path: str | Path, tensors: Mapping[str, Tensor], manifest: Manifest) -> None:
     """Write a checkpoint and the readable copy of its manifest.
 
     Args:
@@ -33,6 +33,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], manifest: Manifest) -> None:
     Raises:
         OSError: If a file can't be written; an existing checkpoint is then unchanged.
     """
+    path = Path(path)
     blob = safetensors.torch.save(
         # clones, because safetensors refuses tensors that share memory, as tied weights do
         {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()},
@@ -51,7 +52,7 @@ def _readable(manifest: Manifest) -> Manifest:
     return manifest | {"classes": numbers}
 
 
-def load(path: Path) -> tuple[dict[str, Tensor], Manifest]:
+def load(path: str | Path) -> tuple[dict[str, Tensor], Manifest]:
     """Read the tensors and the manifest of a checkpoint.
 
     Args:
@@ -64,6 +65,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], Manifest]:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is damaged, or was not written by quickstudy.
     """
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
             f"no checkpoint at {path}: training writes best.safetensors into its --out folder"

@@ -22,6 +22,7 @@ Shape legend, used in every docstring of the library:
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,6 +50,8 @@ class Support:
 
     def __post_init__(self) -> None:
         """Check shapes and labels, because a mistake in them would silently give wrong results."""
+        check_floats("support", self.x)
+        check_tensor("support labels", self.y)
         if self.y.shape[: None if self.ways else 2] != self.x.shape[:2]:
             raise ValueError(
                 f"support labels have shape {list(self.y.shape)} but the items {list(self.x.shape)}: "
@@ -85,6 +88,8 @@ class Episode:
 
     def __post_init__(self) -> None:
         """Check that the queries fit their labels and the support."""
+        check_floats("query", self.query_x)
+        check_tensor("query labels", self.query_y)
         x, support_x = self.query_x, self.support.x
         if self.query_y.shape[: None if self.ways else 2] != x.shape[:2] or x.shape[:1] + x.shape[2:] != (
             support_x.shape[:1] + support_x.shape[2:]
@@ -139,12 +144,47 @@ class LabelledBatch:
 
     def __post_init__(self) -> None:
         """Check that there is one label for each item."""
+        check_floats("batch", self.x)
+        check_tensor("batch labels", self.y)
         if self.y.shape != self.x.shape[:1]:
             raise ValueError(
                 f"labels have shape {list(self.y.shape)} but the items {list(self.x.shape)}: "
                 "y must be [B] where x is [B, ...]"
             )
         _check_labels("batch", self.y, self.classes)
+
+
+def check_tensor(which: str, x: Any) -> None:
+    """Refuse what is no tensor.
+
+    Args:
+        which: What it should be, for the message.
+        x: Anything.
+
+    Raises:
+        TypeError: If it is none.
+    """
+    if isinstance(x, np.ndarray):
+        raise TypeError(f"{which} are an array of numpy: convert them with torch.from_numpy(…)")
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{which} are a {type(x).__name__}: give a tensor of torch")
+
+
+def check_floats(which: str, x: Any) -> None:
+    """Refuse items as pools store them, and what holds none.
+
+    Args:
+        which: Which items they are, for the message.
+        x: Anything.
+
+    Raises:
+        TypeError: If it is no tensor.
+        ValueError: If it holds pictures or clips of whole numbers.
+    """
+    check_tensor(f"{which} items", x)
+    if x.dtype in (torch.uint8, torch.int16):
+        scaled = "x.float() / 255" if x.dtype == torch.uint8 else "x.float() / 32768"
+        raise ValueError(f"{which} items are {x.dtype}: convert them by {scaled}")
 
 
 def _check_labels(which: str, y: Tensor, ways: int) -> None:

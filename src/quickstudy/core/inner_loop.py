@@ -11,12 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.core.adapt import Adapted, Rule, Tensors, adapt
+from quickstudy.core.arguments import check_whole
 from quickstudy.core.episode import Episode, Support
-from quickstudy.core.kernels.per_task import check_batch_norm, per_task
+from quickstudy.core.kernels.per_task import check_batch_norm, in_turn, per_task
+from quickstudy.core.kernels.switch import PARAMETER_SWAP_LOCK
 from quickstudy.core.kernels.task_groups import GroupLimits, group_limits, repeated, sum_over_groups
 from quickstudy.core.kernels.task_norm import Statistics, TaskNorm
 from quickstudy.core.kernels.torch_private import BatchNorm
-from quickstudy.core.learner import Learner, evaluation_mode
+from quickstudy.core.learner import Learner
 from quickstudy.core.per_step import PerStepNorm, multi_step_weights
 
 Batch = Callable[[int], tuple[Tensor, Tensor]]
@@ -26,6 +28,13 @@ TaskLoss = Callable[[Tensor, Tensor], Tensor]
 
 For regression, from predictions [B, ...] and values [B, ...]. A loss that is an `nn.Module` is a part of the
 learner: its parameters are learned with the others.
+"""
+
+
+ROUNDING = 0.05
+"""Largest difference that rounding makes between two computations, as a fraction of the largest score.
+
+In bfloat16 it is about a hundredth; layers of dropout make a difference of several tenths.
 """
 
 
@@ -64,15 +73,19 @@ class InnerLoop(Learner):
             steps those of the last. The statistics of each step are those of its batch.
 
     Raises:
-        ValueError: If a number is out of range, batch norm keeps running statistics, no parameter requires a
-            gradient, or there is no batch norm to learn for each step.
+        ValueError: If a number is out of range, batch norm in training mode keeps running statistics, no
+            parameter requires a gradient, or there is no batch norm to learn for each step.
 
     Meta-steps are the calls of `forward` in training that take gradients. They are counted in the buffer
     `meta_steps`, which goes into checkpoints, so that a training goes on where it stopped.
 
     Batch norm uses batch statistics. In the inner steps they are those of the support. For the queries they
     are those of the queries in training and in transductive evaluation, and in inductive evaluation those of
-    the support under the adapted weights.
+    the support under the adapted weights. A frozen encoder, `encoder.eval().requires_grad_(False)`, may have
+    running statistics: in evaluation mode they are constants, in the inner steps too.
+
+    `predict` and `adapted` may be called by many threads at once. `Conv4` and `MLP` run side by side, other
+    models take turns.
 
     To train with a loss of your own, give it as `loss`. A subclass that overrides `forward` changes the outer
     loss alone: its inner steps go on lowering `loss`.
@@ -96,17 +109,15 @@ class InnerLoop(Learner):
         per_step_norm: bool = False,
     ) -> None:
         super().__init__()
+        check_whole(0, steps=steps, test_steps=test_steps, multi_step_until=multi_step_until)
+        check_whole(0, first_order_until=first_order_until)
+        check_whole(1, chunk_size=chunk_size)
+        if isinstance(model, Learner) or not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(
+                f"the model is a {type(model).__name__}: give a network from items [B, ...] to scores, such "
+                "as Classifier(encoder, ways)"
+            )
         test_steps = steps if test_steps is None else test_steps
-        if steps < 0 or test_steps < 0 or (chunk_size is not None and chunk_size < 1):
-            raise ValueError(
-                f"steps is {steps}, test_steps {test_steps}, chunk_size {chunk_size}: "
-                "steps must be at least 0, chunk_size at least 1"
-            )
-        if multi_step_until < 0 or first_order_until < 0:
-            raise ValueError(
-                f"multi_step_until is {multi_step_until}, first_order_until {first_order_until}: "
-                "give numbers of meta-steps, 0 for none"
-            )
         check_batch_norm(model)
         if not any(p.requires_grad for p in model.parameters()):
             raise ValueError("no parameter of the model requires a gradient: there is nothing to adapt")
@@ -167,8 +178,14 @@ class InnerLoop(Learner):
         return replace(adapted, parameters=last)
 
     def starting_parameters(self, tasks: int) -> Tensors:
-        """Parameters [T, ...] before the first inner step, by name: the model's own, once per task."""
-        return {k: repeated(p, tasks) for k, p in self.model.named_parameters()}
+        """Parameters [T, ...] before the first inner step, by name: the model's own, once per task.
+
+        Raises:
+            ValueError: If batch norm in training mode keeps running statistics.
+        """
+        with PARAMETER_SWAP_LOCK:
+            check_batch_norm(self.model)
+            return {k: repeated(p, tasks) for k, p in self.model.named_parameters()}
 
     def adaptable(self, parameters: Tensors) -> Tensors:
         """Those of the model's parameters that the inner steps change, by name.
@@ -237,9 +254,10 @@ class InnerLoop(Learner):
         Returns:
             [T, Q, N] scores, higher is likelier; [T, Q, ...] predictions for regression.
         """
-        n = self.limits(support.x, query_x).tasks
-        chunks = zip(split_support(support, n), query_x.split(n), strict=True)
-        return torch.cat([self.scores(*chunk) for chunk in chunks])
+        with in_turn(self.model):
+            n = self.limits(support.x, query_x).tasks
+            chunks = zip(split_support(support, n), query_x.split(n), strict=True)
+            return torch.cat([self.scores(*chunk) for chunk in chunks])
 
     def forward(self, episode: Episode) -> Tensor:
         """Meta-loss, a scalar: the loss of the queries after adaptation, averaged over the tasks.
@@ -247,6 +265,10 @@ class InnerLoop(Learner):
         Args:
             episode: Support and query sets of T tasks.
         """
+        with in_turn(self.model):
+            return self._meta_loss(episode)
+
+    def _meta_loss(self, episode: Episode) -> Tensor:
         judge = self.loss if self.outer_loss is None else self.outer_loss
         weights = self.query_weights()
 
@@ -276,24 +298,36 @@ class InnerLoop(Learner):
     def adapted(self, support: Support) -> nn.Module:
         """A copy of the model with weights adapted to one task, as an ordinary module in evaluation mode.
 
-        It has taken `test_steps` steps. The running statistics of its batch norm are those of the support, so
-        it classifies each query by itself, as inductive prediction does. Only for Reptile the results differ,
-        because Reptile's prediction includes each query in the statistics. The `state_dict` holds all of it.
+        Whatever the learner's own mode, which it keeps, the copy answers as `predict` does in evaluation
+        mode, to rounding. It has taken `test_steps` steps. The running statistics of its batch norm are
+        those of the support, so it classifies each query by itself, as inductive prediction does. Only for
+        Reptile the results differ, because Reptile's prediction includes each query in the statistics. The
+        `state_dict` holds all of it.
 
         Args:
             support: Labelled items of one task.
 
         Raises:
-            ValueError: If the support holds several tasks.
+            ValueError: If the support holds several tasks, or a copy can't answer as the learner does: where
+                the model is random even in evaluation mode, or applies one layer of batch norm twice.
         """
         if len(support.x) != 1:
             raise ValueError(f"the support holds {len(support.x)} tasks: adapt to one at a time")
+        with in_turn(self.model):
+            own = copy.deepcopy(self).eval()  # other threads may ask this learner meanwhile
         with torch.no_grad():
-            with evaluation_mode(self):
-                parameters = {k: p[0].clone() for k, p in self.adapt(support).parameters.items()}
-            model = copy.deepcopy(self.model)
-            model.load_state_dict(parameters, strict=False)
-            return with_statistics_of(model, support.x[0])
+            parameters = own.adapt(support).parameters
+            expected = own._scores_with(parameters, support, support.x)[0]
+            own.model.load_state_dict({k: p[0] for k, p in parameters.items()}, strict=False)
+            model = with_statistics_of(own.model, support.x[0])
+            found = first_ways(model(support.x[0]), support.ways)
+        away = (found - expected).abs().max().item()
+        if not away <= ROUNDING * expected.abs().max().item():  # nor if it is NaN
+            raise ValueError(
+                f"the adapted copy differs from the learner by up to {away:.2g} on the support: the model "
+                "must not be random in evaluation mode, nor apply one layer of batch norm twice"
+            )
+        return model
 
 
 def task_losses(scores: Tensor, y: Tensor, ways: int, loss: TaskLoss | None = None) -> Tensor:
@@ -360,9 +394,11 @@ def first_ways(scores: Tensor, ways: int) -> Tensor:
 def uses_batch_statistics(model: nn.Module) -> bool:
     """Whether queries are normalized by their own batch statistics, as in training and `batch_statistics`.
 
-    True for a model without batch norm, too.
+    True for a model without batch norm, or with frozen batch norm only, too.
     """
-    norms = [m for m in model.modules() if isinstance(m, BatchNorm)]
+    norms = [
+        m for m in model.modules() if isinstance(m, BatchNorm) and (m.training or m.running_mean is None)
+    ]
     return not norms or any(m.training for m in norms)
 
 
@@ -380,11 +416,14 @@ def trainable(parameters: Tensors) -> Tensors:
 def with_statistics_of(model: nn.Module, x: Tensor) -> nn.Module:
     """The model in evaluation mode, with a batch's statistics as the running statistics of its batch norm.
 
+    Batch norm that has running statistics keeps them.
+
     Args:
         model: Model with or without batch norm; it is changed in place and returned.
         x: [B, ...] items, which pass through the model once.
     """
-    norms = [m for m in model.modules() if isinstance(m, BatchNorm)]
+    model.eval()  # first: dropout would be random, and its noise would go into the statistics
+    norms = [m for m in model.modules() if isinstance(m, BatchNorm) and m.running_mean is None]
 
     def remember(m: Any, taken: tuple[Tensor], _: Tensor) -> None:
         # the biased variance, with which batch norm normalizes the batch itself
@@ -399,4 +438,4 @@ def with_statistics_of(model: nn.Module, x: Tensor) -> nn.Module:
         hook.remove()
     for m in norms:
         m.track_running_stats = True
-    return model.eval()
+    return model

@@ -1,16 +1,19 @@
 """`Learner`, the base class of all methods, and `embed`, which applies an encoder to the items of tasks."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Container, Generator, Iterator
 from contextlib import contextmanager
 from copy import copy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quickstudy.core.contracts import channels_last_reason, kept
 from quickstudy.core.episode import Episode, Support
 from quickstudy.core.kernels.sizes import sizes_on
+from quickstudy.core.kernels.switch import PARAMETER_SWAP_LOCK, the_tensor
 from quickstudy.core.kernels.torch_private import BatchNorm
 
 
@@ -19,7 +22,23 @@ class Learner(nn.Module, ABC):
 
     A subclass implements `predict`, which never gets the query labels, so they cannot leak.
     `forward` *is* the meta-loss, so any optimizer and any data-parallel wrapper can train a learner.
+
+    Every `predict`, also one of your own, is checked: that the items fit each other and are finite, and that
+    the scores are [T, Q, N] and finite (see `contracts.kept`).
+
+    In evaluation mode, many threads may call `predict`, and `adapted` where there is one, of one learner at
+    once. Training is not for several threads, nor is what changes modes for a while: `fit`, `evaluate`,
+    `predict_folders`, `batch_statistics`. Give each thread that does so a copy of the learner.
     """
+
+    item_format: Any = None
+    """Format of the items that it was trained on, if it was loaded from a checkpoint that states it."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Put the check of the contract around a subclass's own `predict`."""
+        super().__init_subclass__(**options)
+        if "predict" in vars(cls):
+            setattr(cls, "predict", kept(cls.predict))  # noqa: B010 (the wrapper has no names of arguments)
 
     @property
     def device(self) -> torch.device:
@@ -36,6 +55,11 @@ class Learner(nn.Module, ABC):
 
         Returns:
             [T, Q, N] scores, higher is likelier; their softmax over N gives probabilities.
+
+        Raises:
+            TypeError: If the support is no `Support`, or queries or scores are no tensors.
+            ValueError: If shapes or precisions disagree, or items aren't finite.
+            FloatingPointError: If scores aren't finite.
         """
 
     def forward(self, episode: Episode) -> Tensor:
@@ -95,7 +119,8 @@ def embed(encoder: nn.Module, x: Tensor) -> Tensor:
         m for m in encoder.modules() if isinstance(m, BatchNorm) and (m.training or m.running_mean is None)
     ]
     if norms and x.shape[0] > 1:
-        z = torch.stack(list(_each_task(encoder, x, norms)))
+        with PARAMETER_SWAP_LOCK:  # the encoder is lent copies of its statistics
+            z = torch.stack(list(_each_task(encoder, x, norms)))
     else:
         z = _encode(encoder, x.flatten(0, 1), whole=bool(norms)).unflatten(0, x.shape[:2])
     return z.float() if z.dtype in (torch.bfloat16, torch.float16) else z
@@ -122,15 +147,35 @@ def embed_together(encoder: nn.Module, *items: Tensor) -> tuple[Tensor, ...]:
 def _encode(encoder: nn.Module, x: Tensor, whole: bool) -> Tensor:
     chunk = sizes_on(x.device.type).encoded_items
     if whole or torch.is_grad_enabled() or len(x) <= chunk:
-        z: Tensor = encoder(x)
+        z = embeddings_of(encoder, x)
     else:
-        z = torch.cat([encoder(part) for part in x.split(chunk)])
+        z = torch.cat([embeddings_of(encoder, part) for part in x.split(chunk)])
     if z.ndim != 2 or len(z) != len(x):
         raise ValueError(
             f"the encoder made {list(z.shape)} of {list(x.shape)}: it must give [B, D], one embedding "
             "per item; end it with nn.Flatten()"
         )
     return z
+
+
+def embeddings_of(encoder: nn.Module, x: Tensor) -> Tensor:
+    """What an encoder makes of items, if that is a tensor.
+
+    Args:
+        encoder: Any module.
+        x: [B, ...] items.
+
+    Raises:
+        TypeError: If it is none, such as the outputs by name of a model of Hugging Face.
+        ValueError: If it fails on pictures whose channels come last.
+    """
+    try:
+        z: Any = encoder(x)
+    except RuntimeError as error:  # torch's own, which names numbers and no reason
+        if reason := channels_last_reason(encoder, x):
+            raise ValueError(reason) from error
+        raise
+    return the_tensor(z, "the encoder")
 
 
 def _each_task(encoder: nn.Module, x: Tensor, norms: list[BatchNorm]) -> Iterator[Tensor]:
@@ -182,34 +227,51 @@ def evaluation_mode(module: nn.Module) -> Generator[None]:
 def training_mode(module: nn.Module) -> None:
     """Put a module into training mode, except for its frozen submodules, which stay in evaluation mode.
 
-    A submodule is frozen if it is in evaluation mode while the whole module is in training mode, or if it is
-    in evaluation mode and has parameters, none of which requires a gradient.
-
     Args:
-        module: Module with submodules of any modes.
+        module: Module with submodules of any modes; `frozen_in` says which of them are frozen.
     """
-    as_found = module.training
-    kept: list[nn.Module] = []
-    for m in module.modules():
-        parameters = list(m.parameters())
-        frozen = bool(parameters) and not any(p.requires_grad for p in parameters)
-        if not m.training and (as_found or frozen):
-            kept.append(m)
+    kept = frozen_in(module)
     module.train()
     for m in kept:
         m.eval()
 
 
+def frozen_in(module: nn.Module) -> list[nn.Module]:
+    """The frozen submodules of a module, such as those of `encoder.eval().requires_grad_(False)`.
+
+    A submodule is frozen if it is in evaluation mode while the whole module is in training mode, or if it is
+    in evaluation mode and has parameters, none of which requires a gradient. What is within a frozen one is
+    frozen, too.
+
+    Args:
+        module: Module with submodules of any modes.
+    """
+    found: dict[nn.Module, None] = {}
+    for m in module.modules():
+        parameters = list(m.parameters())
+        without_gradient = bool(parameters) and not any(p.requires_grad for p in parameters)
+        if not m.training and (module.training or without_gradient):
+            found.update(dict.fromkeys(inner for inner in m.modules() if not inner.training))
+    return list(found)
+
+
 @contextmanager
-def batch_statistics(module: nn.Module) -> Generator[None]:
+def batch_statistics(module: nn.Module, frozen: Container[nn.Module] | None = None) -> Generator[None]:
     """Make batch norm use the batch statistics of each task's own items: transductive evaluation.
 
-    Running statistics are neither used nor changed, and all other layers, such as dropout, are unaffected.
+    Running statistics are neither used nor changed, and all other layers, such as dropout, are unaffected. So
+    is frozen batch norm with running statistics, which are its constants.
 
     Args:
         module: Module with any number of batch norm layers.
+        frozen: Its frozen submodules; by default those that `frozen_in` finds.
     """
-    norms = [m for m in module.modules() if isinstance(m, BatchNorm)]
+    frozen = frozen_in(module) if frozen is None else frozen
+    norms = [
+        m
+        for m in module.modules()
+        if isinstance(m, BatchNorm) and not (m in frozen and m.running_mean is not None)
+    ]
     before = [(m.training, m.track_running_stats) for m in norms]
     for m in norms:
         m.training, m.track_running_stats = True, False

@@ -9,17 +9,20 @@ import torch
 from torch import Tensor
 
 from quickstudy.core.adapt import FunctionalRule, Rule, RuleState, Tensors
+from quickstudy.core.arguments import check_finite, checked
 
 Rate = float | Tensors
 """A learning rate, or for each parameter a tensor of rates that broadcasts to its shape, learned or not."""
 
 
+@checked
 def sgd(lr: Rate) -> Rule:
     r"""Gradient descent, $\theta \leftarrow \theta - \alpha \circ \nabla L(\theta)$ (`torch.optim.SGD`).
 
     Args:
         lr: Learning rate α, or a tensor of rates for each parameter.
     """
+    _check(lr)
 
     def update(g: Tensors, state: RuleState, parameters: Tensors, loss: Tensor) -> tuple[Tensors, RuleState]:
         return _descend(parameters, g, lr), state
@@ -41,6 +44,7 @@ def sgd_by_step(rates: Tensors) -> Rule:
     return FunctionalRule(lambda parameters: 0, update)
 
 
+@checked
 def heavy_ball(lr: Rate, momentum: float = 0.9) -> Rule:
     r"""Heavy-ball momentum, $b \leftarrow \mu b + \nabla L(\theta)$, $\theta \leftarrow \theta - \alpha b$.
 
@@ -52,6 +56,7 @@ def heavy_ball(lr: Rate, momentum: float = 0.9) -> Rule:
 
     Reference: Polyak: "Some methods of speeding up the convergence of iteration methods", 1964.
     """
+    _check(lr, momentum=momentum)
 
     def update(g: Tensors, state: RuleState, parameters: Tensors, loss: Tensor) -> tuple[Tensors, RuleState]:
         ball = {k: torch.add(g[k], state[k], alpha=momentum) for k in parameters}
@@ -60,6 +65,7 @@ def heavy_ball(lr: Rate, momentum: float = 0.9) -> Rule:
     return FunctionalRule(_zeros, update)
 
 
+@checked
 def nag(lr: Rate, momentum: float = 0.9) -> Rule:
     r"""Nesterov's accelerated gradient: momentum that looks one step ahead.
 
@@ -73,6 +79,7 @@ def nag(lr: Rate, momentum: float = 0.9) -> Rule:
     Reference: Nesterov: "A method of solving a convex programming problem with convergence rate O(1/k²)",
     1983, in the form of Sutskever et al. 2013.
     """
+    _check(lr, momentum=momentum)
 
     def update(g: Tensors, state: RuleState, parameters: Tensors, loss: Tensor) -> tuple[Tensors, RuleState]:
         ball = {k: torch.add(g[k], state[k], alpha=momentum) for k in parameters}
@@ -82,6 +89,7 @@ def nag(lr: Rate, momentum: float = 0.9) -> Rule:
     return FunctionalRule(_zeros, update)
 
 
+@checked
 def rmsprop(lr: Rate, decay: float = 0.99, eps: float = 1e-8) -> Rule:
     r"""RMSprop, $v \leftarrow \rho v + (1 - \rho) \nabla L^2$, $\theta \leftarrow \theta - \alpha \nabla L / (\sqrt v + \epsilon)$.
 
@@ -94,6 +102,8 @@ def rmsprop(lr: Rate, decay: float = 0.99, eps: float = 1e-8) -> Rule:
 
     Reference: Tieleman, Hinton: "Lecture 6.5: RMSprop", 2012.
     """  # noqa: E501
+    _check(lr, decay=decay)
+    check_finite(0, eps=eps)
 
     def update(g: Tensors, state: RuleState, parameters: Tensors, loss: Tensor) -> tuple[Tensors, RuleState]:
         v = {k: _mean_square(state[k], g[k], decay) for k in parameters}
@@ -102,6 +112,7 @@ def rmsprop(lr: Rate, decay: float = 0.99, eps: float = 1e-8) -> Rule:
     return FunctionalRule(_zeros, update)
 
 
+@checked
 def adam(
     lr: Rate,
     beta1: float = 0.9,
@@ -125,6 +136,8 @@ def adam(
     Reference: Kingma, Ba: "Adam: A Method for Stochastic Optimization", 2015; Loshchilov, Hutter: "Decoupled
     Weight Decay Regularization", 2019.
     """
+    _check(lr, beta1=beta1, beta2=beta2)
+    check_finite(0, eps=eps, weight_decay=weight_decay)
 
     def init(parameters: Tensors) -> RuleState:
         return 0, _zeros(parameters), _zeros(parameters)
@@ -141,6 +154,14 @@ def adam(
         return _descend(parameters, way, lr, schedule(t - 1) if schedule else 1.0), (t, m, v)
 
     return FunctionalRule(init, update)
+
+
+def _check(lr: Rate, **decays: float) -> None:
+    if isinstance(lr, float | int):
+        check_finite(None, lr=lr)  # a negative one climbs
+    for name, value in decays.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} is {value}: it must lie between 0 and 1")
 
 
 def _zeros(parameters: Tensors) -> Tensors:

@@ -6,13 +6,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from quickstudy.core.arguments import checked_class
 from quickstudy.core.arrays import IntArray
 from quickstudy.core.episode import LabelledBatch
+from quickstudy.core.wording import plural
 from quickstudy.data.augment.augment import Augment
 from quickstudy.data.formats.items import floats
 from quickstudy.data.pool import ClassPool, described
 
 
+@checked_class
 class LabelledBatches:
     """An endless, reproducible sequence of labelled batches, for `PlainClassifier`.
 
@@ -48,7 +51,7 @@ class LabelledBatches:
             )
         if len(pool) < 2 or not pool.counts.sum():
             raise ValueError(
-                f"{pool.name} has {len(pool)} classes and {pool.counts.sum()} items: "
+                f"{pool.name} has {plural(len(pool), 'class')} and {plural(int(pool.counts.sum()), 'item')}: "
                 "telling apart takes two classes with items"
             )
         self.pool, self.batch_size, self.seed, self.device = pool, batch_size, seed, device

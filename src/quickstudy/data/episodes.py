@@ -9,8 +9,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from quickstudy.core.arguments import checked_class
 from quickstudy.core.arrays import IntArray
 from quickstudy.core.episode import Episode, Support
+from quickstudy.core.wording import plural
 from quickstudy.data.augment.augment import Augment
 from quickstudy.data.formats.items import floats
 from quickstudy.data.pool import ClassPool, described
@@ -18,6 +20,7 @@ from quickstudy.data.setting import LabelFraction, Setting
 from quickstudy.data.stored import Stored, stored
 
 
+@checked_class
 class Episodes:
     """An endless, reproducible sequence of meta-batches.
 
@@ -71,6 +74,13 @@ class Episodes:
     ) -> None:
         if tasks < 1 or seed < 0:
             raise ValueError(f"tasks is {tasks} and seed {seed}: tasks must be at least 1, seed at least 0")
+        if not isinstance(pool, ClassPool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(
+                f"the pool is a {type(pool).__name__}: bring items and labels into a pool, "
+                "ClassPool.from_arrays(…), or load a folder, image_folders(…)"
+            )
+        if not isinstance(setting, Setting):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"the setting is {setting!r}: give Setting(ways, shots, queries)")
         self.pool, self.setting, self.tasks, self.seed, self.device = pool, setting, tasks, seed, device
         self.labels, self.augment, self.group, self.cross_source = labels, augment, group, cross_source
         self.augment_classes = augment_classes
@@ -289,9 +299,11 @@ class _Sources:
         if not len(self._usable):
             heard = [pool.source_names[q] for q in np.flatnonzero(self._counts.sum(0)).tolist()]
             raise ValueError(
-                f"{pool.name} can't be kept apart by its {len(heard)} sources ({', '.join(heard[:5])}): "
-                f"none has {setting.queries} queries of {setting.ways} classes each, of which others have "
-                f"{setting.shots} shots; lower ways, queries or shots, or bring more sources"
+                f"{pool.name} can't be kept apart by its {plural(len(heard), 'source')} "
+                f"({', '.join(heard[:5])}): "
+                f"none has {setting.queries} quer{'y' if setting.queries == 1 else 'ies'} of {setting.ways} "
+                f"classes each, of which others have {plural(setting.shots, 'shot')}; lower ways, queries "
+                "or shots, or bring more sources"
             )
         self._members = _padded([np.flatnonzero(enough[:, q]).tolist() for q in self._usable])
 
@@ -382,10 +394,11 @@ def _check(pool: ClassPool, setting: Setting, labelled: IntArray | None) -> None
     if classes > len(pool):
         wanted = f"{setting.ways} ways"
         if setting.distractors:
-            wanted += f" and {setting.distractors} distractors"
+            wanted += f" and {plural(setting.distractors, 'distractor')}"
+        most = len(pool) - setting.distractors
+        fewer = f"ask for at most {most} ways or " if most >= 2 else ""
         raise ValueError(
-            f"{wanted}, but {pool.name} has {len(pool)} classes: "
-            f"ask for at most {len(pool)} ways or bring more classes"
+            f"{wanted}, but {pool.name} has {plural(len(pool), 'class')}: {fewer}bring more classes"
         )
     if labelled is None:
         _check_items(pool, pool.counts, setting.items, setting, "")
@@ -400,8 +413,10 @@ def _check_items(pool: ClassPool, counts: IntArray, least: int, setting: Setting
         named = ", ".join(f"{pool.classes[i]!r} ({counts[i]})" for i in small[:5].tolist())
         more = f" and {len(small) - 5} more" if len(small) > 5 else ""
         raise ValueError(
-            f"{len(small)} of {len(pool)} classes of {pool.name} have fewer than the {least} items{kind} "
-            f"that {setting.shots} shots + {setting.queries} queries"
+            f"{len(small)} of {plural(len(pool), 'class')} of {pool.name} "
+            f"{'has' if len(small) == 1 else 'have'} fewer than the {plural(least, 'item')}{kind} that "
+            f"{plural(setting.shots, 'shot')} + {setting.queries} "
+            f"quer{'y' if setting.queries == 1 else 'ies'}"
             + (f" + {setting.unlabelled} unlabelled" if setting.unlabelled else "")
             + f" take: {named}{more}; lower shots or queries, or leave these classes out"
         )

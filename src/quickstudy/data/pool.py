@@ -63,6 +63,12 @@ class ClassPool:
             )
         if self.items.dtype.name not in ("uint8", "int16"):
             raise ValueError(f"items are {self.items.dtype}: they must be uint8 (pictures) or int16 (clips)")
+        shape = self.items.shape
+        if self.items.dtype == np.uint8 and len(shape) == 4 and shape[1] > 4 >= shape[3] and shape[2] > 4:
+            raise ValueError(
+                f"pictures are {list(shape[1:])}, which is height × width × channels: a pool takes channels "
+                "first, items.transpose(0, 3, 1, 2)"
+            )
         if len(set(self.classes)) < len(self.classes):
             twice = next(c for i, c in enumerate(self.classes) if c in self.classes[:i])
             raise ValueError(f"two classes are named {twice!r}: names must differ")

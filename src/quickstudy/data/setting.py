@@ -4,9 +4,11 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from quickstudy.core.arguments import checked_class
 from quickstudy.core.arrays import IntArray
 
 
+@checked_class
 @dataclass(frozen=True)
 class Setting:
     """The size of a task: `Setting(5, 1)` is "5-way 1-shot", 5w1s for short.
@@ -70,6 +72,7 @@ class Setting:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 
+@checked_class
 @dataclass(frozen=True)
 class BatchSize:
     """The size of a batch of ordinary classification, which knows no tasks.
@@ -89,6 +92,7 @@ class BatchSize:
             raise ValueError(f"batch_size is {self.batch_size}: it must be at least 1")
 
 
+@checked_class
 @dataclass(frozen=True)
 class LabelFraction:
     """A random choice of the labelled items of each class, for semi-supervised episodes; it never changes.

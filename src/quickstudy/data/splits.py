@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from quickstudy.core.wording import plural
+
 FRACTIONS = (0.64, 0.16, 0.20)
 """Fractions of the classes for training, validation and test: those of miniImageNet."""
 SPLITS = ("train", "validation", "test")
@@ -34,7 +36,7 @@ def random_split(classes: int, fractions: Sequence[float], seed: int) -> dict[st
         )
     wanted = sum(f > 0 for f in fractions)
     if classes < wanted:
-        raise ValueError(f"{classes} classes can't be split {wanted} ways: bring more classes")
+        raise ValueError(f"{plural(classes, 'class')} can't be split {wanted} ways: bring more classes")
     sizes = [max(int(f > 0), round(f * classes)) for f in fractions[1:]]
     while sum(sizes) > classes - int(fractions[0] > 0):
         sizes[int(np.argmax(sizes))] -= 1
@@ -70,7 +72,9 @@ def read_split(split: str | Path | Mapping[str, Sequence[str]], classes: list[st
     if set(lists) - set(SPLITS):
         raise ValueError(f"{origin} names splits {sorted(lists)}: they must be among {', '.join(SPLITS)}")
     if unknown:
-        raise ValueError(f"{origin} names {len(unknown)} classes that have no folder, e.g. {unknown[0]!r}")
+        raise ValueError(
+            f"{origin} names {plural(len(unknown), 'class')} without a folder, e.g. {unknown[0]!r}"
+        )
     return {s: [classes.index(c) for c in lists.get(s, [])] for s in SPLITS}
 
 

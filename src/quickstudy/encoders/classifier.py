@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.core.adapt import Tensors
+from quickstudy.core.arguments import check_whole
 from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.kernels.convolution import per_task_linear
 from quickstudy.core.kernels.per_task import below, per_task
@@ -25,6 +26,10 @@ class MLP(nn.Module):
     def __init__(self, inputs: int, widths: Sequence[int], outputs: int) -> None:
         super().__init__()
         sizes = [inputs, *widths, outputs]
+        if min(sizes) < 1:
+            raise ValueError(
+                f"inputs is {inputs}, widths {tuple(widths)}, outputs {outputs}: each must be at least 1"
+            )
         self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -59,6 +64,7 @@ class Classifier(nn.Module):
 
     def __init__(self, encoder: nn.Module, ways: int, dimensions: int = 64) -> None:
         super().__init__()
+        check_whole(1, ways=ways, dimensions=dimensions)
         self.encoder = encoder
         self.head = nn.Linear(dimensions, ways)
 

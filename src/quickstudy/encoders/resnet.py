@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quickstudy.core.arguments import check_whole
 from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.kernels.convolution import channels_last
 
@@ -61,6 +62,11 @@ class ResNet(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        check_whole(1, in_channels=in_channels, dimensions=dimensions, rows=grid[0], columns=grid[1])
+        if min(widths) < 1 or not 0 <= dropout < 1:
+            raise ValueError(
+                f"widths is {tuple(widths)}, dropout {dropout}: widths must be at least 1, dropout in [0, 1)"
+            )
         self.in_channels, self.grid, self.dropout = in_channels, grid, dropout
         self.stem = nn.Conv2d(in_channels, widths[0], 5, stride=2, padding=2, bias=False)
         self.stem_norm = nn.BatchNorm2d(widths[0])

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quickstudy.core.arguments import check_whole
 from quickstudy.core.blueprint import rebuildable
 
 LOW = 0.08
@@ -48,6 +49,9 @@ class TDNN(nn.Module):
         dropout: float = 0.2,
     ) -> None:
         super().__init__()
+        check_whole(1, bands=bands, channels=channels, layers=layers, dimensions=dimensions)
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout is {dropout}: it must lie in [0, 1)")
         self.bands, self.dropout = bands, dropout
         self.norm = nn.BatchNorm1d(bands)
         widths = [bands] + [channels] * layers

@@ -10,6 +10,7 @@ from typing import Unpack
 from torch import Tensor
 
 from quickstudy.core.adapt import Adapted, Rule, Tensors, adapt
+from quickstudy.core.arguments import check_finite
 from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.episode import Support
 from quickstudy.core.inner_loop import (
@@ -77,6 +78,7 @@ class ANIL(InnerLoop):
         super().__init__(model, steps, test_steps, first_order, chunk_size, **options)
         if not any(p.requires_grad for p in model.head.parameters()):
             raise ValueError("no parameter of the head requires a gradient: there is nothing to adapt")
+        check_finite(0, lr=lr)
         self.lr = lr
         self.rates = (
             StepRates(self.adaptable(dict(model.named_parameters())), steps, lr) if learned_rates else None

@@ -9,6 +9,7 @@ from typing import Unpack
 from torch import nn
 
 from quickstudy.core.adapt import Rule
+from quickstudy.core.arguments import check_finite
 from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.inner_loop import InnerLoop, InnerLoopOptions
 from quickstudy.core.per_step import StepRates
@@ -66,6 +67,7 @@ class MAML(InnerLoop):
         **options: Unpack[InnerLoopOptions],
     ) -> None:
         super().__init__(model, steps, test_steps, first_order, chunk_size, **options)
+        check_finite(0, lr=lr)
         self.lr = lr
         self.rates = (
             StepRates(self.adaptable(dict(model.named_parameters())), steps, lr) if learned_rates else None

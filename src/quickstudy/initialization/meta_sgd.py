@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from quickstudy.core.adapt import Rule
+from quickstudy.core.arguments import check_whole
 from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.inner_loop import InnerLoop, InnerLoopOptions
 from quickstudy.core.update_rules import sgd, sgd_by_step
@@ -56,6 +57,7 @@ class MetaSGD(InnerLoop):
         **options: Unpack[InnerLoopOptions],
     ) -> None:
         super().__init__(model, steps, test_steps, first_order, chunk_size, **options)
+        check_whole(1, steps=steps)
         if rates not in ("parameter", "layer", "layer and step"):
             raise ValueError(f"rates is {rates!r}: choose 'parameter', 'layer' or 'layer and step'")
         parameters = self.adaptable(dict(model.named_parameters()))

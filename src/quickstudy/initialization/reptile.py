@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.core.adapt import FunctionalRule, Rule, RuleState, Tensors
+from quickstudy.core.arguments import check_finite, check_whole
 from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.episode import Episode, Support
 from quickstudy.core.inner_loop import (
@@ -19,7 +20,7 @@ from quickstudy.core.inner_loop import (
     trainable,
     uses_batch_statistics,
 )
-from quickstudy.core.kernels.per_task import per_task
+from quickstudy.core.kernels.per_task import in_turn, per_task
 from quickstudy.core.kernels.task_norm import TaskNorm
 from quickstudy.core.update_rules import adam
 
@@ -74,8 +75,8 @@ class Reptile(InnerLoop):
         loss: TaskLoss | None = None,
     ) -> None:
         super().__init__(model, steps, test_steps, True, chunk_size, loss=loss)
-        if batch < 1:
-            raise ValueError(f"batch is {batch}: it must be at least 1")
+        check_whole(1, steps=steps, batch=batch)
+        check_finite(0, lr=lr)
         self.lr, self.batch = lr, batch
         wanted = trainable(dict(model.named_parameters()))
         self.names = list(wanted)
@@ -128,6 +129,10 @@ class Reptile(InnerLoop):
         """
         support = episode.support
         x, y = torch.cat([support.x, episode.query_x], 1), torch.cat([support.y, episode.query_y], 1)
+        with in_turn(self.model):
+            return self._surrogate(x, y, episode)
+
+    def _surrogate(self, x: Tensor, y: Tensor, episode: Episode) -> Tensor:
         n = self.limits(x[:, : self.batch]).tasks
         wanted = trainable(dict(self.model.named_parameters()))
         with torch.no_grad():

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from quickstudy.core.process import WARNING_FILTERS_LOCK
 from quickstudy.metric.distances import prototypes, squared_distances
 
 Head = Callable[[Tensor, Tensor, int, Tensor], Tensor]
@@ -76,7 +77,7 @@ def logistic_regression(
 
     z, labels, q = (t.detach().cpu().numpy() for t in (shots.double(), y, queries.double()))
     scores: list[Any] = []
-    with warnings.catch_warnings():
+    with WARNING_FILTERS_LOCK, warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         for i in range(len(z)):
             fitted: Any = LogisticRegression(C=inverse_penalty, max_iter=1000).fit(z[i], labels[i])

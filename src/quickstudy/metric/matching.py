@@ -9,6 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from quickstudy.core.arguments import check_whole
 from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.episode import Support
 from quickstudy.core.learner import Learner, embed_together
@@ -49,6 +50,7 @@ class FullContext(nn.Module):
 
     def __init__(self, dimensions: int = 64, steps: int = 5) -> None:
         super().__init__()
+        check_whole(1, dimensions=dimensions)
         if steps < 1:
             raise ValueError(f"steps is {steps}: full-context embeddings take at least 1")
         self.dimensions, self.steps = dimensions, steps

@@ -7,6 +7,7 @@ Classification: a Good Embedding Is All You Need?", ECCV 2020.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quickstudy.core.arguments import check_whole
 from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.episode import LabelledBatch, Support
 from quickstudy.core.learner import Learner, embed_together
@@ -50,6 +51,7 @@ class PlainClassifier(Learner):
         head: Head = logistic_regression,
     ) -> None:
         super().__init__()
+        check_whole(1, dimensions=dimensions)
         if classes < 2 or not 0 <= label_smoothing < 1:
             raise ValueError(
                 f"classes is {classes} and label_smoothing {label_smoothing}: there must be two classes or "

@@ -116,7 +116,7 @@ def refinement(
     return figure
 
 
-def plot_roc(verification: Verification, path: Path, title: str = "pairs of unseen classes") -> Figure:
+def plot_roc(verification: Verification, path: str | Path, title: str = "pairs of unseen classes") -> Figure:
     """Write the plot that `roc` draws to a file.
 
     Args:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quickstudy.core.arguments import check_whole
 from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.episode import Episode, Support
 from quickstudy.core.kernels.convolution import channels_last
@@ -67,6 +68,7 @@ class Comparison(nn.Module):
 
     def __init__(self, side: int = 5, channels: int = 64, hidden: int = 8) -> None:
         super().__init__()
+        check_whole(1, channels=channels, hidden=hidden)
         if side < 4:
             raise ValueError(f"side is {side}: maps of at least 4×4 are left by two pools")
         self.maps = (channels, side, side)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from quickstudy.core.arguments import check_whole
 from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.episode import Episode, Support
 from quickstudy.core.learner import Learner, embed, embed_together
@@ -38,6 +39,7 @@ class WeightedL1(nn.Module):
 
     def __init__(self, dimensions: int) -> None:
         super().__init__()
+        check_whole(1, dimensions=dimensions)
         self.weight = nn.Parameter(torch.full((dimensions,), -1 / dimensions))
         self.bias = nn.Parameter(torch.ones(()))
 

@@ -8,6 +8,7 @@ from typing import Unpack
 from torch import nn
 
 from quickstudy.core.adapt import Rule
+from quickstudy.core.arguments import check_whole
 from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.inner_loop import InnerLoop, InnerLoopOptions
 from quickstudy.optimizer.rules.cell_state import CellStateRule
@@ -57,6 +58,7 @@ class LSTMMetaLearner(InnerLoop):
         chunk_size: int | None = None,
         **options: Unpack[InnerLoopOptions],
     ) -> None:
+        check_whole(1, steps=steps)
         super().__init__(model, steps, test_steps, first_order, chunk_size, **options)
         self.cell = CellStateRule() if rule is None else rule
 

@@ -7,7 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from quickstudy.core.adapt import Adapted, Loss, Rule, RuleState, Tensors, adapt
+from quickstudy.core.adapt import Adapted, Loss, Rule, RuleState, Tensors, adapt, check_rule
+from quickstudy.core.arguments import checked_class
 from quickstudy.core.kernels.torch_private import pytree
 from quickstudy.optimizer.perturbed import PerTaskRule
 from quickstudy.optimizer.problems.problem import ProblemBatch, ProblemFamily, generator
@@ -91,6 +92,7 @@ class UnrollState:
         self.at = at
 
 
+@checked_class
 class RuleLearner(nn.Module):
     r"""Learns the parameters φ of an update rule from the losses of the optimizees that it optimizes.
 
@@ -150,6 +152,7 @@ class RuleLearner(nn.Module):
         sigma: float = 0.01,
     ) -> None:
         super().__init__()
+        check_rule(rule)
         if problems < 1 or unroll < 1 or sigma <= 0:
             raise ValueError(
                 f"problems is {problems}, unroll {unroll}, sigma {sigma}: at least 1, at least 1, above 0"

@@ -4,12 +4,14 @@ import copy
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from quickstudy.core.adapt import Rule
+from quickstudy.core.adapt import Rule, check_rule
+from quickstudy.core.arguments import check_whole
 from quickstudy.core.kernels.sizes import sizes_on
 from quickstudy.core.kernels.torch_private import pytree
 from quickstudy.optimizer.weights import load_rule
@@ -22,7 +24,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
 
     A rule that is a module is frozen: copied, in evaluation mode. Parameter groups, schedules, closures,
     `state_dict` and `copy.deepcopy` work as for any optimizer; a parameter without gradient and its state are
-    left unchanged. Arithmetic and state have the precision of the parameters, but at least float32.
+    left unchanged. A step is taken as a whole: after an error in it nothing has moved. Arithmetic and state
+    have the precision of the parameters, but at least float32.
 
     Two optional attributes of a rule are respected:
 
@@ -45,8 +48,9 @@ class LearnedOptimizer(torch.optim.Optimizer):
             By default it is read from the rule's file, if there is one.
 
     Raises:
-        ValueError: If a number is out of range, a parameter is complex, or a gradient is sparse; if the rule
-            needs the loss, and `step` gets no closure that returns it.
+        TypeError: If the rule is none, such as a number or an optimizer of torch.
+        ValueError: If a number is out of range, a parameter is complex or overlaps itself in memory, or a
+            gradient is sparse; if the rule needs the loss, and `step` gets no closure that returns it.
         FileNotFoundError: If there is no such rule.
 
     Example:
@@ -75,6 +79,8 @@ class LearnedOptimizer(torch.optim.Optimizer):
         if isinstance(rule, str | os.PathLike):
             rule, card = load_rule(rule)
             horizon = card.get("horizon") if horizon is None else horizon
+        check_rule(rule)
+        check_whole(None, horizon=horizon)
         if horizon is not None and horizon < 1:
             raise ValueError(f"horizon is {horizon}: at least 1, or None where the rule knows no end")
         frozen: Any = rule
@@ -103,13 +109,20 @@ class LearnedOptimizer(torch.optim.Optimizer):
         """
         lr = param_group.get("lr", self.defaults["lr"])
         decay = param_group.get("weight_decay", self.defaults["weight_decay"])
-        if not (lr >= 0 and decay >= 0):
+        if isinstance(lr, str) or isinstance(decay, str) or not (0 <= lr < inf and 0 <= decay < inf):
             raise ValueError(f"lr is {lr} and weight_decay {decay}: both must be 0 or more")
         super().add_param_group(param_group)
         for p in self.param_groups[-1]["params"]:
             if not p.is_floating_point():
                 self.param_groups.pop()
                 raise ValueError(f"a parameter {list(p.shape)} is of {p.dtype}: rules take real numbers only")
+            if any(n > 1 and not stride for n, stride in zip(p.shape, p.stride(), strict=True)):
+                self.param_groups.pop()
+                raise ValueError(
+                    f"a parameter {list(p.shape)} is expanded, several of its numbers lie in one place: "
+                    "make it "
+                    "of expanded.clone()"
+                )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the state, as in torch, but in its own precision.
@@ -153,6 +166,7 @@ class LearnedOptimizer(torch.optim.Optimizer):
                 value = closure()
         loss = self._loss(value)
         self._check_gradients()
+        steps: list[_Step] = []
         with torch.no_grad():
             for group in self.param_groups:
                 by_kind: dict[tuple[torch.device, torch.dtype, int], list[tuple[Tensor, str]]] = {}
@@ -162,7 +176,12 @@ class LearnedOptimizer(torch.optim.Optimizer):
                         by_kind.setdefault(kind, []).append((p, name))
                 for (device, dtype, _), members in by_kind.items():
                     with torch.autocast(device.type, enabled=False):
-                        self._advance(self._on(device, dtype), members, group, loss.to(dtype).to(device))
+                        rule = self._on(device, dtype)
+                        steps += self._advance(rule, members, group, loss.to(dtype).to(device))
+            # from here on nothing is computed that could fail, so a step is whole or not at all
+            for p, after, state in steps:
+                p.copy_(after)
+                self.state[p].update(state, step=self.state[p]["step"] + 1)
         return value
 
     def _loss(self, value: Any) -> Tensor:
@@ -211,16 +230,16 @@ class LearnedOptimizer(torch.optim.Optimizer):
             state.update({"step": 0} | _numbered(self._fresh(p, name)))
         elif name not in self._forms:
             self._fresh(p, name)
-        state["step"] += 1
-        if self.horizon is not None and state["step"] > self.horizon and not self._warned:
+        count: int = state["step"] + 1
+        if self.horizon is not None and count > self.horizon and not self._warned:
             self._warned = True
             warnings.warn(
-                f"the rule was trained for {self.horizon} steps, and this is step {state['step']}: it may "
+                f"the rule was trained for {self.horizon} steps, and this is step {count}: it may "
                 "stop learning or diverge from here on; go on with another optimizer, or take a rule trained "
                 "for longer",
                 stacklevel=4,
             )
-        return state["step"]
+        return count
 
     def _restored(self, p: Tensor, name: str, saved: dict[str, Any]) -> dict[str, Any]:
         fresh = _numbered(self._fresh(p, name))
@@ -238,26 +257,28 @@ class LearnedOptimizer(torch.optim.Optimizer):
 
     def _advance(
         self, rule: Rule, members: Sequence[tuple[Tensor, str]], group: dict[str, Any], loss: Tensor
-    ) -> None:
-        """Take a step of parameters with the same number of past steps, device and precision."""
+    ) -> "list[_Step]":
+        """The step of parameters with the same number of past steps, device and precision."""
         if self._coordinatewise:
-            self._advance_coordinates(rule, [p for p, _ in members], members[0][1], group, loss)
-            return
+            return self._advance_coordinates(rule, [p for p, _ in members], members[0][1], group, loss)
+        steps: list[_Step] = []
         for p, name in members:
             assert p.grad is not None  # `step` chose these members by their gradients
             theta = p.detach().to(loss.dtype)
             g = p.grad.detach().to(loss.dtype)
             before = pytree.tree_unflatten(_leaves(self.state[p]), self._forms[name])
             after, state = rule.update({name: g}, before, {name: theta}, loss)
-            self.state[p].update(_numbered([_own(leaf) for leaf in pytree.tree_leaves(state)]))
-            p.copy_(_towards(after[name], theta, group))
+            leaves = _numbered([_own(leaf) for leaf in pytree.tree_leaves(state)])
+            steps.append((p, _towards(after[name], theta, group).expand_as(p), leaves))
+        return steps
 
     def _advance_coordinates(
         self, rule: Rule, members: Sequence[Tensor], name: str, group: dict[str, Any], loss: Tensor
-    ) -> None:
-        thetas = [p.detach().flatten().to(loss.dtype) for p in members]
+    ) -> "list[_Step]":
+        # copies: `flatten` gives a view of some parameters and a copy of others, depending on their strides
+        thetas = [_own(p.detach()).flatten().to(loss.dtype) for p in members]
         gradients = [p.grad.flatten().to(loss.dtype) for p in members if p.grad is not None]
-        states = [_leaves(self.state[p]) for p in members]
+        states = [[_own(leaf) for leaf in _leaves(self.state[p])] for p in members]
         leaves: list[Any] = []
         at_once = sizes_on(loss.device.type).optimizer_coordinates
         for part in _parts([len(theta) for theta in thetas], at_once):
@@ -278,10 +299,15 @@ class LearnedOptimizer(torch.optim.Optimizer):
                         states[i][k][..., s] = own
             for (i, s), own in zip(part, _towards(after[name], theta, group).split(sizes), strict=True):
                 thetas[i][s] = own
-        for p, theta in zip(members, thetas, strict=True):
-            p.copy_(theta.view(p.shape))
-            numbers = {k: _own(v) for k, v in _numbered(leaves).items() if not _has_coordinates(v)}
-            self.state[p].update(numbers)
+        numbers = {k: v for k, v in _numbered(leaves).items() if not _has_coordinates(v)}
+        return [
+            (p, theta.view(p.shape), _numbered(state) | {k: _own(v) for k, v in numbers.items()})
+            for p, theta, state in zip(members, thetas, states, strict=True)
+        ]
+
+
+_Step = tuple[Tensor, Tensor, dict[str, Any]]
+"""A parameter, what it becomes, and the leaves of its state after the step."""
 
 
 def _members(group: dict[str, Any]) -> Iterator[tuple[Tensor, str]]:

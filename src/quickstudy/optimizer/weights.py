@@ -59,7 +59,7 @@ def load_rule(name_or_path: str | os.PathLike[str]) -> tuple[LearnedRule, checkp
     return rule.eval(), card
 
 
-def save_rule(path: Path, rule: LearnedRule, card: checkpoint.Manifest) -> None:
+def save_rule(path: str | Path, rule: LearnedRule, card: checkpoint.Manifest) -> None:
     """Write a learned rule and its card to a file, and the card to a readable file beside it.
 
     Args:

@@ -84,8 +84,10 @@ def load_learner(
         weights, manifest = checkpoint.load(path)
         checkpoint.load_weights(learner, weights, str(path))
         learner.eval()
-        return learner, manifest
-    _, used, manifest = _load(name_or_path, recipe)
+        used = learner
+    else:
+        _, used, manifest = _load(name_or_path, recipe)
+    used.item_format = item_format(manifest["items"]) if "items" in manifest else None
     return used, manifest
 
 

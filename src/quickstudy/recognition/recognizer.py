@@ -370,7 +370,16 @@ class Recognizer:
 
 
 def _paths(files: Files) -> list[File]:
-    given = [files] if isinstance(files, str | Path | Member) else files
+    several = hasattr(files, "__iter__") and not isinstance(files, str | Path | Member | bytes)
+    given = list(files) if several else [files]  # pyright: ignore
+    wrong = [f for f in given if not isinstance(f, str | Path | Member)]
+    if wrong:
+        kind = type(wrong[0] if isinstance(files, list | tuple) else files).__name__
+        raise TypeError(
+            f"samples are given by the paths of their files, and this is of type {kind}: write it into a "
+            "file "
+            "first, such as by picture.save('sample.png')"
+        )
     paths = [f if isinstance(f, Member) else Path(f) for f in given]
     if not paths:
         raise ValueError("no files are given: name one at least")

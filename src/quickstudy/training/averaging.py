@@ -7,7 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from quickstudy.core.arguments import checked_class
 
+
+@checked_class
 class WeightAverage:
     """Exponential moving average of a module's parameters and floating-point buffers, such as statistics.
 

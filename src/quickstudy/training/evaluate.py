@@ -10,8 +10,10 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from quickstudy.core.arguments import checked
+from quickstudy.core.contracts import check_weights
 from quickstudy.core.episode import Trials
-from quickstudy.core.learner import Learner, batch_statistics, embed, evaluation_mode
+from quickstudy.core.learner import Learner, batch_statistics, embed, evaluation_mode, frozen_in
 from quickstudy.core.modes import Mode
 from quickstudy.core.progress import ProgressCallback
 from quickstudy.core.scores import Score, accuracies, mean_ci95
@@ -19,12 +21,14 @@ from quickstudy.core.seeds import generators_kept
 from quickstudy.data.formats.items import floats
 from quickstudy.data.pool import ClassPool
 from quickstudy.encoders.postprocess import Embedding, EmbeddingTransform
+from quickstudy.training.contracts import check_batches, check_classification, check_format, check_learner
 
 FITTED_ON = 3000
 """Default number of items to which embedding transforms are fitted, if the pool has that many."""
 
 
 @torch.no_grad()
+@checked
 def fit_transforms(module: nn.Module, pool: ClassPool, seed: int = 0, items: int = FITTED_ON) -> None:
     """Fit the transforms of every `Embedding` in a learner, or of one `Embedding`, the innermost first.
 
@@ -57,6 +61,7 @@ def fit_transforms(module: nn.Module, pool: ClassPool, seed: int = 0, items: int
 
 
 @torch.no_grad()
+@checked
 def evaluate(
     learner: Learner,
     episodes: Trials,
@@ -68,8 +73,11 @@ def evaluate(
 ) -> Score:
     """Mean accuracy of a learner over the first `count` tasks of `episodes`.
 
+    It changes modes while it runs, so no other thread may use the learner meanwhile.
+
     Args:
-        learner: Learner to evaluate; the mode, training or evaluation, of each module is restored afterwards.
+        learner: Learner to evaluate; the mode, training or evaluation, of each module is restored afterwards,
+            and frozen batch norm keeps its running statistics in every mode.
         episodes: Episodes of classes that the learner has never seen.
         count: Number of tasks, at least 1.
         mode: "inductive": each query is classified by itself, and batch norm uses the running statistics of
@@ -82,10 +90,17 @@ def evaluate(
         Mean accuracy with its 95 % confidence interval and the conditions of the evaluation.
 
     Raises:
-        ValueError: If count < 1, the mode is unknown, or the mode is "authors" and the tasks have more than
-            one query a class.
+        ValueError: If count < 1, the mode is unknown, the mode is "authors" and the tasks have more than one
+            query a class, the tasks are regressions, or the items are of another format than those that a
+            loaded learner was trained on.
+        TypeError: If the learner is none, or the episodes are no sequence of meta-batches.
+        FloatingPointError: If weights or scores aren't finite.
     """
+    check_learner(learner, "evaluate")
+    check_batches("episodes", episodes)
     check_queries(episodes, mode)
+    check_format(learner, episodes)
+    check_weights(learner)
     rank, world = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
     with scoring_mode(learner, count, mode):
         episodes = episodes.on(learner.device)
@@ -94,6 +109,7 @@ def evaluate(
             mine = slice(i * episodes.tasks + rank, (i + 1) * episodes.tasks, world)
             if len(right[mine]):
                 episode = episodes.part(i, rank, world)
+                check_classification(episode)
                 scores = learner.predict(episode.support, episode.query_x)
                 right[mine] = accuracies(scores, episode.query_y).cpu()
             if report:
@@ -143,7 +159,7 @@ def scoring_mode(learner: nn.Module, count: int, mode: Mode) -> Generator[None]:
             "'authors'"
         )
     statistics: AbstractContextManager[None] = (
-        nullcontext() if mode == "inductive" else batch_statistics(learner)
+        nullcontext() if mode == "inductive" else batch_statistics(learner, frozen_in(learner))
     )
     with generators_kept(), evaluation_mode(learner), statistics:
         yield

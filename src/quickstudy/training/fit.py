@@ -8,19 +8,29 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, get_args
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from quickstudy.core import checkpoint
+from quickstudy.core.arguments import check_positive, check_whole, checked
 from quickstudy.core.episode import Batches, Trials
 from quickstudy.core.learner import Learner, modes_kept, training_mode
 from quickstudy.core.modes import Mode
 from quickstudy.core.scores import ValidationResult
 from quickstudy.core.seeds import derived_seed, generators_kept, seed_generators
 from quickstudy.training.averaging import WeightAverage
+from quickstudy.training.contracts import (
+    check_batches,
+    check_made,
+    check_optimizer,
+    check_schedule,
+    check_trainable,
+    meta_loss,
+    said_of_encoders,
+)
 from quickstudy.training.evaluate import check_queries, evaluate
 from quickstudy.training.run_folder import Keep, Run, TrainingState, facts_of, unroll_state_of
 from quickstudy.training.schedules import MakeOptimizer, Schedule
@@ -40,6 +50,7 @@ class Reporter(Protocol):
         ...
 
 
+@checked
 def fit(
     learner: nn.Module,
     episodes: Batches,
@@ -65,6 +76,13 @@ def fit(
 ) -> TrainingState:
     """Train a learner on episodes. In the end it has its best weights, or its last ones.
 
+    A second `fit` of the same learner begins at step 0 again, and so sees the same meta-batches: give its
+    `episodes` another `seed` to go on with new ones, or call it once with more steps (`out=` and
+    `resume=True` go on after an interruption). Optimizer and schedule begin anew as well.
+
+    `fit` is not for several threads: no other may use the learner, or another that shares its modules,
+    meanwhile.
+
     Step i draws meta-batch i, and seeds the randomness inside the model by (seed, i), where the seed is that
     of `episodes`. So a training run that was stopped at any step and resumed gives the same result as one
     without the stop, bit for bit. The global random generators of torch, numpy and Python, and the mode of
@@ -75,7 +93,7 @@ def fit(
             submodules stay in evaluation mode, as `training_mode` defines them.
         episodes: Sequence of meta-batches to train on, one per step; `LabelledBatches` for a
             `PlainClassifier`.
-        steps: Number of steps.
+        steps: Number of steps, at least 1.
         optimizer: Function from the parameters to their optimizer; Adam with learning rate 1e-3 by default.
         schedule: Function from the number of a step to a factor of the learning rate.
         validation: Episodes of validation classes, or a function that validates the current weights. The
@@ -85,7 +103,8 @@ def fit(
             `evaluate`.
         keep: Weights to keep: "best", those of the best validation, or "last", for training that includes
             the validation classes, so that validation cannot select weights.
-        every: Number of steps between validations; a log line and a checkpoint are written then, too.
+        every: Number of steps between validations, at least 1; a log line and a checkpoint are written then,
+            too.
         patience: Number of validations without improvement after which training stops; never by default.
         minutes: Minutes after which training stops; it can be resumed for as many minutes again.
         clip: Largest norm of the gradient, to which a larger one is scaled down; no clipping by default.
@@ -108,14 +127,27 @@ def fit(
 
     Raises:
         KeyboardInterrupt: On Ctrl-C, after the present step was finished and saved; at once on a second one.
+        TypeError: If the learner, the episodes, the optimizer or the schedule is something else; the message
+            says what is taken.
         FloatingPointError: If the loss or the weights are not finite; no checkpoint is written after that.
-        ValueError: If tasks can't be divided equally among the processes; if `out` already holds a training
+        ValueError: If a number is out of range, or no parameter requires a gradient; if tasks can't be
+            divided equally among the processes; if `out` already holds a training
             run and `resume` is False; if `resume` is True without `out`, or for a run with other facts in its
             manifest; if `patience` is combined with keep="last"; if `validation` has several queries a class
             and `validation_mode` is "authors"; if `ema_decay` is out of range; or if `saved` doesn't share
             the learner's parameters.
         OSError: If a file in `out` can't be written.
     """
+    check_trainable(learner)
+    check_batches("episodes", episodes)
+    check_optimizer(optimizer)
+    check_schedule(schedule)
+    check_whole(steps=steps, every=every, validation_episodes=validation_episodes, patience=patience)
+    check_positive(minutes=minutes, clip=clip)
+    if keep not in get_args(Keep):
+        raise ValueError(f"keep is {keep!r}: it must be 'best' or 'last'")
+    if validation is not None and not callable(validation):
+        check_batches("validation", validation)
     fabric = fabric or Fabric(devices=1)
     rank, world = fabric.global_rank, fabric.world_size
     if episodes.tasks % world:
@@ -137,6 +169,7 @@ def fit(
     learner.to(fabric.device)  # first, so that a resumed optimizer's state goes there as well
     saved.to(fabric.device)
     bare = (optimizer or torch.optim.Adam)(learner.parameters())
+    check_made(bare)
     average = None if ema_decay is None else WeightAverage(learner, ema_decay)
     run = None
     if out:
@@ -168,6 +201,8 @@ def fit(
     best_weights = run.best_weights() if run and progress.best_step else None
     model, wrapped = fabric.setup(learner, bare)
     episodes, before = episodes.on(fabric.device), progress.seconds
+    if getattr(learner, "item_format", None) is not None:  # it was loaded, and learns other items now
+        vars(learner)["item_format"] = getattr(getattr(episodes, "pool", None), "item_format", None)
     started = time.monotonic() - before
     progress.stopped = "patience" if patience and progress.stale >= patience else ""
 
@@ -180,7 +215,8 @@ def fit(
                 group["lr"] = rate * schedule(step)
             episode = episodes.part(step, rank, world)
             wrapped.zero_grad()
-            loss: Tensor = model(episode)
+            with said_of_encoders(learner):
+                loss = meta_loss(learner, model(episode))
             fabric.backward(loss)
             if clip:
                 try:

@@ -27,7 +27,7 @@ def despine(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def learning_curve(log: Path, kept: int | None = None) -> Figure:
+def learning_curve(log: str | Path, kept: int | None = None) -> Figure:
     """Learning curves: training loss and validation accuracy over the steps of a training run.
 
     Args:

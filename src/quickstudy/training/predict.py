@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from quickstudy.core import checkpoint
+from quickstudy.core.contracts import check_weights
 from quickstudy.core.episode import Support
 from quickstudy.core.learner import Learner, evaluation_mode
 from quickstudy.core.progress import ProgressCallback
@@ -74,6 +75,7 @@ def predict_folders(
         OSError: If `save` can't be written.
         ValueError: If folders are empty, files can't be read, there is only one class, or `save` is given for
             a learner without adapted weights.
+        FloatingPointError: If weights or scores aren't finite.
     """
     if save and not isinstance(learner, Adapts):
         raise ValueError(
@@ -90,6 +92,7 @@ def predict_folders(
     if bad:
         reasons = {paths[i]: reason for i, reason in sorted(bad.items())}
         report_bad(reasons, len(paths), skip_corrupt, item_format.noun)
+    check_weights(learner)
     good = [i for i in range(len(labelled)) if i not in bad]
     y = torch.tensor([[labelled[i][0] for i in good]])
     for i, name in enumerate(files):

@@ -310,7 +310,7 @@ class Run:
             raise OSError(f"can't write {self.log_path} ({error.strerror}): free some space") from None
 
 
-def read_log(path: Path) -> list[dict[str, float]]:
+def read_log(path: str | Path) -> list[dict[str, float]]:
     """Read the log of a training run, without a last line that a power cut left incomplete.
 
     Args:
@@ -322,6 +322,7 @@ def read_log(path: Path) -> list[dict[str, float]]:
     Raises:
         ValueError: If a line other than the last is not JSON.
     """
+    path = Path(path)
     lines = path.read_text().splitlines() if path.exists() else []
     read: list[dict[str, float]] = []
     for number, line in enumerate(lines, start=1):

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import nn
 
+from quickstudy.core.arguments import check_whole
+
 Schedule = Callable[[int], float]
 """Function from the number of a step, starting at 0, to a factor of the learning rate.
 
@@ -20,10 +22,14 @@ def halve_every(steps: int) -> Schedule:
     """Step schedule that halves the learning rate at regular intervals: the factor ½^⌊step / steps⌋.
 
     Args:
-        steps: Number of steps between halvings.
+        steps: Number of steps between halvings, at least 1.
+
+    Raises:
+        ValueError: If it is no such number.
 
     Reference: Snell et al. 2017, "Prototypical networks for few-shot learning".
     """
+    check_whole(1, steps=steps)
     return lambda step: 0.5 ** (step // steps)
 
 
@@ -38,6 +44,8 @@ def cosine_schedule(steps: int, warmup: int = 0, floor: float = 0.0) -> Schedule
     Raises:
         ValueError: If the floor is not in [0, 1].
     """
+    check_whole(1, steps=steps)
+    check_whole(0, warmup=warmup)
     if not 0 <= floor <= 1:
         raise ValueError(f"floor is {floor}: it is a factor of the learning rate, from 0 to 1")
     warmup = min(warmup, steps // 2)
@@ -57,6 +65,7 @@ def linear_decay(steps: int) -> Schedule:
     Args:
         steps: Number of steps until 0.
     """
+    check_whole(1, steps=steps)
     return lambda step: 1 - step / steps
 
 
@@ -66,6 +75,7 @@ def restarted(steps: int) -> Schedule:
     Args:
         steps: Number of steps of both together.
     """
+    check_whole(2, steps=steps)
     first = steps * 2 // 3
     one, two = cosine_schedule(first, warmup=100), cosine_schedule(steps - first, warmup=100)
     return lambda step: one(step) if step < first else 0.5 * two(step - first)

@@ -131,9 +131,11 @@ def pooled_inputs(
 
 
 POSITIVE, MIXED = [0.7, 1.3, 1.8], [0.7, -1.3, 0.0]
+NEVER_NEGATIVE = [0.7, 1.3, 0.0]
+"""γ = 0 makes all numbers alike, of which the pool picks the first: not what it picks before the norm."""
 
 
-@pytest.mark.parametrize("weight", [POSITIVE, MIXED])
+@pytest.mark.parametrize("weight", [POSITIVE, MIXED, NEVER_NEGATIVE])
 @pytest.mark.parametrize("size", [(4, 4), (5, 4), (7, 3), (2, 2)])
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_norm_and_pool_are_the_two_apart(

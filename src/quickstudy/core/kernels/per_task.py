@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Protocol, TypeGuard
 from weakref import WeakSet
@@ -14,9 +15,16 @@ from quickstudy.core.adapt import Tensors
 from quickstudy.core.kernels.convolution import channels_last, per_task_linear
 from quickstudy.core.kernels.overrides import FastOps
 from quickstudy.core.kernels.sizes import sizes_on
-from quickstudy.core.kernels.switch import call_with, kernels_enabled, parameter_places, plain_per_task
+from quickstudy.core.kernels.switch import (
+    PARAMETER_SWAP_LOCK,
+    call_with,
+    kernels_enabled,
+    parameter_places,
+    plain_per_task,
+)
 from quickstudy.core.kernels.task_norm import needs_statistics, undone_on_error
 from quickstudy.core.kernels.torch_private import BatchNorm
+from quickstudy.core.process import WARNING_FILTERS_LOCK
 
 
 class HasForwardPerTask(Protocol):
@@ -58,6 +66,30 @@ def per_task(module: nn.Module, parameters: Tensors, x: Tensor) -> Tensor:
         return module.forward_per_task(parameters, x)
     if _is_pointwise(module) and _has_no_twins(module):
         return _pointwise(module, parameters, x)
+    with PARAMETER_SWAP_LOCK:
+        return _lent(module, parameters, x)
+
+
+def in_turn(model: nn.Module) -> AbstractContextManager[object]:
+    """Context of what a learner does with a model: one thread at a time, unless none writes to it.
+
+    Args:
+        model: Model that an inner loop adapts; its `encoder`, if it has one, may be called by itself.
+    """
+    return nullcontext() if kernels_enabled() and runs_at_once(model) else PARAMETER_SWAP_LOCK
+
+
+def runs_at_once(model: nn.Module) -> bool:
+    """Whether a model and its encoder, if it has one, run all tasks in one call, and so are never written to.
+
+    Args:
+        model: Model that an inner loop adapts.
+    """
+    return all(map(has_forward_per_task, (model, getattr(model, "encoder", model))))
+
+
+def _lent(module: nn.Module, parameters: Tensors, x: Tensor) -> Tensor:
+    """`per_task` of a module that is lent the parameters of each task."""
     # Two ways are simply tried: what vmap and `view` refuse can depend on values, on the mode and on sizes,
     # so it cannot be predicted. A module that was refused once is not tried again.
     if _is_small(x) and module not in _UNMAPPABLE and not list(module.buffers()):
@@ -88,7 +120,7 @@ def _is_small(x: Tensor) -> bool:
 
 
 def _mapped(module: nn.Module, parameters: Tensors, x: Tensor) -> Tensor:
-    with undone_on_error(), warnings.catch_warnings():
+    with undone_on_error(), WARNING_FILTERS_LOCK, warnings.catch_warnings():
         # vmap would then loop, more slowly than `_one_by_one`
         warnings.filterwarnings("error", "There is a performance drop")
         return vmap(partial(_call, module, list(parameter_places(module))))(parameters, x)
@@ -112,20 +144,35 @@ def _call(module: nn.Module, places: Iterable[tuple[str, str]], own: Tensors, it
 
 
 def check_batch_norm(module: nn.Module) -> None:
-    """Refuse batch norm with running statistics, which are one set for all tasks and their adapted weights.
+    """Refuse batch norm that would write its running statistics, one set for all tasks and adapted weights.
+
+    In evaluation mode they are constants, and welcome.
 
     Args:
-        module: Module that an inner loop is going to adapt.
+        module: Module that an inner loop adapts.
 
     Raises:
-        ValueError: If a batch norm layer keeps running statistics; the message names the first.
+        ValueError: If a batch norm layer in training mode keeps running statistics; the message names the
+            first.
     """
     for name, m in module.named_modules():
-        if isinstance(m, BatchNorm) and m.track_running_stats:
+        if isinstance(m, BatchNorm) and m.training and m.track_running_stats:
             raise ValueError(
                 f"{name or 'the module'} keeps running statistics, which an inner loop can't adapt: build it "
-                "with track_running_stats=False (Conv4(running_statistics=False))"
+                "with track_running_stats=False (Conv4(running_statistics=False)), or freeze it by "
+                "encoder.eval().requires_grad_(False), after any learner.train()"
             )
+
+
+def has_constant_statistics(module: nn.Module) -> bool:
+    """Whether a batch norm layer has running statistics, which in an inner loop are constants.
+
+    Args:
+        module: Any module.
+    """
+    # `plain_per_task` lends others statistics for a moment, which a thread with the kernels must not see here
+    norms = (m for m in module.modules() if isinstance(m, BatchNorm) and m.track_running_stats)
+    return any(m.running_mean is not None for m in norms)
 
 
 _POINTWISE = (
@@ -145,11 +192,14 @@ _POINTWISE = (
 def has_forward_per_task(module: nn.Module) -> TypeGuard[HasForwardPerTask]:
     """Whether a module has a `forward_per_task` that belongs to its `forward`.
 
-    A subclass that overrides `forward` alone does not inherit `forward_per_task`.
+    A subclass that overrides `forward` alone does not inherit `forward_per_task`. Nor does it count where
+    batch norm has constant statistics, because `forward_per_task` takes those of the batch.
 
     Args:
         module: Any module.
     """
+    if has_constant_statistics(module):
+        return False
     for kind in type(module).__mro__:
         own = vars(kind)
         if "forward_per_task" in own or "forward" in own:

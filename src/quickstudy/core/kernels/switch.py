@@ -69,8 +69,9 @@ def plain_per_task(module: nn.Module, parameters: Tensors, x: Tensor) -> Tensor:
     Returns:
         [T, B, ...] outputs.
     """
-    places, results = list(parameter_places(module)), list[Tensor]()
+    results: list[Tensor] = []
     with PARAMETER_SWAP_LOCK, _statistics(module):
+        places = list(parameter_places(module))
         for t, items in enumerate(x):
             own = {name: p[t] for name, p in parameters.items()}
             buffers = {name: b.clone() for name, b in module.named_buffers()}  # copies to write into
@@ -108,7 +109,12 @@ def _statistics(module: nn.Module) -> Generator[None]:
 
 
 PARAMETER_SWAP_LOCK = RLock()
-"""Held while a module contains the parameters or hooks of one call, so that no other thread sees them."""
+"""Held while a module contains the parameters or hooks of one call.
+
+Whoever reads the module holds it as well, from the first read to the last: a lock around the writing alone
+would let other threads read what is only lent to the module. It is one lock for all, as modules may share
+layers.
+"""
 
 
 def call_with(module: nn.Module, places: Iterable[tuple[str, str]], own: Tensors, items: Tensor) -> Tensor:
@@ -126,7 +132,28 @@ def call_with(module: nn.Module, places: Iterable[tuple[str, str]], own: Tensors
     # each place gets its tensor explicitly, because with tie_weights torch leaves a shared layer changed
     everywhere = {place: own[name] for place, name in places if name in own}
     with PARAMETER_SWAP_LOCK:
-        return functional_call(module, everywhere, (items,), tie_weights=False)
+        return the_tensor(functional_call(module, everywhere, (items,), tie_weights=False), "the model")
+
+
+def the_tensor(output: Any, maker: str) -> Tensor:
+    """The output of a module, if it is a tensor.
+
+    Args:
+        output: What the module returned.
+        maker: What to call the module, for the message.
+
+    Raises:
+        TypeError: If it is something else; the message says which of its parts might be meant.
+    """
+    if isinstance(output, Tensor):
+        return output
+    names = [k for k, v in dict(output).items() if isinstance(v, Tensor)] if hasattr(output, "keys") else []
+    one = f'["{names[-1]}"]' if names else "[0]"
+    raise TypeError(
+        f"{maker} gave a {type(output).__name__}"
+        + (f" of {', '.join(names)}" if names else "")
+        + f": wrap it in a module whose forward returns one tensor, such as self.inner(x){one}"
+    )
 
 
 def parameter_places(module: nn.Module) -> Iterator[tuple[str, str]]:

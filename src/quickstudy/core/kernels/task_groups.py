@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from quickstudy.core.episode import Episode
-from quickstudy.core.kernels.per_task import has_forward_per_task
+from quickstudy.core.kernels.per_task import runs_at_once
 from quickstudy.core.kernels.sizes import sizes_on
 from quickstudy.core.kernels.switch import kernels_enabled
 from quickstudy.core.kernels.threads import in_threads
+from quickstudy.core.process import math_attention
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def group_limits(model: nn.Module, first_order: bool, chunk_size: int | None, *i
         items: [T, B, ...] items of the support, then those of the queries.
     """
     size = sizes_on(items[0].device.type)
-    ours = all(map(has_forward_per_task, (model, getattr(model, "encoder", model))))
+    ours = runs_at_once(model)
     few = all(x.ndim == 5 and x[0].numel() < size.threaded_task_numbers for x in items)
     threads = torch.get_num_threads() if ours and few else 1
     if chunk_size:
@@ -102,8 +102,7 @@ def sum_over_groups(
         return value.detach(), by_parameter
 
     total, gradients = torch.zeros((), device=learned[0].device), list[Tensor]()
-    # `adapt` sets this backend too, but for the whole process, so threads would undo each other's setting
-    with sdpa_kernel(SDPBackend.MATH) if threads > 1 else nullcontext():
+    with math_attention() if threads > 1 else nullcontext():  # once for all, not once a step
         for value, new in in_threads(gradient, groups, threads):
             total = total + value
             gradients = [a + b for a, b in zip(gradients, new, strict=True)] if gradients else list(new)

@@ -29,6 +29,11 @@ def is_vmapped(x: Tensor) -> bool:
     return torch._C._functorch.is_batchedtensor(x)  # pyright: ignore
 
 
+def is_traced() -> bool:
+    """Whether `torch.jit.trace`, or an export to ONNX by it, is running."""
+    return torch._C._is_tracing()  # pyright: ignore
+
+
 def cpu_has_bfloat16() -> bool:
     """Whether the processor has instructions for bfloat16."""
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from quickstudy.core.adapt import RuleState, Tensors
+from quickstudy.core.arguments import checked_class
 from quickstudy.optimizer.rules.coordinatewise import (
     add_flat_steps,
     feature_first_linear,
@@ -18,6 +19,7 @@ from quickstudy.optimizer.rules.coordinatewise import (
 from quickstudy.optimizer.rules.lstm_cell import StackedLSTM
 
 
+@checked_class
 class LSTMRule(nn.Module):
     r"""The LSTM optimizer: one small LSTM makes the steps of all coordinates, each with its own state.
 

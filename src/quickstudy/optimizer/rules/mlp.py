@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.core.adapt import RuleState, Tensors
+from quickstudy.core.arguments import checked_class
 from quickstudy.optimizer.rules.coordinatewise import add_flat_steps, feature_first_linear, flatten_tensors
 
 DECAYS = (0.5, 0.9, 0.99)
@@ -21,6 +22,7 @@ HORIZONS = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 """Steps τ at which the time features t / (t + τ) reach ½."""
 
 
+@checked_class
 class MLPRule(nn.Module):
     r"""A learned rule without recurrence: a small network on normalised running means of the gradient.
 

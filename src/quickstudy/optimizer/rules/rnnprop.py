@@ -11,10 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quickstudy.core.adapt import RuleState, Tensors
+from quickstudy.core.arguments import checked_class
 from quickstudy.optimizer.rules.coordinatewise import add_flat_steps, feature_first_linear, flatten_tensors
 from quickstudy.optimizer.rules.lstm_cell import StackedLSTM
 
 
+@checked_class
 class RNNpropRule(nn.Module):
     r"""RNNprop: an LSTM that reads the steps of Adam and RMSprop, and so does not see the gradient's scale.
 

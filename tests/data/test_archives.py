@@ -24,7 +24,8 @@ from quickstudy.data.datasets.folders import (
 from quickstudy.data.formats import archives
 from quickstudy.data.formats.archives import Member, is_archive, size_of
 from quickstudy.data.formats.audio import AudioFormat
-from quickstudy.data.formats.images import ImageFormat, bytes_of
+from quickstudy.data.formats.content import bytes_of
+from quickstudy.data.formats.images import ImageFormat
 from quickstudy.data.pool import ClassPool
 
 GREY = ImageFormat(8, 1)

@@ -205,7 +205,7 @@ def test_pictures_that_cannot_be_read_are_counted_and_named_with_the_reason(
         image_folders(root, GREY, ALL_TEST)
     text = str(raised.value)
     assert f"{root / 'a' / '00.png'}: the file is empty; " in text
-    assert f"{root / 'a' / '02.png'}: not a picture in any format Pillow reads; " in text
+    assert f"{root / 'a' / '02.png'}: not a picture in any format that is read; " in text
     assert "truncated" in text.split("01.png: ")[1]
     assert text.endswith("skip them with --skip-corrupt (train: --set skip_corrupt=true)")
     assert not list((cache / "pools").iterdir()), "nothing half-made stays behind"

@@ -24,7 +24,8 @@ from quickstudy.data.cache import cached_pool, data_root
 from quickstudy.data.datasets.download import download
 from quickstudy.data.datasets.folders import files_in, find_files
 from quickstudy.data.formats.archives import File, stamp_of
-from quickstudy.data.formats.images import Bytes, ImageFormat, bytes_of
+from quickstudy.data.formats.content import bytes_of
+from quickstudy.data.formats.images import Bytes, ImageFormat
 from quickstudy.data.formats.items import decode_items
 from quickstudy.data.pool import ClassPool
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quickstudy.cli.options import DataRoot, complete_recipe
+from quickstudy.cli.options import AsJson, DataRoot, complete_recipe
 
 if TYPE_CHECKING:
     from quickstudy.core.checkpoint import Manifest
@@ -20,37 +20,62 @@ def recipes(
             help="Tell all of this one, with its arguments.", metavar="RECIPE", autocompletion=complete_recipe
         ),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """List what can be trained, with the paper's figures and ours."""
     from quickstudy.cli.terminal import table
-    from quickstudy.core.consoles import console
+    from quickstudy.core.consoles import console, print_json
     from quickstudy.recipes.catalogue import RECIPES
     from quickstudy.recipes.sources import recipe_source
 
-    if recipe:
+    if recipe and not as_json:
         _tell(recipe_source(recipe))
         return
-    rows = table("recipe", "what", "test", "paper", "ours", wraps=("what", "test"))
     manifests = _shipped()
-    for name in RECIPES:
-        stated = _example(recipe_source(name))
-        tests = stated.describe(manifests.get(name))
-        columns = ("\n".join(c) for c in zip(*((t.what, t.paper, t.ours) for t in tests), strict=True))
-        rows.add_row(name, f"{stated.summary} ({stated.paper})", *columns)
+    known = {name: _example(recipe_source(name)) for name in ([recipe] if recipe else RECIPES)}
+    tests = {name: stated.describe(manifests.get(name)) for name, stated in known.items()}
+    if as_json:
+        print_json(
+            [
+                {"recipe": name, "what": stated.summary, "paper": stated.paper}
+                | {"tests": [{"test": t.what, "paper": t.paper, "ours": t.ours} for t in tests[name]]}
+                for name, stated in known.items()
+            ]
+        )
+        return
+    rows = table("recipe", "test", "paper", "ours", wraps=("recipe", "test"))
+    for name, stated in known.items():
+        columns = ("\n".join(c) for c in zip(*((t.what, t.paper, t.ours) for t in tests[name]), strict=True))
+        rows.add_row(f"{name}\n{stated.summary} ({stated.paper})", *columns)
     console.print(rows)
     console.print("accuracy in %; ×: the mean loss over that of tuned Adam", highlight=False)
 
 
-def models() -> None:
+def models(as_json: AsJson = False) -> None:
     """List the trained models and update rules that ship with the library."""
     from quickstudy.cli.terminal import table
     from quickstudy.core import checkpoint
-    from quickstudy.core.consoles import console
+    from quickstudy.core.consoles import console, print_json
     from quickstudy.core.scores import percent
     from quickstudy.optimizer.weights import shipped_rules
     from quickstudy.recipes import weights
 
-    rows = table("model", "minutes", "setting", "batch norm", "accuracy %")
+    if as_json:
+        kinds = {"model": weights.models(), "update rule": shipped_rules()}
+        stated = [
+            (kind, name, checkpoint.load(path)[1]) for kind, of in kinds.items() for name, path in of.items()
+        ]
+        print_json(
+            [
+                {kind: name, "figures": manifest["figures"], "training": manifest.get("training")}
+                | {"notice": weights.notice(manifest)}
+                for kind, name, manifest in stated
+            ]
+        )
+        return
+    rows = table(
+        "model", "minutes", "setting", "batch norm", "accuracy %", wraps=("model", "setting", "batch norm")
+    )
     notices: dict[str, list[str]] = {}
     for name, path in weights.models().items():
         manifest = checkpoint.load(path)[1]
@@ -63,7 +88,7 @@ def models() -> None:
     console.print(rows)
     for text, names in notices.items():
         console.print(f"{', '.join(names)}: {text}", highlight=False)
-    rules = table("update rule", "race", "× Adam", "× best", wraps=("race",))
+    rules = table("update rule", "race", "× Adam", "× best", wraps=("update rule", "race"))
     for name, path in shipped_rules().items():
         races = checkpoint.load(path)[1]["figures"]
         for i, (race, f) in enumerate(races.items()):

@@ -161,18 +161,24 @@ def recipe_of(manifest: checkpoint.Manifest, recipe: str | None = None) -> Recip
     return stated
 
 
-def item_format_of(manifest: checkpoint.Manifest) -> ImageFormat | AudioFormat:
+def item_format_of(
+    manifest: checkpoint.Manifest, origin: str | os.PathLike[str] = "this checkpoint"
+) -> ImageFormat | AudioFormat:
     """What pictures or clips must become for the encoder of a checkpoint.
+
+    Args:
+        manifest: Manifest of the checkpoint.
+        origin: Name or path of the checkpoint, for error messages.
 
     Raises:
         ValueError: If the checkpoint doesn't say.
     """
-    if "items" not in manifest:
+    if not manifest.get("items"):
         raise ValueError(
-            "this checkpoint doesn't say what its encoder takes, as its training was given arrays: name a "
+            f"{origin} doesn't say what its encoder takes, as its training was given arrays: name a "
             "recipe that says it, by --recipe FILE.py:FUNCTION"
         )
-    with naming("this checkpoint"):
+    with naming(str(origin)):
         return item_format(manifest["items"])
 
 

@@ -79,7 +79,7 @@ class Embedder:
         self.encoder: nn.Module
         self.energy: Energy
         self.encoder, self.energy = encoder_of(learner)
-        self.format: ItemFormat = weights.item_format_of(self.manifest)
+        self.format: ItemFormat = weights.item_format_of(self.manifest, self.path)
         # for people to read; a training by `fit` has no recipe
         self.recipe: str = self.manifest.get("recipe") or "python"
         self.fingerprint = f"{self.recipe}-{_digest(self.encoder, self.manifest, self.energy)}"

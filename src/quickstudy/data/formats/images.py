@@ -24,7 +24,17 @@ PICTURES = (
 )
 """Formats of pictures that are read, known by their content: of Pillow's, those that run no other program and
 open no file within the file, and whose header tells the size of what they hold."""
-BESIDES = {"AVIF": 12, "JPEG2000": 16, "TIFF": 8, "WEBP": 12, "PSD": 4, "QOI": 4, "DDS": 4, "XPM": 8}
+BESIDES = {
+    "AVIF": 12,
+    "JPEG2000": 16,
+    "SGI": 2,
+    "TIFF": 4,
+    "WEBP": 12,
+    "PSD": 4,
+    "QOI": 4,
+    "DDS": 4,
+    "XPM": 8,
+}
 """Bytes a pixel that decoding takes besides the picture itself; the others decode row by row."""
 LARGEST_SIZE = 4096
 """Largest height and width in pixels that items are made in."""

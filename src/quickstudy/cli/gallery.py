@@ -75,7 +75,8 @@ def remove(
     """Remove a name, or one of its samples, for good: it is wiped from the file as well."""
     with open_gallery(gallery) as opened:
         samples = [s for s in opened.samples(name) if source in (None, s.source)]
-        what = f"{shown(name)} and {'its one sample' if len(samples) == 1 else f'all {len(samples)} samples'}"
+        of_it = "its one sample" if len(samples) == 1 else f"all {len(samples)} samples"
+        what = f"{shown(name)} and {of_it}"
         if not yes:
             typer.confirm(
                 f"Remove {what if source is None else f'a sample of {shown(name)}'} for good?", abort=True

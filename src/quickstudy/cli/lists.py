@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from quickstudy.cli.options import AsJson, DataRoot, complete_recipe
+from quickstudy.core.wording import plural
 
 if TYPE_CHECKING:
     from quickstudy.core.checkpoint import Manifest
@@ -98,14 +99,44 @@ def models(as_json: AsJson = False) -> None:
     console.print("×: the mean loss over that of tuned Adam, and over that of the best tuned baseline")
 
 
-def data(data_root: DataRoot = None) -> None:
-    """List the data sources: what is present, its classes, items and licence."""
+def data(
+    name: Annotated[
+        str | None, typer.Argument(help="With --clear: the one data set to clear.", show_default=False)
+    ] = None,
+    clear: Annotated[
+        bool,
+        typer.Option(
+            "--clear",
+            help="Delete decoded pictures and clips from the cache; your own files stay as they are.",
+        ),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask for confirmation.")] = False,
+    data_root: DataRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the data sources: what is present, its classes, items and licence.
+
+    What is decoded once stays in a cache, pictures and voices of people too, until --clear deletes it.
+    """
     from quickstudy.cli.terminal import table
-    from quickstudy.core.consoles import console
+    from quickstudy.core.consoles import console, print_json
     from quickstudy.data.cache import data_root as find_root
     from quickstudy.data.datasets.catalogue import SOURCES
 
+    if clear:
+        _clear(name, yes)
+        return
+    if name:
+        raise ValueError(f"data takes a name with --clear only: quickstudy data --clear {name}")
     root = find_root(data_root)
+    if as_json:
+        listed = (
+            {"source": s.name, "present": s.where(root), "classes": s.classes, "items": s.items}
+            | {"licence": s.licence, "what": s.what}
+            for s in SOURCES
+        )
+        print_json(list(listed))
+        return
     rows = table(
         "source", "present", "classes", "items", "licence", "what", wraps=("present", "licence", "what")
     )
@@ -120,6 +151,29 @@ def data(data_root: DataRoot = None) -> None:
         )
     console.print(rows)
     console.print(f"data root: {root}", highlight=False)
+
+
+def _clear(name: str | None, yes: bool) -> None:
+    """Delete decoded data sets, after a question."""
+    from quickstudy.cli.options import say
+    from quickstudy.core.wording import shown
+    from quickstudy.data.cache import cache_root, cached_pools, clear_leftovers, clear_pool
+
+    clear_leftovers()
+    pools = cached_pools(name)
+    if not pools:
+        what = f"nothing decoded of {name}" if name else "nothing decoded"
+        say(f"{what} in {cache_root() / 'pools'}")
+        return
+    for pool in pools:
+        say(f"{shown(pool.name)}: {pool.size / 2**20:.1f} MiB in {shown(pool.folder)}")
+    if not yes:
+        typer.confirm(
+            f"Delete {plural(len(pools), 'decoded data set')}? Your own files stay as they are.", abort=True
+        )
+    for pool in pools:
+        clear_pool(pool)
+    say(f"deleted {sum(pool.size for pool in pools) / 2**20:.1f} MiB; it is decoded again when it is used")
 
 
 def _shipped() -> "dict[str, Manifest]":

@@ -23,7 +23,7 @@ class WholeTable(Table):
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Render it, as wide as it must be."""
-        cells = [(column, *self._widths(console, column)) for column in self.columns]
+        cells = [(column, *self._widths(column)) for column in self.columns]
         least = sum(
             widest if column.no_wrap else min(widest, max(min(word, 20), LEAST))
             for column, widest, word in cells
@@ -32,10 +32,12 @@ class WholeTable(Table):
         width = max(options.max_width, needed)
         yield from super().__rich_console__(console, options.update(width=width, max_width=width))
 
-    def _widths(self, console: Console, column: Column) -> tuple[int, int]:
+    def _widths(self, column: Column) -> tuple[int, int]:
         """Widths of the longest line and of the longest word of a column."""
         texts = [column.header, *column.cells]
-        lines = [line for text in texts for line in shown(text, keep="\n").split("\n")]
+        lines = [
+            line for text in texts if isinstance(text, str) for line in shown(text, keep="\n").split("\n")
+        ]
         longest = max((cell_len(line) for line in lines), default=0)
         return longest, max((cell_len(word) for line in lines for word in line.split()), default=0)
 

@@ -1,7 +1,7 @@
 """Consoles of the program: results go to standard output, progress and notices to standard error.
 
-All text goes through them, or through `print_json`, so that nothing of what others wrote, such as a file's name, reaches
-a terminal unescaped.
+All text goes through them, or through `print_json`, so that nothing of what others wrote, such as a file's
+name, reaches a terminal unescaped.
 """
 
 import codecs
@@ -28,7 +28,7 @@ class SafeConsole(Console):
         return super().render_str(shown(text, keep="\n"), **options)
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Print; lines that are longer than the terminal is wide are left whole, as figures may be in them."""
+        """Print; lines that are longer than the terminal is wide stay whole, as figures may be in them."""
         super().print(*objects, **{"crop": False, **options})
 
 

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from quickstudy.core.progress import ProgressCallback
-from quickstudy.data.cache import cached_pool
-from quickstudy.data.formats.archives import ENDINGS, File, Folder, is_archive, open_archive, stamp_of
+from quickstudy.data.cache import cached_pool, contents_of
+from quickstudy.data.contents import content_digests
+from quickstudy.data.formats.archives import ENDINGS, File, Folder, is_archive, open_archive
 from quickstudy.data.formats.audio import AudioFormat
 from quickstudy.data.formats.images import ImageFormat
 from quickstudy.data.formats.items import ItemFormat, Items, decode_items
@@ -162,10 +163,11 @@ def pool_of_files(
         ValueError: If no item of a class can be read.
     """
     of = sources or {}
-    # reading all files to detect those that have changed would be slow
-    account = [[c, *stamp_of(f), *([of[f]] if of else [])] for c, found in files.items() for f in found]
+    everything = [f for found in files.values() for f in found]
+    digests = dict(zip(everything, content_digests(everything, contents_of(root)), strict=True))
+    account = [[c, digests[f], *([of[f]] if of else [])] for c, found in files.items() for f in found]
     build = partial(_build, files, item_format, splits, of, skip_corrupt, progress)
-    key = [str(root.resolve()), account, *options]
+    key = [account, *options]
     name = root.resolve().name
     if is_archive(root):
         name = name[: -len(next(end for end in ENDINGS[::-1] if name.lower().endswith(end)))] or name

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from quickstudy.cli.gallery import gallery_app
-from quickstudy.cli.options import AsJson, Far, GalleryPath, Model, existing_gallery
+from quickstudy.cli.options import AsJson, Far, GalleryPath, Model, SkipCorrupt, existing_gallery
 from quickstudy.core.wording import plural, shown
 
 if TYPE_CHECKING:
@@ -183,6 +183,7 @@ def calibrate(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random choice of enrolled samples.")] = 0,
+    skip_corrupt: SkipCorrupt = False,
     data_root: Annotated[
         Path | None, typer.Option(help="Folder of the data sets.", show_default=False)
     ] = None,
@@ -207,6 +208,7 @@ def calibrate(
         folder=images or audio,
         data_root=data_root,
         seed=seed,
+        skip_corrupt=skip_corrupt,
         display=display,
     )
     for warning in made.warnings:
@@ -227,6 +229,7 @@ def report(
         Path | None, typer.Option(help="Test clips, DIR/NAME/*.wav, or a zip or tar.", show_default=False)
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random choice of enrolled samples.")] = 0,
+    skip_corrupt: SkipCorrupt = False,
     data_root: Annotated[
         Path | None, typer.Option(help="Folder of the data sets.", show_default=False)
     ] = None,
@@ -239,7 +242,14 @@ def report(
     from quickstudy.core.consoles import console
     from quickstudy.recognition.measure import report_on
 
-    made = report_on(model, folder=images or audio, data_root=data_root, seed=seed, display=Terminal())
+    made = report_on(
+        model,
+        folder=images or audio,
+        data_root=data_root,
+        seed=seed,
+        skip_corrupt=skip_corrupt,
+        display=Terminal(),
+    )
     made.save(out)
     console.print(str(made), highlight=False, soft_wrap=True)
     console.print(str(out), highlight=False, soft_wrap=True)

@@ -40,22 +40,32 @@ def content_digests(files: Sequence[File], index: Path, private: bool = True) ->
 
     def look(path: Path) -> str:
         try:
-            s = path.stat()
-            stamp = [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino, s.st_dev]
-            before = known.get(str(path))
-            digest = before[1] if before and before[0] == stamp else _digest(path)
+            stamp, digest = _stamp(path), _digest(path)  # in this order: a later change shows
         except OSError as error:
             return f"unread: {error.strerror or error}"
-        if now - max(s.st_mtime_ns, s.st_ctime_ns) > SETTLED:
+        if now - max(stamp[1], stamp[2]) > SETTLED:
             found[str(path)] = [stamp, digest]
         return digest
 
+    of: dict[Path, str] = {}
+    for path in on_disk:
+        if (before := known.get(str(path))) and before[0] == _stamp(path):
+            found[str(path)], of[path] = before, before[1]
+    new = [path for path in on_disk if path not in of]
     with ThreadPoolExecutor() as threads:
-        of = dict(zip(on_disk, threads.map(look, on_disk, chunksize=64), strict=True))
+        of |= zip(new, threads.map(look, new, chunksize=64), strict=True)
     if found != known:
         with suppress(OSError):  # it only saves time
             write_whole(index, json.dumps(found).encode(errors="surrogatepass"), 0o600 if private else 0o666)
     return [f"{of[f.archive]}/{f.inside}" if isinstance(f, Member) else of[f] for f in files]
+
+
+def _stamp(path: Path) -> list[int]:
+    try:
+        s = path.stat()
+    except OSError:
+        return []
+    return [s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino, s.st_dev]
 
 
 def _digest(path: Path) -> str:

@@ -78,7 +78,10 @@ class Embedder:
         self.name = str(model) if str(model) in weights.models() else str(self.path.resolve())
         self.encoder: nn.Module
         self.energy: Energy
-        self.encoder, self.energy = encoder_of(learner)
+        try:
+            self.encoder, self.energy = encoder_of(learner)
+        except ValueError as error:
+            raise ValueError(f"{model} can't be used here: {error}") from None
         self.format: ItemFormat = weights.item_format_of(self.manifest, self.path)
         # for people to read; a training by `fit` has no recipe
         self.recipe: str = self.manifest.get("recipe") or "python"

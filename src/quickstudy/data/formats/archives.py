@@ -83,11 +83,13 @@ class Folder:
         name: Name of the folder; of the archive, for the outermost.
         folders: Folders in it, by their names.
         files: Items in it, by their names.
+        others: Names of the files in it that are no items.
     """
 
     name: str
     folders: dict[str, "Folder"] = field(default_factory=dict[str, "Folder"])
     files: dict[str, Member] = field(default_factory=dict[str, Member])
+    others: list[str] = field(default_factory=list[str])
 
     def has_files(self, depth: int) -> bool:
         """Whether there are items in folders of that depth.
@@ -155,6 +157,8 @@ def open_archive(path: Path, endings: Collection[str], depth: int) -> Folder:
                 folder = folder.folders.setdefault(part, Folder(part))
             if read:
                 folder.files[last] = Member(path, "/".join(parts), size, time, read)
+            elif last:
+                folder.others.append(last)
     except RefusedArchiveError:
         raise
     except Exception as error:  # whatever Python's readers of archives throw

@@ -156,6 +156,17 @@ def is_silent(clip: Clip) -> bool:
     return int(clip.max(initial=-32768)) - int(clip.min(initial=32767)) < SILENCE
 
 
+class _Memory(BytesIO):
+    """Bytes, in which a place before their beginning is no place, rather than a traceback on the terminal."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Move to a place; stay where there is none."""
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):
+            return self.tell()
+
+
 @contextmanager
 def _opened(source: FileOrBytes) -> Generator[soundfile.SoundFile]:
     """A recording, opened; whatever is thrown about it is an OSError of one line."""
@@ -167,7 +178,7 @@ def _opened(source: FileOrBytes) -> Generator[soundfile.SoundFile]:
                 with soundfile.SoundFile(str(source)) as f:
                     yield f
             else:
-                with content_of(source) as raw, soundfile.SoundFile(BytesIO(raw)) as f:
+                with content_of(source) as raw, soundfile.SoundFile(_Memory(raw)) as f:
                     yield f
         except soundfile.LibsndfileError as error:
             if error.code in (1, 7):  # a file too short to be an MP3 has a code of its own

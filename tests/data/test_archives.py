@@ -24,7 +24,8 @@ from quickstudy.data.datasets.folders import (
 from quickstudy.data.formats import archives
 from quickstudy.data.formats.archives import Member, is_archive, size_of
 from quickstudy.data.formats.audio import AudioFormat
-from quickstudy.data.formats.images import ImageFormat, bytes_of
+from quickstudy.data.formats.content import bytes_of
+from quickstudy.data.formats.images import ImageFormat
 from quickstudy.data.pool import ClassPool
 
 GREY = ImageFormat(8, 1)
@@ -127,8 +128,16 @@ def test_hidden_and_other_files_are_passed_over(tmp_path: Path, kind: str) -> No
         "a/": b"",
     }
     path = pack(tmp_path / f"p.{kind}", more | PICTURES)
-    assert {c: len(f) for c, f in find_files(path, GREY).items()} == dict.fromkeys("abc", 3)
-    assert [f.name for f in files_in(path, GREY)] == ["loose.png"]
+    with pytest.warns(UserWarning, match="passed over") as said:
+        classes, loose = find_files(path, GREY), files_in(path, GREY)
+    assert {c: len(f) for c, f in classes.items()} == dict.fromkeys("abc", 3)
+    assert [f.name for f in loose] == ["loose.png"]
+    assert [str(w.message) for w in said] == [
+        "1 file beside the class folders passed over: loose.png",
+        "1 file of other types passed over: .txt",
+        "1 folder in folders of pictures passed over: a/deeper",
+        f"3 folders in folders of pictures passed over: {path.name}/a",
+    ]
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar.gz"])

@@ -104,10 +104,13 @@ def test_channels_are_averaged(channels: int) -> None:
     assert np.abs(clip - 32768 * samples.mean(1)).max() <= 0.51
 
 
-def test_loud_floats_are_cut_off_and_values_rounded_to_the_nearest() -> None:
+def test_loud_floats_are_scaled_and_values_rounded_to_the_nearest() -> None:
     samples = np.zeros(16_000)
-    samples[:6] = [1.5, -1.5, 1.0, 0.6 / 32768, -0.6 / 32768, 0.4 / 32768]
-    assert SECOND.decode(file_of(samples, coding="DOUBLE"))[:6].tolist() == [32767, -32768, 32767, 1, -1, 0]
+    samples[:5] = [1.0, -1.0, 0.6 / 32768, -0.6 / 32768, 0.4 / 32768]
+    assert SECOND.decode(file_of(samples, coding="DOUBLE"))[:5].tolist() == [32767, -32768, 1, -1, 0]
+    for coding in ("FLOAT", "DOUBLE"):
+        loud = SECOND.decode(file_of(tone(440, 1, strength=3.0), coding=coding))
+        np.testing.assert_allclose(loud, 32768 * tone(440, 1, strength=1.0), atol=2)
 
 
 def test_many_blocks_are_one_sound() -> None:

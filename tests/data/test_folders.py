@@ -117,10 +117,35 @@ def test_hidden_files_and_other_than_pictures_are_passed_over(tmp_path: Path) ->
     picture(root / "a" / "nested" / "0.png", 9)
     picture(root / ".hidden" / "0.png", 9)
     picture(root / "loose.png", 9)
-    assert {c: [p.name for p in ps] for c, ps in find_files(root, GREY).items()} == {
+    with pytest.warns(UserWarning, match="passed over") as said:
+        found = find_files(root, GREY)
+    assert {c: [p.name for p in ps] for c, ps in found.items()} == {
         "a": ["00.png", "01.png"],
         "b": ["00.png"],
     }
+    assert [str(w.message) for w in said] == [
+        "1 file beside the class folders passed over: loose.png",
+        "4 files of other types passed over: README, .csv, .pdf, .txt",
+        "2 folders in folders of pictures passed over: a/deeper.png",
+    ]
+
+
+def test_pictures_of_types_that_are_not_read_are_said(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "r", {"a": 1, "b": 1})
+    for i in range(3):
+        (root / "a" / f"IMG_{i}.HEIC").write_bytes(b"x")
+    (root / "a" / "Thumbs.db").write_bytes(b"x")
+    (root / "list.txt").write_text("of the names")
+    with pytest.warns(UserWarning, match=r"^3 files of other types passed over: \.heic$") as said:
+        find_files(root, GREY)
+    assert len(said) == 1
+    with pytest.warns(UserWarning, match=r"^3 files of other types passed over: \.heic$"):
+        files_in(root / "a", GREY)
+    (root / "a" / "00.png").unlink()
+    with pytest.raises(
+        ValueError, match=r"hold no pictures: a; fill or remove them \(\.heic.* is not read: conv"
+    ):
+        find_files(root, GREY)
 
 
 def test_links_are_followed_and_those_that_lead_nowhere_passed_over(tmp_path: Path) -> None:
@@ -205,7 +230,7 @@ def test_pictures_that_cannot_be_read_are_counted_and_named_with_the_reason(
         image_folders(root, GREY, ALL_TEST)
     text = str(raised.value)
     assert f"{root / 'a' / '00.png'}: the file is empty; " in text
-    assert f"{root / 'a' / '02.png'}: not a picture in any format Pillow reads; " in text
+    assert f"{root / 'a' / '02.png'}: not a picture in any format that is read; " in text
     assert "truncated" in text.split("01.png: ")[1]
     assert text.endswith("skip them with --skip-corrupt (train: --set skip_corrupt=true)")
     assert not list((cache / "pools").iterdir()), "nothing half-made stays behind"
@@ -417,7 +442,10 @@ def test_a_folder_of_sound(tmp_path: Path) -> None:
             clip(root / name / f"{j}.{ending}", 10 * c + j + 1)
     picture(root / "cat" / "9.png", 1)
     (root / "cat" / "notes.txt").write_text("no sound")
-    data = audio_folders(root, CLIP, ALL_TEST)
+    with pytest.warns(UserWarning, match=r"2 files of other types passed over: \.png, \.txt"):
+        data = audio_folders(root, CLIP, ALL_TEST)
+    for other in ("9.png", "notes.txt"):
+        (root / "cat" / other).unlink()
     assert data.classes == ("cat", "dog (big)")
     assert data.items.dtype == np.int16
     assert data.items[:, 0].tolist() == [1, 2, 3, 11, 12, 13]

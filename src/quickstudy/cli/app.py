@@ -6,7 +6,7 @@ import warnings
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 import quickstudy
 from quickstudy.cli import recognition
@@ -17,8 +17,23 @@ from quickstudy.cli.optimize import optimize
 from quickstudy.cli.plot import plot
 from quickstudy.cli.predict import predict
 from quickstudy.cli.train import train
+from quickstudy.core.wording import shown
+
+
+class _Group(TyperGroup):
+    """The program, whose usage errors may name files as well: `quickstudy enroll *`."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if isinstance(said := vars(error).get("message"), str):  # of an error of usage
+                vars(error)["message"] = shown(said)
+            raise
+
 
 app = typer.Typer(
+    cls=_Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -45,7 +60,7 @@ def _quickstudy(
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
     if os.environ.get("LOCAL_RANK", "0") == "0":  # the first process says it for all
-        print(f"warning: {message}", file=sys.stderr)
+        print(f"warning: {shown(message)}", file=sys.stderr)
 
 
 class _TakesSettings(TyperCommand):

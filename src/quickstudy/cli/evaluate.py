@@ -1,6 +1,5 @@
 """The command `evaluate`."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -77,7 +76,7 @@ def evaluate(
 
     Of a Siamese network also how well it tells pairs: EER, AUC, TAR at FAR.
     """
-    from quickstudy.core.consoles import console
+    from quickstudy.core.consoles import console, print_json
     from quickstudy.core.kernels.memory import keep_freed_memory
     from quickstudy.data.datasets.folders import folder_pool
     from quickstudy.metric.siamese import Siamese
@@ -97,7 +96,7 @@ def evaluate(
     recipe = replace(recipe, published={k: v for k, v in recipe.published.items() if k in alike})
     if images:
         fractions = (0.0, 0.0, 1.0)  # every class is a test class
-        form = recipe.item_format if own_recipe else weights.item_format_of(manifest)
+        form = recipe.item_format if own_recipe else weights.item_format_of(manifest, checkpoint)
         pool = folder_pool(images, form, fractions, skip_corrupt)
         recipe = replace(recipe, pool=pool, published={}, labels=None, cross_source=False)
     if accelerator in ("auto", "cpu"):
@@ -116,7 +115,7 @@ def evaluate(
     if fabric.global_rank == 0:
         pairs = recipe.test_pairs(learner, **asked) if isinstance(learner, Siamese) else []
         if as_json:
-            print(json.dumps([s.as_dict() for s in (*scores, *pairs)], indent=2))
+            print_json([s.as_dict() for s in (*scores, *pairs)])
         else:
             console.print(results_table(recipe.results(scores)))
             for verification in pairs:

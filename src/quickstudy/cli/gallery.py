@@ -1,6 +1,5 @@
 """The command `gallery` and its subcommands."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +7,7 @@ from typing import Annotated
 import typer
 
 from quickstudy.cli.options import AsJson, Far, GalleryPath, Model, existing_gallery, open_gallery, say
-from quickstudy.core.wording import plural
+from quickstudy.core.wording import plural, shown
 
 gallery_app = typer.Typer(no_args_is_help=True, help="Manage a gallery of enrolled samples.")
 
@@ -17,12 +16,12 @@ gallery_app = typer.Typer(no_args_is_help=True, help="Manage a gallery of enroll
 def list_(gallery: GalleryPath = "gallery.db", as_json: AsJson = False) -> None:
     """List the enrolled names, with their numbers of samples."""
     from quickstudy.cli.terminal import table
-    from quickstudy.core.consoles import console
+    from quickstudy.core.consoles import console, print_json
 
     with open_gallery(gallery) as opened:
         entries = opened.names()
     if as_json:
-        print(json.dumps([asdict(e) for e in entries], indent=2, default=str, ensure_ascii=False))
+        print_json([asdict(e) for e in entries])
         return
     rows = table("name", "samples", "first", "last", wraps=("name",))
     for e in entries:
@@ -38,14 +37,14 @@ def show(
 ) -> None:
     """Show the samples of a name: digests of their files, and times of enrollment."""
     from quickstudy.cli.terminal import table
-    from quickstudy.core.consoles import console
+    from quickstudy.core.consoles import console, print_json
 
     with open_gallery(gallery) as opened:
         samples = opened.samples(name)
     if as_json:
-        print(json.dumps([asdict(s) for s in samples], indent=2, default=str))
+        print_json([asdict(s) for s in samples])
         return
-    rows = table("source", "enrolled (UTC)")
+    rows = table("source", "enrolled (UTC)", wraps=("source",))
     for s in samples:
         rows.add_row(s.source, f"{s.time:%Y-%m-%d %H:%M:%S}")
     console.print(rows)
@@ -76,9 +75,12 @@ def remove(
     """Remove a name, or one of its samples, for good: it is wiped from the file as well."""
     with open_gallery(gallery) as opened:
         samples = [s for s in opened.samples(name) if source in (None, s.source)]
-        what = f"{name} and {'its one sample' if len(samples) == 1 else f'all {len(samples)} samples'}"
+        of_it = "its one sample" if len(samples) == 1 else f"all {len(samples)} samples"
+        what = f"{shown(name)} and {of_it}"
         if not yes:
-            typer.confirm(f"Remove {what if source is None else f'a sample of {name}'} for good?", abort=True)
+            typer.confirm(
+                f"Remove {what if source is None else f'a sample of {shown(name)}'} for good?", abort=True
+            )
         removed = opened.remove(name, source)
     say(f"removed {plural(removed, 'sample')} of {name}")
 
@@ -109,12 +111,12 @@ def import_(
 def stats(gallery: GalleryPath = "gallery.db", as_json: AsJson = False) -> None:
     """Show the size of a gallery, and its encoder."""
     from quickstudy.cli.terminal import table
-    from quickstudy.core.consoles import console
+    from quickstudy.core.consoles import console, print_json
 
     with open_gallery(gallery) as opened:
         figures = asdict(opened.stats())
     if as_json:
-        print(json.dumps(figures, indent=2))
+        print_json(figures)
         return
     rows = table("", "", wraps=("",))
     for key, value in figures.items():

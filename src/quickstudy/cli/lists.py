@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quickstudy.cli.options import DataRoot, complete_recipe
+from quickstudy.cli.options import AsJson, DataRoot, complete_recipe
+from quickstudy.core.wording import plural
 
 if TYPE_CHECKING:
     from quickstudy.core.checkpoint import Manifest
@@ -20,37 +21,62 @@ def recipes(
             help="Tell all of this one, with its arguments.", metavar="RECIPE", autocompletion=complete_recipe
         ),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """List what can be trained, with the paper's figures and ours."""
     from quickstudy.cli.terminal import table
-    from quickstudy.core.consoles import console
+    from quickstudy.core.consoles import console, print_json
     from quickstudy.recipes.catalogue import RECIPES
     from quickstudy.recipes.sources import recipe_source
 
-    if recipe:
+    if recipe and not as_json:
         _tell(recipe_source(recipe))
         return
-    rows = table("recipe", "what", "test", "paper", "ours", wraps=("what", "test"))
     manifests = _shipped()
-    for name in RECIPES:
-        stated = _example(recipe_source(name))
-        tests = stated.describe(manifests.get(name))
-        columns = ("\n".join(c) for c in zip(*((t.what, t.paper, t.ours) for t in tests), strict=True))
-        rows.add_row(name, f"{stated.summary} ({stated.paper})", *columns)
+    known = {name: _example(recipe_source(name)) for name in ([recipe] if recipe else RECIPES)}
+    tests = {name: stated.describe(manifests.get(name)) for name, stated in known.items()}
+    if as_json:
+        print_json(
+            [
+                {"recipe": name, "what": stated.summary, "paper": stated.paper}
+                | {"tests": [{"test": t.what, "paper": t.paper, "ours": t.ours} for t in tests[name]]}
+                for name, stated in known.items()
+            ]
+        )
+        return
+    rows = table("recipe", "test", "paper", "ours", wraps=("recipe", "test"))
+    for name, stated in known.items():
+        columns = ("\n".join(c) for c in zip(*((t.what, t.paper, t.ours) for t in tests[name]), strict=True))
+        rows.add_row(f"{name}\n{stated.summary} ({stated.paper})", *columns)
     console.print(rows)
     console.print("accuracy in %; ×: the mean loss over that of tuned Adam", highlight=False)
 
 
-def models() -> None:
+def models(as_json: AsJson = False) -> None:
     """List the trained models and update rules that ship with the library."""
     from quickstudy.cli.terminal import table
     from quickstudy.core import checkpoint
-    from quickstudy.core.consoles import console
+    from quickstudy.core.consoles import console, print_json
     from quickstudy.core.scores import percent
     from quickstudy.optimizer.weights import shipped_rules
     from quickstudy.recipes import weights
 
-    rows = table("model", "minutes", "setting", "batch norm", "accuracy %")
+    if as_json:
+        kinds = {"model": weights.models(), "update rule": shipped_rules()}
+        stated = [
+            (kind, name, checkpoint.load(path)[1]) for kind, of in kinds.items() for name, path in of.items()
+        ]
+        print_json(
+            [
+                {kind: name, "figures": manifest["figures"], "training": manifest.get("training")}
+                | {"notice": weights.notice(manifest)}
+                for kind, name, manifest in stated
+            ]
+        )
+        return
+    rows = table(
+        "model", "minutes", "setting", "batch norm", "accuracy %", wraps=("model", "setting", "batch norm")
+    )
     notices: dict[str, list[str]] = {}
     for name, path in weights.models().items():
         manifest = checkpoint.load(path)[1]
@@ -63,7 +89,7 @@ def models() -> None:
     console.print(rows)
     for text, names in notices.items():
         console.print(f"{', '.join(names)}: {text}", highlight=False)
-    rules = table("update rule", "race", "× Adam", "× best", wraps=("race",))
+    rules = table("update rule", "race", "× Adam", "× best", wraps=("update rule", "race"))
     for name, path in shipped_rules().items():
         races = checkpoint.load(path)[1]["figures"]
         for i, (race, f) in enumerate(races.items()):
@@ -73,14 +99,44 @@ def models() -> None:
     console.print("×: the mean loss over that of tuned Adam, and over that of the best tuned baseline")
 
 
-def data(data_root: DataRoot = None) -> None:
-    """List the data sources: what is present, its classes, items and licence."""
+def data(
+    name: Annotated[
+        str | None, typer.Argument(help="With --clear: the one data set to clear.", show_default=False)
+    ] = None,
+    clear: Annotated[
+        bool,
+        typer.Option(
+            "--clear",
+            help="Delete decoded pictures and clips from the cache; your own files stay as they are.",
+        ),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask for confirmation.")] = False,
+    data_root: DataRoot = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the data sources: what is present, its classes, items and licence.
+
+    What is decoded once stays in a cache, pictures and voices of people too, until --clear deletes it.
+    """
     from quickstudy.cli.terminal import table
-    from quickstudy.core.consoles import console
+    from quickstudy.core.consoles import console, print_json
     from quickstudy.data.cache import data_root as find_root
     from quickstudy.data.datasets.catalogue import SOURCES
 
+    if clear:
+        _clear(name, yes)
+        return
+    if name:
+        raise ValueError(f"data takes a name with --clear only: quickstudy data --clear {name}")
     root = find_root(data_root)
+    if as_json:
+        listed = (
+            {"source": s.name, "present": s.where(root), "classes": s.classes, "items": s.items}
+            | {"licence": s.licence, "what": s.what}
+            for s in SOURCES
+        )
+        print_json(list(listed))
+        return
     rows = table(
         "source", "present", "classes", "items", "licence", "what", wraps=("present", "licence", "what")
     )
@@ -95,6 +151,29 @@ def data(data_root: DataRoot = None) -> None:
         )
     console.print(rows)
     console.print(f"data root: {root}", highlight=False)
+
+
+def _clear(name: str | None, yes: bool) -> None:
+    """Delete decoded data sets, after a question."""
+    from quickstudy.cli.options import say
+    from quickstudy.core.wording import shown
+    from quickstudy.data.cache import cache_root, cached_pools, clear_leftovers, clear_pool
+
+    clear_leftovers()
+    pools = cached_pools(name)
+    if not pools:
+        what = f"nothing decoded of {name}" if name else "nothing decoded"
+        say(f"{what} in {cache_root() / 'pools'}")
+        return
+    for pool in pools:
+        say(f"{shown(pool.name)}: {pool.size / 2**20:.1f} MiB in {shown(pool.folder)}")
+    if not yes:
+        typer.confirm(
+            f"Delete {plural(len(pools), 'decoded data set')}? Your own files stay as they are.", abort=True
+        )
+    for pool in pools:
+        clear_pool(pool)
+    say(f"deleted {sum(pool.size for pool in pools) / 2**20:.1f} MiB; it is decoded again when it is used")
 
 
 def _shipped() -> "dict[str, Manifest]":

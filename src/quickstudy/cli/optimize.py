@@ -1,6 +1,5 @@
 """The command `optimize`."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -31,7 +30,7 @@ def optimize(
     The baselines' learning rates are tuned on other problems of the family.
     """
     from quickstudy.cli.terminal import Terminal, table
-    from quickstudy.core.consoles import console
+    from quickstudy.core.consoles import console, print_json
     from quickstudy.core.scores import FinalLoss
     from quickstudy.optimizer.plots import race_curves
     from quickstudy.optimizer.race import race
@@ -53,7 +52,7 @@ def optimize(
             {"rule": c.name, "lr": c.lr, "ms": 1e3 * c.own_seconds, **f.as_dict()}
             for c, f in zip(curves, finals, strict=True)
         ]
-        print(json.dumps(rows, indent=2))
+        print_json(rows)
         return
     lines = table("rule", "rate", f"loss at {steps}", "median", "own ms", wraps=("rule",))
     for c, f in sorted(zip(curves, finals, strict=True), key=lambda cf: cf[1].mean):

@@ -1,8 +1,5 @@
 """The command `predict`."""
 
-import csv
-import json
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -39,7 +36,8 @@ def predict(
 ) -> None:
     """Tell your own pictures apart, from a handful of labelled ones. No training."""
     from quickstudy.cli.terminal import Terminal, table
-    from quickstudy.core.consoles import console
+    from quickstudy.core.consoles import console, print_csv, print_json
+    from quickstudy.core.wording import shown
     from quickstudy.recipes import weights
     from quickstudy.training.predict import predict_folders
 
@@ -48,7 +46,7 @@ def predict(
     with Terminal().counting("decoding") as progress:
         predictions = predict_folders(
             learner,
-            form or weights.item_format_of(manifest),
+            form or weights.item_format_of(manifest, checkpoint),
             support,
             query,
             skip_corrupt=skip_corrupt,
@@ -60,16 +58,14 @@ def predict(
         rows = [
             {"file": str(p.file), "label": p.label, "probabilities": p.probabilities} for p in predictions
         ]
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        print_json(rows)
     elif output is Format.csv:
-        writer = csv.writer(sys.stdout)
-        writer.writerow(["file", "label", *classes])
-        writer.writerows(
-            [p.file, p.label, *(f"{v:.6f}" for v in p.probabilities.values())] for p in predictions
-        )
+        figures = ([p.file, p.label, *(f"{v:.6f}" for v in p.probabilities.values())] for p in predictions)
+        print_csv([["file", "label", *classes], *figures])
     else:
         rows = table("picture", "class", "probability", "next", wraps=("picture", "class", "next"))
         for p in predictions:
             first, second = sorted(p.probabilities.items(), key=lambda kv: -kv[1])[:2]
-            rows.add_row(p.file.name, first[0], f"{first[1]:.1%}", f"{second[0]} {second[1]:.1%}")
+            figures = (first[0], f"{first[1]:.1%}", f"{second[0]} {second[1]:.1%}")
+            rows.add_row(*map(shown, (p.file.name, *figures)))
         console.print(rows)

@@ -1,6 +1,5 @@
 """The commands of recognition. Only functions that need torch import it, so that --help is fast."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -8,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from quickstudy.cli.gallery import gallery_app
-from quickstudy.cli.options import AsJson, Far, GalleryPath, Model, existing_gallery
-from quickstudy.core.wording import plural
+from quickstudy.cli.options import AsJson, Far, GalleryPath, Model, SkipCorrupt, existing_gallery
+from quickstudy.core.wording import plural, shown
 
 if TYPE_CHECKING:
     from quickstudy.data.formats.archives import File
@@ -52,7 +51,7 @@ def enroll(
     is enrolled. Files that are enrolled already are skipped, so after an interruption just run it again.
     """
     from quickstudy.cli.terminal import Terminal
-    from quickstudy.core.consoles import console
+    from quickstudy.core.consoles import console, print_json
     from quickstudy.data.datasets.folders import is_folder
     from quickstudy.recognition.recognizer import Recognizer
 
@@ -69,7 +68,7 @@ def enroll(
             files = _files_of(recognizer, samples)
             done = recognizer.enroll(name, files, progress)
     if as_json:
-        print(json.dumps(_listed(done), indent=2, ensure_ascii=False))
+        print_json(_listed(done))
     else:
         console.print(_summary(done), highlight=False, soft_wrap=True)
 
@@ -86,13 +85,13 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Verify that samples are of the name they claim; exits with code 3 if they are rejected."""
-    from quickstudy.core.consoles import console
+    from quickstudy.core.consoles import console, print_json
     from quickstudy.recognition.recognizer import Recognizer
 
     recognizer = Recognizer(model, existing_gallery(gallery), far)
     decision = recognizer.verify(name, samples)
     if as_json:
-        print(json.dumps(asdict(decision), indent=2, ensure_ascii=False))
+        print_json(asdict(decision))
     else:
         console.print(
             f"{'accepted' if decision.accepted else 'rejected'}: {decision.name} ({_figures(decision)})",
@@ -120,7 +119,7 @@ def identify(
 ) -> None:
     """Identify each sample: name the enrolled person, word or sound, or say that it is unknown."""
     from quickstudy.cli.terminal import table
-    from quickstudy.core.consoles import console
+    from quickstudy.core.consoles import console, print_json
     from quickstudy.recognition.recognizer import Recognizer
 
     recognizer = Recognizer(model, existing_gallery(gallery), far)
@@ -134,7 +133,7 @@ def identify(
             {"file": str(i.file), "name": answer, "candidates": [asdict(c) for c in i.candidates]}
             for i, answer in zip(found, answers, strict=True)
         ]
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        print_json(rows)
         return
     rows = table(
         "sample", "name", "score", "threshold", "probability", "next", wraps=("sample", "name", "next")
@@ -143,12 +142,12 @@ def identify(
         best, others = i.candidates[0], i.candidates[1:]
         nearest = f" (nearest {best.name})" if answer is None else ""
         rows.add_row(
-            i.file.name,
-            f"{answer or 'unknown'}{nearest}",
+            shown(i.file.name),
+            shown(f"{answer or 'unknown'}{nearest}"),
             f"{best.score:.3f}",
             f"{best.threshold:.3f}",
             f"{best.probability:.1%}",
-            "\n".join(f"{c.name} {c.score:.3f}" for c in others),
+            "\n".join(shown(f"{c.name} {c.score:.3f}") for c in others),
         )
     console.print(rows)
 
@@ -184,6 +183,7 @@ def calibrate(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random choice of enrolled samples.")] = 0,
+    skip_corrupt: SkipCorrupt = False,
     data_root: Annotated[
         Path | None, typer.Option(help="Folder of the data sets.", show_default=False)
     ] = None,
@@ -194,7 +194,7 @@ def calibrate(
     By default these are the validation classes of the model's own data; or give --images or --audio.
     """
     from quickstudy.cli.terminal import Terminal
-    from quickstudy.core.consoles import console, messages
+    from quickstudy.core.consoles import console, messages, print_json
     from quickstudy.recognition.measure import calibrate_model
 
     if images and audio:
@@ -208,12 +208,13 @@ def calibrate(
         folder=images or audio,
         data_root=data_root,
         seed=seed,
+        skip_corrupt=skip_corrupt,
         display=display,
     )
     for warning in made.warnings:
         messages.print(f"warning: {warning}", highlight=False, soft_wrap=True)
     if as_json:
-        print(json.dumps(made.as_dict() | poolings.as_dict(), indent=2))
+        print_json(made.as_dict() | poolings.as_dict())
     else:
         console.print(f"{made}\n{poolings}", highlight=False, soft_wrap=True)
 
@@ -228,6 +229,7 @@ def report(
         Path | None, typer.Option(help="Test clips, DIR/NAME/*.wav, or a zip or tar.", show_default=False)
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random choice of enrolled samples.")] = 0,
+    skip_corrupt: SkipCorrupt = False,
     data_root: Annotated[
         Path | None, typer.Option(help="Folder of the data sets.", show_default=False)
     ] = None,
@@ -240,7 +242,14 @@ def report(
     from quickstudy.core.consoles import console
     from quickstudy.recognition.measure import report_on
 
-    made = report_on(model, folder=images or audio, data_root=data_root, seed=seed, display=Terminal())
+    made = report_on(
+        model,
+        folder=images or audio,
+        data_root=data_root,
+        seed=seed,
+        skip_corrupt=skip_corrupt,
+        display=Terminal(),
+    )
     made.save(out)
     console.print(str(made), highlight=False, soft_wrap=True)
     console.print(str(out), highlight=False, soft_wrap=True)
@@ -297,8 +306,8 @@ def _summary(done: "Enrollment") -> str:
     if done.refused:
         parts.append(f"{len(done.refused)} refused")
     lines = [", ".join(parts)]
-    lines += [f"refused: {r.file}: {r.reason}" for r in done.refused]
-    lines += [f"look again: {r.file} {r.reason}" for r in done.likely_mislabelled]
+    lines += [shown(f"refused: {r.file}: {r.reason}") for r in done.refused]
+    lines += [shown(f"look again: {r.file} {r.reason}") for r in done.likely_mislabelled]
     return "\n".join(lines)
 
 

@@ -4,10 +4,13 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
 from quickstudy.core.consoles import messages
+from quickstudy.core.wording import shown
 
 if TYPE_CHECKING:  # lists are quick without torch
     from quickstudy.core.progress import ProgressCallback
@@ -15,9 +18,37 @@ if TYPE_CHECKING:  # lists are quick without torch
     from quickstudy.training.fit import Reporter
 
 
+class WholeTable(Table):
+    """A table that grows beyond the terminal's width rather than cut what may not be broken into lines."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Render it, as wide as it must be."""
+        cells = [(column, *self._widths(column)) for column in self.columns]
+        least = sum(
+            widest if column.no_wrap else min(widest, max(min(word, 20), LEAST))
+            for column, widest, word in cells
+        )
+        needed = least + self._extra_width + 2 * len(self.columns)
+        width = max(options.max_width, needed)
+        yield from super().__rich_console__(console, options.update(width=width, max_width=width))
+
+    def _widths(self, column: Column) -> tuple[int, int]:
+        """Widths of the longest line and of the longest word of a column."""
+        texts = [column.header, *column.cells]
+        lines = [
+            line for text in texts if isinstance(text, str) for line in shown(text, keep="\n").split("\n")
+        ]
+        longest = max((cell_len(line) for line in lines), default=0)
+        return longest, max((cell_len(word) for line in lines for word in line.split()), default=0)
+
+
+LEAST = 8
+"""Width at least of a column that may be broken into lines."""
+
+
 def table(*headers: str, wraps: tuple[str, ...] = ()) -> Table:
     """A table in which only the columns `wraps` may be broken into lines: names and figures stay whole."""
-    return Table(*(Column(h, no_wrap=h not in wraps, overflow="fold") for h in headers))
+    return WholeTable(*(Column(h, no_wrap=h not in wraps, overflow="fold") for h in headers))
 
 
 class Terminal:

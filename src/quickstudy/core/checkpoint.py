@@ -2,8 +2,10 @@
 
 A checkpoint is one file, `NAME.safetensors`, with the manifest inside its header. So it is written whole or
 not at all, and weights and manifest cannot be separated. `NAME.json` beside it is a copy for people to read.
+The header also has a digest of tensors and manifest, by which damage is noticed; older files have none.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.core.files import write_whole
+from quickstudy.core.foreign import json_of
+from quickstudy.core.wording import one_line, shown
 
 MANIFEST = "quickstudy"
 """Key of the manifest in the safetensors header."""
+DIGEST = "quickstudy.digest"
+"""Key of the digest there."""
 
 Manifest = dict[str, Any]
 """Facts about a checkpoint, such as its recipe and its data, by name; they can be written as JSON."""
@@ -34,13 +40,28 @@ def save(path: str | Path, tensors: Mapping[str, Tensor], manifest: Manifest) ->
         OSError: If a file can't be written; an existing checkpoint is then unchanged.
     """
     path = Path(path)
-    blob = safetensors.torch.save(
-        # clones, because safetensors refuses tensors that share memory, as tied weights do
-        {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()},
-        {MANIFEST: json.dumps(manifest)},
-    )
+    text = json.dumps(manifest)
+    # clones, because safetensors refuses tensors that share memory, as tied weights do
+    clones = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
+    blob = safetensors.torch.save(clones, {MANIFEST: text, DIGEST: digest_of(clones, text)})
     write_whole(path, blob)
     write_whole(path.with_suffix(".json"), (json.dumps(_readable(manifest), indent=2) + "\n").encode())
+
+
+def digest_of(tensors: Mapping[str, Tensor], manifest: str) -> str:
+    """Digest of what a checkpoint holds, by which it is noticed if a single bit has changed.
+
+    Args:
+        tensors: Contiguous tensors by name, on the CPU.
+        manifest: The manifest as JSON.
+    """
+    digest = hashlib.blake2b(manifest.encode(errors="surrogatepass"), digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        stated = f"\n{name} {tensor.dtype} {list(tensor.shape)}\n"
+        digest.update(stated.encode(errors="surrogatepass"))
+        if tensor.numel():  # a view as bytes takes an axis
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _readable(manifest: Manifest) -> Manifest:
@@ -48,7 +69,10 @@ def _readable(manifest: Manifest) -> Manifest:
     classes = manifest.get("classes")
     if not isinstance(classes, dict):
         return manifest
-    numbers = {split: len(of) for split, of in cast(dict[str, dict[str, str]], classes).items()}
+    numbers = {
+        split: len(of) if isinstance(of, dict | list) else of
+        for split, of in cast(dict[str, Any], classes).items()
+    }
     return manifest | {"classes": numbers}
 
 
@@ -72,14 +96,44 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], Manifest]:
         )
     try:
         with safetensors.safe_open(path, framework="pt") as f:  # pyright: ignore[reportUnknownMemberType]
-            manifest = json.loads((f.metadata() or {})[MANIFEST])
-            return {k: f.get_tensor(k) for k in f.keys()}, manifest  # noqa: SIM118 (not a mapping)
-    except KeyError:
-        raise ValueError(f"{path} carries no quickstudy manifest: it was not written by quickstudy") from None
-    except (safetensors.SafetensorError, ValueError) as error:
-        raise ValueError(
-            f"{path} is damaged or not a safetensors file ({error}): restore it or train again"
-        ) from None
+            header: dict[str, str] = f.metadata() or {}
+            stated = header.get(MANIFEST)
+            manifest = json_of(stated) if stated is not None else None
+            tensors = {k: f.get_tensor(k) for k in f.keys()} if stated is not None else {}  # noqa: SIM118
+    except OSError:
+        raise
+    except Exception as error:  # whatever the parsers of foreign files throw
+        raise _damaged(path, one_line(error) or type(error).__name__) from None
+    if stated is None:
+        raise ValueError(f"{path} carries no quickstudy manifest: it was not written by quickstudy")
+    if not isinstance(manifest, dict):
+        raise _damaged(path, f"its manifest is a {type(manifest).__name__}, not an object")
+    if header.keys() - {MANIFEST, DIGEST} or (
+        DIGEST in header and header[DIGEST] != digest_of(tensors, stated)
+    ):
+        raise _damaged(path, "it isn't what was written: its digest is another")
+    _check_kinds(path, cast(Manifest, manifest))
+    return tensors, cast(Manifest, manifest)
+
+
+KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("arguments", "items", "data", "fit", "training", "calibration", "progress"), (dict,)),
+    **dict.fromkeys(("recipe", "kind", "rule"), (str,)),
+    **dict.fromkeys(("figures", "classes"), (dict, list)),
+    "optimizer": (str, list, dict),
+}
+"""What the parts of a manifest are that others read; each may be absent or null."""
+
+
+def _check_kinds(path: Path, manifest: Manifest) -> None:
+    for key, kinds in KINDS.items():
+        value = manifest.get(key)
+        if value is not None and not isinstance(value, kinds):
+            raise _damaged(path, f"{key} in its manifest is a {type(value).__name__}")
+
+
+def _damaged(path: Path, why: str) -> ValueError:
+    return ValueError(f"{path} is damaged or not a safetensors file ({why}): restore it or train again")
 
 
 def load_weights(learner: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
@@ -91,12 +145,33 @@ def load_weights(learner: nn.Module, weights: Mapping[str, Tensor], origin: str)
         origin: Name of the source of the weights, such as a path, for error messages.
 
     Raises:
+        ValueError: If names or shapes don't fit, or weights aren't finite; the message says which, and what
+            the learner expects.
+    """
+    check_fit(learner.state_dict(), weights, origin)
+    for name, tensor in weights.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ValueError(
+                f"{origin} holds weights that aren't finite, in {shown(name)}: restore it or train again"
+            )
+    learner.load_state_dict(dict(weights))
+
+
+def check_fit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], origin: str) -> None:
+    """Check that weights fit a learner.
+
+    Args:
+        own: The learner's `state_dict`; its tensors may be on the device "meta", where they take no memory.
+        weights: Weights by their names there.
+        origin: Name of the source of the weights, such as a path, for error messages.
+
+    Raises:
         ValueError: If names or shapes don't fit; the message says which, and what the learner expects.
     """
-    own = learner.state_dict()
     missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     if missing or extra:
-        parts = [f"it lacks {name}" for name in missing[:3]] + [f"it also has {name}" for name in extra[:3]]
+        parts = [f"it lacks {name}" for name in missing[:3]]
+        parts += [f"it also has {shown(name)}" for name in extra[:3]]
         raise ValueError(
             f"{origin} belongs to another encoder or learner: {'; '.join(parts)}; "
             "build the one it was trained with"
@@ -107,7 +182,6 @@ def load_weights(learner: nn.Module, weights: Mapping[str, Tensor], origin: str)
                 f"{origin} belongs to another encoder: {name} is {list(weights[name].shape)} there and "
                 f"{list(tensor.shape)} here; build the encoder with the same sizes"
             )
-    learner.load_state_dict(dict(weights))
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:

@@ -4,11 +4,18 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
 
 import numpy as np
 import platformdirs
@@ -88,7 +95,8 @@ def cached_pool(
     account = json.dumps([CACHE_VERSION, name, item_format.as_dict(), key], sort_keys=True)
     digest = hashlib.blake2b(account.encode(), digest_size=8).hexdigest()
     folder = cache_root() / "pools" / f"{name}-{digest}"
-    if not (folder / "pool.json").exists():
+    clear_leftovers()
+    if (whole := _loaded(folder)) is None:
         with _made_whole(folder, 0o700 if private else 0o777) as temporary:
 
             def allocate(n: int) -> Items:
@@ -101,9 +109,10 @@ def cached_pool(
 
             parts = build(allocate)
             (temporary / "pool.json").write_text(json.dumps(parts))
-    parts = json.loads((folder / "pool.json").read_text())
-    # copy-on-write: torch wants a writable array, and the file never changes
-    items = np.load(folder / "items.npy", mmap_mode="c")
+        whole = _loaded(folder)
+    if whole is None:
+        raise OSError(f"the decoded data in {folder} vanished: nothing else may delete them meanwhile")
+    parts, items = whole
     return ClassPool.from_arrays(
         items[: sum(parts["counts"])],
         parts["classes"],
@@ -118,6 +127,107 @@ def cached_pool(
     )
 
 
+def _loaded(folder: Path) -> tuple[dict[str, Any], Any] | None:
+    """The content of `pool.json`, and the items; None if the folder is not there, or not whole."""
+    try:
+        parts: dict[str, Any] = json.loads((folder / "pool.json").read_text())
+        # copy-on-write: torch wants a writable array, and the file never changes
+        items = np.load(folder / "items.npy", mmap_mode="c")
+        return (parts, items) if sum(parts["counts"]) <= len(items) else None
+    except Exception:  # whatever was cut off or lost
+        return None
+
+
+def contents_of(root: Path) -> Path:
+    """The file in the cache in which the digests of a data set's files are kept.
+
+    Args:
+        root: Folder or archive of the data set.
+    """
+    path = str(root.resolve()).encode(errors="surrogateescape")
+    return cache_root() / "contents" / f"{hashlib.blake2b(path, digest_size=8).hexdigest()}.json"
+
+
+@dataclass(frozen=True)
+class CachedPool:
+    """A decoded data set in the cache.
+
+    Args:
+        name: Name of the data set.
+        folder: Folder that it lies in.
+        size: Size in bytes.
+    """
+
+    name: str
+    folder: Path
+    size: int
+
+
+def cached_pools(name: str | None = None) -> list[CachedPool]:
+    """The decoded data sets in the cache, by their names.
+
+    Args:
+        name: Name of a data set; all of them by default.
+    """
+    pools = cache_root() / "pools"
+    found: list[CachedPool] = []
+    for folder in sorted(pools.iterdir()) if pools.is_dir() else ():
+        of = folder.name.rpartition("-")[0]
+        if not folder.name.startswith(".") and folder.is_dir() and name in (None, of):
+            size = sum(p.stat().st_size for p in folder.iterdir() if p.is_file())
+            found.append(CachedPool(of, folder, size))
+    return found
+
+
+def clear_pool(pool: CachedPool) -> None:
+    """Delete a decoded data set from the cache; it is decoded again when it is used again.
+
+    Args:
+        pool: One of `cached_pools`.
+
+    Raises:
+        OSError: If it can't be deleted.
+    """
+    shutil.rmtree(pool.folder)
+    for index in (cache_root() / "contents").glob("*.json"):  # they name its files
+        index.unlink(missing_ok=True)
+
+
+LOCK = "lock"
+"""File in a temporary folder that the process that fills the folder holds locked."""
+YOUNG = 60.0
+"""Seconds for which a temporary folder without a lock may be one that is just being made."""
+
+
+def clear_leftovers() -> None:
+    """Delete what processes that were killed while they decoded a data set have left in the cache."""
+    with suppress(OSError):
+        for folder in (cache_root() / "pools").glob(".*"):
+            with suppress(OSError):
+                if folder.is_dir() and not _in_use(folder):
+                    shutil.rmtree(folder)
+
+
+def _in_use(folder: Path) -> bool:
+    """Whether the process that made a temporary folder still runs."""
+    try:
+        with (folder / LOCK).open("r+b") as f:
+            return not _locked(f)
+    except FileNotFoundError:
+        return time.time() - folder.stat().st_mtime < YOUNG
+
+
+def _locked(f: IO[bytes]) -> bool:
+    """Lock a file, for as long as it is open; whether that succeeded."""
+    if fcntl is None:  # there, a file that is open can't be deleted
+        return True
+    try:
+        fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 @contextmanager
 def _made_whole(folder: Path, mode: int) -> Generator[Path]:
     """A temporary folder that is renamed to `folder` if the block succeeds, and is deleted otherwise."""
@@ -125,13 +235,19 @@ def _made_whole(folder: Path, mode: int) -> Generator[Path]:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir(mode)
-        yield temporary
-        if not folder.exists():
-            try:
-                temporary.rename(folder)
-            except OSError:
-                if not folder.exists():  # if it exists, another process was first, with the same content
-                    raise
+        with (temporary / LOCK).open("w+b") as lock:
+            _locked(lock)
+            yield temporary
+            (temporary / LOCK).unlink()
+            if _loaded(folder) is None:
+                with suppress(FileNotFoundError):  # what is there has lost a part
+                    folder.rename(temporary / "broken")
+                try:
+                    temporary.rename(folder)
+                except OSError:
+                    if not folder.exists():  # if it exists, another process was first, with the same content
+                        raise
+                shutil.rmtree(folder / "broken", ignore_errors=True)
     except OSError as error:
         if error.filename is None and error.errno is None:  # raised by `build`: an item can't be read
             raise

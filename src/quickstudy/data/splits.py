@@ -1,12 +1,12 @@
 """Class-disjoint splits: at random by fractions, or read from lists."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from quickstudy.core.wording import plural
+from quickstudy.core.foreign import json_of
+from quickstudy.core.wording import plural, shown
 
 FRACTIONS = (0.64, 0.16, 0.20)
 """Fractions of the classes for training, validation and test: those of miniImageNet."""
@@ -65,12 +65,16 @@ def read_split(split: str | Path | Mapping[str, Sequence[str]], classes: list[st
         lists, origin = split, "the split"
     else:
         lists, origin = _read_lists(Path(split)), str(split)
+    if not all(isinstance(names, list | tuple) for names in getattr(lists, "values", tuple)()):
+        raise ValueError(_no_split(origin))
     try:
         unknown = sorted({c for names in lists.values() for c in names} - set(classes))
     except (AttributeError, TypeError):
         raise ValueError(_no_split(origin)) from None
     if set(lists) - set(SPLITS):
-        raise ValueError(f"{origin} names splits {sorted(lists)}: they must be among {', '.join(SPLITS)}")
+        raise ValueError(
+            f"{origin} names splits {shown(sorted(lists))}: they must be among {', '.join(SPLITS)}"
+        )
     if unknown:
         raise ValueError(
             f"{origin} names {plural(len(unknown), 'class')} without a folder, e.g. {unknown[0]!r}"
@@ -82,7 +86,7 @@ def _read_lists(path: Path) -> dict[str, list[str]]:
     if not path.is_file():
         raise FileNotFoundError(f"no split file at {path}")
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json_of(path.read_bytes())
     except ValueError:
         raise ValueError(_no_split(str(path))) from None
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from quickstudy.core import checkpoint
 from quickstudy.core.seeds import generators_kept
+from quickstudy.core.wording import one_line, shown
 from quickstudy.optimizer.rules.lstm import LSTMRule
 from quickstudy.optimizer.rules.mlp import MLPRule
 from quickstudy.optimizer.rules.rnnprop import RNNpropRule
@@ -44,7 +45,7 @@ def load_rule(name_or_path: str | os.PathLike[str]) -> tuple[LearnedRule, checkp
     kind, arguments = card.get("rule"), card.get("arguments", {})
     if kind not in RULES:
         raise ValueError(
-            f"{path} holds the rule {kind}, which this version lacks: it knows {', '.join(RULES)}"
+            f"{path} holds the rule {shown(kind)}, which this version lacks: it knows {', '.join(RULES)}"
         )
     try:
         with generators_kept():
@@ -52,9 +53,10 @@ def load_rule(name_or_path: str | os.PathLike[str]) -> tuple[LearnedRule, checkp
         # in the folder of a training, the rule is a submodule of the `RuleLearner`
         weights = checkpoint.without_prefix("rule.", weights) or weights
         checkpoint.load_weights(rule, weights, "what it holds")
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # whatever arguments that don't belong there lead to
         raise ValueError(
-            f"{path} is said to hold the rule {kind} with arguments {arguments}, which does not fit: {error}"
+            f"{path} is said to hold the rule {kind} with arguments {shown(arguments)}, which does not fit: "
+            f"{one_line(error)}"
         ) from None
     return rule.eval(), card
 

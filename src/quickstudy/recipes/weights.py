@@ -1,12 +1,15 @@
 """Trained learners, found again by name, file or folder."""
 
 import os
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from quickstudy.core import checkpoint
+from quickstudy.core.foreign import naming
 from quickstudy.core.learner import Learner
 from quickstudy.core.seeds import generators_kept
 from quickstudy.data.formats.audio import AudioFormat
@@ -31,7 +34,8 @@ def notice(manifest: checkpoint.Manifest) -> str | None:
     Args:
         manifest: Manifest of its checkpoint.
     """
-    return NOTICES.get(manifest["data"]["name"].split(".")[0]) if "data" in manifest else None
+    name = (manifest.get("data") or {}).get("name")
+    return NOTICES.get(name.split(".")[0]) if isinstance(name, str) else None
 
 
 def start_from(learner: nn.Module, name_or_path: str | os.PathLike[str]) -> checkpoint.Manifest:
@@ -102,15 +106,27 @@ def _load(
             f"{path} holds an update rule, not a model: race it with quickstudy optimize --rule, or take its "
             "steps with quickstudy.LearnedOptimizer"
         )
-    try:
-        stated = recipe_of(manifest, recipe)
-        with generators_kept():
+    with naming(path), generators_kept():
+        try:
+            stated = recipe_of(manifest, recipe)
+            if not recipe:
+                _check_size(stated, weights, path)
             learner = stated.learner()
-    except ValueError as error:
-        raise ValueError(f"{path} {error}") from None
-    used = stated.used(learner)
-    checkpoint.load_weights(used, weights, str(path))
+        except ValueError as error:
+            raise ValueError(error if str(path) in str(error) else f"{path} {error}") from None
+        used = stated.used(learner)
+        checkpoint.load_weights(used, weights, str(path))
     return learner.eval(), used.eval(), manifest
+
+
+def _check_size(stated: Recipe, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Check that a manifest speaks of the weights that are there, before what it speaks of takes memory."""
+    try:
+        with torch.device("meta"):
+            shapes = stated.used(stated.learner()).state_dict()
+    except (NotImplementedError, RuntimeError):  # not everything can be built without memory
+        return
+    checkpoint.check_fit(shapes, weights, str(path))
 
 
 def recipe_of(manifest: checkpoint.Manifest, recipe: str | None = None) -> Recipe:
@@ -147,18 +163,25 @@ def recipe_of(manifest: checkpoint.Manifest, recipe: str | None = None) -> Recip
     return stated
 
 
-def item_format_of(manifest: checkpoint.Manifest) -> ImageFormat | AudioFormat:
+def item_format_of(
+    manifest: checkpoint.Manifest, origin: str | os.PathLike[str] = "this checkpoint"
+) -> ImageFormat | AudioFormat:
     """What pictures or clips must become for the encoder of a checkpoint.
+
+    Args:
+        manifest: Manifest of the checkpoint.
+        origin: Name or path of the checkpoint, for error messages.
 
     Raises:
         ValueError: If the checkpoint doesn't say.
     """
-    if "items" not in manifest:
+    if not manifest.get("items"):
         raise ValueError(
-            "this checkpoint doesn't say what its encoder takes, as its training was given arrays: name a "
+            f"{origin} doesn't say what its encoder takes, as its training was given arrays: name a "
             "recipe that says it, by --recipe FILE.py:FUNCTION"
         )
-    return item_format(manifest["items"])
+    with naming(str(origin)):
+        return item_format(manifest["items"])
 
 
 def find(name_or_path: str | os.PathLike[str]) -> Path:

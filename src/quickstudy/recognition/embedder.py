@@ -1,9 +1,10 @@
 """Embeddings of files: decoding, refusal of unusable files, and the fingerprint of the encoder."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from torch import nn
 from quickstudy.core.kernels.sizes import sizes_on
 from quickstudy.core.learner import Learner, embed
 from quickstudy.core.progress import ProgressCallback
-from quickstudy.data.formats.archives import LARGEST, File, size_of
+from quickstudy.data.formats.archives import File
 from quickstudy.data.formats.audio import AudioFormat, is_silent
-from quickstudy.data.formats.images import bytes_of
+from quickstudy.data.formats.content import Watched
 from quickstudy.data.formats.items import ItemFormat, Items, decode_items, floats
 from quickstudy.metric.distances import embeds
 from quickstudy.recipes import weights
@@ -77,8 +78,11 @@ class Embedder:
         self.name = str(model) if str(model) in weights.models() else str(self.path.resolve())
         self.encoder: nn.Module
         self.energy: Energy
-        self.encoder, self.energy = encoder_of(learner)
-        self.format: ItemFormat = weights.item_format_of(self.manifest)
+        try:
+            self.encoder, self.energy = encoder_of(learner)
+        except ValueError as error:
+            raise ValueError(f"{model} can't be used here: {error}") from None
+        self.format: ItemFormat = weights.item_format_of(self.manifest, self.path)
         # for people to read; a training by `fit` has no recipe
         self.recipe: str = self.manifest.get("recipe") or "python"
         self.fingerprint = f"{self.recipe}-{_digest(self.encoder, self.manifest, self.energy)}"
@@ -165,15 +169,11 @@ class Embedder:
         items: Any = np.empty((len(files), *self.format.shape), self.format.dtype)
         digests = [""] * len(files)
 
-        def source(i: int) -> Callable[[], bytes]:
-            def read() -> bytes:
-                content = _read(files[i])
-                digests[i] = hashlib.blake2b(content, digest_size=16).hexdigest()
-                return content
+        def note(i: int, content: bytes) -> None:
+            digests[i] = hashlib.blake2b(content, digest_size=16).hexdigest()
 
-            return read
-
-        bad = decode_items([source(i) for i in range(len(files))], self.format, items)
+        sources = [Watched(file, partial(note, i)) for i, file in enumerate(files)]
+        bad = decode_items(sources, self.format, items)
         for i in range(len(files)):
             if i not in bad and (reason := _empty(items[i], self.format)):
                 bad[i] = reason
@@ -211,13 +211,6 @@ def _digest(encoder: nn.Module, manifest: dict[str, Any], energy: Energy) -> str
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _read(file: File) -> bytes:
-    size = size_of(file)
-    if size > LARGEST:
-        raise OSError(f"{size >> 20} MiB are more than the {LARGEST >> 20} MiB that are read of a file")
-    return bytes_of(file)
 
 
 def _empty(item: npt.NDArray[Any], item_format: ItemFormat) -> str | None:

@@ -71,6 +71,7 @@ def calibrate_model(
     folder: Path | None = None,
     data_root: str | Path | None = None,
     seed: int = 0,
+    skip_corrupt: bool = False,
     display: Display,
 ) -> tuple[Calibration, Poolings]:
     """Choose the thresholds of a model, and write them into the manifest of its checkpoint.
@@ -88,6 +89,7 @@ def calibrate_model(
             validation classes of the model's own data.
         data_root: Folder of the data sets.
         seed: Seed of the random choice of enrolled samples.
+        skip_corrupt: Whether to leave out files of the folder that can't be read, with a warning.
         display: Display that shows the progress.
 
     Returns:
@@ -108,7 +110,7 @@ def calibrate_model(
             f"{model} was trained on the validation classes too (trainval): calibrate it on a folder of "
             "others, with --images or --audio"
         )
-    labelled = _unseen(embedder, "validation", folder, data_root, display)
+    labelled = _unseen(embedder, "validation", folder, data_root, display, skip_corrupt)
     cross_source = folder is None and recipes_weights.recipe_of(embedder.manifest).cross_source
     z, labels, sources = labelled.embeddings, labelled.labels, labelled.sources if cross_source else None
     energy, poolings = embedder.energy, Poolings({}, {}, pooling)
@@ -131,6 +133,7 @@ def report_on(
     folder: Path | None = None,
     data_root: str | Path | None = None,
     seed: int = 0,
+    skip_corrupt: bool = False,
     display: Display,
 ) -> RecognitionReport:
     """Measure a calibrated model on identities it has never seen.
@@ -140,6 +143,7 @@ def report_on(
         folder: Folder of test items, `folder/NAME/*`; by default the test classes of the model's own data.
         data_root: Folder of the data sets.
         seed: Seed of all random draws.
+        skip_corrupt: Whether to leave out files of the folder that can't be read, with a warning.
         display: Display that shows the progress.
 
     Returns:
@@ -152,7 +156,7 @@ def report_on(
     stated = embedder.manifest.get(CALIBRATION)
     if not stated:
         raise ValueError(f"{model} has no thresholds yet: run quickstudy calibrate {model} first")
-    labelled = _unseen(embedder, "test", folder, data_root, display)
+    labelled = _unseen(embedder, "test", folder, data_root, display, skip_corrupt)
     facts = {
         "model": embedder.fingerprint,
         "test data": f"{labelled.pool.name}: {len(labelled.pool)} identities, {len(labelled.labels)} items",
@@ -175,11 +179,17 @@ def report_on(
 
 
 def _unseen(
-    embedder: Embedder, split: str, folder: Path | None, data_root: str | Path | None, display: Display
+    embedder: Embedder,
+    split: str,
+    folder: Path | None,
+    data_root: str | Path | None,
+    display: Display,
+    skip_corrupt: bool,
 ) -> EmbeddedPool:
     with display.counting("decoding") as progress:
         if folder:
-            pool = class_folders(folder, embedder.format, (0.0, 0.0, 1.0), progress=progress)
+            every = (0.0, 0.0, 1.0)
+            pool = class_folders(folder, embedder.format, every, skip_corrupt=skip_corrupt, progress=progress)
         else:
             recipe = recipes_weights.recipe_of(embedder.manifest)
             pool = recipe.pool(root=data_root, progress=progress).split(split)

@@ -5,13 +5,13 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.stateful import Stateful
 
-from quickstudy.core import checkpoint, files
+from quickstudy.core import checkpoint, files, foreign
 from quickstudy.core.blueprint import NotRebuildableError, blueprint
 from quickstudy.core.episode import Batches
 from quickstudy.core.scores import ValidationResult
@@ -208,14 +208,15 @@ class Run:
             tensors, manifest = checkpoint.load(self.last)
             self._check_same(manifest)
             checkpoint.load_weights(saved, checkpoint.without_prefix("learner.", tensors), str(self.last))
-            checkpoint.unpack_optimizer(
-                optimizer, checkpoint.without_prefix("optimizer.", tensors), manifest["optimizer"]
-            )
-            if state := unroll_state_of(learner):
-                state.load_state_dict(checkpoint.without_prefix("unroll_state.", tensors))
-            if average:
-                average.load(checkpoint.without_prefix("average.", tensors))
-            progress = TrainingState(**manifest["progress"])
+            with foreign.naming(self.last):
+                checkpoint.unpack_optimizer(
+                    optimizer, checkpoint.without_prefix("optimizer.", tensors), manifest["optimizer"]
+                )
+                if state := unroll_state_of(learner):
+                    state.load_state_dict(checkpoint.without_prefix("unroll_state.", tensors))
+                if average:
+                    average.load(checkpoint.without_prefix("average.", tensors))
+                progress = TrainingState(**manifest["progress"])
         else:
             progress = TrainingState()
         if write:
@@ -323,14 +324,20 @@ def read_log(path: str | Path) -> list[dict[str, float]]:
         ValueError: If a line other than the last is not JSON.
     """
     path = Path(path)
-    lines = path.read_text().splitlines() if path.exists() else []
+    # not splitlines(), which also splits at what JSON allows within a text
+    lines = path.read_bytes().rstrip(b"\n").split(b"\n") if path.exists() else []
     read: list[dict[str, float]] = []
     for number, line in enumerate(lines, start=1):
         try:
-            read.append(json.loads(line))
-        except json.JSONDecodeError:
+            entry: Any = foreign.json_of(line)
+        except ValueError:
             if number < len(lines):
                 raise ValueError(f"{path}, line {number}, is not JSON: repair or delete it") from None
+            continue
+        step = cast(dict[str, Any], entry).get("step") if isinstance(entry, dict) else None
+        if not isinstance(step, int | float):
+            raise ValueError(f"{path}, line {number}, is no step of a training: repair or delete it")
+        read.append(entry)
     return read
 
 

@@ -20,11 +20,13 @@ import numpy as np
 from PIL import Image
 
 from quickstudy.core.progress import ProgressCallback
-from quickstudy.data.cache import cached_pool, data_root
+from quickstudy.data.cache import cached_pool, contents_of, data_root
+from quickstudy.data.contents import content_digests
 from quickstudy.data.datasets.download import download
 from quickstudy.data.datasets.folders import files_in, find_files
-from quickstudy.data.formats.archives import File, stamp_of
-from quickstudy.data.formats.images import Bytes, ImageFormat, bytes_of
+from quickstudy.data.formats.archives import File
+from quickstudy.data.formats.content import bytes_of
+from quickstudy.data.formats.images import Bytes, ImageFormat
 from quickstudy.data.formats.items import decode_items
 from quickstudy.data.pool import ClassPool
 
@@ -106,7 +108,8 @@ def _pool(name: str, root: str | Path | None, progress: ProgressCallback | None)
     else:
         used, build = [path := _binary(folder)], partial(_of_binary, path, classes)
     # not the files in the archives, which would take a second to list each time
-    pool = cached_pool("cifar100", [stamp_of(file) for file in used], build, COLOR_32)
+    key = content_digests(used, contents_of(folder))
+    pool = cached_pool("cifar100", key, build, COLOR_32)
     index = {c: i for i, c in enumerate(classes)}
     splits = {split: np.array([index[c] for c in part]) for split, part in lists.items()}
     return replace(pool, name=name, splits=splits)

@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 
 from quickstudy.core.progress import ProgressCallback
-from quickstudy.data.cache import cached_pool
-from quickstudy.data.formats.archives import ENDINGS, File, Folder, is_archive, open_archive, stamp_of
+from quickstudy.core.wording import plural
+from quickstudy.data.cache import cached_pool, contents_of
+from quickstudy.data.contents import content_digests
+from quickstudy.data.formats.archives import ENDINGS, File, Folder, is_archive, open_archive
 from quickstudy.data.formats.audio import AudioFormat
 from quickstudy.data.formats.images import ImageFormat
 from quickstudy.data.formats.items import ItemFormat, Items, decode_items
@@ -162,10 +164,11 @@ def pool_of_files(
         ValueError: If no item of a class can be read.
     """
     of = sources or {}
-    # reading all files to detect those that have changed would be slow
-    account = [[c, *stamp_of(f), *([of[f]] if of else [])] for c, found in files.items() for f in found]
+    everything = [f for found in files.values() for f in found]
+    digests = dict(zip(everything, content_digests(everything, contents_of(root)), strict=True))
+    account = [[c, digests[f], *([of[f]] if of else [])] for c, found in files.items() for f in found]
     build = partial(_build, files, item_format, splits, of, skip_corrupt, progress)
-    key = [str(root.resolve()), account, *options]
+    key = [account, *options]
     name = root.resolve().name
     if is_archive(root):
         name = name[: -len(next(end for end in ENDINGS[::-1] if name.lower().endswith(end)))] or name
@@ -225,12 +228,14 @@ def find_files(root: Path, item_format: ItemFormat) -> dict[str, list[File]]:
         hint = f" ({noun} must lie in folders, whose names are the classes)" if loose else ""
         raise ValueError(f"{root} holds no class folders{hint}: expected {_layout(root, item_format)}")
     files = {folder.name: _items_in(folder, item_format) for folder in folders}
-    empty = [c for c, found in files.items() if not found]
+    empty = [folder for folder in folders if not files[folder.name]]
     if empty:
+        others = _endings([name for folder in empty for name in _others_in(folder, item_format)[0]])
         raise ValueError(
-            f"{len(empty)} class folders of {root} hold no {noun}: {', '.join(empty[:5])}; "
-            "fill or remove them"
+            f"{len(empty)} class folders of {root} hold no {noun}: {', '.join(f.name for f in empty[:5])}; "
+            f"fill or remove them{f' ({others} is not read: convert such files)' if others else ''}"
         )
+    _say_passed_over(folders, here, item_format)
     return files
 
 
@@ -250,7 +255,9 @@ def files_in(folder: Path, item_format: ItemFormat) -> list[File]:
         folder: Folder of files, or an archive of it.
         item_format: Format of the items, which gives the extensions.
     """
-    return _items_in(_opened(folder, item_format, 0), item_format)
+    here = _opened(folder, item_format, 0)
+    _say_passed_over([here], None, item_format)
+    return _items_in(here, item_format)
 
 
 def matching_files(root: Path, item_format: ItemFormat, pattern: str) -> list[tuple[File, dict[str, str]]]:
@@ -325,6 +332,70 @@ def _items_in(folder: Path | Folder, item_format: ItemFormat) -> list[File]:
         return [member for _, member in sorted(folder.files.items())]
     entries, endings = _inside(folder, item_format), item_format.endings()
     return [p for e in entries if (p := Path(e.path)).suffix.lower() in endings and _sure(e).is_file()]
+
+
+JUNK = {"thumbs.db", "desktop.ini"}
+"""Files that systems put into folders of pictures."""
+MEDIA = frozenset(
+    {
+        ".heic",
+        ".heif",
+        ".m4a",
+        ".aac",
+        ".wma",
+        ".amr",
+        ".mp4",
+        ".mov",
+        ".3gp",
+        ".webm",
+        ".svg",
+        ".pdf",
+        ".eps",
+    }
+    | {".dng", ".cr2", ".cr3", ".nef", ".arw", ".ico", ".zip"}
+)
+"""Extensions of files that one may take for items, though none of our formats."""
+
+
+def _others_in(folder: Path | Folder, item_format: ItemFormat) -> tuple[list[str], list[str]]:
+    """Names of the files in a folder that are no items, and of the folders in it."""
+    if isinstance(folder, Folder):
+        return folder.others, [*folder.folders]
+    entries = _inside(folder, item_format)
+    deeper = [e.name for e in entries if _sure(e).is_dir()]
+    endings = item_format.endings()
+    others = [e.name for e in entries if _sure(e).is_file() and Path(e.name).suffix.lower() not in endings]
+    return others, deeper
+
+
+def _say_passed_over(
+    folders: Sequence[Path | Folder], root: Path | Folder | None, item_format: ItemFormat
+) -> None:
+    """Say once what lies in folders of items, or beside them, and is none."""
+    said: list[str] = []
+    found = [_others_in(folder, item_format) for folder in folders]
+    others = [name for names, _ in found for name in names if name.lower() not in JUNK]
+    deeper = [
+        f"{folder.name}/{name}" for folder, (_, names) in zip(folders, found, strict=True) for name in names
+    ]
+    if root:
+        others += [n for n in _others_in(root, item_format)[0] if Path(n).suffix.lower() in MEDIA]
+        if loose := _items_in(root, item_format):
+            said.append(f"{plural(len(loose), 'file')} beside the class folders passed over: {loose[0].name}")
+    if others:
+        said.append(f"{plural(len(others), 'file')} of other types passed over: {_endings(others)}")
+    if deeper:
+        said.append(
+            f"{plural(len(deeper), 'folder')} in folders of {item_format.noun} passed over: {deeper[0]}"
+        )
+    for text in said:
+        warnings.warn(text, stacklevel=3)
+
+
+def _endings(names: Sequence[str]) -> str:
+    """The extensions of files, or their names where they have none."""
+    endings = list(dict.fromkeys(Path(name).suffix.lower() or name for name in sorted(names)))
+    return ", ".join(endings[:5]) + (", …" if len(endings) > 5 else "")
 
 
 def _sure(entry: os.DirEntry[str]) -> os.DirEntry[str] | Path:

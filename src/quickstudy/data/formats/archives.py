@@ -5,20 +5,25 @@ import gzip
 import lzma
 import tarfile
 import threading
+import weakref
 import zipfile
-import zlib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
+from tempfile import SpooledTemporaryFile
 from typing import Any
+
+from quickstudy.core import foreign
+from quickstudy.core.wording import one_line
+from quickstudy.data.formats.content import LARGEST
 
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 """File name extensions of archives, in lower case."""
-LARGEST = 256 * 2**20
-"""Size limit of a file, in bytes, in an archive or elsewhere; larger files are refused."""
 MOST_KEPT = 2 * 2**30
 """Limit of the bytes of all items in a compressed tar; as it can't be entered in the middle, all are kept."""
+KEPT_IN_MEMORY = 128 * 2**20
+"""Bytes of them that are kept in memory; more are kept in a temporary file, which has no name."""
 OPENERS: dict[bytes, Callable[[Path], Any]] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
@@ -26,11 +31,9 @@ OPENERS: dict[bytes, Callable[[Path], Any]] = {
 }
 """How a compressed tar is opened, by its first bytes."""
 
-DAMAGED = (
-    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError),
-    *(NotImplementedError, UnicodeDecodeError, OverflowError),  # of fields that hold nonsense
-)
-"""What Python raises about archives that are damaged."""
+
+class RefusedArchiveError(ValueError):
+    """An archive that is whole, and yet not read; the message says why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +83,13 @@ class Folder:
         name: Name of the folder; of the archive, for the outermost.
         folders: Folders in it, by their names.
         files: Items in it, by their names.
+        others: Names of the files in it that are no items.
     """
 
     name: str
     folders: dict[str, "Folder"] = field(default_factory=dict[str, "Folder"])
     files: dict[str, Member] = field(default_factory=dict[str, Member])
+    others: list[str] = field(default_factory=list[str])
 
     def has_files(self, depth: int) -> bool:
         """Whether there are items in folders of that depth.
@@ -139,7 +144,8 @@ def open_archive(path: Path, endings: Collection[str], depth: int) -> Folder:
 
     Raises:
         OSError: If the archive is damaged.
-        ValueError: If it is encrypted, compressed in another way than usual, or holds too large files.
+        RefusedArchiveError: If it is encrypted, compressed in another way than usual, or holds too large
+            files.
     """
     listed = _zip_files if path.name.lower().endswith(".zip") else _tar_files
     whole, time = Folder(path.name), path.stat().st_mtime_ns
@@ -151,10 +157,14 @@ def open_archive(path: Path, endings: Collection[str], depth: int) -> Folder:
                 folder = folder.folders.setdefault(part, Folder(part))
             if read:
                 folder.files[last] = Member(path, "/".join(parts), size, time, read)
-    except DAMAGED as error:
+            elif last:
+                folder.others.append(last)
+    except RefusedArchiveError:
+        raise
+    except Exception as error:  # whatever Python's readers of archives throw
         if isinstance(error, OSError) and error.errno is not None:  # it can't be opened at all
             raise
-        raise OSError(f"{path} is damaged ({error}): copy or pack it again") from None
+        raise OSError(f"{path} is damaged ({one_line(error)}): copy or pack it again") from None
     here = whole
     while not here.has_files(depth):
         if len(here.folders) != 1:
@@ -182,27 +192,24 @@ def _is_item(name: str, endings: Collection[str]) -> bool:
 
 def _check_size(path: Path, name: str, size: int) -> None:
     if size > LARGEST:
-        raise ValueError(
+        raise RefusedArchiveError(
             f"{path} holds {name}, whose {size >> 20} MiB are more than the {LARGEST >> 20} MiB that are "
             "read of a file: remove it from the archive, or unpack what you trust and name the folder"
         )
 
 
 def _zip_files(path: Path, endings: Collection[str]) -> Listed:
-    try:
-        archive = zipfile.ZipFile(path)  # stays open for as long as one of its members is wanted
-    except ValueError as error:
-        raise zipfile.BadZipFile(str(error)) from None
+    archive = zipfile.ZipFile(path)  # stays open for as long as one of its members is wanted
     for info in archive.infolist():
         name = info.filename
         if (parts := _parts(name, info.is_dir())) is None:
             continue
         _check_size(path, name, info.file_size)
         if info.flag_bits & 1:
-            raise ValueError(f"{path} is encrypted, as {name} is: unpack it and name the folder")
+            raise RefusedArchiveError(f"{path} is encrypted, as {name} is: unpack it and name the folder")
         # of other methods Python would unpack more than a file states to hold
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ValueError(
+            raise RefusedArchiveError(
                 f"{path} is compressed by another method than deflate, as {name} is: pack it again, or "
                 "unpack it and name the folder"
             )
@@ -211,11 +218,8 @@ def _zip_files(path: Path, endings: Collection[str]) -> Listed:
 
 
 def _unzipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    try:
-        with archive.open(info) as f:
-            return f.read(info.file_size + 1)  # without a number it would unpack more than is stated
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
-        raise OSError(f"damaged: {error}") from None
+    with foreign.refusing(), archive.open(info) as f:
+        return f.read(info.file_size + 1)  # without a number it would unpack more than is stated
 
 
 def _tar_files(path: Path, endings: Collection[str]) -> Listed:
@@ -240,7 +244,7 @@ def _tar_files(path: Path, endings: Collection[str]) -> Listed:
                     kept.wanted[info.offset_data] = info.size
                     total += info.size
                 if total > MOST_KEPT:
-                    raise ValueError(
+                    raise RefusedArchiveError(
                         f"{path} holds more than the {MOST_KEPT >> 20} MiB that are kept of a compressed "
                         "tar: pack it as .tar or .zip, or unpack it and name the folder"
                     )
@@ -278,16 +282,24 @@ class _Kept:
     def __init__(self, path: Path, opener: Callable[[Path], Any]) -> None:
         self.wanted: dict[int, int] = {}  # sizes by the places of the items
         self._path, self._opener = path, opener
-        self._content: dict[int, bytes] | None = None
+        self._content: Any = None  # all items, one after the other
+        self._places: dict[int, tuple[int, int]] = {}  # where each begins there, and its length
         self._lock = threading.Lock()
 
     def read(self, offset: int, size: int) -> bytes:
-        with self._lock:
+        with self._lock, foreign.refusing():
             if self._content is None:
-                content: dict[int, bytes] = {}
-                with self._opener(self._path) as stream:
-                    for place, length in sorted(self.wanted.items()):
-                        stream.seek(place)
-                        content[place] = stream.read(length)
-                self._content = content
-        return self._content[offset][:size]
+                self._content = self._unpacked()
+            start, length = self._places[offset]
+            self._content.seek(start)
+            return self._content.read(min(size, length))
+
+    def _unpacked(self) -> Any:
+        content: Any = SpooledTemporaryFile(KEPT_IN_MEMORY)  # noqa: SIM115 (open as long as it is wanted)
+        with self._opener(self._path) as stream:
+            for place, length in sorted(self.wanted.items()):
+                stream.seek(place)
+                start = content.tell()
+                self._places[place] = start, content.write(stream.read(length))
+        weakref.finalize(self, content.close)
+        return content

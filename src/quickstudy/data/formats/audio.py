@@ -1,6 +1,9 @@
 """Sound: any format, rate and length, to 16-bit clips of one length."""
 
+import math
 import re
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
@@ -11,8 +14,9 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
+from quickstudy.core import foreign
 from quickstudy.core.kernels.sizes import sizes_on
-from quickstudy.data.formats.images import FileOrBytes
+from quickstudy.data.formats.content import FileOrBytes, content_of, stated_size
 
 Clip = npt.NDArray[np.int16]
 Place = Literal["strongest", "centered", "middle", "start"]
@@ -91,11 +95,22 @@ class AudioFormat:
         Raises:
             OSError: If the source can't be read as sound; the message gives the reason.
         """
-        sound, rate = _read(source)
-        if rate != self.rate:
-            sound = soxr.resample(sound, rate, self.rate)
-        whole = np.rint(sound * 32768.0).clip(-32768, 32767).astype(np.int16)
-        return self._fit(whole)
+        with _opened(source) as f, foreign.DECODED.taking(self._memory_for(f)):
+            sound, rate = _read(f)
+            if rate != self.rate:
+                sound = soxr.resample(sound, rate, self.rate)
+            whole = np.rint(sound * 32768.0).clip(-32768, 32767).astype(np.int16)
+            return self._fit(whole)
+
+    def _memory_for(self, f: soundfile.SoundFile) -> int:
+        """Bytes that it takes at most to decode a recording whose header was read, and to fit it.
+
+        Most is taken by a float32 sample of the recording, twice, or by one of the rate wanted and its
+        energy in 64 bits.
+        """
+        frames = min(f.frames, round(LONGEST_SECONDS * f.samplerate))  # as it may state none
+        resampled = frames * self.rate / f.samplerate + self.shape[0]
+        return round(max(8 * frames + 4 * resampled, 40 * resampled)) + 2**20
 
     def _fit(self, whole: Clip) -> Clip:
         (length,) = self.shape
@@ -141,40 +156,69 @@ def is_silent(clip: Clip) -> bool:
     return int(clip.max(initial=-32768)) - int(clip.min(initial=32767)) < SILENCE
 
 
-def _read(source: FileOrBytes) -> tuple[npt.NDArray[np.float32], int]:
-    """Read a recording: samples [n] in [−1, 1], averaged over the channels, and samples per second."""
-    if isinstance(source, Path):
-        empty, file = not source.stat().st_size, str(source)
-    else:
-        raw = source()
-        empty, file = not raw, BytesIO(raw)
-    if empty:
-        raise OSError("the file is empty")
-    try:
-        with soundfile.SoundFile(file) as f:
-            if f.frames > LONGEST_SECONDS * f.samplerate:
-                raise OSError(
-                    f"{f.frames / f.samplerate:.0f} seconds are more than "
-                    f"the {LONGEST_SECONDS:.0f} we dare to decode"
-                )
-            blocks: list[npt.NDArray[np.float32]] = []
-            # not f.blocks(), which fills up a file that ends early
-            while len(block := f.read(sizes_on().decoded_frames, dtype="float32", always_2d=True)):
-                blocks.append(block.mean(1, dtype=np.float32))
-            samples = np.concatenate([np.empty(0, np.float32), *blocks])
-            if not len(samples):
-                raise OSError("it holds no sound")
-            _check_whole(f, len(samples))
-            rate = f.samplerate
-    except soundfile.LibsndfileError as error:
-        if error.code in (1, 7):  # a file too short to be an MP3 has a code of its own
-            raise OSError("not sound in any format soundfile reads") from None
-        raise OSError(f"damaged: {error.error_string.rstrip('.')}") from None
-    except TypeError:  # soundfile wants rate and channels for names that end in .raw
-        raise OSError("samples without a header: say what they are by converting them to WAV") from None
-    if not np.isfinite(samples).all():
+class _Memory(BytesIO):
+    """Bytes, in which a place before their beginning is no place, rather than a traceback on the terminal."""
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Move to a place; stay where there is none."""
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):
+            return self.tell()
+
+
+@contextmanager
+def _opened(source: FileOrBytes) -> Generator[soundfile.SoundFile]:
+    """A recording, opened; whatever is thrown about it is an OSError of one line."""
+    with foreign.refusing():
+        try:
+            if isinstance(source, Path):
+                if not stated_size(source):
+                    raise OSError("the file is empty")
+                with soundfile.SoundFile(str(source)) as f:
+                    yield f
+            else:
+                with content_of(source) as raw, soundfile.SoundFile(_Memory(raw)) as f:
+                    yield f
+        except soundfile.LibsndfileError as error:
+            if error.code in (1, 7):  # a file too short to be an MP3 has a code of its own
+                raise OSError("not sound in any format soundfile reads") from None
+            raise OSError(f"damaged: {error.error_string.rstrip('.')}") from None
+        except TypeError as error:  # soundfile wants rate and channels for names that end in .raw
+            if "samplerate" not in str(error):
+                raise
+            raise OSError("samples without a header: say what they are by converting them to WAV") from None
+
+
+def _read(f: soundfile.SoundFile) -> tuple[npt.NDArray[np.float32], int]:
+    """Read a recording: samples [n] in [−1, 1], averaged over the channels, and samples per second.
+
+    A recording of floats that goes beyond ±1 is scaled to fit.
+    """
+    if f.frames > LONGEST_SECONDS * f.samplerate:
+        raise OSError(
+            f"{f.frames / f.samplerate:.0f} seconds are more than the {LONGEST_SECONDS:.0f} we dare to decode"
+        )
+    sound = np.empty(f.frames, np.float32)  # takes no memory before it is filled
+    n, size = 0, max(1, min(sizes_on().decoded_frames, 2**20 // f.channels))
+    # not f.blocks(), which fills up a file that ends early
+    while len(block := f.read(size, dtype="float32", always_2d=True)):
+        if n + len(block) > len(sound):  # the header of a compressed one may be an estimate
+            if n + len(block) > LONGEST_SECONDS * f.samplerate:
+                raise OSError("damaged: it goes on beyond its end")
+            sound = np.concatenate([sound[:n], np.empty(max(n, len(block)), np.float32)])
+        sound[n : n + len(block)] = block.mean(1, dtype=np.float32)
+        n += len(block)
+    if not n:
+        raise OSError("it holds no sound")
+    _check_whole(f, n)
+    sound = sound[:n]
+    loudest = max(float(sound.max()), -float(sound.min()))
+    if not math.isfinite(loudest):
         raise OSError("damaged: it holds values that are no numbers")
-    return samples, rate
+    if loudest > 1 and f.subtype in ("FLOAT", "DOUBLE"):  # what others overshoot is an artefact, cut off
+        sound *= np.float32(1 / loudest)
+    return sound, f.samplerate
 
 
 def _check_whole(f: soundfile.SoundFile, read: int) -> None:

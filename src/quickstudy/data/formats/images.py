@@ -2,30 +2,53 @@
 
 import io
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from quickstudy.core import foreign
+from quickstudy.data.formats.content import DecodingNote, FileOrBytes, content_of
+
 Bytes = npt.NDArray[np.uint8]
-FileOrBytes = Path | Callable[[], bytes]
-"""A path, or a function that gives a file's bytes, such as a member of an archive."""
 
-NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-"""Formats that Pillow only identifies, or renders with external programs."""
-
-
-def bytes_of(source: FileOrBytes) -> bytes:
-    """Read a file.
-
-    Args:
-        source: Path of a file, or function that returns its bytes.
-    """
-    return source.read_bytes() if isinstance(source, Path) else source()
+PICTURES = (
+    *("AVIF", "BMP", "DDS", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "PSD", "QOI"),
+    *("SGI", "TIFF", "WEBP", "XBM", "XPM"),
+    "TGA",  # last, as it has no sign to know it by
+)
+"""Formats of pictures that are read, known by their content: of Pillow's, those that run no other program and
+open no file within the file, and whose header tells the size of what they hold."""
+BESIDES = {
+    "AVIF": 12,
+    "JPEG2000": 16,
+    "SGI": 2,
+    "TIFF": 4,
+    "WEBP": 12,
+    "PSD": 4,
+    "QOI": 4,
+    "DDS": 4,
+    "XPM": 8,
+}
+"""Bytes a pixel that decoding takes besides the picture itself; the others decode row by row."""
+LARGEST_SIZE = 4096
+"""Largest height and width in pixels that items are made in."""
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How a picture is turned upright, by its orientation tag."""
+ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +80,8 @@ class ImageFormat:
             raise ValueError(f"channels is {self.channels}: pictures are grey (1) or colour (3)")
         if self.size < 1:
             raise ValueError(f"size is {self.size}: it must be at least 1 pixel")
+        if self.size > LARGEST_SIZE:
+            raise ValueError(f"size is {self.size}: it must be at most {LARGEST_SIZE:,} pixels")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -74,8 +99,7 @@ class ImageFormat:
     def endings() -> frozenset[str]:
         """File name extensions of image files, in lower case and with the dot."""
         extensions = Image.registered_extensions()  # first: it makes Pillow load its formats
-        kinds = Image.OPEN.keys() - NO_PICTURES
-        return frozenset(end for end, kind in extensions.items() if kind in kinds)
+        return frozenset(end for end, kind in extensions.items() if kind in PICTURES)
 
     def decode(self, source: FileOrBytes) -> Bytes:
         """Decode one image.
@@ -89,39 +113,131 @@ class ImageFormat:
         Raises:
             OSError: If the source can't be read as an image; the message gives the reason.
         """
-        raw = bytes_of(source)
-        if not raw:
-            raise OSError("the file is empty")
-        try:
-            with Image.open(io.BytesIO(raw)) as image:
-                if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
-                    raise OSError(f"{image.width}×{image.height} pixels are more than we dare to decode")
-                return self._convert(image)
-        except Image.UnidentifiedImageError:
-            raise OSError("not a picture in any format Pillow reads") from None
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise OSError(str(error)) from None
-        except (SyntaxError, ValueError, EOFError, RuntimeError, UserWarning) as error:
-            raise OSError(f"damaged: {error}") from None  # what Pillow's parsers raise
+        with foreign.refusing(), content_of(source) as raw:
+            try:
+                with Image.open(io.BytesIO(raw), formats=_readable()) as image:
+                    if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+                        raise OSError(f"{image.width}×{image.height} pixels are more than we dare to decode")
+                    if min(image.size) >= 2 * self.size:  # decodes JPEGs at a lower resolution: faster
+                        image.draft(None, (2 * self.size, 2 * self.size))
+                    with foreign.DECODED.taking(_memory_for(image, raw, self)):
+                        return self._convert(image)
+            except Image.UnidentifiedImageError:
+                raise OSError("not a picture in any format that is read") from None
+            except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+                raise OSError(str(error)) from None
 
     def _convert(self, image: Image.Image) -> Bytes:
-        if min(image.size) >= 2 * self.size:
-            image.draft(None, (2 * self.size, 2 * self.size))  # decodes JPEGs at a lower resolution: faster
-        image = ImageOps.exif_transpose(image)
+        image.load()  # some formats have the orientation at their end
+        if (turn := UPRIGHT.get(_orientation(image))) is not None:
+            image = image.transpose(turn)
         if image.mode.startswith("I") or image.mode == "F":  # 16 bits and more: scaled to 0 … 255
-            values = np.asarray(image, dtype=np.float64)
-            top = 65535.0 if image.mode.startswith("I") else max(float(values.max()), 1.0)
-            image = Image.fromarray((values * (255.0 / top)).clip(0, 255).astype(np.uint8))
+            image = _of_8_bits(image)
+        mode = "L" if self.channels == 1 else "RGB"
         if "A" in image.getbands() or "transparency" in image.info:
-            paper = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(paper, image.convert("RGBA"))
-        image = image.convert("L" if self.channels == 1 else "RGB")
+            image = _by_rows(image, mode, lambda part: _on_paper(part).convert(mode))
+        elif image.mode != mode:
+            image = _by_rows(image, mode, lambda part: part.convert(mode))
         square = (self.size, self.size)
-        make = ImageOps.contain if self.whole else ImageOps.fit
-        image = make(image, square, Image.Resampling.LANCZOS)
+        if self.whole:
+            longer = max(image.size)
+            width, height = (max(1, round(n / longer * self.size)) for n in image.size)
+            image = image.resize((width, height), Image.Resampling.LANCZOS)
+        else:
+            image = ImageOps.fit(image, square, Image.Resampling.LANCZOS)
         values = np.asarray(image).reshape(image.height, image.width, self.channels).transpose(2, 0, 1)
         if self.whole:
             missing = [(self.size - n) // 2 for n in values.shape[1:]]
             sides = [(m, self.size - n - m) for m, n in zip(missing, values.shape[1:], strict=True)]
             values = np.pad(values, ((0, 0), *sides), mode="edge")
         return 255 - values if self.invert else values
+
+
+@cache
+def _readable() -> tuple[str, ...]:
+    """Those of our formats that this build of Pillow reads; MPO it opens as the JPEG that it begins with."""
+    Image.init()
+    return tuple(kind for kind in PICTURES if kind in Image.OPEN)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The orientation tag alone: what else is in the camera's notes, and how damaged it is, says nothing."""
+    try:
+        stated = image.getexif().get(ORIENTATION)
+    except Exception:
+        return 1
+    return stated if isinstance(stated, int) else 1
+
+
+def _memory_for(image: Image.Image, raw: bytes, item_format: ImageFormat) -> int:
+    """Bytes that it takes at most to decode a picture whose header was read, and to convert it."""
+    pixels = image.width * image.height
+    stored = 1 if image.mode in ("1", "L", "P") else 2 if image.mode.startswith("I;16") else 4
+    # turned or converted: a copy beside the first
+    copied = stored if _orientation(image) != 1 else 0
+    mode = "L" if item_format.channels == 1 else "RGB"
+    if image.mode != mode or "transparency" in image.info:
+        copied += (1 if mode == "L" else 4) + image.mode.startswith(("I", "F"))
+    needed = pixels * (stored + copied + BESIDES.get(image.format or "", 0))
+    if image.format in ("JPEG", "MPO") and ("progressive" in image.info or raw.count(b"\xff\xda") > 1):
+        # of several scans all coefficients are kept, of 16 bits, whatever the resolution
+        tiles: Any = getattr(image, "tile", None)  # at the resolution that it is decoded at
+        across, down = tiles[0][1][2:] if tiles else image.size
+        scale = getattr(image, "decoderconfig", (1,))[0] or 1
+        needed += 2 * across * scale * down * scale * len(image.getbands())
+    # the weights of the resampling, of 8 bytes, six of them for each pixel along a side
+    sides = 56 * (max(image.size) if item_format.whole else 2 * min(image.size))
+    return needed + sides + 8 * item_format.size**2 + 2**20
+
+
+def _by_rows(image: Image.Image, mode: str, change: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """A picture changed pixel by pixel, some rows at a time, so that a large one takes no more memory."""
+    rows = max(1, 2**18 // image.width)
+    if rows >= image.height:
+        return change(image)
+    out = Image.new(mode, image.size)
+    for top in range(0, image.height, rows):
+        part = image.crop((0, top, image.width, min(top + rows, image.height)))
+        part.info = image.info
+        out.paste(change(part), (0, top))
+    return out
+
+
+def _on_paper(image: Image.Image) -> Image.Image:
+    paper = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(paper, image.convert("RGBA"))
+
+
+def _of_8_bits(image: Image.Image) -> Image.Image:
+    """A picture of 16 or 32 bits, with 65,535 as white; of floats, with the largest of them."""
+    lowest, highest = _extremes(image)
+    top = 65535.0 if image.mode != "F" else max(highest, 1.0)
+    if not math.isfinite(lowest + highest):
+        raise OSError("damaged: it holds values that are no numbers")
+    if image.mode != "F" and 0 < highest < top / 8:
+        _note(f"the brightest value is {highest:,.0f} of {top:,.0f}, so that it comes out dark")
+    if highest > top or lowest < 0:
+        _note(f"values of {lowest:,.0f} … {highest:,.0f} are cut off at 0 and {top:,.0f}")
+
+    def change(part: Image.Image) -> Image.Image:
+        values = np.asarray(part, dtype=np.float64)
+        return Image.fromarray((values * (255.0 / top)).clip(0, 255).astype(np.uint8))
+
+    return _by_rows(image, "L", change)
+
+
+def _extremes(image: Image.Image) -> tuple[float, float]:
+    """The least and the greatest value, NaN if one of them is no number."""
+    found: list[tuple[float, float]] = []
+
+    def look(part: Image.Image) -> Image.Image:
+        values = np.asarray(part)
+        found.append((float(values.min()), float(values.max())))
+        return Image.new("1", part.size)
+
+    _by_rows(image, "1", look)
+    return float(np.min([low for low, _ in found])), float(np.max([high for _, high in found]))
+
+
+def _note(text: str) -> None:
+    warnings.warn(DecodingNote(f"a picture of more than 8 bits: {text}; scale its values"), stacklevel=2)

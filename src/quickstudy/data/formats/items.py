@@ -11,10 +11,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from quickstudy.core import foreign
 from quickstudy.core.kernels.sizes import sizes_on
 from quickstudy.core.progress import ProgressCallback
 from quickstudy.data.formats.audio import AudioFormat
-from quickstudy.data.formats.images import FileOrBytes, ImageFormat
+from quickstudy.data.formats.content import DecodingNote, FileOrBytes
+from quickstudy.data.formats.images import ImageFormat
 
 
 def floats(items: Tensor) -> Tensor:
@@ -100,20 +102,25 @@ def decode_items(
     def work(indices: range) -> int:
         for i in indices:
             try:
-                out[i] = item_format.decode(sources[i])
+                with foreign.refusing():  # also what a format of one's own throws
+                    out[i] = item_format.decode(sources[i])
             except OSError as error:
                 bad[i] = error.strerror or str(error)
         return len(indices)
 
     size = sizes_on().decoded_items
     parts = [range(i, min(i + size, len(sources))) for i in range(0, len(sources), size)]
-    with warnings.catch_warnings(), ThreadPoolExecutor(cpu_count()) as threads:
+    with warnings.catch_warnings(record=True) as noted, ThreadPoolExecutor(cpu_count()) as threads:
         warnings.simplefilter("ignore")  # Pillow's, about odd files; unreadable ones are reported anyway
+        warnings.simplefilter("always", DecodingNote)
         done = 0
         for n in _orderly(threads, work, parts):
             done += n
             if progress:
                 progress(done, len(sources))
+    if noted:
+        more = f" (so are {len(noted) - 1} more)" if len(noted) > 1 else ""
+        warnings.warn(DecodingNote(f"{noted[0].message}{more}"), stacklevel=2)
     return bad
 
 

@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from quickstudy.core.wording import plural
+from quickstudy.core.wording import shown as shown_text
 from quickstudy.recognition.calibration import least_threshold
 from quickstudy.recognition.pairs import shown
 from quickstudy.recognition.report.error_rates import achieved
@@ -48,6 +49,7 @@ def page(report: "RecognitionReport", figures: Mapping[str, Figure]) -> str:
     environment = Environment(
         loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.finalize = _seen
     environment.filters |= {"per_cent": _per_cent, "ends": _ends}
     return environment.get_template("page.html").render(
         r=report,
@@ -147,6 +149,11 @@ def _groups(r: "RecognitionReport") -> HtmlTable:
     ]
     columns = ("group", "FAR within it (95 %)", "FRR (95 %)", "genuine + impostor pairs", "identities")
     return HtmlTable(columns, rows)
+
+
+def _seen(value: object) -> object:
+    """What is put into the page, with what can't be seen as escapes."""
+    return shown_text(value, keep="\n") if type(value) is str else value
 
 
 def _picture(figure: Figure) -> str:

@@ -7,7 +7,7 @@ not at all, and weights and manifest cannot be separated. `NAME.json` beside it 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import safetensors.torch
 import torch
@@ -20,6 +20,19 @@ MANIFEST = "quickstudy"
 
 Manifest = dict[str, Any]
 """Facts about a checkpoint, such as its recipe and its data, by name; they can be written as JSON."""
+
+
+@runtime_checkable
+class Adjusts(Protocol):
+    """A module that computes as its weights were trained; those of an earlier version lack some."""
+
+    def adjust_to(self, weights: Mapping[str, Tensor]) -> None:
+        """Become the module that weights were trained with, before they are loaded.
+
+        Args:
+            weights: Weights by their names in the module's `state_dict`.
+        """
+        ...
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], manifest: Manifest) -> None:
@@ -91,6 +104,9 @@ def load_weights(learner: nn.Module, weights: Mapping[str, Tensor], origin: str)
     Raises:
         ValueError: If names or shapes don't fit; the message says which, and what the learner expects.
     """
+    for name, module in learner.named_modules():
+        if isinstance(module, Adjusts):
+            module.adjust_to(without_prefix(f"{name}." if name else "", weights))
     own = learner.state_dict()
     missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     if missing or extra:

@@ -2,6 +2,7 @@
 
 import os
 from importlib import resources
+from inspect import signature
 from pathlib import Path
 
 from torch import nn
@@ -140,7 +141,11 @@ def recipe_of(manifest: checkpoint.Manifest, recipe: str | None = None) -> Recip
             f"was trained by recipe {name!r}, which this version lacks: build its learner in Python, "
             "load_learner(path, learner=…)"
         )
-    stated = RECIPES[name](**manifest["arguments"])
+    arguments = manifest["arguments"]
+    items = manifest.get("items", {})
+    if "rate" in items and "version" in signature(RECIPES[name]).parameters:
+        arguments = arguments | {"version": item_format(items).as_dict()["version"]}  # its own, not today's
+    stated = RECIPES[name](**arguments)
     assert isinstance(stated, Recipe)  # a rule's checkpoint says so, and is refused before
     return stated
 

@@ -68,11 +68,13 @@ def item_format(stated: Mapping[str, Any]) -> ImageFormat | AudioFormat:
 
     Example:
         >>> item_format(AudioFormat(8000).as_dict())
-        AudioFormat(rate=8000, seconds=1.0, place='strongest')
+        AudioFormat(rate=8000, seconds=1.0, place='strongest', version=2)
     """
+    if "rate" not in stated:
+        return ImageFormat(**stated)
     if stated.get("place") == "centred":  # as manifests had it once
         stated = {**stated, "place": "centered"}
-    return AudioFormat(**stated) if "rate" in stated else ImageFormat(**stated)
+    return AudioFormat(**{"version": 1, **stated})  # manifests of version 1 don't state it
 
 
 def decode_items(

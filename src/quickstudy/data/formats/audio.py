@@ -194,10 +194,9 @@ def start_of_window(whole: Clip, rate: int, length: int, place: Literal["stronge
     sums[heard + 1] = np.rint(np.sqrt(energy[heard]))
     np.cumsum(sums, out=sums)
     # frames overlap, so pauses between them are shorter by a frame
-    pauses = np.flatnonzero(np.diff(heard) > max(1, length // 5 - frame))
-    first, last = heard[[0, *(pauses + 1)]], heard[[*pauses, -1]]
-    loudest = int((sums[last + 1] - sums[first]).argmax())
-    first, last = int(first[loudest]), int(last[loudest])
+    sounds = np.split(heard, np.flatnonzero(np.diff(heard) > max(1, length // 5 - frame)) + 1)
+    loudest = max(sounds, key=lambda s: int(sums[s[-1] + 1] - sums[s[0]]))
+    first, last = int(loudest[0]), int(loudest[-1])
     begins, ends = max(0, first - frame + 1), min(len(whole), last + 1)
     samples = np.flatnonzero(whole[begins:ends])
     begins, ends = begins + int(samples[0]), begins + int(samples[-1]) + 1

@@ -72,9 +72,10 @@ def item_format(stated: Mapping[str, Any]) -> ImageFormat | AudioFormat:
     """
     if "rate" not in stated:
         return ImageFormat(**stated)
-    if stated.get("place") == "centred":  # as manifests had it once
-        stated = {**stated, "place": "centered"}
-    return AudioFormat(**{"version": 1, **stated})  # manifests of version 1 don't state it
+    parts = {"version": 1} | dict(stated)  # manifests of version 1 don't state it
+    if parts.get("place") == "centred":  # as manifests had it once
+        parts["place"] = "centered"
+    return AudioFormat(**parts)
 
 
 def decode_items(

@@ -18,9 +18,9 @@ from torch import nn
 from quickstudy.core.checkpoint import load_weights
 from quickstudy.core.kernels.sizes import sizes
 from quickstudy.data.formats import audio, images
-from quickstudy.data.formats.audio import AudioFormat, is_silent
+from quickstudy.data.formats.audio import AudioFormat, is_silent, quality_of
 from quickstudy.data.formats.images import ImageFormat
-from quickstudy.data.formats.items import decode_items, item_format
+from quickstudy.data.formats.items import decode_items, item_format, with_place
 from quickstudy.encoders.spectrogram import LogMel, SpecAugment, mel_filters
 from quickstudy.encoders.test_time import ShiftSpeedTTA
 from tests.support.small_models import Kept
@@ -245,7 +245,52 @@ def test_silence_is_decoded_and_known() -> None:
     assert not is_silent(SECOND.decode(file_of(tone(300, 0.05, strength=0.01))))
 
 
+# What makes a clip hard to recognize
+
+
+def speech() -> np.ndarray:
+    """Two seconds of voice-like sound: harmonics that come and go, with some hiss, in [−1, 1]."""
+    t = np.arange(16_000) / 16_000
+    voice = sum(np.sin(2 * np.pi * 130 * k * t + k * k) / k for k in range(1, 40))
+    hiss = 0.02 * np.random.default_rng(0).standard_normal(16_000)
+    return 0.15 * (voice + hiss) * np.sin(2 * np.pi * t) ** 2
+
+
+def told(x: np.ndarray, rate: int = 16_000) -> list[str]:
+    made = np.rint(32768 * x).clip(-32768, 32767).astype(np.int16)
+    return [reason.split(":")[0] for reason in quality_of(made, rate)]
+
+
+def test_each_fault_of_a_recording_is_told_and_of_a_good_one_nothing() -> None:
+    x, noise = speech(), np.random.default_rng(1).standard_normal(16_000)
+    assert told(x) == told(x + 0.02) == told(0.1 * x) == []
+    assert told(0.01 * x) == ["quiet"]
+    assert told((3 * x).clip(-0.1, 0.1)) == ["clipped"]
+    assert told(x + 0.1 * noise) == ["noisy"]
+    spectrum = np.fft.rfft(x)
+    spectrum[3400:] = 0
+    assert told(np.fft.irfft(spectrum)) == ["narrow band"]
+    assert told(np.zeros(16_000)) == told(np.full(16_000, 0.02)) == ["silent"]
+    assert told(x[:7])  # however short
+
+
+def test_the_reasons_say_how_much() -> None:
+    quiet = np.rint(327.68 * speech()).astype(np.int16)
+    level = 20 * np.log10(np.abs(quiet - quiet.mean()).max() / 32768)
+    assert quality_of(quiet, 16_000) == [f"quiet: its loudest sample is at {level:.0f} dB"]
+
+
 # The format
+
+
+def test_another_place_is_taken_of_sounds_only() -> None:
+    assert with_place(SECOND, "start") == AudioFormat(place="start")
+    old = AudioFormat(version=1)
+    assert with_place(old, "middle") == AudioFormat(place="middle", version=1)
+    for form in (SECOND, ImageFormat(32)):
+        assert with_place(form, None) is form
+    with pytest.raises(ValueError, match="place middle is for sounds, and this model takes pictures"):
+        with_place(ImageFormat(32), "middle")
 
 
 def test_a_format_comes_back_from_its_manifest() -> None:

@@ -263,6 +263,42 @@ def is_silent(clip: Clip) -> bool:
     return int(clip.max(initial=-32768)) - int(clip.min(initial=32767)) < SILENCE
 
 
+def quality_of(clip: Clip, rate: int) -> list[str]:
+    """What makes a clip hard to recognize: it is quiet, clipped, noisy or of a narrow band.
+
+    - Quiet: no sample above −40 dB of the full range, so that rounding noise is heard in it.
+    - Clipped: in a thousand samples, more than two lie in runs of three or more at the largest amplitude.
+    - Noisy: the loudest twentieth of its frames is less than 12 dB above the softest tenth.
+    - Narrow band: less than a millionth of its energy, −60 dB, lies in the upper half of its frequencies.
+
+    Args:
+        clip: [samples] clip, int16.
+        rate: Sampling rate in samples per second.
+
+    Returns:
+        Reasons of a few words each; none if it is a good recording.
+    """
+    x = clip.astype(np.float64) / 32768
+    x -= x.mean()
+    peak, reasons = float(np.abs(x).max(initial=0)), list[str]()
+    if peak == 0:
+        return ["silent: there is no sound in it"]
+    if peak < 0.01:
+        reasons.append(f"quiet: its loudest sample is at {20 * np.log10(peak):.0f} dB")
+    top = np.abs(x) >= 0.998 * peak
+    if peak > 0.03 and (top[2:] & top[1:-1] & top[:-2]).sum() > 0.002 * len(x):
+        reasons.append("clipped: the tops of its waves are cut off")
+    frame = max(1, min(round(FRAME * rate), len(x) // 8))
+    levels = np.square(x[: len(x) // frame * frame].reshape(-1, frame)).mean(1)
+    soft, loud = np.quantile(levels, [0.1, 0.95])
+    if loud < 10**1.2 * soft:
+        reasons.append("noisy: what is heard in it is hardly louder than what is around it")
+    spectrum = np.square(np.abs(np.fft.rfft(x * np.hanning(len(x)))))
+    if spectrum[len(spectrum) // 2 :].sum() < 1e-6 * spectrum.sum():
+        reasons.append(f"narrow band: there is nothing in it above {rate / 4:,.0f} Hz")
+    return reasons
+
+
 def _read(source: FileOrBytes) -> tuple[npt.NDArray[np.float32], int]:
     """Read a recording: samples [n] in [−1, 1], averaged over the channels, and samples per second."""
     if isinstance(source, Path):

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from os import cpu_count
 from typing import Any, ClassVar, Protocol
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from quickstudy.core.kernels.sizes import sizes_on
 from quickstudy.core.progress import ProgressCallback
-from quickstudy.data.formats.audio import AudioFormat
+from quickstudy.data.formats.audio import AudioFormat, Place
 from quickstudy.data.formats.images import FileOrBytes, ImageFormat
 
 
@@ -76,6 +77,23 @@ def item_format(stated: Mapping[str, Any]) -> ImageFormat | AudioFormat:
     if parts.get("place") == "centred":  # as manifests had it once
         parts["place"] = "centered"
     return AudioFormat(**parts)
+
+
+def with_place(form: ImageFormat | AudioFormat, place: Place | None) -> ImageFormat | AudioFormat:
+    """A format that takes another window of a recording.
+
+    Args:
+        form: Format of clips.
+        place: Which window of a recording to take, see `AudioFormat`; None to leave the format as it is.
+
+    Raises:
+        ValueError: If a place is given for a format of pictures, or it is none.
+    """
+    if place is None:
+        return form
+    if not isinstance(form, AudioFormat):
+        raise ValueError(f"place {place} is for sounds, and this model takes pictures: leave out --place")
+    return replace(form, place=place)
 
 
 def decode_items(

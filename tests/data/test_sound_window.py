@@ -6,7 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quickstudy.data.formats.audio import AudioFormat, Place, is_silent, start_of_window, without_offset
+from quickstudy.data.formats.audio import (
+    AudioFormat,
+    Place,
+    is_silent,
+    start_of_window,
+    without_clicks,
+    without_offset,
+)
 from quickstudy.data.formats.items import floats
 from quickstudy.encoders.spectrogram import LogMel
 from tests.data.oracle_sound_window import begin, window
@@ -60,7 +67,7 @@ def test_the_window_is_that_of_the_rule(
     x = np.rint(np.asarray(values) * gains[: len(values)]).astype(np.int16)
     place = "strongest" if strongest else "centered"
     assert start_of_window(x, rate, length, place) == begin(x.tolist(), rate, length, strongest)
-    whole = without_offset(x)
+    whole = without_clicks(without_offset(x), rate, length)
     made = AudioFormat(1000, length / 1000, place)
     if rate == 1000:
         expected = window(whole.tolist(), 1000, length, strongest)
@@ -130,6 +137,21 @@ def test_a_click_before_a_word_does_not_move_the_window(before: float, samples: 
         assert (
             abs(moved(clip(x, place), clip(clicked, place) * (np.abs(clip(clicked, place)) < 20_000))) <= 80
         )
+
+
+@both
+@pytest.mark.parametrize("samples", [1, 8, 40, 150])
+def test_a_click_louder_than_the_word_is_not_heard_and_what_is_softer_stays(
+    samples: int, place: Place
+) -> None:
+    for strength in (0.3, 0.01):
+        x = np.concatenate([silence(1), word(strength=strength), silence(1)])
+        for at in (RATE - 900, RATE - 2000, RATE + round(0.5 * RATE)):
+            clicked, soft = x.copy(), x.copy()
+            clicked[at : at + samples] = np.abs(x).max() * 1.5 * (-1) ** np.arange(samples)
+            soft[at : at + samples] = np.abs(x).max() * 0.7 * (-1) ** np.arange(samples)
+            np.testing.assert_array_equal(clip(clicked, place), clip(x, place))
+            np.testing.assert_array_equal(without_clicks(soft, RATE, RATE), soft)
 
 
 @both

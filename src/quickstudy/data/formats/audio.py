@@ -123,6 +123,7 @@ class AudioFormat:
         elif self.place in ("start", "middle"):
             start = int((len(whole) - length) / 2)
         else:
+            whole = without_clicks(whole, self.rate, length)
             start = start_of_window(whole, self.rate, length, self.place)
         return _cut(whole, start, length)
 
@@ -139,6 +140,47 @@ def without_offset(whole: Clip) -> Clip:
     if abs(mean) < whole.std() / 20:
         return whole
     return (whole.astype(np.int32) - mean).clip(-32768, 32767).astype(np.int16)
+
+
+def without_clicks(whole: Clip, rate: int, length: int) -> Clip:
+    """Silence the clicks of a recording: what lasts no longer than a frame and is louder than all that does.
+
+    Args:
+        whole: [n] recording without offset, int16.
+        rate: Sampling rate in samples per second.
+        length: Length of the window in samples, see `start_of_window`.
+    """
+    frame, _, runs = _heard(whole, rate, length)
+    long = [run for run in runs if len(run) >= 2 * frame]
+    if not long or len(long) == len(runs):
+        return whole
+    size = np.abs(whole.astype(np.int32))
+    loudest = max(size[max(0, int(run[0]) - frame + 1) : int(run[-1]) + 1].max() for run in long)
+    cleaned = whole.copy()
+    for run in runs:
+        # what all of its frames share
+        inside = slice(int(run[0]), int(run[-1]) - frame + 2)
+        if len(run) < 2 * frame and size[inside].max(initial=0) >= loudest:
+            cleaned[inside] = 0
+    return cleaned
+
+
+def _heard(
+    whole: Clip, rate: int, length: int
+) -> tuple[int, npt.NDArray[np.int64], list[npt.NDArray[np.int64]]]:
+    """Frame length F, energies of the n + F frames, and the frames that are heard, in runs without a gap."""
+    frame = max(1, min(round(FRAME * rate), length // 8))
+    sums = np.zeros(len(whole) + 2 * frame, np.int64)
+    np.multiply(whole, whole, out=sums[frame:-frame], dtype=np.int64)
+    np.cumsum(sums, out=sums)
+    energy = sums[frame:] - sums[:-frame]
+    lasting = np.minimum(energy[: -2 * frame], energy[2 * frame :]).max(initial=0)
+    floor, stretch = 0.0, max(1, length // 4)
+    if len(whole) > length:
+        inside = sums[frame - 1 : frame + len(whole)]
+        floor = (inside[stretch:] - inside[:-stretch]).min() * frame / stretch
+    heard = np.flatnonzero(energy > max(lasting / 100, min(4 * floor, energy.max() / 4)))
+    return frame, energy, np.split(heard, np.flatnonzero(np.diff(heard) > 1) + 1)
 
 
 def start_of_window(whole: Clip, rate: int, length: int, place: Literal["strongest", "centered"]) -> int:
@@ -174,22 +216,12 @@ def start_of_window(whole: Clip, rate: int, length: int, place: Literal["stronge
     Departures: no publication known to us has this rule. Sums are of integers, with $a_t$ rounded, so that
     equal windows compare equal, and silence before a recording moves the window by just its length.
     """
-    frame = max(1, min(round(FRAME * rate), length // 8))
-    sums = np.zeros(len(whole) + 2 * frame, np.int64)
-    np.multiply(whole, whole, out=sums[frame:-frame], dtype=np.int64)
-    np.cumsum(sums, out=sums)
-    energy = sums[frame:] - sums[:-frame]
+    frame, energy, runs = _heard(whole, rate, length)
     if not energy.any():
         return (len(whole) - length) // 2
-    lasting = np.minimum(energy[: -2 * frame], energy[2 * frame :]).max(initial=0)
-    floor, stretch = 0.0, max(1, length // 4)
-    if len(whole) > length:
-        inside = sums[frame - 1 : frame + len(whole)]
-        floor = (inside[stretch:] - inside[:-stretch]).min() * frame / stretch
-    heard = np.flatnonzero(energy > max(lasting / 100, min(4 * floor, energy.max() / 4)))
-    runs = np.split(heard, np.flatnonzero(np.diff(heard) > 1) + 1)
     if max(map(len, runs)) >= 2 * frame:  # n samples lie in n + F - 1 frames
-        heard = np.concatenate([run for run in runs if len(run) >= 2 * frame])
+        runs = [run for run in runs if len(run) >= 2 * frame]
+    heard = np.concatenate(runs)
     sums = np.zeros(len(energy) + 1, np.int64)
     sums[heard + 1] = np.rint(np.sqrt(energy[heard]))
     np.cumsum(sums, out=sums)

@@ -35,7 +35,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def clip(path: Path, level: int, rate: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, np.full(rate // 20, level, np.int16), rate)
+    soundfile.write(path, np.tile(np.array([level, -level], np.int16), rate // 40), rate)
 
 
 def level(pool: ClassPool, item: int) -> int:

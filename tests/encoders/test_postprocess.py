@@ -157,7 +157,7 @@ def test_fitting_leaves_the_global_generators_alone() -> None:
 def test_of_many_classes_a_draw_is_fitted_on(monkeypatch: pytest.MonkeyPatch) -> None:
     pool, _, _ = pictures(2)
     seen: list[torch.Tensor] = []
-    monkeypatch.setattr(WCCN, "fit", lambda _, z, y: seen.append(z))
+    monkeypatch.setattr(WCCN, "fit", lambda _, z, y, sources: seen.append(z))
     learner = SupervisedContrastive(Embedding(nn.Flatten(), [WCCN(4)]))
     for seed in (0, 0, 1):
         fit_transforms(learner, pool, seed, items=11)
@@ -205,34 +205,92 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b / np.sqrt((a @ a) * (b @ b)))
 
 
-def literal_coordinate(z: np.ndarray, cohort: np.ndarray, y: np.ndarray, kappa: float) -> list[float]:
-    """γ of each row of z: item by item, from the equation in `CohortNorm`."""
-    n = len(cohort) // 10
+def unit(x: np.ndarray) -> np.ndarray:
+    return x / np.sqrt(x @ x)
 
-    def resemblance(u: np.ndarray, others: np.ndarray) -> float:
+
+def literal_cohort(
+    z: np.ndarray, y: np.ndarray, sources: np.ndarray, size: int
+) -> tuple[list[np.ndarray], list[set[int]]]:
+    """The centers, and the classes of each: item by item, from the words in `CohortNorm`."""
+    order = torch.randperm(len(z), generator=torch.Generator().manual_seed(0)).tolist()
+    centers: list[np.ndarray] = []
+    classes: list[set[int]] = []
+    for i in range(size):
+        members = [order[i % len(z)]]
+        while len(members) < 5:
+            free = [
+                j
+                for j in range(len(z))
+                if y[j] not in [y[k] for k in members] and sources[j] not in [sources[k] for k in members]
+            ]
+            members.append(max(free, key=lambda j: cosine(z[j], z[members[0]])))
+        centers.append(sum(unit(z[j]) for j in members) / 5)
+        classes.append({int(y[j]) for j in members})
+    return centers, classes
+
+
+def literal_coordinate(
+    probes: np.ndarray, z: np.ndarray, y: np.ndarray, sources: np.ndarray, size: int, kappa: float
+) -> list[float]:
+    """γ of each probe, from the equation in `CohortNorm` fitted to z."""
+    centers, classes = literal_cohort(z, y, sources, size)
+
+    def resemblance(u: np.ndarray, others: list[np.ndarray]) -> float:
+        n = size // 10
         return sum(sorted([cosine(u, other) for other in others], reverse=True)[:n]) / n
 
-    own = [resemblance(c, cohort[y != of]) for c, of in zip(cohort, y, strict=True)]
+    own = [
+        resemblance(u, [c for c, held in zip(centers, classes, strict=True) if k not in held])
+        for u, k in zip(z, y.tolist(), strict=True)
+    ]
     middle = sum(own) / len(own)
     sigma = np.sqrt(sum((m - middle) ** 2 for m in own) / (len(own) - 1))
-    return [1 - kappa * (resemblance(u, cohort) - middle) / sigma for u in z]
+    return [1 - kappa * (resemblance(u, centers) - middle) / sigma for u in probes]
 
 
-def test_cohort_norm_adds_the_coordinate_of_its_equation() -> None:
+@pytest.mark.parametrize("known", [False, True])
+def test_cohort_norm_adds_the_coordinate_of_its_equation(known: bool) -> None:
     rng = np.random.default_rng(2)
-    y = rng.permutation(np.repeat([3, 0, 8], [12, 10, 8]))
-    z, probes = rng.normal(size=(9, 4))[y] + rng.normal(size=(30, 4)), rng.normal(size=(5, 4))
-    net = CohortNorm(4, size=30, strength=0.3).double()
-    net.fit(torch.from_numpy(z), torch.from_numpy(y))
+    y = rng.permutation(np.repeat(np.arange(12) * 3, 6))
+    z, probes = rng.normal(size=(40, 4))[y] + rng.normal(size=(72, 4)), rng.normal(size=(5, 4))
+    sources = rng.integers(8, size=72)
+    net = CohortNorm(4, size=60, strength=0.3).double()
+    net.fit(torch.from_numpy(z), torch.from_numpy(y), torch.from_numpy(sources) if known else None)
     made = net(torch.from_numpy(probes)).numpy()
     units = probes / np.linalg.norm(probes, axis=1, keepdims=True)
     np.testing.assert_allclose(made[:, :4], units)
-    np.testing.assert_allclose(made[:, 4], literal_coordinate(probes, z, y, 0.3))
+    expected = literal_coordinate(probes, z, y, sources if known else np.arange(72), 60, 0.3)
+    np.testing.assert_allclose(made[:, 4], expected)
+
+
+@pytest.mark.parametrize("few", ["classes", "sources"])
+def test_of_fewer_than_five_people_no_cohort_is_kept(few: str) -> None:
+    torch.manual_seed(0)
+    z, four, many = torch.randn(80, 6), torch.arange(80) % 4, torch.arange(80) % 20
+    net = CohortNorm(6, size=20)
+    net.fit(z, many)
+    assert net.slope > 0
+    y, sources = (four, many) if few == "classes" else (many, four)
+    net.fit(z, y, sources)
+    assert not net.cohort.any(), "nor that of before"
+    assert not net.slope.any()
+
+
+def test_no_center_is_near_to_an_item_or_to_the_mean_of_a_person() -> None:
+    torch.manual_seed(0)
+    y = torch.arange(300) % 30
+    z = torch.randn(30, 32)[y] + 0.4 * torch.randn(300, 32)
+    net = CohortNorm(32, size=100)
+    net.fit(z, y)
+    means = torch.stack([z[y == k].mean(0) for k in range(30)])
+    people = torch.nn.functional.normalize(torch.cat([z, means]), dim=1)
+    assert (net.cohort @ people.T).max() < 0.95
 
 
 def test_cohort_norm_is_to_first_order_what_is_subtracted_from_scores() -> None:
     rng = np.random.default_rng(4)
-    y, z = np.arange(60) % 6, rng.normal(size=(60, 5)) + 0.6
+    y, z = np.arange(60) % 12, rng.normal(size=(60, 5)) + 0.6
     net = CohortNorm(5, size=60, strength=1e-4).double()
     net.fit(torch.from_numpy(z), torch.from_numpy(y))
     a, b = (torch.from_numpy(rng.normal(size=(40, 5))) for _ in range(2))
@@ -254,7 +312,7 @@ def test_where_nothing_differs_from_its_cohort_the_order_of_cosines_stays(z: tor
     for _ in range(2):
         after = net(x)
         torch.testing.assert_close(torch.cosine_similarity(after[:15], after[15:]), (1 + before) / 2)
-        net.fit(z, torch.arange(len(z)) % 4)
+        net.fit(z, torch.arange(len(z)) % 10)
 
 
 def test_a_class_that_is_almost_all_there_is_leaves_a_finite_norm() -> None:
@@ -286,13 +344,12 @@ def test_what_resembles_everybody_scores_less_with_strangers() -> None:
 
 
 def test_where_the_cohort_hardly_differs_the_coordinate_is_bounded() -> None:
-    angles = torch.tensor([0.0, 0.01, 1.0, 1.0101])  # each is as near to the other class, but for a little
-    z = torch.stack([angles.cos(), angles.sin()], 1).double()
-    net = CohortNorm(2, size=20, strength=0.5).double()
-    net.fit(z, torch.tensor([0, 0, 1, 1]))
+    torch.manual_seed(0)
+    z = torch.randn(200, 24).double()  # in so many dimensions all are about as near to others
+    net = CohortNorm(24, size=20, strength=0.5).double()
+    net.fit(z, torch.arange(200) % 20)
     assert float(net.slope) == pytest.approx(1 / (1 - float(net.mean)))
-    around = torch.linspace(0, 2 * torch.pi, 100).double()
-    made = net(torch.stack([around.cos(), around.sin()], 1))[:, -1]
+    made = net(torch.cat([z, net.cohort, -net.cohort]))[:, -1]
     assert made.min() > -1e-9
     assert made.max() <= 2 / (1 - float(net.mean))
 
@@ -316,8 +373,7 @@ def test_transforms_are_fitted_in_their_order_on_what_those_before_them_make() -
     z = ((net(x) + net(x.flip(3))) / 2).detach().double().numpy()
     within = literal_covariance(z, y.numpy(), 0.3)
     white = (z - sum(z) / 40) @ np.linalg.inv(np.linalg.cholesky(within)).T
-    drawn = torch.randperm(40, generator=torch.Generator().manual_seed(0)).numpy()
-    last = literal_coordinate(white, white[drawn], y.numpy()[drawn], 0.02)
+    last = literal_coordinate(white, white, y.numpy(), np.arange(40), 40, 0.02)
     units = white / np.linalg.norm(white, axis=1, keepdims=True)
     made = embedding(x).detach().numpy()
     np.testing.assert_allclose(made, np.column_stack([units, last]), rtol=1e-4, atol=1e-5)

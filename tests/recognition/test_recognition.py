@@ -609,7 +609,7 @@ def test_what_is_fitted_after_training_travels_with_the_weights(
     for key, fitted in (("0.whitening", whitening.whitening), ("1.cohort", cohort.cohort)):
         assert torch.equal(weights[f"encoder.transforms.{key}"], fitted)
     assert not torch.equal(whitening.whitening, torch.eye(128)), "it is not as it began"
-    assert cohort.cohort.norm(dim=1).allclose(torch.ones(600))
+    assert cohort.cohort.norm(dim=1).allclose(torch.ones(600)), "and it was fitted"
 
     recipe = recipes_weights.recipe_of(manifest)
     (tasks,) = recipe.test_episodes((), tasks=2, seed=0, display=quiet, data_root=None)

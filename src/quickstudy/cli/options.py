@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -34,6 +34,15 @@ Far = Annotated[
         min=1e-6,
         max=0.5,
         help="False accepts to allow, 0.01 is 1 %. (default: what was calibrated for)",
+        show_default=False,
+    ),
+]
+
+
+Place = Annotated[
+    Literal["strongest", "centered", "middle", "start"] | None,
+    typer.Option(
+        help="Sounds: which window of a recording to take. (default: that of the training)",
         show_default=False,
     ),
 ]

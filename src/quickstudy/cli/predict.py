@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from quickstudy.cli.options import Checkpoint, OwnRecipe, SkipCorrupt
+from quickstudy.cli.options import Checkpoint, OwnRecipe, Place, SkipCorrupt
 
 
 class Format(StrEnum):
@@ -33,20 +33,24 @@ def predict(
         ),
     ] = None,
     own_recipe: OwnRecipe = None,
+    place: Place = None,
 ) -> None:
     """Tell your own pictures apart, from a handful of labelled ones. No training."""
     from quickstudy.cli.terminal import Terminal, table
     from quickstudy.core.consoles import console, print_csv, print_json
     from quickstudy.core.wording import shown
+    from quickstudy.data.formats.items import with_place
     from quickstudy.recipes import weights
     from quickstudy.training.predict import predict_folders
 
     learner, manifest = weights.load_learner(checkpoint, recipe=own_recipe)
     form = weights.recipe_of(manifest, own_recipe).item_format if own_recipe else None
+    if form is None or place:
+        form = with_place(weights.item_format_of(manifest, checkpoint), place)
     with Terminal().counting("decoding") as progress:
         predictions = predict_folders(
             learner,
-            form or weights.item_format_of(manifest, checkpoint),
+            form,
             support,
             query,
             skip_corrupt=skip_corrupt,

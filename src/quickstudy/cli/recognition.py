@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from quickstudy.cli.gallery import gallery_app
-from quickstudy.cli.options import AsJson, Far, GalleryPath, Model, SkipCorrupt, existing_gallery
+from quickstudy.cli.options import AsJson, Far, GalleryPath, Model, Place, SkipCorrupt, existing_gallery
 from quickstudy.core.wording import plural, shown
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def enroll(
     ] = None,
     gallery: GalleryPath = "gallery.db",
     model: Model = None,
+    place: Place = None,
     as_json: AsJson = False,
 ) -> None:
     """Enroll people, words or sounds from a few samples each.
@@ -60,7 +61,7 @@ def enroll(
         raise ValueError(
             "give the name to enroll the files under by --name, or one folder with a subfolder for each name"
         )
-    recognizer = Recognizer(model, gallery)
+    recognizer = Recognizer(model, gallery, place=place)
     with Terminal().counting("enrolling") as progress:
         if name is None:
             done = recognizer.enroll_folder(folders[0], progress)
@@ -82,13 +83,14 @@ def verify(
     gallery: GalleryPath = "gallery.db",
     model: Model = None,
     far: Far = None,
+    place: Place = None,
     as_json: AsJson = False,
 ) -> None:
     """Verify that samples are of the name they claim; exits with code 3 if they are rejected."""
     from quickstudy.core.consoles import console, print_json
     from quickstudy.recognition.recognizer import Recognizer
 
-    recognizer = Recognizer(model, existing_gallery(gallery), far)
+    recognizer = Recognizer(model, existing_gallery(gallery), far, place)
     decision = recognizer.verify(name, samples)
     if as_json:
         print_json(asdict(decision))
@@ -115,6 +117,7 @@ def identify(
     gallery: GalleryPath = "gallery.db",
     model: Model = None,
     far: Far = None,
+    place: Place = None,
     as_json: AsJson = False,
 ) -> None:
     """Identify each sample: name the enrolled person, word or sound, or say that it is unknown."""
@@ -122,28 +125,30 @@ def identify(
     from quickstudy.core.consoles import console, print_json
     from quickstudy.recognition.recognizer import Recognizer
 
-    recognizer = Recognizer(model, existing_gallery(gallery), far)
+    recognizer = Recognizer(model, existing_gallery(gallery), far, place)
     files = _files_of(recognizer, samples)
     found = recognizer.identify(files, top, together)
     answers = [i.name if unknown else i.candidates[0].name for i in found]
     if unknown:
         _warn_of_support(recognizer, [i.candidates[0] for i in found])
+    doubts = [recognizer.embedder.doubts(i.file) if i.name is None else [] for i in found]
     if as_json:
         rows = [
             {"file": str(i.file), "name": answer, "candidates": [asdict(c) for c in i.candidates]}
-            for i, answer in zip(found, answers, strict=True)
+            | {"doubts": why}
+            for i, answer, why in zip(found, answers, doubts, strict=True)
         ]
         print_json(rows)
         return
     rows = table(
         "sample", "name", "score", "threshold", "probability", "next", wraps=("sample", "name", "next")
     )
-    for i, answer in zip(found, answers, strict=True):
+    for i, answer, why in zip(found, answers, doubts, strict=True):
         best, others = i.candidates[0], i.candidates[1:]
         nearest = f" (nearest {best.name})" if answer is None else ""
         rows.add_row(
             shown(i.file.name),
-            shown(f"{answer or 'unknown'}{nearest}"),
+            "\n".join(map(shown, [f"{answer or 'unknown'}{nearest}", *why])),
             f"{best.score:.3f}",
             f"{best.threshold:.3f}",
             f"{best.probability:.1%}",
@@ -187,6 +192,7 @@ def calibrate(
     data_root: Annotated[
         Path | None, typer.Option(help="Folder of the data sets.", show_default=False)
     ] = None,
+    place: Place = None,
     as_json: AsJson = False,
 ) -> None:
     """Choose the thresholds on identities that were not trained on, and store them in the checkpoint.
@@ -207,6 +213,7 @@ def calibrate(
         pooling=pooling,
         folder=images or audio,
         data_root=data_root,
+        place=place,
         seed=seed,
         skip_corrupt=skip_corrupt,
         display=display,
@@ -233,6 +240,7 @@ def report(
     data_root: Annotated[
         Path | None, typer.Option(help="Folder of the data sets.", show_default=False)
     ] = None,
+    place: Place = None,
 ) -> None:
     """Measure how well a model recognizes identities it has never seen, and write a report as one HTML page.
 
@@ -246,6 +254,7 @@ def report(
         model,
         folder=images or audio,
         data_root=data_root,
+        place=place,
         seed=seed,
         skip_corrupt=skip_corrupt,
         display=Terminal(),

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import safetensors.torch
 import torch
@@ -26,6 +26,19 @@ DIGEST = "quickstudy.digest"
 
 Manifest = dict[str, Any]
 """Facts about a checkpoint, such as its recipe and its data, by name; they can be written as JSON."""
+
+
+@runtime_checkable
+class Adjusts(Protocol):
+    """A module that computes as its weights were trained; those of an earlier version lack some."""
+
+    def adjust_to(self, weights: Mapping[str, Tensor]) -> None:
+        """Become the module that weights were trained with, before they are loaded.
+
+        Args:
+            weights: Weights by their names in the module's `state_dict`.
+        """
+        ...
 
 
 def save(path: str | Path, tensors: Mapping[str, Tensor], manifest: Manifest) -> None:
@@ -148,7 +161,7 @@ def load_weights(learner: nn.Module, weights: Mapping[str, Tensor], origin: str)
         ValueError: If names or shapes don't fit, or weights aren't finite; the message says which, and what
             the learner expects.
     """
-    check_fit(learner.state_dict(), weights, origin)
+    check_fit(learner, weights, origin)
     for name, tensor in weights.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ValueError(
@@ -157,17 +170,21 @@ def load_weights(learner: nn.Module, weights: Mapping[str, Tensor], origin: str)
     learner.load_state_dict(dict(weights))
 
 
-def check_fit(own: Mapping[str, Tensor], weights: Mapping[str, Tensor], origin: str) -> None:
-    """Check that weights fit a learner.
+def check_fit(learner: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
+    """Check that weights fit a learner, which becomes one of their version first.
 
     Args:
-        own: The learner's `state_dict`; its tensors may be on the device "meta", where they take no memory.
-        weights: Weights by their names there.
+        learner: Module for the weights; it may be on the device "meta", where it takes no memory.
+        weights: Weights by their names in the learner's `state_dict`.
         origin: Name of the source of the weights, such as a path, for error messages.
 
     Raises:
         ValueError: If names or shapes don't fit; the message says which, and what the learner expects.
     """
+    for name, module in learner.named_modules():
+        if isinstance(module, Adjusts):
+            module.adjust_to(without_prefix(f"{name}." if name else "", weights))
+    own = learner.state_dict()
     missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     if missing or extra:
         parts = [f"it lacks {name}" for name in missing[:3]]

@@ -29,7 +29,8 @@ class SafeConsole(Console):
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print; lines that are longer than the terminal is wide stay whole, as figures may be in them."""
-        super().print(*objects, **{"crop": False, **options})
+        options.setdefault("crop", False)
+        super().print(*objects, **options)
 
 
 console = SafeConsole()

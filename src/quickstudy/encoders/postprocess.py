@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from quickstudy.core.blueprint import rebuildable
 
+PEOPLE = 5
+"""Items of different classes and sources in a center of the cohort of `CohortNorm`."""
 NEAREST = 10
 """Size of a cohort divided by the number of its nearest members that `CohortNorm` averages over."""
 
@@ -22,12 +24,13 @@ class EmbeddingTransform(nn.Module, ABC):
     """
 
     @abstractmethod
-    def fit(self, z: Tensor, y: Tensor) -> None:
+    def fit(self, z: Tensor, y: Tensor, sources: Tensor | None = None) -> None:
         """Fit the transform.
 
         Args:
             z: [I, D] embeddings of I items, of the kind that `transform` will get.
             y: [I] class of each embedding.
+            sources: [I] source of each embedding, such as its speaker; None where they are not known.
         """
 
     @abstractmethod
@@ -127,12 +130,13 @@ class WCCN(EmbeddingTransform):
         return F.normalize(z, dim=1) if self.unit else z
 
     @torch.no_grad()
-    def fit(self, z: Tensor, y: Tensor) -> None:
+    def fit(self, z: Tensor, y: Tensor, sources: Tensor | None = None) -> None:
         """Fit the whitening to the variation within classes; if there is none, nothing is whitened.
 
         Args:
             z: [I, ≥ D] embeddings of I items.
             y: [I] class of each embedding.
+            sources: [I] source of each embedding, which is not used.
         """
         _, numbers, counts = torch.unique(y, return_inverse=True, return_counts=True)
         z, numbers, counts = z.cpu(), numbers.cpu(), counts.cpu()  # not every accelerator has float64
@@ -189,12 +193,13 @@ class ConcatFeatures(EmbeddingTransform):
         return torch.cat([F.normalize(z, dim=1), F.normalize(f - self.mean, dim=1)], 1) / math.sqrt(2)
 
     @torch.no_grad()
-    def fit(self, z: Tensor, y: Tensor) -> None:
+    def fit(self, z: Tensor, y: Tensor, sources: Tensor | None = None) -> None:
         """Fit the mean of the features.
 
         Args:
             z: [I, D + F] embeddings of I items, followed by their features.
             y: [I] class of each embedding, which is not used.
+            sources: [I] source of each embedding, which is not used.
         """
         self.mean.copy_(self._parted(z)[1].mean(0))
 
@@ -214,14 +219,21 @@ class CohortNorm(EmbeddingTransform):
 
     Some items, such as a short clip or a dark picture, are near to very many others. Their scores are high
     with everybody, so no threshold suits both them and clearer items. The coordinate lowers their cosines
-    with all others. How near they are is measured on a cohort of other items:
+    with all others. How near they are is measured on a cohort of centers of other items:
 
     $$z \mapsto [\,u, \gamma(u)\,], \qquad u = \frac{z}{\|z\|}, \qquad
       \gamma(u) = 1 - k\,(m(u) - \bar m), \qquad k = \min\Big(\frac{\kappa}{\sigma}, \frac1{1 - \bar m}\Big)$$
 
     where m(u) is the mean cosine of u with the nearest tenth of the cohort, and $\bar m$ and σ are the mean
-    and standard deviation of m over the cohort, where each member is compared with members of other classes
-    only. The cosine of two items becomes, to first order in γ − 1,
+    and standard deviation of m over the items that it is fitted to, each of which is compared only with
+    centers that hold no item of its class.
+
+    A center is the mean of an item drawn at random and of the four nearest to it, all five of different
+    classes, and of different sources where these are known: so no center is a person's, a speaker's or an
+    item's embedding, and none can be taken from the weights. Fitted to fewer than six classes, or fewer than
+    five sources, it does nothing.
+
+    The cosine of two items becomes, to first order in γ − 1,
 
     $$\tfrac12\Big(1 + u \cdot v - \tfrac k2\,(1 - u \cdot v)\,(m(u) + m(v) - 2 \bar m)\Big),$$
 
@@ -229,7 +241,7 @@ class CohortNorm(EmbeddingTransform):
 
     Args:
         dimensions: Number D of elements of an embedding; the result has D + 1.
-        size: Number C of items in the cohort, at least ten; if fitted to fewer, items are repeated.
+        size: Number C of centers in the cohort, at least ten; if fitted to fewer items, centers are repeated.
         strength: Strength κ ≥ 0 of the normalisation.
 
     Raises:
@@ -239,10 +251,10 @@ class CohortNorm(EmbeddingTransform):
     (adaptive symmetric normalisation, AS-norm); Conneau et al. 2018, "Word translation without parallel data"
     (cross-domain similarity local scaling).
 
-    Departures: in the papers, scores are normalised, by $u \cdot v - \frac12 (m(u) + m(v))$ or with division
-    by deviations, so every search has to do it. Here the embedding is normalised, so cosines, centroids and
-    nearest neighbours are computed as usual; at $k = 1 / (1 - u \cdot v)$ the two agree. κ was chosen on
-    words and speakers that are not in the test.
+    Departures: in the papers, the cohort is of items, and scores are normalised, by
+    $u \cdot v - \frac12 (m(u) + m(v))$ or with division by deviations, so every search has to do it. Here the
+    embedding is normalised, so cosines, centroids and nearest neighbours are computed as usual; at
+    $k = 1 / (1 - u \cdot v)$ the two agree. κ was chosen on words and speakers that are not in the test.
     """
 
     def __init__(self, dimensions: int, size: int = 600, strength: float = 0.12) -> None:
@@ -266,22 +278,36 @@ class CohortNorm(EmbeddingTransform):
         return torch.cat([u, 1 - self.slope * (m - self.mean)], 1)
 
     @torch.no_grad()
-    def fit(self, z: Tensor, y: Tensor) -> None:
+    def fit(self, z: Tensor, y: Tensor, sources: Tensor | None = None) -> None:
         """Draw the cohort, and fit mean and strength of the normalisation to it.
 
         Args:
             z: [I, D] embeddings of I items.
             y: [I] class of each embedding.
+            sources: [I] source of each embedding, such as its speaker; None where they are not known.
         """
+        self.cohort.zero_()
+        self.mean.zero_()
+        self.slope.zero_()
+        u = F.normalize(z, dim=1)
         order = torch.randperm(len(z), generator=torch.Generator().manual_seed(0)).to(z.device)
         drawn = order[torch.arange(self.size, device=z.device) % len(z)]
-        self.cohort.copy_(F.normalize(z[drawn], dim=1))
-        cosines = self.cohort @ self.cohort.T
-        own = y[drawn, None] == y[drawn]
-        nearest = cosines.masked_fill(own, -torch.inf).topk(self.size // NEAREST, dim=1).values
-        # without the members that have too few others outside their class
+        near, members = u[drawn] @ u.T, [drawn]
+        for _ in range(PEOPLE - 1):
+            for of in (y,) if sources is None else (y, sources):
+                near = near.masked_fill(of[members[-1], None] == of, -torch.inf)
+            highest, found = near.max(1)
+            if not highest.isfinite().all():
+                return  # too few classes or sources for centers of five
+            members.append(found)
+        index = torch.stack(members, 1)
+        cohort = F.normalize(u[index].mean(1), dim=1)
+        own = (y[:, None, None] == y[index]).any(2)
+        nearest = (u @ cohort.T).masked_fill(own, -torch.inf).topk(self.size // NEAREST, dim=1).values
+        # without the items of which too few centers are free
         m = nearest[nearest.isfinite().all(1)].cpu().double().mean(1)
         mean, spread = (float(m.mean()), float(m.std())) if len(m) > 1 else (0.0, 0.0)
+        self.cohort.copy_(cohort)
         self.mean.fill_(mean)
         # with few items σ may be almost 0
         self.slope.fill_(min(self.strength / spread, 1 / (1 - mean)) if spread > 0 and mean < 1 else 0.0)

@@ -1,6 +1,7 @@
 """Log-mel spectrograms and SpecAugment: the front end of encoders for sound."""
 
 import math
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 import numpy as np
@@ -10,6 +11,10 @@ from torch import Tensor, nn
 
 from quickstudy.core.blueprint import rebuildable
 
+FLOOR = 1e-3
+"""Energy added before the logarithm, of clips of level one: what is fainter is not heard."""
+SILENT = 1e-12
+"""Mean square of a clip, of samples in [−1, 1], that counts as silence."""
 Normalize = Literal["clip", "none"]
 """Normalisation of a spectrogram: each clip to mean 0 and variance 1, or none."""
 
@@ -51,11 +56,14 @@ def mel_filters(rate: int, n_fft: int, mels: int) -> npt.NDArray[np.float32]:
 class LogMel(nn.Module):
     r"""Log-mel spectrogram of clips, [B, samples] → [B, 1, mels, frames]: log energy by frequency and time.
 
-    $$\log(M\,|\mathrm{STFT}(x)|^2 + 10^{-6})$$
+    $$\log(M\,|\mathrm{STFT}(x')|^2 + \epsilon), \qquad x' = \frac{x - \bar x}{\mathrm{rms}(x - \bar x)}$$
 
-    with the mel filterbank M, in which filters are wider at higher frequencies, as in human hearing. Mixed
-    precision does not apply to it. Window and filterbank are buffers, saved with the weights, so that an
-    encoder is used with those it was trained with.
+    with the mel filterbank M, in which filters are wider at higher frequencies, as in human hearing. The
+    level of a clip is brought to one before the floor $\epsilon = 10^{-3}$ is added, so neither its loudness
+    nor its offset $\bar x$ matters. Mixed precision does not apply. Window, filterbank and
+    floor are buffers, saved with the weights, so that an encoder is used with those it was trained with; of
+    weights that have no floor, the spectrogram is the one that they were trained with, of x itself and with
+    $\epsilon = 10^{-6}$.
 
     Args:
         rate: Sampling rate of the clips, in Hz.
@@ -63,8 +71,7 @@ class LogMel(nn.Module):
         window: Length of the Hann window of a frame, in seconds.
         hop: Time between frames, in seconds. There are ⌊samples / hop⌋ + 1 frames, with the hop in samples,
             and the first is centered on sample 0.
-        normalize: "clip": the spectrogram of each clip has mean 0 and variance 1, so that loudness hardly
-            matters; "none": as in the equation.
+        normalize: "clip": the spectrogram of each clip has mean 0 and variance 1; "none": as in the equation.
 
     Raises:
         ValueError: If an argument is out of range, or in `forward` if clips are not [B, samples].
@@ -101,6 +108,17 @@ class LogMel(nn.Module):
             )
         self.filters = nn.Buffer(torch.from_numpy(filters))
         self.window = nn.Buffer(torch.hann_window(length))
+        self.floor: Tensor | None
+        self.register_buffer("floor", torch.tensor(FLOOR))
+
+    def adjust_to(self, weights: Mapping[str, Tensor]) -> None:
+        """Become the spectrogram that weights were trained with, before they are loaded.
+
+        Args:
+            weights: Weights by their names in this module's `state_dict`.
+        """
+        if "filters" in weights:
+            self.floor = torch.tensor(FLOOR).to(self.filters) if "floor" in weights else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Clips [B, samples] in [−1, 1] → spectrograms [B, 1, mels, frames]."""
@@ -108,6 +126,9 @@ class LogMel(nn.Module):
             raise ValueError(f"LogMel takes clips [B, samples], not {list(x.shape)}")
         with torch.autocast(x.device.type, enabled=False):  # powers of sound need a finer dtype than bfloat16
             x = x.to(self.filters.dtype)
+            if self.floor is not None:
+                x = x - x.mean(1, keepdim=True)
+                x = x * torch.rsqrt(x.square().mean(1, keepdim=True) + SILENT)
             spectrum = torch.stft(
                 x,
                 self.n_fft,
@@ -117,7 +138,8 @@ class LogMel(nn.Module):
                 pad_mode="constant",
                 return_complex=True,
             )
-            picture = torch.log(self.filters @ spectrum.abs().square() + 1e-6)
+            floor = 1e-6 if self.floor is None else self.floor
+            picture = torch.log(self.filters @ spectrum.abs().square() + floor)
             if self.normalize == "clip":
                 variance, mean = torch.var_mean(picture, (1, 2), correction=0, keepdim=True)
                 picture = (picture - mean) * torch.rsqrt(variance + 1e-5)

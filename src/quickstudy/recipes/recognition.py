@@ -10,6 +10,7 @@ falls along a cosine to 0. Any method can be trained on the same encoder:
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
@@ -17,7 +18,7 @@ from typing import Literal, get_args
 from torch import nn
 
 from quickstudy.core.learner import Learner
-from quickstudy.data.augment.audio import Gain, Noise, Shift, Speed
+from quickstudy.data.augment.audio import Noise, Shift, Speed
 from quickstudy.data.augment.images import FACE_AUGMENT, Augment, Compose
 from quickstudy.data.datasets.faces import lfw, orl
 from quickstudy.data.datasets.folders import folder_pool
@@ -29,7 +30,7 @@ from quickstudy.data.datasets.speech import (
     arabic_words,
     fsdd,
 )
-from quickstudy.data.formats.audio import AudioFormat
+from quickstudy.data.formats.audio import VERSION, AudioFormat, Place
 from quickstudy.data.formats.images import ImageFormat
 from quickstudy.data.formats.items import ItemFormat
 from quickstudy.data.setting import Setting
@@ -50,11 +51,11 @@ Method = Literal["siamese", "euclidean", "prototypical", "supervised-contrastive
 COSINES: tuple[Method, ...] = ("siamese", "supervised-contrastive")
 """The methods that compare by cosines, which are what embeddings are normalised for after training."""
 
-WORDS = Compose((Speed(0.87, 1.15), Shift(0.1), Gain(10.0), Noise(5.0, 30.0)))
+WORDS = Compose((Speed(0.87, 1.15), Shift(0.1), Noise(5.0, 30.0)))
 """What may happen to a clip without its becoming another word."""
-SOUNDS = Compose((Shift(0.2), Gain(10.0), Noise(5.0, 30.0)))
+SOUNDS = Compose((Shift(0.2), Noise(5.0, 30.0)))
 """What may happen to a clip without its becoming another sound, whatever a class is."""
-VOICES = Compose((Shift(0.2), Gain(10.0)))
+VOICES = Shift(0.2)
 """What may happen to a clip without its becoming another person's; no noise, which hides what is
 faint in a voice, and the room it is heard in."""
 OTHER_VOICES = Speed(0.86, 1.16)
@@ -108,7 +109,7 @@ def faces_lfw(method: Method = "supervised-contrastive") -> Recipe:
     )
 
 
-def words_arabic(method: Method = "supervised-contrastive") -> Recipe:
+def words_arabic(method: Method = "supervised-contrastive", version: int = VERSION) -> Recipe:
     """Arabic words: 8 unseen words by 6 unseen speakers, enrolled from some speakers and said by another.
 
     18 words are few to learn from: 306 more are spliced from two of them each, and all are played
@@ -116,11 +117,12 @@ def words_arabic(method: Method = "supervised-contrastive") -> Recipe:
 
     Args:
         method: What the encoder is trained by; see the module.
+        version: Version of the rule by which clips are cut out, see `AudioFormat`.
     """
     return _recipe(
         "Arabic words, unseen words and speakers",
-        partial(arabic_words, spliced=306),
-        WORDS_16K,
+        partial(arabic_words, spliced=306, version=version),
+        replace(WORDS_16K, version=version),
         method,
         partial(_speech_encoder, 16_000, grid=(1, 6)),
         WORDS,
@@ -135,7 +137,7 @@ def words_arabic(method: Method = "supervised-contrastive") -> Recipe:
     )
 
 
-def speakers_arabic(method: Method = "supervised-contrastive") -> Recipe:
+def speakers_arabic(method: Method = "supervised-contrastive", version: int = VERSION) -> Recipe:
     """Speakers of Arabic words: 6 unseen ones, enrolled from some words and heard saying another.
 
     18 speakers are few to learn from: in each task all clips of a speaker are played faster or slower, by one
@@ -143,11 +145,12 @@ def speakers_arabic(method: Method = "supervised-contrastive") -> Recipe:
 
     Args:
         method: What the encoder is trained by; see the module.
+        version: Version of the rule by which clips are cut out, see `AudioFormat`.
     """
     return _recipe(
         "speakers of Arabic words, unseen speakers",
-        arabic_speakers,
-        VOICES_16K,
+        partial(arabic_speakers, version=version),
+        replace(VOICES_16K, version=version),
         method,
         _voice_encoder,
         VOICES,
@@ -161,7 +164,7 @@ def speakers_arabic(method: Method = "supervised-contrastive") -> Recipe:
     )
 
 
-def digits_fsdd(method: Method = "supervised-contrastive") -> Recipe:
+def digits_fsdd(method: Method = "supervised-contrastive", version: int = VERSION) -> Recipe:
     """Spoken English digits by unseen speakers.
 
     A task mixes them: the one speaker of the validation can't be kept apart from others. The benchmark of
@@ -169,11 +172,12 @@ def digits_fsdd(method: Method = "supervised-contrastive") -> Recipe:
 
     Args:
         method: What the encoder is trained by; see the module.
+        version: Version of the rule by which clips are cut out, see `AudioFormat`.
     """
     return _recipe(
         "spoken digits, unseen speakers",
-        fsdd,
-        DIGITS_8K,
+        partial(fsdd, version=version),
+        replace(DIGITS_8K, version=version),
         method,
         partial(_speech_encoder, 8_000, grid=(1, 6)),
         WORDS,
@@ -192,6 +196,8 @@ def siamese(
     grey: bool = False,
     seconds: float = 1.0,
     rate: int = 16_000,
+    place: Place = "strongest",
+    version: int = VERSION,
     pattern: str | None = None,
     ways: int | None = None,
     shots: int = 1,
@@ -207,8 +213,10 @@ def siamese(
         method: What the encoder is trained by: siamese, euclidean, prototypical or supervised-contrastive.
         size: Pixels of height and width that pictures are resized to.
         grey: Whether pictures are read without color.
-        seconds: Length of the clips; the window with the strongest sound is taken.
+        seconds: Length of the clips.
         rate: Samples per second that clips are resampled to.
+        place: Which window of a recording is taken: strongest, centered, middle or start; see `AudioFormat`.
+        version: Version of the rule by which clips are cut out, see `AudioFormat`.
         pattern: How the clips are called, such as {class}/{source}_{take}.
         ways: Classes of a task in training; 16, or all there are to train on, by default.
         shots: Items of each class in a training task, together with `queries`.
@@ -231,7 +239,7 @@ def siamese(
         )
         augment: Augment = FACE_AUGMENT
     else:
-        form = AudioFormat(rate, seconds)
+        form = AudioFormat(rate, seconds, place, version)
         encoder, augment = partial(_speech_encoder, rate, grid=(2, 4)), SOUNDS
     return _recipe(
         "your own folders, --set images=DIR or --set audio=DIR",

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from importlib import resources
+from inspect import signature
 from pathlib import Path
 
 import torch
@@ -123,10 +124,10 @@ def _check_size(stated: Recipe, weights: Mapping[str, Tensor], path: Path) -> No
     """Check that a manifest speaks of the weights that are there, before what it speaks of takes memory."""
     try:
         with torch.device("meta"):
-            shapes = stated.used(stated.learner()).state_dict()
+            shaped = stated.used(stated.learner())
     except (NotImplementedError, RuntimeError):  # not everything can be built without memory
         return
-    checkpoint.check_fit(shapes, weights, str(path))
+    checkpoint.check_fit(shaped, weights, str(path))
 
 
 def recipe_of(manifest: checkpoint.Manifest, recipe: str | None = None) -> Recipe:
@@ -158,7 +159,11 @@ def recipe_of(manifest: checkpoint.Manifest, recipe: str | None = None) -> Recip
             f"was trained by recipe {name!r}, which this version lacks: build its learner in Python, "
             "load_learner(path, learner=…)"
         )
-    stated = RECIPES[name](**manifest["arguments"])
+    arguments = manifest["arguments"]
+    items = manifest.get("items", {})
+    if "rate" in items and "version" in signature(RECIPES[name]).parameters:
+        arguments = arguments | {"version": item_format(items).as_dict()["version"]}  # its own, not today's
+    stated = RECIPES[name](**arguments)
     assert isinstance(stated, Recipe)  # a rule's checkpoint says so, and is refused before
     return stated
 

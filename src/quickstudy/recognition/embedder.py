@@ -18,9 +18,9 @@ from quickstudy.core.kernels.sizes import sizes_on
 from quickstudy.core.learner import Learner, embed
 from quickstudy.core.progress import ProgressCallback
 from quickstudy.data.formats.archives import File
-from quickstudy.data.formats.audio import AudioFormat, is_silent
+from quickstudy.data.formats.audio import AudioFormat, Place, is_silent, quality_of
 from quickstudy.data.formats.content import Watched
-from quickstudy.data.formats.items import ItemFormat, Items, decode_items, floats
+from quickstudy.data.formats.items import ItemFormat, Items, decode_items, floats, with_place
 from quickstudy.metric.distances import embeds
 from quickstudy.recipes import weights
 from quickstudy.recognition.gallery.pooling import Energy
@@ -66,13 +66,15 @@ class Embedder:
 
     Args:
         model: Name that `quickstudy models` lists, or path of a checkpoint file or of a training's folder.
+        place: Which window of a recording is taken, see `AudioFormat`; by default that of the training.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
-        ValueError: If the checkpoint is damaged, or its learner has no encoder with a named distance.
+        ValueError: If the checkpoint is damaged, its learner has no encoder with a named distance, or a place
+            is given for pictures.
     """
 
-    def __init__(self, model: str | Path) -> None:
+    def __init__(self, model: str | Path, place: Place | None = None) -> None:
         learner, self.manifest = weights.load_learner(model)
         self.path = weights.find(model)
         self.name = str(model) if str(model) in weights.models() else str(self.path.resolve())
@@ -82,7 +84,7 @@ class Embedder:
             self.encoder, self.energy = encoder_of(learner)
         except ValueError as error:
             raise ValueError(f"{model} can't be used here: {error}") from None
-        self.format: ItemFormat = weights.item_format_of(self.manifest, self.path)
+        self.format: ItemFormat = with_place(weights.item_format_of(self.manifest, self.path), place)
         # for people to read; a training by `fit` has no recipe
         self.recipe: str = self.manifest.get("recipe") or "python"
         self.fingerprint = f"{self.recipe}-{_digest(self.encoder, self.manifest, self.energy)}"
@@ -107,6 +109,16 @@ class Embedder:
         if not torch.isfinite(z).all():
             raise ValueError(f"{self.path} makes embeddings that aren't finite: train it anew")
         return z.numpy()
+
+    def doubts(self, file: File) -> list[str]:
+        """What makes a sound hard to recognize, see `quality_of`; of a picture nothing is known.
+
+        Args:
+            file: Path of a file that can be decoded, or member of an archive.
+        """
+        if not isinstance(self.format, AudioFormat):
+            return []
+        return quality_of(self.format.decode(file), self.format.rate)
 
     def embed_files(self, files: Sequence[File], progress: ProgressCallback | None = None) -> Embedded:
         """Embed files; those that can't be used are refused, with the reason.

@@ -10,6 +10,7 @@ from quickstudy.core.arrays import IntArray
 from quickstudy.core.kernels.sizes import sizes_on
 from quickstudy.core.progress import ProgressCallback
 from quickstudy.data.datasets.folders import class_folders
+from quickstudy.data.formats.audio import Place
 from quickstudy.data.pool import ClassPool
 from quickstudy.recipes import weights as recipes_weights
 from quickstudy.recognition.calibration import Calibration, Cost, calibrate
@@ -70,6 +71,7 @@ def calibrate_model(
     pooling: Pooling | None = None,
     folder: Path | None = None,
     data_root: str | Path | None = None,
+    place: Place | None = None,
     seed: int = 0,
     skip_corrupt: bool = False,
     display: Display,
@@ -88,6 +90,8 @@ def calibrate_model(
         folder: Folder of development items, `folder/NAME/*`, that the model wasn't trained on; by default the
             validation classes of the model's own data.
         data_root: Folder of the data sets.
+        place: Which window of a recording in `folder` is taken, see `AudioFormat`; by default that of the
+            training.
         seed: Seed of the random choice of enrolled samples.
         skip_corrupt: Whether to leave out files of the folder that can't be read, with a warning.
         display: Display that shows the progress.
@@ -104,7 +108,7 @@ def calibrate_model(
             f"{model} ships with the library and can't be written to: copy {recipes_weights.find(model)} and "
             "calibrate the copy"
         )
-    embedder = Embedder(model)
+    embedder = _embedder(model, folder, place)
     if embedder.manifest.get("trainval") and not folder:
         raise ValueError(
             f"{model} was trained on the validation classes too (trainval): calibrate it on a folder of "
@@ -132,6 +136,7 @@ def report_on(
     *,
     folder: Path | None = None,
     data_root: str | Path | None = None,
+    place: Place | None = None,
     seed: int = 0,
     skip_corrupt: bool = False,
     display: Display,
@@ -142,6 +147,8 @@ def report_on(
         model: Path of a checkpoint or of a training's folder, or name of a model.
         folder: Folder of test items, `folder/NAME/*`; by default the test classes of the model's own data.
         data_root: Folder of the data sets.
+        place: Which window of a recording in `folder` is taken, see `AudioFormat`; by default that of the
+            training.
         seed: Seed of all random draws.
         skip_corrupt: Whether to leave out files of the folder that can't be read, with a warning.
         display: Display that shows the progress.
@@ -152,7 +159,7 @@ def report_on(
     Raises:
         ValueError: If the model isn't calibrated, or there are too few items.
     """
-    embedder = Embedder(model)
+    embedder = _embedder(model, folder, place)
     stated = embedder.manifest.get(CALIBRATION)
     if not stated:
         raise ValueError(f"{model} has no thresholds yet: run quickstudy calibrate {model} first")
@@ -176,6 +183,12 @@ def report_on(
         cross_source=stated.get("apart", False),
         seed=seed,
     )
+
+
+def _embedder(model: str | Path, folder: Path | None, place: Place | None) -> Embedder:
+    if place and not folder:
+        raise ValueError(f"place {place} is for clips of your own: give them by --audio, or leave it out")
+    return Embedder(model, place)
 
 
 def _unseen(

@@ -12,6 +12,7 @@ from quickstudy.core.kernels.sizes import sizes_on
 from quickstudy.core.progress import ProgressCallback
 from quickstudy.data.datasets.folders import find_files
 from quickstudy.data.formats.archives import File, Member
+from quickstudy.data.formats.audio import Place
 from quickstudy.recognition.calibration import EXPECTED, FEW, Calibration, calibrate
 from quickstudy.recognition.embedder import Embedder, Refusal, Vectors
 from quickstudy.recognition.gallery.gallery import Gallery
@@ -92,6 +93,7 @@ class Recognizer:
         far: False-accept rate to allow instead of the calibrated one, in (0, 0.5]: in verification, the share
             of strangers accepted as the name they claim; in identification, the share of strangers taken for
             any enrolled name.
+        place: Which window of a recording is taken, see `AudioFormat`; by default that of the training.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint, or no gallery to take the model from.
@@ -108,13 +110,17 @@ class Recognizer:
     """
 
     def __init__(
-        self, model: str | Path | None = None, gallery: str | Path = "gallery.db", far: float | None = None
+        self,
+        model: str | Path | None = None,
+        gallery: str | Path = "gallery.db",
+        far: float | None = None,
+        place: Place | None = None,
     ) -> None:
         if far is not None and not 0 < far <= 0.5:
             raise ValueError(f"far is {far}: it must be above 0 and at most 0.5; it is a share, 0.01 is 1 %")
         if model is None:
             model = _model_of(gallery)
-        self.embedder, self.far = Embedder(model), far
+        self.embedder, self.far = Embedder(model, place), far
         self.gallery = Gallery(
             gallery, encoder=self.embedder.fingerprint, cosine=self.embedder.energy == "cosine"
         )
@@ -371,14 +377,13 @@ class Recognizer:
 
 def _paths(files: Files) -> list[File]:
     several = hasattr(files, "__iter__") and not isinstance(files, str | Path | Member | bytes)
-    given = list(files) if several else [files]  # pyright: ignore
+    given: list[Any] = list(files) if several else [files]  # pyright: ignore
     wrong = [f for f in given if not isinstance(f, str | Path | Member)]
     if wrong:
         kind = type(wrong[0] if isinstance(files, list | tuple) else files).__name__
         raise TypeError(
             f"samples are given by the paths of their files, and this is of type {kind}: write it into a "
-            "file "
-            "first, such as by picture.save('sample.png')"
+            "file first, such as by picture.save('sample.png')"
         )
     paths = [f if isinstance(f, Member) else Path(f) for f in given]
     if not paths:

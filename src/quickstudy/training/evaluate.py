@@ -50,13 +50,14 @@ def fit_transforms(module: nn.Module, pool: ClassPool, seed: int = 0, items: int
     index = np.array_split(few.indices, math.ceil(few.counts.sum() / 512))
     device = next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
     y = torch.from_numpy(np.repeat(np.arange(len(few)), few.counts)).to(device)
+    sources = None if few.sources is None else torch.from_numpy(few.sources[few.indices]).to(device)
     with scoring_mode(module, 1, "inductive"):
         for embedding in embeddings[::-1]:  # `modules` lists an outer one before an inner one
             x = (floats(torch.from_numpy(few.items[i])).to(device)[None] for i in index)
             z = torch.cat([embed(embedding.encoder, part)[0] for part in x])
             for transform in embedding.transforms:
                 assert isinstance(transform, EmbeddingTransform)
-                transform.fit(z, y)
+                transform.fit(z, y, sources)
                 z = transform(z)
 
 

@@ -15,7 +15,7 @@ from quickstudy.data.cache import data_root, present
 from quickstudy.data.datasets.folders import matching_files, pool_of_files
 from quickstudy.data.datasets.spliced_words import with_new_words
 from quickstudy.data.formats.archives import File
-from quickstudy.data.formats.audio import AudioFormat
+from quickstudy.data.formats.audio import VERSION, AudioFormat
 from quickstudy.data.pool import ClassPool
 from quickstudy.data.splits import SPLITS
 
@@ -37,7 +37,9 @@ TEST_WORDS = ("digit", "eight", "forward", "left", "no", "right", "send", "yes")
 VALIDATION_WORDS = ("previous", "six", "up", "zoom out")
 
 
-def fsdd(root: str | Path | None = None, progress: ProgressCallback | None = None) -> ClassPool:
+def fsdd(
+    root: str | Path | None = None, progress: ProgressCallback | None = None, version: int = VERSION
+) -> ClassPool:
     """Load the Free Spoken Digit Dataset: ten English digits by six speakers, 50 times each.
 
     Three speakers are for training, one for validation and two for the test. As splits consist of classes, a
@@ -48,6 +50,7 @@ def fsdd(root: str | Path | None = None, progress: ProgressCallback | None = Non
         root: Data root, the folder that holds `fsdd/recordings/DIGIT_SPEAKER_TAKE.wav`; None for the default
             of `data_root`.
         progress: Function that is called with (done, total) while decoding.
+        version: Version of the rule by which clips are cut out, see `AudioFormat`.
 
     Raises:
         FileNotFoundError: If the recordings are missing.
@@ -66,11 +69,15 @@ def fsdd(root: str | Path | None = None, progress: ProgressCallback | None = Non
         split = DIGIT_SPEAKERS[speaker]
         return f"{names[digit]}@{split}", split
 
-    return _pool("fsdd", folder, "{word}_{speaker}_{take}", DIGITS_8K, class_of, "speaker", progress)
+    form = replace(DIGITS_8K, version=version)
+    return _pool("fsdd", folder, "{word}_{speaker}_{take}", form, class_of, "speaker", progress)
 
 
 def arabic_words(
-    root: str | Path | None = None, spliced: int = 0, progress: ProgressCallback | None = None
+    root: str | Path | None = None,
+    spliced: int = 0,
+    progress: ProgressCallback | None = None,
+    version: int = VERSION,
 ) -> ClassPool:
     """Load Arabic Speech Commands by word: 18 words for training, 4 for validation and 8 for the test.
 
@@ -83,6 +90,7 @@ def arabic_words(
         spliced: Number of spliced words to add for training, as `with_new_words` does, which also adds all
             training words reversed; 0 to add none of either.
         progress: Function that is called with (done, total) while decoding.
+        version: Version of the rule by which clips are cut out, see `AudioFormat`.
 
     Raises:
         FileNotFoundError: If the recordings or the list of speakers are missing.
@@ -95,12 +103,14 @@ def arabic_words(
         own = "test" if word in TEST_WORDS else "validation" if word in VALIDATION_WORDS else "train"
         return (word, own) if split == own else None
 
-    pattern = "{word}/{speaker}_{take}"
-    pool = _pool("arabic-words", folder, pattern, WORDS_16K, class_of, "speaker", progress)
+    pattern, form = "{word}/{speaker}_{take}", replace(WORDS_16K, version=version)
+    pool = _pool("arabic-words", folder, pattern, form, class_of, "speaker", progress)
     return with_new_words(pool, spliced) if spliced else pool
 
 
-def arabic_speakers(root: str | Path | None = None, progress: ProgressCallback | None = None) -> ClassPool:
+def arabic_speakers(
+    root: str | Path | None = None, progress: ProgressCallback | None = None, version: int = VERSION
+) -> ClassPool:
     """Load Arabic Speech Commands by speaker: 18 for training, 6 for validation and 6 for the test.
 
     Each speaker has 150 clips of words. The sources of the pool are the words.
@@ -109,6 +119,7 @@ def arabic_speakers(root: str | Path | None = None, progress: ProgressCallback |
         root: Data root, the folder that holds `arabic_commands/WORD/SPEAKER_TAKE.flac` and
             `arabic_commands/speakers.csv`; None for the default of `data_root`.
         progress: Function that is called with (done, total) while decoding.
+        version: Version of the rule by which clips are cut out, see `AudioFormat`.
 
     Raises:
         FileNotFoundError: If the recordings or the list of speakers are missing.
@@ -119,8 +130,8 @@ def arabic_speakers(root: str | Path | None = None, progress: ProgressCallback |
     def class_of(_: str, speaker: str) -> tuple[str, str]:
         return speaker, _split_of(speaker, splits)
 
-    pattern = "{word}/{speaker}_{take}"
-    return _pool("arabic-speakers", folder, pattern, VOICES_16K, class_of, "word", progress)
+    pattern, form = "{word}/{speaker}_{take}", replace(VOICES_16K, version=version)
+    return _pool("arabic-speakers", folder, pattern, form, class_of, "word", progress)
 
 
 def _pool(

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from quickstudy.core.arrays import IntArray
 from quickstudy.data.formats.items import Items
 from quickstudy.data.pool import BoolArray, ClassPool
 
@@ -46,11 +47,14 @@ def with_new_words(pool: ClassPool, spliced: int, each: int = 2, seed: int = 0) 
         )
     rng = np.random.default_rng(seed)
     items: list[Items] = [train.of_class(c) for c in train.classes]
+    sources = [train.sources[start : start + n] for start, n in zip(train.starts, train.counts, strict=True)]
     names = list(train.classes)
     for pair in rng.permutation(k * (k - 1))[:spliced].tolist():
         first, second = pair // (k - 1), pair % (k - 1)
         second += second >= first
-        items.append(_spliced(train, first, second, each, rng))
+        made, by = _spliced(train, first, second, each, rng)
+        items.append(made)
+        sources.append(by)
         names.append(f"{train.classes[first]}{SPLICE}{train.classes[second]}")
     counts = [len(x) for x in items]
     forth = np.concatenate(items)
@@ -58,26 +62,36 @@ def with_new_words(pool: ClassPool, spliced: int, each: int = 2, seed: int = 0) 
     new = [*names, *(f"{name}{REVERSED}" for name in names)]
     was_recorded = np.zeros(len(new), np.bool_)
     was_recorded[:k] = True if train.recorded is None else train.recorded
-    return _joined(pool, extra, new, counts * 2, was_recorded)
+    return _joined(pool, extra, new, counts * 2, was_recorded, np.tile(np.concatenate(sources), 2))
 
 
-def _spliced(pool: ClassPool, first: int, second: int, each: int, rng: np.random.Generator) -> Items:
+def _spliced(
+    pool: ClassPool, first: int, second: int, each: int, rng: np.random.Generator
+) -> tuple[Items, IntArray]:
+    """Clips of a spliced word, and their sources."""
     assert pool.sources is not None
     middle = pool.items.shape[1] // 2
     fade = np.clip((np.arange(pool.items.shape[1]) - middle) / (2 * FADE * middle) + 0.5, 0, 1)
     beginnings = np.arange(pool.starts[first], pool.starts[first] + pool.counts[first])
     endings = np.arange(pool.starts[second], pool.starts[second] + pool.counts[second])
     parts: list[Items] = []
+    sources: list[int] = []
     for source in np.intersect1d(pool.sources[beginnings], pool.sources[endings]):
         a = rng.permutation(beginnings[pool.sources[beginnings] == source])[:each]
         b = rng.permutation(endings[pool.sources[endings] == source])[:each]
         n = min(len(a), len(b))
         parts.append((pool.items[a[:n]] * (1 - fade) + pool.items[b[:n]] * fade).astype(np.int16))
-    return np.concatenate(parts)
+        sources += [int(source)] * n
+    return np.concatenate(parts), np.asarray(sources, np.int64)
 
 
 def _joined(
-    pool: ClassPool, extra: Items, names: Sequence[str], counts: Sequence[int], recorded: BoolArray
+    pool: ClassPool,
+    extra: Items,
+    names: Sequence[str],
+    counts: Sequence[int],
+    recorded: BoolArray,
+    extra_sources: IntArray,
 ) -> ClassPool:
     """The pool with the given classes instead of its own in the split "train"."""
     kept = [s for s in pool.splits if s != "train"]
@@ -87,8 +101,7 @@ def _joined(
     sources = None
     if pool.sources is not None:
         of_old = [pool.sources[pool.starts[c] : pool.starts[c] + pool.counts[c]] for c in old.tolist()]
-        # sources of the new items do not matter, as training tasks ignore them
-        sources = np.concatenate([*of_old, np.zeros(len(extra), np.int64)])
+        sources = np.concatenate([*of_old, extra_sources])
     splits = {s: np.asarray([at[c] for c in pool.splits[s].tolist()], np.int64) for s in kept}
     old_recorded = np.ones(len(old), np.bool_) if pool.recorded is None else pool.recorded[old]
     splits["train"] = np.arange(len(old), len(old) + len(names))

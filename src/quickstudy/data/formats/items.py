@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from os import cpu_count
 from typing import Any, ClassVar, Protocol
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from quickstudy.core import foreign
 from quickstudy.core.kernels.sizes import sizes_on
 from quickstudy.core.progress import ProgressCallback
-from quickstudy.data.formats.audio import AudioFormat
+from quickstudy.data.formats.audio import AudioFormat, Place
 from quickstudy.data.formats.content import DecodingNote, FileOrBytes
 from quickstudy.data.formats.images import ImageFormat
 
@@ -70,11 +71,31 @@ def item_format(stated: Mapping[str, Any]) -> ImageFormat | AudioFormat:
 
     Example:
         >>> item_format(AudioFormat(8000).as_dict())
-        AudioFormat(rate=8000, seconds=1.0, place='strongest')
+        AudioFormat(rate=8000, seconds=1.0, place='strongest', version=2)
     """
-    if stated.get("place") == "centred":  # as manifests had it once
-        stated = {**stated, "place": "centered"}
-    return AudioFormat(**stated) if "rate" in stated else ImageFormat(**stated)
+    if "rate" not in stated:
+        return ImageFormat(**stated)
+    parts: dict[str, Any] = {"version": 1} | dict(stated)  # manifests of version 1 don't state it
+    if parts.get("place") == "centred":  # as manifests had it once
+        parts["place"] = "centered"
+    return AudioFormat(**parts)
+
+
+def with_place(form: ImageFormat | AudioFormat, place: Place | None) -> ImageFormat | AudioFormat:
+    """A format that takes another window of a recording.
+
+    Args:
+        form: Format of clips.
+        place: Which window of a recording to take, see `AudioFormat`; None to leave the format as it is.
+
+    Raises:
+        ValueError: If a place is given for a format of pictures, or it is none.
+    """
+    if place is None:
+        return form
+    if not isinstance(form, AudioFormat):
+        raise ValueError(f"place {place} is for sounds, and this model takes pictures: leave out --place")
+    return replace(form, place=place)
 
 
 def decode_items(

@@ -1,4 +1,5 @@
-"""What becomes of a gallery that others remove, replace, damage, fill with strange names, or can't write to."""
+"""What becomes of a gallery that others remove, replace, damage, fill with strange names, or can't write
+to."""
 
 import shutil
 import sqlite3

@@ -44,8 +44,8 @@ from quickstudy.recognition.gallery.places import shown
 PATIENCE = 60
 """Timeout in seconds while another program writes."""
 JOURNALS = ("-journal", "-wal")
-"""Endings of the files that SQLite keeps beside its own while it writes. There is a write-ahead log of old galleries
-alone: it outlives its file, and would be taken for that of another which is put in the place."""
+"""Endings of files that SQLite keeps beside its own: while it writes; and in galleries of the format 1,
+where it outlived its file, and would have been taken for that of another put in the place."""
 LOCK_PATIENCE = 1
 """Timeout in seconds of wiping, while another program of PostgreSQL vacuums or builds the index."""
 PRIVATE = 0o600
@@ -389,7 +389,8 @@ def _stamp(path: Path) -> tuple[int, ...]:
         found = path.stat()
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"there is no gallery at {path} any more: it was removed or moved while in use, and nothing is read "
+            f"there is no gallery at {path} any more: it was removed or moved while in use, and nothing is "
+            "read "
             "or written; put it back, or open it anew to begin another"
         ) from None
     return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
@@ -412,7 +413,7 @@ def _write_new(path: Path, content: bytes) -> None:
     if nameless:
         with contextlib.suppress(OSError):  # some file systems can't; what else is wrong is told below
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(os.open(path.parent, nameless | os.O_WRONLY, PRIVATE), "wb") as f:
+            with os.fdopen(os.open(path.parent, nameless | os.O_WRONLY, PRIVATE), "wb") as f:
                 f.write(content)
                 f.flush()
                 os.fsync(f.fileno())

@@ -118,8 +118,8 @@ def read_export(path: Path) -> tuple[Kind, Samples]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, no export, or written by a newer version. All of it is checked: nothing that
-            couldn't have been enrolled is returned.
+        ValueError: If it is damaged, no export, or written by a newer version. All of it is checked:
+            nothing that couldn't have been enrolled is returned.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}: name one that a gallery was exported to")
@@ -129,7 +129,8 @@ def read_export(path: Path) -> tuple[Kind, Samples]:
     except Exception as error:  # a foreign file: whatever its reading throws, it can't be read
         reason = f"lacks {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
         raise ValueError(
-            f"{path} is damaged or no export of a gallery ({reason}), and nothing was imported: export it again, "
+            f"{path} is damaged or no export of a gallery ({reason}), and nothing was imported: export it "
+            "again, "
             "with this version"
         ) from None
 

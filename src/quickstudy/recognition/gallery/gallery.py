@@ -36,9 +36,10 @@ class Gallery:
     programs may use it at once. Every write is made as a whole or, after an error or the end of the program,
     not at all. Names are stored in Unicode's NFC.
 
-    Every row has a digest, checked when it is read: a gallery with bits flipped is an error, and `check` tells
-    them all. A file that is removed or replaced while it is open is noticed at the next use: another one in its
-    place is read anew, and without any there is an error, so nobody who was deleted goes on being found.
+    Every row has a digest, checked when it is read: a gallery with bits flipped is an error, and `check`
+    tells them all. A file that is removed or replaced while it is open is noticed at the next use:
+    another one in its place is read anew, and without any there is an error, so nobody who was deleted
+    goes on being found.
 
     Removed data leaves no traces in a SQLite file or its log: it is overwritten, and the file rewritten. A
     PostgreSQL server is asked to VACUUM; its log and backups are the responsibility of its operator.
@@ -328,7 +329,8 @@ class Gallery:
             at = self._id(c, old)
             if c.scalar(select(name.c.id).where(name.c.name == new)) not in (None, at):
                 raise ValueError(
-                    f"{new!r} is enrolled already: merge the two (quickstudy gallery merge, Gallery.merge), or "
+                    f"{new!r} is enrolled already: merge the two (quickstudy gallery merge, "
+                    "Gallery.merge), or "
                     "choose another name"
                 )
             c.execute(name.update().where(name.c.id == at).values(name=new))
@@ -384,8 +386,8 @@ class Gallery:
             ValueError: If there is no such name or sample.
 
         Warns:
-            UserWarning: If it is removed, but traces are left because another program kept reading for a minute,
-                or there was no room to rewrite the file; the next change removes them.
+            UserWarning: If it is removed, but traces are left because another program kept reading for a
+                minute, or there was no room to rewrite the file; the next change removes them.
         """
         names, sample = self._tables.name, self._tables.sample
         with self._writing(removes=True) as c:
@@ -410,7 +412,8 @@ class Gallery:
             reason = str(error)
         if reason:
             warnings.warn(
-                f"{done}, but traces of what was removed are left in the files of {self}, as they couldn't be "
+                f"{done}, but traces of what was removed are left in the files of {self}, as they couldn't "
+                "be "
                 f"rewritten ({reason}): the next change wipes them out, where there is room and nobody reads",
                 stacklevel=3,
             )
@@ -512,7 +515,8 @@ class Gallery:
     def build_index(self) -> bool:
         """Build PostgreSQL's index for more samples than are searched in memory; others can write meanwhile.
 
-        It takes minutes for each hundred thousand samples. After that, PostgreSQL keeps the index as it should be.
+        It takes minutes for each hundred thousand samples. After that, PostgreSQL keeps the index as it
+        should be.
 
         Returns:
             Whether there is an index now; False where none is of use, as there are too few samples, too many

@@ -41,7 +41,8 @@ class Finder:
         self.lock = threading.Lock()
         """Lock of the data in memory; take it before the transaction of a search begins."""
         self._indices: dict[bool, tuple[int, Last, SearchIndex]] = {}
-        """By whether it holds centroids: the gallery's removals and last sample when last read, and the index."""
+        """By whether it holds centroids: the gallery's removals and last sample when last read, and the
+        index."""
         self._sizes: tuple[tuple[int, Last] | None, int, int] = (None, 0, 0)
 
     def clear(self) -> None:
@@ -118,7 +119,8 @@ class Finder:
         if not self.needs_index(c) or self._database.indexed(c):
             return None
         return (
-            f"{self._database} has more than {self.exact} samples and no index, so searches are slow: build it by "
+            f"{self._database} has more than {self.exact} samples and no index, so searches are slow: "
+            "build it by "
             "quickstudy gallery index (Gallery.build_index), while others go on reading and writing"
         )
 
@@ -180,7 +182,7 @@ class Finder:
         query = query.order_by(sample.c.name_id, sample.c.source)
         if chosen is not None:
             query = query.where(chosen)
-        held: list[Row[Any]] = []
+        held: list[Any] = []
         for part in c.execute(query.execution_options(yield_per=sizes_on().database_rows)).partitions():
             held += part
             # more samples of the last name may follow in the next part
@@ -191,7 +193,7 @@ class Finder:
         if held:
             yield self._arrays(held, row.dimensions)
 
-    def _arrays(self, rows: list[Row[Any]], dimensions: int) -> tuple[IntArray, IntArray, Float32Array]:
+    def _arrays(self, rows: list[Any], dimensions: int) -> tuple[IntArray, IntArray, Float32Array]:
         content = b"".join([row[-1] for row in rows])
         if len(content) != len(rows) * dimensions * WIRE.itemsize:
             raise ValueError(

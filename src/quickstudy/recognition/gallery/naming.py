@@ -78,7 +78,7 @@ def checked_name(text: str) -> str:
 
 
 def skeletons(name: str) -> frozenset[str]:
-    """What is left of a name without case, blanks, and characters that look alike: two that share one look alike.
+    """What is left of a name without case, blanks and look-alikes: names that share one of these look alike.
 
     Args:
         name: Name in its normal form.

@@ -184,7 +184,7 @@ def find(name_or_path: str | os.PathLike[str]) -> Path:
 
 
 def ships(path: Path) -> bool:
-    """Whether a file is one of the models that ship with the library, by whatever path, and not to be written to.
+    """Whether a file is one of the models that ship with the library, by whatever path.
 
     Args:
         path: Path of a checkpoint.

@@ -347,7 +347,8 @@ def refuse_worse(own: Calibration, before: Calibration | None, of: str) -> None:
             "ask for a "
             "higher FAR, or take them nevertheless by --force (force=True). The thresholds stay as they are"
         )
-    others, ours, theirs = before.tables[0].identities, own.threshold(), before.threshold(far=min(own.far, 0.5))
+    others, ours = before.tables[0].identities, own.threshold()
+    theirs = before.threshold(far=min(own.far, 0.5))
     if first.identities < others and ours < theirs:
         raise ValueError(
             f"{of} would lower the threshold for {far} from {theirs:.4g}, measured on {others} identities, "

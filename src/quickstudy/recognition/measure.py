@@ -128,6 +128,7 @@ def calibrate_model(
     made = calibrate(z, labels, scorer, far, cost, seed=seed, sources=sources, pooling=pooling)
     made = replace(made, warnings=found.warnings + made.warnings)
     weights, manifest = checkpoint.load(embedder.path)
+    readable = copy is not None or checkpoint.has_copy(path, manifest)
     before = manifest.get(CALIBRATION)
     if not force:
         known = Calibration.from_dict(before) if before else None
@@ -135,7 +136,7 @@ def calibrate_model(
     facts = {"apart": cross_source, "data": labelled.pool.summary()}
     manifest[CALIBRATION] = made.as_dict() | poolings.as_dict() | facts
     manifest["classes"] = manifest.get("classes", {}) | {"calibration": labelled.pool.class_digests()}
-    checkpoint.save(out, weights, manifest)
+    checkpoint.save(out, weights, manifest, readable)
     return made, poolings
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import re
 import sqlite3
 from collections.abc import Generator
 from pathlib import Path
@@ -360,7 +361,7 @@ class Database:
 
 
 def _url(where: str | Path) -> URL:
-    if isinstance(where, Path) or "://" not in where:
+    if isinstance(where, Path) or not re.search(r"://|^\w{2,}:/|\b(host|dbname|user|password)\s*=", where):
         return URL.create("sqlite", database=str(where))
     try:
         url = make_url(where)

@@ -5,8 +5,9 @@ import sys
 
 
 def main() -> None:
-    """Run the command line; errors that a user can mend are one line, and the exit code is 1."""
+    """Run the command line; errors that a user can mend are one line. Wrong calls exit with 2, else 1."""
     from quickstudy.cli.app import app
+    from quickstudy.cli.options import UsageError
     from quickstudy.core.consoles import never_fail
     from quickstudy.core.wording import one_line
 
@@ -17,8 +18,12 @@ def main() -> None:
         if os.environ.get("QUICKSTUDY_DEBUG"):
             raise
         if os.environ.get("LOCAL_RANK", "0") != "0":  # the first process says it for all
-            sys.exit(1)
-        sys.exit(f"error: {one_line(error, most=5000)}")
+            sys.exit(2 if isinstance(error, UsageError) else 1)
+        line = f"error: {one_line(error, most=5000)}"
+        if isinstance(error, UsageError):
+            print(line, file=sys.stderr)
+            sys.exit(2)
+        sys.exit(line)
 
 
 if __name__ == "__main__":

@@ -239,7 +239,7 @@ def test_doubtful_is_what_is_nearer_to_another_name_than_to_the_rest_of_its_own(
         if best != own != "a":  # two samples can't outvote each other
             expected.append((f"{i}.png", f"resembles {best!r} more than {str(own)!r}"))
     with sizes(embedded_files=7):
-        found = recognizer._likely_mislabelled(used, None)
+        found = recognizer._likely_mislabelled(used, None, *recognizer.gallery.embeddings())
     assert [(r.file.name, r.reason) for r in found] == expected
     assert 2 < len(expected) < len(z) - 2
 
@@ -500,7 +500,13 @@ def test_errors_name_what_and_the_fix(model: Path, people: Path, tmp_path: Path)
 def test_a_gallery_is_calibrated_by_its_own_samples(model: Path, people: Path) -> None:
     recognizer = Recognizer(model, people.parent / "people.db")
     recognizer.enroll_folder(draw(people.parent / "more", 10, seed=3))
-    own = recognizer.recalibrate(0.05)
+    before = recognizer.calibration
+    with pytest.raises(
+        ValueError, match=r"of 10 names .* would lower the threshold .* measured on 12 identities"
+    ):
+        recognizer.recalibrate(0.05)
+    assert recognizer.calibration == before, "a better one isn't replaced unasked"
+    own = recognizer.recalibrate(0.05, force=True)
     assert own.far == 0.05
     assert Recognizer(gallery=people.parent / "people.db").calibration == own
 
@@ -515,10 +521,10 @@ def test_a_cost_is_aimed_at_again(
     calibrated(copy, draw(tmp_path / "others", 12, seed=1, noise=400), cost=cost)
     recognizer = Recognizer(copy, tmp_path / "people.db")
     recognizer.enroll_folder(draw(tmp_path / "more", 10, seed=3, noise=400))
-    own = recognizer.recalibrate()
+    own = recognizer.recalibrate(force=True)
     assert own.cost == cost
     assert 0 < own.far != recognizer.embedder.manifest["calibration"]["far"]
-    assert recognizer.recalibrate(0.05).cost is None
+    assert recognizer.recalibrate(0.05, force=True).cost is None
     strict = calibrated(copy, tmp_path / "others", cost=(1e6, 1.0, 0.5))
     assert strict.far == 0
     recognizer = Recognizer(copy, tmp_path / "strict.db")

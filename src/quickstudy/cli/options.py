@@ -1,6 +1,10 @@
 """What several commands share: options, and how figures are shown."""
 
+import contextlib
+import io
 import re
+from collections.abc import Generator
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -48,13 +52,42 @@ Place = Annotated[
 ]
 
 
+class UsageError(ValueError):
+    """A command that is called wrongly, whatever the files hold; the exit code is then 2."""
+
+
 def existing_gallery(gallery: str) -> str:
     """The gallery, which must be there."""
-    if "://" not in gallery and not Path(gallery).is_file():
+    if not re.search(r"\w{2,}:/|=", gallery) and not Path(gallery).is_file():
+        from quickstudy.recognition.gallery.places import shown
+
         raise FileNotFoundError(
-            f"there is no gallery at {gallery}: enroll somebody first, or name it by --gallery"
+            f"there is no gallery at {shown(gallery)}: enroll somebody first, or name it by --gallery"
         )
     return gallery
+
+
+def free(path: Path, force: bool) -> Path:
+    """A path to write to, where nothing is yet unless it may be replaced."""
+    if path.exists() and not force:
+        raise FileExistsError(f"{path} is there already: name another file, or replace it by --force")
+    return path
+
+
+def results_to(ctx: typer.Context, out: Path | None, force: bool) -> None:
+    """Write what the command prints into a file, whole or, after an error, not at all."""
+    if out:
+        ctx.with_resource(_into(free(out, force)))
+
+
+@contextlib.contextmanager
+def _into(out: Path) -> Generator[None]:
+    from quickstudy.core.files import write_whole
+
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        yield
+    if printed.getvalue():  # nothing is printed before an error
+        write_whole(out, printed.getvalue().encode())
 
 
 def open_gallery(gallery: str) -> Any:
@@ -91,6 +124,21 @@ OwnRecipe = Annotated[
 ]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class Format(StrEnum):
+    """How results are printed."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+AsFormat = Annotated[Format, typer.Option("--format", help="How to print; --json is --format json.")]
+ResultsOut = Annotated[
+    Path | None, typer.Option("--out", help="File for what else is printed.", show_default=False)
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace what is there already.")]
 
 
 def terminal(fabric: "Fabric") -> Any:

@@ -1,29 +1,33 @@
 """The command `predict`."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from quickstudy.cli.options import Checkpoint, OwnRecipe, Place, SkipCorrupt
-
-
-class Format(StrEnum):
-    """How predictions are printed."""
-
-    table = "table"
-    json = "json"
-    csv = "csv"
+from quickstudy.cli.options import (
+    AsFormat,
+    AsJson,
+    Checkpoint,
+    Force,
+    Format,
+    OwnRecipe,
+    Place,
+    ResultsOut,
+    SkipCorrupt,
+    free,
+    results_to,
+)
 
 
 def predict(
+    ctx: typer.Context,
     checkpoint: Checkpoint,
     support: Annotated[
         Path, typer.Option(help="Folder, zip or tar that holds a folder of a few pictures for each class.")
     ],
     query: Annotated[Path, typer.Option(help="A picture, or a folder, zip or tar of pictures, to classify.")],
-    output: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.table,
+    output: AsFormat = Format.table,
     skip_corrupt: SkipCorrupt = False,
     save: Annotated[
         Path | None,
@@ -34,6 +38,9 @@ def predict(
     ] = None,
     own_recipe: OwnRecipe = None,
     place: Place = None,
+    as_json: AsJson = False,
+    out: ResultsOut = None,
+    force: Force = False,
 ) -> None:
     """Tell your own pictures apart, from a handful of labelled ones. No training."""
     from quickstudy.cli.terminal import Terminal, table
@@ -43,6 +50,10 @@ def predict(
     from quickstudy.recipes import weights
     from quickstudy.training.predict import predict_folders
 
+    results_to(ctx, out, force)
+    output = Format.json if as_json else output
+    if save:
+        free(save, force)
     learner, manifest = weights.load_learner(checkpoint, recipe=own_recipe)
     form = weights.recipe_of(manifest, own_recipe).item_format if own_recipe else None
     if form is None or place:

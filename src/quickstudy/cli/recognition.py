@@ -7,15 +7,35 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from quickstudy.cli.gallery import gallery_app
-from quickstudy.cli.options import AsJson, Far, GalleryPath, Model, Place, SkipCorrupt, existing_gallery
+from quickstudy.cli.options import (
+    AsFormat,
+    AsJson,
+    Far,
+    Force,
+    Format,
+    GalleryPath,
+    Model,
+    Place,
+    ResultsOut,
+    SkipCorrupt,
+    UsageError,
+    existing_gallery,
+    results_to,
+)
 from quickstudy.core.wording import plural, shown
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from quickstudy.data.formats.archives import File
     from quickstudy.recognition.recognizer import Decision, Enrollment, Recognizer
 
 
 PANEL = "Recognition: enroll, verify, identify"
+PROBABILITY = (
+    "probability: that the sample is of this name, had that been as likely as not before; unknowns have none"
+)
+SHARES = "of several names above their thresholds: which of them it is, if it is one of these"
 REJECTED = 3
 """Exit code of `verify` for a rejected sample; 1 and 2 are errors."""
 
@@ -58,7 +78,7 @@ def enroll(
 
     folders = [p for p in samples if is_folder(p)]
     if name is None and (len(samples) > 1 or not folders):
-        raise ValueError(
+        raise UsageError(
             "give the name to enroll the files under by --name, or one folder with a subfolder for each name"
         )
     recognizer = Recognizer(model, gallery, place=place)
@@ -72,6 +92,7 @@ def enroll(
         print_json(_listed(done))
     else:
         console.print(_summary(done), highlight=False, soft_wrap=True)
+    _warn(done.warnings)
 
 
 def verify(
@@ -106,6 +127,7 @@ def verify(
 
 
 def identify(
+    ctx: typer.Context,
     samples: Annotated[list[Path], typer.Argument(help="Files, or folders or archives of files.")],
     top: Annotated[int, typer.Option(min=1, help="Number of candidates to show.")] = 3,
     unknown: Annotated[
@@ -119,42 +141,113 @@ def identify(
     far: Far = None,
     place: Place = None,
     as_json: AsJson = False,
+    output: AsFormat = Format.table,
+    out: ResultsOut = None,
+    force: Force = False,
 ) -> None:
     """Identify each sample: name the enrolled person, word or sound, or say that it is unknown."""
     from quickstudy.cli.terminal import table
-    from quickstudy.core.consoles import console, print_json
+    from quickstudy.core.consoles import console, print_csv, print_json
     from quickstudy.recognition.recognizer import Recognizer
 
+    results_to(ctx, out, force)
+    output = Format.json if as_json else output
     recognizer = Recognizer(model, existing_gallery(gallery), far, place)
     files = _files_of(recognizer, samples)
+    if not unknown and not recognizer.calibration_if_any():
+        _print_nearest(recognizer, files, top, together, output)
+        return
     found = recognizer.identify(files, top, together)
-    answers = [i.name if unknown else i.candidates[0].name for i in found]
+    # below the threshold the nearest name is given all the same, if nobody is to be unknown
+    names = [list(i.names) or ([] if unknown else [i.candidates[0].name]) for i in found]
     if unknown:
         _warn_of_support(recognizer, [i.candidates[0] for i in found])
     doubts = [recognizer.embedder.doubts(i.file) if i.name is None else [] for i in found]
-    if as_json:
+    if output is Format.json:
         rows = [
-            {"file": str(i.file), "name": answer, "candidates": [asdict(c) for c in i.candidates]}
-            | {"doubts": why}
-            for i, answer, why in zip(found, answers, doubts, strict=True)
+            {
+                "file": str(i.file),
+                "name": next(iter(of), None),
+                "names": i.shares,
+                "candidates": [asdict(c) for c in i.candidates],
+                "doubts": why,
+            }
+            for i, of, why in zip(found, names, doubts, strict=True)
         ]
         print_json(rows)
+        return
+    if output is Format.csv:
+        lines = [["file", "name", "nearest", "score", "threshold", "probability"]]
+        for i, of in zip(found, names, strict=True):
+            best = i.candidates[0]
+            numbers = (best.score, best.threshold, best.probability)
+            lines.append([str(i.file), " or ".join(of), best.name, *map(repr, numbers)])
+        print_csv(lines)
         return
     rows = table(
         "sample", "name", "score", "threshold", "probability", "next", wraps=("sample", "name", "next")
     )
-    for i, answer, why in zip(found, answers, doubts, strict=True):
-        best, others = i.candidates[0], i.candidates[1:]
-        nearest = f" (nearest {best.name})" if answer is None else ""
+    for i, of, why in zip(found, names, doubts, strict=True):
+        best, others = i.candidates[0], [c for c in i.candidates[1:] if c.name not in i.shares]
+        score, threshold = apart(best.score, best.threshold)
+        shares = "\n".join(f"{n} {share:.0%}" for n, share in i.shares.items())
+        answer = " or ".join(of) if of else f"unknown (nearest {best.name})"
         rows.add_row(
             shown(i.file.name),
-            "\n".join(map(shown, [f"{answer or 'unknown'}{nearest}", *why])),
-            f"{best.score:.3f}",
-            f"{best.threshold:.3f}",
-            f"{best.probability:.1%}",
+            "\n".join(map(shown, [answer, *why])),
+            score,
+            threshold,
+            shares if len(i.shares) > 1 else f"{best.probability:.1%}" if of else "",
             "\n".join(shown(f"{c.name} {c.score:.3f}") for c in others),
         )
     console.print(rows)
+    console.print(PROBABILITY, highlight=False, soft_wrap=True)
+    if any(len(i.shares) > 1 for i in found):
+        console.print(SHARES, highlight=False, soft_wrap=True)
+
+
+def apart(score: float, threshold: float) -> tuple[str, str]:
+    """Score and threshold with three digits, or as many as tell them apart.
+
+    Args:
+        score: Score of a sample.
+        threshold: Threshold that it is compared with.
+    """
+    digits = next((d for d in range(3, 17) if f"{score:.{d}f}" != f"{threshold:.{d}f}"), 3)
+    return f"{score:.{digits}f}", f"{threshold:.{digits}f}"
+
+
+def _print_nearest(
+    recognizer: "Recognizer", files: "list[File]", top: int, together: bool, output: Format
+) -> None:
+    """The nearest names and their scores, of a model without thresholds."""
+    from quickstudy.cli.terminal import table
+    from quickstudy.core.consoles import console, print_csv, print_json
+    from quickstudy.recognition.gallery.pooling import score_of
+
+    energy = recognizer.embedder.energy
+    found = [
+        (file, [(m.name, score_of(m.distance, energy)) for m in matches])
+        for file, matches in recognizer.nearest(files, top, together)
+    ]
+    if output is Format.json:
+        listed = [
+            {
+                "file": str(file),
+                "name": matches[0][0],
+                "candidates": [{"name": name, "score": score} for name, score in matches],
+            }
+            for file, matches in found
+        ]
+        print_json(listed)
+    elif output is Format.csv:
+        print_csv([["file", "name", "score"], *([str(f), m[0][0], repr(m[0][1])] for f, m in found)])
+    else:
+        rows = table("sample", "nearest", "score", "next", wraps=("sample", "nearest", "next"))
+        for file, matches in found:
+            others = "\n".join(f"{name} {score:.3f}" for name, score in matches[1:])
+            rows.add_row(*map(shown, (file.name, matches[0][0], f"{matches[0][1]:.3f}", others)))
+        console.print(rows)
 
 
 def calibrate(
@@ -193,6 +286,13 @@ def calibrate(
         Path | None, typer.Option(help="Folder of the data sets.", show_default=False)
     ] = None,
     place: Place = None,
+    copy: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for a calibrated copy, as models that ship are not written to.", show_default=False
+        ),
+    ] = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Choose the thresholds on identities that were not trained on, and store them in the checkpoint.
@@ -200,11 +300,11 @@ def calibrate(
     By default these are the validation classes of the model's own data; or give --images or --audio.
     """
     from quickstudy.cli.terminal import Terminal
-    from quickstudy.core.consoles import console, messages, print_json
+    from quickstudy.core.consoles import console, print_json
     from quickstudy.recognition.measure import calibrate_model
 
     if images and audio:
-        raise ValueError("--images and --audio can't both be: a model takes one of them")
+        raise UsageError("--images and --audio can't both be: a model takes one of them")
     display = Terminal()
     made, poolings = calibrate_model(
         model,
@@ -216,10 +316,11 @@ def calibrate(
         place=place,
         seed=seed,
         skip_corrupt=skip_corrupt,
+        copy=copy,
+        force=force,
         display=display,
     )
-    for warning in made.warnings:
-        messages.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+    _warn(made.warnings)
     if as_json:
         print_json(made.as_dict() | poolings.as_dict())
     else:
@@ -241,6 +342,7 @@ def report(
         Path | None, typer.Option(help="Folder of the data sets.", show_default=False)
     ] = None,
     place: Place = None,
+    force: Force = False,
 ) -> None:
     """Measure how well a model recognizes identities it has never seen, and write a report as one HTML page.
 
@@ -249,7 +351,10 @@ def report(
     from quickstudy.cli.terminal import Terminal
     from quickstudy.core.consoles import console
     from quickstudy.recognition.measure import report_on
+    from quickstudy.recognition.report.html import is_report
 
+    if images and audio:
+        raise UsageError("--images and --audio can't both be: a model takes one of them")
     made = report_on(
         model,
         folder=images or audio,
@@ -259,6 +364,10 @@ def report(
         skip_corrupt=skip_corrupt,
         display=Terminal(),
     )
+    if out.exists() and not force and not is_report(out):
+        raise FileExistsError(
+            f"{out} is there already, and no report: name another --out, or replace it by --force"
+        )
     made.save(out)
     console.print(str(made), highlight=False, soft_wrap=True)
     console.print(str(out), highlight=False, soft_wrap=True)
@@ -275,6 +384,13 @@ def _files_of(recognizer: "Recognizer", samples: list[Path]) -> "list[File]":
             raise ValueError(f"{path} holds no {item_format.noun}")
         files += found
     return files
+
+
+def _warn(sentences: "Iterable[str]") -> None:
+    from quickstudy.core.consoles import messages
+
+    for sentence in sentences:
+        messages.print(f"warning: {sentence}", highlight=False, soft_wrap=True)
 
 
 def _warn_of_support(recognizer: "Recognizer", decisions: "list[Decision]", to_verify: bool = False) -> None:
@@ -300,10 +416,8 @@ def _warn_of_support(recognizer: "Recognizer", decisions: "list[Decision]", to_v
 
 
 def _figures(decision: Any) -> str:
-    return (
-        f"score {decision.score:.3f}, threshold {decision.threshold:.3f}, "
-        f"probability {decision.probability:.1%}"
-    )
+    score, threshold = apart(decision.score, decision.threshold)
+    return f"score {score}, threshold {threshold}, probability {decision.probability:.1%}"
 
 
 def _summary(done: "Enrollment") -> str:
@@ -316,7 +430,7 @@ def _summary(done: "Enrollment") -> str:
         parts.append(f"{len(done.refused)} refused")
     lines = [", ".join(parts)]
     lines += [shown(f"refused: {r.file}: {r.reason}") for r in done.refused]
-    lines += [shown(f"look again: {r.file} {r.reason}") for r in done.likely_mislabelled]
+    lines += [shown(f"look again: {r.file} {r.reason}") for r in (*done.likely_mislabelled, *done.elsewhere)]
     return "\n".join(lines)
 
 
@@ -326,6 +440,8 @@ def _listed(done: "Enrollment") -> dict[str, Any]:
         "known": done.known,
         "refused": [{"file": str(r.file), "reason": r.reason} for r in done.refused],
         "likely_mislabelled": [{"file": str(r.file), "reason": r.reason} for r in done.likely_mislabelled],
+        "elsewhere": [{"file": str(r.file), "reason": r.reason} for r in done.elsewhere],
+        "warnings": done.warnings,
     }
 
 
@@ -335,5 +451,5 @@ def _cost(text: str | None) -> tuple[float, float, float] | None:
     try:
         false_accept, false_reject, prior = map(float, text.split(","))
     except ValueError:
-        raise ValueError(f"--cost {text} is not of the form 10,1,0.01: two costs and a prior") from None
+        raise UsageError(f"--cost {text} is not of the form 10,1,0.01: two costs and a prior") from None
     return false_accept, false_reject, prior

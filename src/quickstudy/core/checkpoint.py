@@ -41,13 +41,14 @@ class Adjusts(Protocol):
         ...
 
 
-def save(path: str | Path, tensors: Mapping[str, Tensor], manifest: Manifest) -> None:
+def save(path: str | Path, tensors: Mapping[str, Tensor], manifest: Manifest, readable: bool = True) -> None:
     """Write a checkpoint and the readable copy of its manifest.
 
     Args:
         path: Path of the checkpoint, ending in `.safetensors`.
         tensors: Tensors by name.
         manifest: Facts about the tensors, as values that JSON can hold.
+        readable: Whether to write the readable copy beside it as well.
 
     Raises:
         OSError: If a file can't be written; an existing checkpoint is then unchanged.
@@ -58,7 +59,23 @@ def save(path: str | Path, tensors: Mapping[str, Tensor], manifest: Manifest) ->
     clones = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
     blob = safetensors.torch.save(clones, {MANIFEST: text, DIGEST: digest_of(clones, text)})
     write_whole(path, blob)
-    write_whole(path.with_suffix(".json"), (json.dumps(_readable(manifest), indent=2) + "\n").encode())
+    if readable:
+        write_whole(path.with_suffix(".json"), (json.dumps(_readable(manifest), indent=2) + "\n").encode())
+
+
+def has_copy(path: Path, manifest: Manifest) -> bool:
+    """Whether the readable copy of a manifest lies beside a checkpoint, and not another file of that name.
+
+    Args:
+        path: Path of the checkpoint.
+        manifest: Manifest that the checkpoint has.
+    """
+    try:
+        return json.loads(path.with_suffix(".json").read_bytes()) == json.loads(
+            json.dumps(_readable(manifest))
+        )
+    except (OSError, ValueError):
+        return False
 
 
 def digest_of(tensors: Mapping[str, Tensor], manifest: str) -> str:

@@ -213,6 +213,15 @@ def find(name_or_path: str | os.PathLike[str]) -> Path:
     return path
 
 
+def ships(path: Path) -> bool:
+    """Whether a file is one of the models that ship with the library, by whatever path.
+
+    Args:
+        path: Path of a checkpoint.
+    """
+    return path.exists() and any(path.samefile(shipped) for shipped in models().values())
+
+
 def models() -> dict[str, Path]:
     """The trained models that ship with the library, by name."""
     folder = Path(str(resources.files("quickstudy") / "recipes" / "shipped"))

@@ -17,7 +17,15 @@ from quickstudy.core.arrays import Float64Array
 from quickstudy.core.wording import plural
 from quickstudy.metric.verification import verification
 from quickstudy.recognition.gallery.pooling import Pooling
-from quickstudy.recognition.pairs import Interval, Pairs, Resamples, Scorer, checked, score_pairs
+from quickstudy.recognition.pairs import (
+    Interval,
+    Pairs,
+    Resamples,
+    Scorer,
+    checked,
+    jackknife_interval,
+    score_pairs,
+)
 
 Cost = tuple[float, float, float]
 """Cost of a false accept, cost of a false reject, prior of a genuine pair."""
@@ -28,6 +36,8 @@ TABLE_SAMPLES = (1, 2, 3, 5, 10)
 """Default numbers of enrolled samples to make tables for."""
 EXPECTED = 3
 """Minimum number of accepted impostor pairs for a threshold to be trusted."""
+TRIED = 1000
+"""Largest number of enrolled samples whose pairs are tried at a threshold."""
 FEW = 10
 """Number of identities below which intervals are rough, and a warning says so."""
 
@@ -311,6 +321,85 @@ def calibrate(
         )
     warnings = [sentence for t in tables for sentence in _warnings(t)]
     return Calibration(tables[0].far, cost, tuple(tables), tuple(warnings), seed, pooling)
+
+
+def refuse_worse(own: Calibration, before: Calibration | None, of: str) -> None:
+    """Refuse thresholds that are worse than those they would replace; one rule for all that is calibrated.
+
+    They are worse if they are of too few identities or pairs to measure them at all, or if they are of fewer
+    identities than the others and let in more at the same FAR. Where there are none yet all are welcome.
+
+    Args:
+        own: Thresholds that were measured.
+        before: Thresholds in use; None if there are none.
+        of: What they were measured on, for the message, such as "the 24 samples of 8 names in people.db".
+
+    Raises:
+        ValueError: If they are worse.
+    """
+    if before is None:
+        return
+    first, far = own.tables[0], f"a FAR of {100 * own.far:.3g} %"
+    if first.identities < FEW or not first.supports(own.far):
+        needed = f", and {math.ceil(EXPECTED / own.far)} pairs of different ones" if own.far else ""
+        raise ValueError(
+            f"{of} are too few to measure thresholds for {far}: it takes {FEW} names{needed}; bring more, "
+            "ask for a "
+            "higher FAR, or take them nevertheless by --force (force=True). The thresholds stay as they are"
+        )
+    others, ours = before.tables[0].identities, own.threshold()
+    theirs = before.threshold(far=min(own.far, 0.5))
+    if first.identities < others and ours < theirs:
+        raise ValueError(
+            f"{of} would lower the threshold for {far} from {theirs:.4g}, measured on {others} identities, "
+            "to "
+            f"{ours:.4g}, on {first.identities}: bring more, or take it by --force (force=True). The "
+            "thresholds "
+            "stay as they are"
+        )
+
+
+def warning_of_enrolled(
+    calibration: Calibration,
+    embeddings: npt.NDArray[Any],
+    labels: npt.NDArray[Any],
+    scorer: Scorer,
+    far: float | None = None,
+) -> str | None:
+    """Whether enrolled names reach each other's threshold more often than strangers were to.
+
+    They do where thresholds were measured on data of another kind, such as other recordings.
+
+    Args:
+        calibration: Thresholds in use.
+        embeddings: Embeddings [I, D] of the enrolled samples.
+        labels: Name of each sample, [I].
+        scorer: Scorer that the thresholds are for.
+        far: False-accept rate that is asked for instead of the target.
+
+    Returns:
+        A sentence, if the lower end of the 95 % interval of the FAR is above what is aimed at; else None.
+    """
+    if len(labels) > TRIED:
+        kept = np.sort(np.random.default_rng(0).choice(len(labels), TRIED, replace=False))
+        embeddings, labels = embeddings[kept], labels[kept]
+    aimed = far or calibration.far
+    if not aimed or len(np.unique(labels)) < 3:
+        return None
+    first, second = np.triu_indices(len(labels), 1)
+    apart = labels[first] != labels[second]
+    first, second = first[apart], second[apart]
+    hits = scorer(embeddings[:, None], embeddings)[first, second] >= calibration.threshold(far=far)
+    low, high = jackknife_interval(hits, np.stack([labels[first], labels[second]], 1))
+    if low <= aimed:
+        return None
+    return (
+        f"{100 * hits.mean():.2g} % of the pairs of different names enrolled here reach the threshold (95 %: "
+        f"{_percent(low)} … {_percent(high)} %), where {100 * aimed:.3g} % of strangers are to: it was "
+        "measured on "
+        "another kind of data, and strangers will be let in; measure it on your own, by quickstudy gallery "
+        "calibrate, or calibrate with --images or --audio"
+    )
 
 
 def usable_samples(labels: npt.NDArray[Any], samples: Sequence[int]) -> list[int]:

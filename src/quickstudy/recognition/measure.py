@@ -1,6 +1,7 @@
 """Calibration of a model, and the report on it, from the data it is tried on."""
 
-from dataclasses import dataclass
+import hashlib
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,10 @@ from quickstudy.data.datasets.folders import class_folders
 from quickstudy.data.formats.audio import Place
 from quickstudy.data.pool import ClassPool
 from quickstudy.recipes import weights as recipes_weights
-from quickstudy.recognition.calibration import Calibration, Cost, calibrate
+from quickstudy.recognition.calibration import Calibration, Cost, calibrate, refuse_worse
 from quickstudy.recognition.embedder import Embedder, Vectors
 from quickstudy.recognition.gallery.pooling import Pooling
-from quickstudy.recognition.pairs import pooled_scores
+from quickstudy.recognition.pairs import Distinct, distinct, pooled_scores
 from quickstudy.recognition.pooling_choice import Poolings, compare_poolings
 from quickstudy.recognition.recognizer import CALIBRATION
 from quickstudy.recognition.report.report import RecognitionReport, recognition_report
@@ -74,6 +75,8 @@ def calibrate_model(
     place: Place | None = None,
     seed: int = 0,
     skip_corrupt: bool = False,
+    copy: Path | None = None,
+    force: bool = False,
     display: Display,
 ) -> tuple[Calibration, Poolings]:
     """Choose the thresholds of a model, and write them into the manifest of its checkpoint.
@@ -94,27 +97,33 @@ def calibrate_model(
             training.
         seed: Seed of the random choice of enrolled samples.
         skip_corrupt: Whether to leave out files of the folder that can't be read, with a warning.
+        copy: Folder for a copy of the checkpoint, into which the thresholds are written instead.
+        force: Whether to replace thresholds by ones that are worse, see `refuse_worse`.
         display: Display that shows the progress.
 
     Returns:
         The calibration, and the error rates by which the pooling was chosen.
 
     Raises:
-        ValueError: If the model ships with the library, was trained on its validation classes and no folder
-            is given, or as in `calibrate`.
+        ValueError: If the model ships with the library and no copy is to be made, was trained on its
+            validation classes and no folder is given, thresholds would become worse, or as in `calibrate`.
+        FileExistsError: If there is a checkpoint in the folder for the copy.
     """
-    if str(model) in recipes_weights.models():
+    path = recipes_weights.find(model)
+    if copy is None and recipes_weights.ships(path):
         raise ValueError(
-            f"{model} ships with the library and can't be written to: copy {recipes_weights.find(model)} and "
-            "calibrate the copy"
+            f"{model} ships with the library and can't be written to: calibrate a copy, with --copy FOLDER"
         )
+    out = copy / "best.safetensors" if copy else path
+    if copy and out.exists():
+        raise FileExistsError(f"{out} is there already: calibrate that, or name another folder for the copy")
     embedder = _embedder(model, folder, place)
     if embedder.manifest.get("trainval") and not folder:
         raise ValueError(
             f"{model} was trained on the validation classes too (trainval): calibrate it on a folder of "
             "others, with --images or --audio"
         )
-    labelled = _unseen(embedder, "validation", folder, data_root, display, skip_corrupt)
+    labelled, found = _unseen(embedder, "validation", folder, data_root, display, skip_corrupt)
     cross_source = folder is None and recipes_weights.recipe_of(embedder.manifest).cross_source
     z, labels, sources = labelled.embeddings, labelled.labels, labelled.sources if cross_source else None
     energy, poolings = embedder.energy, Poolings({}, {}, pooling)
@@ -123,11 +132,17 @@ def calibrate_model(
     pooling = poolings.chosen
     scorer = pooled_scores(energy, pooling)
     made = calibrate(z, labels, scorer, far, cost, seed=seed, sources=sources, pooling=pooling)
+    made = replace(made, warnings=found.warnings + made.warnings)
     weights, manifest = checkpoint.load(embedder.path)
+    readable = copy is not None or checkpoint.has_copy(path, manifest)
+    before = manifest.get(CALIBRATION)
+    if not force:
+        known = Calibration.from_dict(before) if before else None
+        refuse_worse(made, known, f"the {len(labels)} items of {labelled.pool.name}")
     facts = {"apart": cross_source, "data": labelled.pool.summary()}
     manifest[CALIBRATION] = made.as_dict() | poolings.as_dict() | facts
     manifest["classes"] = manifest.get("classes", {}) | {"calibration": labelled.pool.class_digests()}
-    checkpoint.save(embedder.path, weights, manifest)
+    checkpoint.save(out, weights, manifest, readable)
     return made, poolings
 
 
@@ -163,7 +178,7 @@ def report_on(
     stated = embedder.manifest.get(CALIBRATION)
     if not stated:
         raise ValueError(f"{model} has no thresholds yet: run quickstudy calibrate {model} first")
-    labelled = _unseen(embedder, "test", folder, data_root, display, skip_corrupt)
+    labelled, found = _unseen(embedder, "test", folder, data_root, display, skip_corrupt)
     facts = {
         "model": embedder.fingerprint,
         "test data": f"{labelled.pool.name}: {len(labelled.pool)} identities, {len(labelled.labels)} items",
@@ -172,6 +187,8 @@ def report_on(
         "samples of a name": stated["pooling"],
         "seed": str(seed),
     }
+    if found.warnings:
+        facts["copies"] = "; ".join(found.warnings)
     return recognition_report(
         f"Recognition: {embedder.recipe}",
         labelled.embeddings,
@@ -198,7 +215,8 @@ def _unseen(
     data_root: str | Path | None,
     display: Display,
     skip_corrupt: bool,
-) -> EmbeddedPool:
+) -> tuple[EmbeddedPool, Distinct]:
+    """The embedded items, each content once a name, and what was found twice."""
     with display.counting("decoding") as progress:
         if folder:
             every = (0.0, 0.0, 1.0)
@@ -207,4 +225,11 @@ def _unseen(
             recipe = recipes_weights.recipe_of(embedder.manifest)
             pool = recipe.pool(root=data_root, progress=progress).split(split)
     with display.counting("embedding") as progress:
-        return embed_pool(embedder, pool, progress)
+        whole = embed_pool(embedder, pool, progress)
+    contents = [
+        hashlib.blake2b(pool.items[i].tobytes(), digest_size=16).digest() for i in pool.indices.tolist()
+    ]
+    found = distinct(contents, whole.labels)
+    sources = None if whole.sources is None else whole.sources[found.kept]
+    once = EmbeddedPool(whole.embeddings[found.kept], whole.labels[found.kept], sources, pool)
+    return once, found

@@ -5,12 +5,13 @@ of one identity, an impostor pair of two. Letters beside those of `core/episode.
 enrolled names, n samples of a name, B probes, P pairs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import t as student
 
 from quickstudy.core.arrays import Float64Array, IntArray
 from quickstudy.core.kernels.sizes import sizes_on
@@ -182,6 +183,93 @@ def draw_enrollment(
     left = np.ones(len(labels), bool)
     left[enrolled] = False
     return enrolled, np.flatnonzero(left)
+
+
+@dataclass(frozen=True)
+class Distinct:
+    """Items without their copies: what lies twice under one name would match itself.
+
+    Args:
+        kept: Indices of the items that count: the first of each content of a name, ascending.
+        copies: Number of items left out.
+        shared: Names that hold the same content, a tuple of them for each such content.
+    """
+
+    kept: IntArray
+    copies: int
+    shared: tuple[tuple[str, ...], ...]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences on what was found; none if every item is there once."""
+        said: list[str] = []
+        if self.copies:
+            said.append(f"{self.copies} of the items are copies of others of their name, and count once")
+        if self.shared:
+            names = "; ".join(" and ".join(repr(n) for n in names) for names in self.shared[:3])
+            more = "; …" if len(self.shared) > 3 else ""
+            said.append(
+                f"{len(self.shared)} items lie under several names ({names}{more}), which makes strangers "
+                "of one: "
+                "leave each under its own"
+            )
+        return tuple(said)
+
+
+def distinct(contents: Sequence[bytes], labels: npt.ArrayLike) -> Distinct:
+    """Find items that are there more than once.
+
+    Args:
+        contents: Content of each item, or a digest of it, [I].
+        labels: Identity of each item, [I].
+
+    Example:
+        >>> distinct([b"a", b"a", b"b", b"a"], ["Ada", "Ada", "Ada", "Bob"]).warnings[0]
+        '1 of the items are copies of others of their name, and count once'
+    """
+    kept: list[int] = []
+    names_of: dict[bytes, dict[str, None]] = {}
+    for i, (content, label) in enumerate(zip(contents, np.asarray(labels).tolist(), strict=True)):
+        names = names_of.setdefault(content, {})
+        if str(label) not in names:
+            kept.append(i)
+        names[str(label)] = None
+    shared = tuple(tuple(names) for names in names_of.values() if len(names) > 1)
+    return Distinct(np.array(kept, np.int64), len(contents) - len(kept), shared)
+
+
+def jackknife_interval(hits: npt.NDArray[np.bool_], identities: IntArray) -> Interval:
+    r"""Jackknife 95 % interval of the share of hits among pairs, for few identities.
+
+    Each identity i is left out in turn, with all its pairs:
+
+    $$s \pm t_{k-1} \sqrt{\tfrac{k - 1}{k} \sum_i (s_{-i} - \bar s_{-\cdot})^2}$$
+
+    with Student's t, so that of three or five identities, too, it is wide enough.
+
+    Args:
+        hits: Whether each pair is a hit, [P].
+        identities: Identities of the two sides of each pair, [P, 2], at least three in all.
+
+    Returns:
+        Lower and upper end, in [0, 1].
+
+    Reference: J. N. Arvesen: "Jackknifing U-statistics", Annals of Mathematical Statistics 40, 1969.
+    """
+    _, at = np.unique(identities, return_inverse=True)
+    at = at.reshape(-1, 2)
+    k = int(at.max()) + 1
+    of_pairs = np.bincount(at.ravel(), minlength=k)
+    of_hits = np.bincount(at[hits].ravel(), minlength=k)
+    left = len(hits) - of_pairs
+    without = (hits.sum() - of_hits)[left > 0] / left[left > 0]
+    share, k = float(hits.mean()), len(without)
+    if k < 2:
+        return 0.0, 1.0
+    margin = float(
+        student.ppf(0.975, k - 1) * np.sqrt((k - 1) / k * np.square(without - without.mean()).sum())
+    )
+    return max(0.0, share - margin), min(1.0, share + margin)
 
 
 def _thinned(labels: IntArray, samples: int, rng: np.random.Generator) -> IntArray:

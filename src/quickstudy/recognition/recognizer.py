@@ -1,10 +1,10 @@
 """Recognizer: enroll, verify and identify, with a calibrated threshold and "unknown" as an answer."""
 
-import math
-import unicodedata
+import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,18 +13,22 @@ from quickstudy.core.progress import ProgressCallback
 from quickstudy.data.datasets.folders import find_files
 from quickstudy.data.formats.archives import File, Member
 from quickstudy.data.formats.audio import Place
-from quickstudy.recognition.calibration import EXPECTED, FEW, Calibration, calibrate
+from quickstudy.recipes import weights
+from quickstudy.recognition.calibration import Calibration, calibrate, refuse_worse, warning_of_enrolled
 from quickstudy.recognition.embedder import Embedder, Refusal, Vectors
 from quickstudy.recognition.gallery.gallery import Gallery
+from quickstudy.recognition.gallery.naming import checked_name, look_alikes
 from quickstudy.recognition.gallery.pooling import Pooling, means_of, nearness, score_of, unit
 from quickstudy.recognition.gallery.records import Match
-from quickstudy.recognition.pairs import pooled_scores
+from quickstudy.recognition.pairs import distinct, pooled_scores
 
 Files = str | File | Sequence[str | File]
 MODEL, CALIBRATION = "model", "calibration"
 """Keys of a gallery's settings: the model it is used with, and its own calibration."""
 CHECKED = 50_000
-"""Largest number of samples of a gallery that is checked for mislabelled ones, which takes time."""
+"""Largest number of samples of a gallery that is checked when somebody is enrolled, which takes time."""
+RIVALS = 5
+"""Number of nearest names that are asked for at least, to see whether several reach their thresholds."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +42,16 @@ class Enrollment:
         likely_mislabelled: Files that may be mislabelled: they are nearer to the mean of another name than to
             that of the other samples of their own and, with thresholds, would be accepted as that name and
             not as their own.
+        elsewhere: Files whose content is enrolled under another name, too.
+        warnings: Sentences on names that look alike, and on thresholds that don't hold for what is enrolled.
     """
 
     added: dict[str, int]
     known: int
     refused: list[Refusal]
     likely_mislabelled: list[Refusal]
+    elsewhere: list[Refusal] = field(default_factory=list[Refusal])
+    warnings: list[str] = field(default_factory=list[str])
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,24 @@ class Identity:
     name: str | None
     candidates: list[Decision]
 
+    @property
+    def shares(self) -> dict[str, float]:
+        """Of each accepted name, the probability that it is this one of them: odds among them.
+
+        They suppose that the sample is of one of these names, each as likely as any other beforehand.
+        Empty for "unknown"; 1 if a single name is accepted.
+        """
+        if self.name is None:
+            return {}
+        accepted = [c for c in self.candidates if c.accepted]
+        odds = [c.probability / max(1 - c.probability, 1e-15) for c in accepted]
+        return {c.name: o / sum(odds) for c, o in zip(accepted, odds, strict=True)}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The accepted names, likeliest first: several, where the thresholds don't tell them apart."""
+        return tuple(sorted(self.shares, key=lambda name: -self.shares[name]))
+
 
 class Recognizer:
     """A trained encoder, a gallery of enrolled samples, and calibrated thresholds.
@@ -118,9 +144,8 @@ class Recognizer:
     ) -> None:
         if far is not None and not 0 < far <= 0.5:
             raise ValueError(f"far is {far}: it must be above 0 and at most 0.5; it is a share, 0.01 is 1 %")
-        if model is None:
-            model = _model_of(gallery)
-        self.embedder, self.far = Embedder(model, place), far
+        self.embedder = _embedder_of(gallery, place) if model is None else Embedder(model, place)
+        self.far = far
         self.gallery = Gallery(
             gallery, encoder=self.embedder.fingerprint, cosine=self.embedder.energy == "cosine"
         )
@@ -137,15 +162,20 @@ class Recognizer:
         Raises:
             ValueError: If there is neither.
         """
-        found = self._calibration_if_any()
+        found = self.calibration_if_any()
         if not found:
+            name, copy = self.embedder.name, ""
+            if weights.ships(self.embedder.path):
+                copy = " --images DIR --copy FOLDER, and use the copy in FOLDER as the model"
             raise ValueError(
-                f"{self.embedder.name} has no thresholds yet: measure them on people, words or sounds that "
-                f"it wasn't trained on, by quickstudy calibrate {self.embedder.path}"
+                f"{name} has no thresholds yet: measure them on people, words or sounds that it wasn't "
+                "trained on, "
+                f"by quickstudy calibrate {shlex.quote(name)}{copy}"
             )
         return found
 
-    def _calibration_if_any(self) -> Calibration | None:
+    def calibration_if_any(self) -> Calibration | None:
+        """Calibration of the gallery, or else of the model, or None."""
         own = self.gallery.get_setting(CALIBRATION) if self.gallery.exists() else None
         found = own or self.embedder.manifest.get(CALIBRATION)
         return Calibration.from_dict(found) if found else None
@@ -186,12 +216,11 @@ class Recognizer:
         return self._enroll(find_files(Path(root), self.embedder.format), progress)
 
     def _enroll(self, files: dict[str, list[File]], progress: ProgressCallback | None) -> Enrollment:
-        # the gallery keeps names in NFC; some file systems return another form of Unicode
-        files = {unicodedata.normalize("NFC", name): paths for name, paths in files.items()}
-        before, calibration = self._counts() if self.gallery.exists() else {}, self._calibration_if_any()
+        before, calibration = self._counts() if self.gallery.exists() else {}, self.calibration_if_any()
+        files, refused = _by_name(files)
         name_of = {path: name for name, paths in files.items() for path in paths}
-        refused: list[Refusal] = []
         used: list[tuple[str, File, Vectors]] = []
+        digests: list[str] = []
         for batch in self.embedder.batches(list(files.values()), progress):
             refused += batch.refused
             if not batch.files:
@@ -199,37 +228,64 @@ class Recognizer:
             rows = zip(batch.files, batch.embeddings, batch.digests, strict=True)
             samples = [(name_of[file], z, digest) for file, z, digest in rows]
             self.gallery.enroll_many(samples)
-            if not self.gallery.get_setting(MODEL):
+            if self.gallery.get_setting(MODEL) != self.embedder.name:  # it has none yet, or was moved
                 self.gallery.put_setting(MODEL, self.embedder.name)
             used += [(name, file, z) for (name, z, _), file in zip(samples, batch.files, strict=True)]
+            digests += batch.digests
         if not used:
             reasons = "; ".join(f"{r.file}: {r.reason}" for r in refused[:3])
             raise ValueError(f"none of {len(refused)} files can be enrolled: {reasons}")
         after = self._counts()
         new = {name: after.get(name, 0) - before.get(name, 0) for name in files}
         added = {name: n for name, n in new.items() if n}
-        return Enrollment(
-            added, len(used) - sum(added.values()), refused, self._likely_mislabelled(used, calibration)
+        done = Enrollment(
+            added, len(used) - sum(added.values()), refused, [], self._elsewhere(used, digests), []
         )
+        if max(len(after), sum(after.values())) > CHECKED:
+            return done
+        alike = look_alikes(files, after)
+        said = [f"{name!r} looks like {_listed(others)}, enrolled as well" for name, others in alike.items()]
+        doubtful: list[Refusal] = []
+        if len(after) > 1:
+            z, labels, names = self.gallery.embeddings()
+            if calibration:
+                scorer = pooled_scores(self.embedder.energy, calibration.pooling)
+                warning = warning_of_enrolled(calibration, z, labels, scorer, self.far)
+                said += [warning] if warning else []
+            doubtful = self._likely_mislabelled(used, calibration, z, labels, names)
+        return replace(done, likely_mislabelled=doubtful, warnings=said)
+
+    def _elsewhere(self, used: list[tuple[str, File, Vectors]], digests: list[str]) -> list[Refusal]:
+        """Files that are enrolled under another name than their own, too."""
+        names_of = self.gallery.names_of(digests)
+        others = [
+            [n for n in names_of[d] if n != name] for (name, _, _), d in zip(used, digests, strict=True)
+        ]
+        return [
+            Refusal(file, f"is enrolled as {_listed(names)}, too")
+            for (_, file, _), names in zip(used, others, strict=True)
+            if names
+        ]
 
     def _counts(self) -> dict[str, int]:
         return {entry.name: entry.samples for entry in self.gallery.names()}
 
     def _likely_mislabelled(
-        self, used: list[tuple[str, File, Vectors]], calibration: Calibration | None
+        self,
+        used: list[tuple[str, File, Vectors]],
+        calibration: Calibration | None,
+        z: Vectors,
+        labels: np.ndarray,
+        names: tuple[str, ...],
     ) -> list[Refusal]:
         """Samples nearer to the mean of another name than to that of the other samples of their own.
 
         With thresholds, only those that would be accepted as that name, and not as their own.
         """
-        names_enrolled, samples = self.gallery.size()
-        if names_enrolled < 2 or samples > CHECKED:
-            return []
-        z, labels, names = self.gallery.embeddings()
         cosine = self.embedder.energy == "cosine"
         # Euclidean distances keep their digits if the common mean is subtracted first
         origin = np.zeros(z.shape[1], z.dtype) if cosine else z.mean(0)
-        z -= origin
+        z = z - origin
         counts = np.bincount(labels, minlength=len(names))
         rows = np.split(z, np.cumsum(counts)[:-1])
         sums = np.add.reduceat(z, np.cumsum(counts) - counts, axis=0, dtype=np.float64)
@@ -310,48 +366,71 @@ class Recognizer:
         Raises:
             ValueError: If a file can't be used, or nothing is enrolled.
         """
-        paths, probes = self._probes(_paths(files), together)
-        names, calibration = self.gallery.size()[0], self.calibration
-        if not names:
-            raise ValueError(f"nothing is enrolled in {self.gallery}: enroll somebody first")
+        calibration = self.calibration
         found: list[Identity] = []
-        for path, matches in zip(paths, self.gallery.search(probes, top, calibration.pooling), strict=False):
-            candidates = [self._decide(calibration, match, names) for match in matches]
+        for path, matches in self._found(files, max(top, RIVALS), together, calibration.pooling):
+            names = self.gallery.size()[0]
+            decided = [self._decide(calibration, match, names) for match in matches]
+            candidates = decided[:top] + [c for c in decided[top:] if c.accepted]
             best = candidates[0]
             found.append(Identity(path, best.name if best.accepted else None, candidates))
         return found
 
-    def recalibrate(self, far: float | None = None) -> Calibration:
+    def nearest(self, files: Files, top: int = 5, together: bool = False) -> list[tuple[File, list[Match]]]:
+        """Find the names nearest to each sample, without deciding anything: it takes no thresholds.
+
+        Args:
+            files: Path or paths of samples.
+            top: Number of names to return for each sample.
+            together: Whether all files are of the same person, word or sound, as in `identify`.
+
+        Returns:
+            Each sample with the nearest names, nearest first; `score_of` makes a score of a distance.
+
+        Raises:
+            ValueError: If a file can't be used, or nothing is enrolled.
+        """
+        calibration = self.calibration_if_any()
+        return self._found(files, top, together, calibration.pooling if calibration else "centroid")
+
+    def _found(
+        self, files: Files, top: int, together: bool, pooling: Pooling
+    ) -> list[tuple[File, list[Match]]]:
+        if not self.gallery.size()[0]:
+            raise ValueError(f"nothing is enrolled in {self.gallery}: enroll somebody first")
+        paths, probes = self._probes(_paths(files), together)
+        return list(zip(paths, self.gallery.search(probes, top, pooling), strict=False))
+
+    def recalibrate(self, far: float | None = None, force: bool = False) -> Calibration:
         """Measure the thresholds on the enrolled samples themselves, and store them in the gallery.
 
         It takes several samples of each of many names. The thresholds stay until they are measured again.
 
         Args:
             far: Target false-accept rate, in (0, 0.5]; by default the previous target, a rate or a cost.
+            force: Whether to replace thresholds by ones that are worse, see `refuse_worse`.
 
         Returns:
             The gallery's own calibration.
 
         Raises:
-            ValueError: If names or samples are too few: by chance, the thresholds could become laxer than
-                those of the model.
+            ValueError: If names or samples are too few, or thresholds would become laxer than those of more
+                identities.
         """
         before = self.calibration
-        z, labels, _ = self.gallery.embeddings()
+        z, labels, names = self.gallery.embeddings()
+        # rounded, as the same item is embedded a little otherwise among others
+        once = distinct([row.tobytes() for row in np.round(z, 4) + 0.0], np.asarray(names)[labels])
+        z, labels = z[once.kept], labels[once.kept]
         scorer = pooled_scores(self.embedder.energy, before.pooling)
         asked = far or self.far
         if asked is None and before.cost is not None:
             own = calibrate(z, labels, scorer, cost=before.cost, pooling=before.pooling)
         else:
             own = calibrate(z, labels, scorer, asked or before.far, pooling=before.pooling)
-        first = own.tables[0]
-        if first.identities < FEW or not first.supports(own.far):
-            needed = f", and {math.ceil(EXPECTED / own.far)} pairs of different ones" if own.far else ""
-            raise ValueError(
-                f"the {len(z)} samples of {first.identities} names in {self.gallery} are too few to measure "
-                f"thresholds for a FAR of {100 * own.far:.3g} %: it takes {FEW} names{needed}; enroll more "
-                "or ask for a higher FAR. The thresholds stay as they are"
-            )
+        own = replace(own, warnings=once.warnings + own.warnings)
+        if not force:
+            refuse_worse(own, before, f"the {len(z)} samples of {len(names)} names in {self.gallery}")
         self.gallery.put_setting(CALIBRATION, own.as_dict())
         return own
 
@@ -394,11 +473,37 @@ def _paths(files: Files) -> list[File]:
     return paths
 
 
-def _model_of(gallery: str | Path) -> str:
+def _by_name(files: dict[str, list[File]]) -> tuple[dict[str, list[File]], list[Refusal]]:
+    """Files by the normal form of their names, which folders may share; those of bad names are refused."""
+    joined: dict[str, list[File]] = {}
+    refused: list[Refusal] = []
+    for name, paths in files.items():
+        try:
+            joined.setdefault(checked_name(name), []).extend(paths)
+        except ValueError as error:
+            if len(files) == 1:
+                raise
+            refused += [Refusal(path, str(error)) for path in paths]
+    return joined, refused
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = [repr(name) for name in names[:3]] + (["others"] if len(names) > 3 else [])
+    return " and ".join(shown)
+
+
+def _embedder_of(gallery: str | Path, place: Place | None) -> Embedder:
+    """The model that a gallery is used with."""
     with Gallery(gallery) as there:
         if not there.exists():
             raise FileNotFoundError(f"there is no gallery at {there} yet: name the model by --model")
         model = there.get_setting(MODEL)
     if not model:  # an imported gallery
         raise ValueError(f"{there} doesn't say which model it was enrolled with: name it by --model")
-    return model
+    try:
+        return Embedder(model, place)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{there} was enrolled with the model at {model}, and nothing is there any more: say where it "
+            "is now by --model"
+        ) from None

@@ -108,7 +108,8 @@ def predict_folders(
     names = list(files)
     if save and isinstance(learner, Adapts):
         weights = learner.adapted(labelled_items).state_dict()
-        checkpoint.save(Path(save), weights, {"classes": names, "items": item_format.as_dict()})
+        facts = {"classes": names, "items": item_format.as_dict()}
+        checkpoint.save(Path(save), weights, facts, readable=False)
     return [
         Prediction(paths[i], names[int(np.argmax(p))], dict(zip(names, p, strict=True)))
         for i, p in zip(asked, scores.softmax(-1).tolist(), strict=True)

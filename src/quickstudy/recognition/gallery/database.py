@@ -3,9 +3,11 @@
 import contextlib
 import functools
 import os
+import re
 import sqlite3
 from collections.abc import Generator
 from pathlib import Path
+from secrets import randbelow
 from typing import Any
 from urllib.parse import quote
 
@@ -23,24 +25,36 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    bindparam,
     create_engine,
     event,
     func,
     inspect,
+    select,
 )
 from sqlalchemy.engine import URL, Connection, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, InvalidatePoolError
 from sqlalchemy.pool import QueuePool
+from sqlalchemy.schema import CreateIndex
 from sqlalchemy.types import TypeEngine
 
 from quickstudy.core.files import temporary_beside
+from quickstudy.recognition.gallery.digests import digest_of
+from quickstudy.recognition.gallery.places import shown
 
 PATIENCE = 60
 """Timeout in seconds while another program writes."""
+JOURNALS = ("-journal", "-wal")
+"""Endings of files that SQLite keeps beside its own: while it writes; and in galleries of the format 1,
+where it outlived its file, and would have been taken for that of another put in the place."""
+LOCK_PATIENCE = 1
+"""Timeout in seconds of wiping, while another program of PostgreSQL vacuums or builds the index."""
 PRIVATE = 0o600
 """File mode of a gallery and its exports: only the owner may read them, as these are biometric data."""
 WIRE = np.dtype("<f4")
 """Data type of an embedding's numbers as bytes: float32, little-endian."""
+SCHEMA = 2
+"""Version of the format of galleries; raise it if older releases can't read the new format."""
 _CREATION = 7_839_221_904
 """Key of the PostgreSQL advisory lock under which tables are created."""
 
@@ -65,7 +79,8 @@ class Tables:
             Column("cosine", Boolean, nullable=False),
             # incremented by every transaction that writes, so that others see that something has changed …
             Column("revision", BigInteger, nullable=False),
-            # … by those that remove: if none has, others need to read only what is new …
+            # … by those that remove, by a random number: if it is the same, others need to read only what is
+            # new, even if a copy that has gone other ways was put in this one's place …
             Column("removals", BigInteger, nullable=False),
             # … and set to `removals` when all removed data has been overwritten
             Column("wiped", BigInteger, nullable=False),
@@ -83,9 +98,10 @@ class Tables:
             self.metadata,
             Column("id", key, primary_key=True),
             Column("name_id", key, ForeignKey("gallery_name.id", ondelete="CASCADE"), nullable=False),
-            Column("source", Text, nullable=False),
+            Column("source", Text, nullable=False, index=True),
             Column("time", BigInteger, nullable=False),  # microseconds since 1970
             Column("embedding", embedding, nullable=False),
+            Column("digest", BigInteger, nullable=False),  # of name, source, time and embedding
             UniqueConstraint("name_id", "source"),
             sqlite_autoincrement=True,
         )
@@ -94,6 +110,7 @@ class Tables:
             self.metadata,
             Column("key", Text, primary_key=True),
             Column("value", Text, nullable=False),  # JSON
+            Column("digest", BigInteger, nullable=False),  # of key and value
         )
 
     @functools.cached_property
@@ -102,6 +119,7 @@ class Tables:
         return Index(
             "gallery_nearest",
             self.sample.c.embedding,
+            postgresql_concurrently=True,
             postgresql_using="hnsw",
             postgresql_ops={"embedding": "vector_l2_ops"},
         )
@@ -130,8 +148,10 @@ class Database:
             ) from None
 
     def __str__(self) -> str:
-        """The path, or the URL without its password."""
-        return str(self.path or self._url.render_as_string(hide_password=True))
+        """The path, or the URL without its password and what else it says after a question mark."""
+        if self.path:
+            return str(self.path)
+        return shown(self._url.set(query={}).render_as_string(hide_password=True), _secrets(self._url))
 
     def exists(self) -> bool:
         """Whether the database holds a gallery.
@@ -184,7 +204,8 @@ class Database:
             removes: Whether it removes or renames something, so that readers must read all samples again.
         """
         row = self.tables.gallery
-        changed = row.update().values(revision=row.c.revision + 1, removals=row.c.removals + int(removes))
+        more = 1 + randbelow(2**32) if removes else 0
+        changed = row.update().values(revision=row.c.revision + 1, removals=row.c.removals + more)
         with (
             self._told(),
             self.engine.connect().execution_options(quickstudy_writes=True) as c,
@@ -193,29 +214,90 @@ class Database:
             # PostgreSQL makes other writers wait here; SQLite has done so at the beginning
             c.execute(changed)
             yield c
+            if self.path and _stamp(self.path)[:2] != vars(c.connection.driver_connection)["stamp"][:2]:
+                raise FileNotFoundError(
+                    f"{self} was replaced while it was written to, and nothing was written: try again"
+                )
+
+    def wiped(self) -> bool:
+        """Whether the files were rewritten since something was removed."""
+        row = self.tables.gallery
+        with self.reading() as c:
+            return bool(c.scalar(select(row.c.removals == row.c.wiped)))
 
     def wipe(self) -> bool:
         """Overwrite what is left of removed embeddings and names on the disk, if anything.
 
         Returns:
-            Whether nothing is left; False if another program kept reading. The next call tries again.
+            Whether nothing is left; False if another program is at the same. The next call tries again.
+
+        Raises:
+            OSError: If the file can't be rewritten, as there is no room or another program kept reading.
         """
+        if self.wiped():
+            return True
         row = self.tables.gallery
         with self.reading() as c:
-            removals, wiped = c.execute(row.select().with_only_columns(row.c.removals, row.c.wiped)).one()
-        if removals == wiped:
-            return True
+            removals = c.scalar(select(row.c.removals))
         if not self._vacuumed():
             return False
         with self.writing() as c:
             c.execute(row.update().values(wiped=removals).where(row.c.wiped < removals))
         return True
 
+    def upgrade(self) -> None:
+        """Bring a gallery of the format 1, which had no digests, to the present one, whole or not at all."""
+        row, sample, name = self.tables.gallery, self.tables.sample, self.tables.name
+        with self.reading() as c:
+            if c.scalar(select(row.c.schema)) != 1:
+                return
+        if self.path:
+            with self._told(), contextlib.closing(self.engine.raw_connection()) as raw:
+                raw.cursor().execute("PRAGMA journal_mode = DELETE")
+        with self.writing() as c:
+            if c.scalar(select(row.c.schema)) != 1:  # another program has done it
+                return
+            for table in (sample, self.tables.setting):
+                c.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN digest BIGINT NOT NULL DEFAULT 0")
+            columns = (sample.c.id, name.c.name, sample.c.source, sample.c.time, sample.c.embedding)
+            rows = c.execute(select(*columns).join_from(sample, name)).all()
+            for table, key, digests in (
+                (sample, sample.c.id, {i: digest_of(*content) for i, *content in rows}),
+                (
+                    self.tables.setting,
+                    self.tables.setting.c.key,
+                    {k: digest_of(k, v) for k, v, _ in c.execute(self.tables.setting.select())},
+                ),
+            ):
+                signed = table.update().where(key == bindparam("at")).values(digest=bindparam("new"))
+                if digests:
+                    c.execute(signed, [{"at": at, "new": new} for at, new in digests.items()])
+            for index in sample.indexes:
+                index.create(c, checkfirst=True)
+            c.execute(row.update().values(schema=SCHEMA))
+
+    def indexed(self, c: Connection) -> bool:
+        """Whether PostgreSQL's index of the samples is there, and whole.
+
+        Args:
+            c: Connection with an open transaction.
+        """
+        valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('gallery_nearest')"
+        return bool(c.exec_driver_sql(valid).scalar())
+
+    def build_index(self) -> None:
+        """Build PostgreSQL's index of the samples, while others read and write."""
+        with self._told(), self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as c:
+            if self.indexed(c):
+                return
+            # one that was begun and never ended is there, but of no use
+            c.exec_driver_sql("DROP INDEX CONCURRENTLY IF EXISTS gallery_nearest")
+            c.execute(CreateIndex(self.tables.nearest))
+
     def size(self, c: Connection) -> int:
         """Size on the disk, in bytes."""
         if self.path:
-            files = (self.path, self.path.with_name(self.path.name + "-wal"))
-            return sum(f.stat().st_size for f in files if f.exists())
+            return self.path.stat().st_size
         tables = self.tables.metadata.tables
         return sum(c.scalar(func.pg_total_relation_size(name).select()) or 0 for name in tables)
 
@@ -223,17 +305,19 @@ class Database:
         with self._told():
             if not self.path:
                 with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as c:
-                    c.exec_driver_sql("VACUUM gallery_name, gallery_sample")
+                    c.exec_driver_sql(f"SET lock_timeout = '{LOCK_PATIENCE}s'")
+                    try:
+                        c.exec_driver_sql("VACUUM gallery_name, gallery_sample")
+                    except DBAPIError as error:
+                        if getattr(error.orig, "sqlstate", None) != "55P03":
+                            raise
+                        return False  # the index is being built, or another program wipes
+                    finally:
+                        c.exec_driver_sql("RESET lock_timeout")
                 return True
-            raw = self.engine.raw_connection()
-            try:
-                cursor = raw.cursor()
-                cursor.execute("VACUUM")
-                # the log still holds the old pages
-                cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                return not cursor.fetchall()[0][0]
-            finally:
-                raw.close()
+            with contextlib.closing(self.engine.raw_connection()) as raw:
+                raw.cursor().execute("VACUUM")
+            return True
 
     def _embedding(self, dimensions: int | None = None) -> TypeEngine[bytes]:
         if self.path:
@@ -243,19 +327,20 @@ class Database:
         return Vector(dimensions)
 
     def _create_file(self, path: Path, row: dict[str, Any]) -> None:
-        log = path.with_name(path.name + "-wal")
-        if log.exists() and not path.exists():
-            raise ValueError(f"{path} is gone but {log.name} is there: restore the one or delete the other")
-        with temporary_beside(path) as temporary:
-            temporary.touch(PRIVATE, exist_ok=False)
-            engine = _sqlite(temporary)
-            with contextlib.closing(engine.raw_connection()) as raw:
-                raw.cursor().execute("PRAGMA journal_mode = WAL")
-            with engine.begin() as c:
-                self._fill(c, row)
-            engine.dispose()
-            with contextlib.suppress(FileExistsError):
-                os.link(temporary, path)
+        for journal in (path.with_name(path.name + end) for end in JOURNALS):
+            if journal.exists() and not path.exists():
+                # SQLite would take its content for that of the new file
+                raise ValueError(
+                    f"{path} is gone but {journal.name} is there: restore the one or delete the other"
+                )
+        engine = create_engine("sqlite://")
+        with engine.begin() as c:
+            self._fill(c, row)
+            connection: Any = c.connection.driver_connection
+            content: bytes = connection.serialize()
+        engine.dispose()
+        with contextlib.suppress(FileExistsError):
+            _write_new(path, content)
 
     def _fill(self, c: Connection, row: dict[str, Any]) -> None:
         Tables(self._embedding(row["dimensions"])).metadata.create_all(c)
@@ -268,7 +353,7 @@ class Database:
             yield
         except (DBAPIError, sqlite3.Error) as error:
             original = error.orig if isinstance(error, DBAPIError) else error
-            known = _sqlite_error(original) if self.path else _postgres_error(original)
+            known = _sqlite_error(original) if self.path else _postgres_error(original, _secrets(self._url))
             if not known:
                 raise
             kind, message = known
@@ -276,7 +361,7 @@ class Database:
 
 
 def _url(where: str | Path) -> URL:
-    if isinstance(where, Path) or "://" not in where:
+    if isinstance(where, Path) or not re.search(r"://|^\w{2,}:/|\b(host|dbname|user|password)\s*=", where):
         return URL.create("sqlite", database=str(where))
     try:
         url = make_url(where)
@@ -286,28 +371,103 @@ def _url(where: str | Path) -> URL:
         return url
     if url and url.get_backend_name() == "postgresql":
         return url.set(drivername="postgresql+psycopg")
-    shown = url.render_as_string(hide_password=True) if url else "that"
-    raise ValueError(f"{shown} is no place for a gallery: give a file, or postgresql://USER@HOST/DATABASE")
+    told = shown(url.set(query={}).render_as_string(hide_password=True), _secrets(url)) if url else "that"
+    raise ValueError(f"{told} is no place for a gallery: give a file, or postgresql://USER@HOST/DATABASE")
+
+
+def _secrets(url: URL) -> list[str]:
+    """What is never to be shown: the password, wherever the URL has it."""
+    values = [str(url.password or "")]
+    for key, value in url.query.items():
+        if "pass" in key.lower():
+            values += [value] if isinstance(value, str) else value
+    return values
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What tells a file from another, or from itself after a change."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"there is no gallery at {path} any more: it was removed or moved while in use, and nothing is "
+            "read "
+            "or written; put it back, or open it anew to begin another"
+        ) from None
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+
+
+class _Connection(sqlite3.Connection):
+    """A connection that knows which file it was opened to."""
+
+    stamp: tuple[int, ...]
+    new = True
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    """Write a file whose name is free, whole or not at all; where the system can, nothing is left if killed.
+
+    Raises:
+        FileExistsError: If the name is taken.
+    """
+    nameless = getattr(os, "O_TMPFILE", 0)
+    if nameless:
+        with contextlib.suppress(OSError):  # some file systems can't; what else is wrong is told below
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with os.fdopen(os.open(path.parent, nameless | os.O_WRONLY, PRIVATE), "wb") as f:
+                f.write(content)
+                f.flush()
+                os.fsync(f.fileno())
+                os.link(f"/proc/self/fd/{f.fileno()}", path, follow_symlinks=True)
+                return
+    if path.exists():
+        raise FileExistsError(path)
+    with temporary_beside(path) as temporary:
+        temporary.touch(PRIVATE, exist_ok=False)
+        temporary.write_bytes(content)
+        os.link(temporary, path)
 
 
 def _sqlite(path: Path) -> Engine:
-    def connect() -> sqlite3.Connection:
-        # mode=rw: a file that was deleted is not created again, empty. isolation_level=None: the driver would
-        # begin its own transactions too late.
-        c = sqlite3.connect(
-            f"file:{quote(str(path))}?mode=rw",
-            uri=True,
-            timeout=PATIENCE,
-            isolation_level=None,
-            check_same_thread=False,
-        )
-        for pragma in ("foreign_keys = ON", "secure_delete = ON", "journal_size_limit = 67108864"):
-            c.execute(f"PRAGMA {pragma}").close()
-        return c
-
-    engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool)
+    engine = create_engine("sqlite://", creator=functools.partial(_connected, path), poolclass=QueuePool)
     event.listen(engine, "begin", _begin)
+
+    def taken(c: _Connection, record: Any, _: object) -> None:
+        """Whether a connection from the pool is to the file that has the name now; else it is made anew."""
+        new, c.new = c.new, False
+        same = c.stamp[:2] == _stamp(path)[:2] if new else c.stamp == _stamp(path)
+        if not same:
+            raise InvalidatePoolError(f"{path} has changed")
+
+    event.listen(engine, "checkout", taken)
     return engine
+
+
+def _connected(path: Path) -> _Connection:
+    # rw: a file that was deleted is not created again, empty
+    how = "mode=rw" if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) else "mode=ro"
+    while True:
+        stamp = _stamp(path)
+        c = _opened(path, how)
+        if _stamp(path)[:2] == stamp[:2]:
+            c.stamp = stamp
+            return c
+        c.close()
+
+
+def _opened(path: Path, how: str) -> _Connection:
+    # isolation_level=None: the driver would begin its own transactions too late
+    c = sqlite3.connect(
+        f"file:{quote(str(path))}?{how}",
+        uri=True,
+        timeout=PATIENCE,
+        isolation_level=None,
+        check_same_thread=False,
+        factory=_Connection,
+    )
+    for pragma in ("foreign_keys = ON", "secure_delete = ON"):
+        c.execute(f"PRAGMA {pragma}").close()
+    return c
 
 
 def _begin(c: Connection) -> None:
@@ -317,21 +477,27 @@ def _begin(c: Connection) -> None:
 
 def _sqlite_error(error: object) -> tuple[type[Exception], str] | None:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    damaged = f"is damaged or no gallery ({error}): restore it, or enroll anew in another"
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return OSError, f"has been in use by another program for {PATIENCE} s: try again when that is done"
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return (
-            ValueError,
-            f"is damaged or no gallery ({error}): restore it, or enroll anew in another",
-        )
+        return ValueError, damaged
+    text = str(error)
+    if text.startswith(("Could not decode", "no such table", "no such column")):
+        return ValueError, damaged
+    if code == sqlite3.SQLITE_FULL:
+        return OSError, f"can't be written, and nothing was changed ({error}): free some space"
+    if code == sqlite3.SQLITE_READONLY:
+        return OSError, "can only be read: see to the permissions of the file and its folder, or use a copy"
     if isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
         return OSError, f"can't be read or written ({error}): see to its folder, its permissions, free space"
     return None
 
 
-def _postgres_error(error: object) -> tuple[type[Exception], str] | None:
+def _postgres_error(error: object, secrets: list[str]) -> tuple[type[Exception], str] | None:
     state = getattr(error, "sqlstate", None) or ""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    reason = shown(reason, secrets)
     if state in ("58P01", "0A000"):  # the extension or its file is missing
         return ValueError, f"lacks pgvector ({reason}): install it on the server"
     if state == "42501":

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,13 @@ import safetensors.numpy
 from quickstudy.core import checkpoint, files
 from quickstudy.core.arrays import Float32Array
 from quickstudy.recognition.gallery.database import PRIVATE, WIRE
+from quickstudy.recognition.gallery.naming import checked_name, checked_text
 
 SCHEMA = 1
-"""Version of the format of galleries and exports; raise it if older releases can't read the new format."""
+"""Version of the format of exports; raise it if older releases can't read the new format."""
+
+LATEST = 253_402_300_799_000_000
+"""Last second of the year 9999, in microseconds since 1970: the last time that a date can have."""
 
 
 @dataclass(frozen=True)
@@ -114,28 +118,61 @@ def read_export(path: Path) -> tuple[Kind, Samples]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, no export, or written by a newer version.
+        ValueError: If it is damaged, no export, or written by a newer version. All of it is checked:
+            nothing that couldn't have been enrolled is returned.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}: name one that a gallery was exported to")
     try:
         tensors, manifest = checkpoint.load(path)
-        if manifest.get("kind") != "gallery":
-            raise ValueError("it is a checkpoint of a model")
-        if manifest["schema"] > SCHEMA:
-            raise ValueError("it is by a newer quickstudy")
-        names = _texts(tensors["names"].numpy())
-        sources = _texts(tensors["sources"].numpy())
-        labels, times = tensors["labels"].tolist(), tensors["times"].tolist()
-        embeddings: Float32Array = tensors["embeddings"].numpy()
-        if {len(labels), len(times), len(sources), len(embeddings)} != {manifest["samples"]}:
-            raise ValueError("its parts differ in length")
-        samples = Samples([names[label] for label in labels], sources, embeddings, times)
-        return Kind(manifest["encoder"], manifest["dimensions"], manifest["cosine"]), samples
-    except (KeyError, IndexError, ValueError) as error:
+        return _checked({k: v.numpy() for k, v in tensors.items()}, manifest)
+    except Exception as error:  # a foreign file: whatever its reading throws, it can't be read
+        reason = f"lacks {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
         raise ValueError(
-            f"{path} is damaged or no export of a gallery ({error}): export it again, with this version"
+            f"{path} is damaged or no export of a gallery ({reason}), and nothing was imported: export it "
+            "again, "
+            "with this version"
         ) from None
+
+
+def _checked(tensors: dict[str, npt.NDArray[Any]], manifest: object) -> tuple[Kind, Samples]:
+    if not isinstance(manifest, dict):
+        raise ValueError("its manifest is no object")
+    stated = cast("dict[str, object]", manifest)
+    if stated.get("kind") != "gallery":
+        raise ValueError("it is a checkpoint of a model")
+    schema, encoder, dimensions = stated["schema"], stated["encoder"], stated["dimensions"]
+    cosine, count = stated["cosine"], stated["samples"]
+    numbers = (schema, dimensions, count)
+    if not all(isinstance(n, int) and not isinstance(n, bool) for n in numbers):
+        raise ValueError("its numbers in the manifest are none")
+    if not isinstance(encoder, str) or not isinstance(cosine, bool):
+        raise ValueError("its manifest doesn't say of which encoder it is")
+    assert isinstance(schema, int)
+    assert isinstance(dimensions, int)
+    if schema > SCHEMA:
+        raise ValueError("it is by a newer quickstudy")
+    wanted = {"embeddings": np.float32, "labels": np.int64, "times": np.int64, "names": np.uint8}
+    for name, dtype in (wanted | {"sources": np.uint8}).items():
+        if tensors[name].dtype != dtype or tensors[name].ndim != (2 if name == "embeddings" else 1):
+            raise ValueError(f"its {name} are {tensors[name].dtype} {list(tensors[name].shape)}")
+    embeddings, labels, times = tensors["embeddings"], tensors["labels"], tensors["times"]
+    names = [checked_name(name) for name in _texts(tensors["names"])]
+    sources = [checked_text(source, "source") for source in _texts(tensors["sources"])]
+    if {len(labels), len(times), len(sources), len(embeddings)} != {count}:
+        raise ValueError("its parts differ in length")
+    if dimensions < 1 or embeddings.shape[1] != dimensions:
+        raise ValueError(f"its embeddings have {embeddings.shape[1]} dimensions, not {dimensions}")
+    if len(set(names)) < len(names):
+        raise ValueError("a name is there twice")
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):
+        raise ValueError(f"its labels aren't those of its {len(names)} names")
+    if len(times) and not 0 <= times.min() <= times.max() <= LATEST:
+        raise ValueError("a time isn't between 1970 and 9999")
+    if not np.isfinite(embeddings).all():
+        raise ValueError("an embedding isn't finite")
+    of = [names[label] for label in labels.tolist()]
+    return Kind(encoder, dimensions, cosine), Samples(of, sources, embeddings, times.tolist())
 
 
 def _lines(texts: Iterable[str]) -> npt.NDArray[np.uint8]:

@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import json
 import time
-import unicodedata
+import warnings
 from collections.abc import Generator, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,16 +19,14 @@ from sqlalchemy.engine import Connection, Row
 
 from quickstudy.core.arrays import Float32Array, IntArray
 from quickstudy.core.kernels.sizes import sizes_on
-from quickstudy.recognition.gallery.database import WIRE, Database
-from quickstudy.recognition.gallery.exchange import SCHEMA, Kind, Samples, read_export, write_export
+from quickstudy.recognition.gallery.checking import TOLERANCE, problems_of
+from quickstudy.recognition.gallery.database import SCHEMA, WIRE, Database
+from quickstudy.recognition.gallery.digests import digest_of
+from quickstudy.recognition.gallery.exchange import Kind, Samples, read_export, write_export
 from quickstudy.recognition.gallery.index import EXACT, Finder
+from quickstudy.recognition.gallery.naming import checked_name, checked_text, normal
 from quickstudy.recognition.gallery.pooling import Pooling
 from quickstudy.recognition.gallery.records import Entry, Match, Sample, Stats
-
-LONGEST_TEXT = 200
-"""Maximum length of a name or a source, in characters."""
-TOLERANCE = 1e-3
-"""Tolerance of the length of a unit vector."""
 
 
 class Gallery:
@@ -37,6 +35,11 @@ class Gallery:
     It is created when first written to, for one encoder, and refuses embeddings of another. Any number of
     programs may use it at once. Every write is made as a whole or, after an error or the end of the program,
     not at all. Names are stored in Unicode's NFC.
+
+    Every row has a digest, checked when it is read: a gallery with bits flipped is an error, and `check`
+    tells them all. A file that is removed or replaced while it is open is noticed at the next use:
+    another one in its place is read anew, and without any there is an error, so nobody who was deleted
+    goes on being found.
 
     Removed data leaves no traces in a SQLite file or its log: it is overwritten, and the file rewritten. A
     PostgreSQL server is asked to VACUUM; its log and backups are the responsibility of its operator.
@@ -167,15 +170,15 @@ class Gallery:
         parts = [part for part in parts if len(part)]
         if not parts:
             return 0
-        names = {n: _text(n, "name") for part in parts for n in part.names}
-        sources = {s: _text(s, "source") for part in parts for s in part.sources}
+        names = {n: checked_name(n) for part in parts for n in part.names}
+        sources = {s: checked_text(s, "source") for part in parts for s in part.sources}
         self._make(parts)
         name, sample = self._tables.name, self._tables.sample
         insert = postgresql.insert if self._database.backend == "postgresql" else sqlite.insert
         of_name = select(name.c.id).where(name.c.name == bindparam("of")).scalar_subquery()
         add_name = insert(name).on_conflict_do_nothing()
         add_sample = insert(sample).values(name_id=of_name).on_conflict_do_nothing()
-        with self._database.writing() as c:
+        with self._writing() as c:
             before = self._finder.last(c)
             for part in parts:
                 c.execute(add_name, [{"name": names[n]} for n in dict.fromkeys(part.names)])
@@ -184,13 +187,21 @@ class Gallery:
                 c.execute(
                     add_sample,
                     [
-                        {"of": names[n], "source": sources[s], "time": t, "embedding": e}
+                        {
+                            "of": names[n],
+                            "source": sources[s],
+                            "time": t,
+                            "embedding": e,
+                            "digest": digest_of(names[n], sources[s], t, e),
+                        }
                         for n, s, t, e in columns
                     ],
                 )
             new = c.scalar(select(func.count()).where(sample.c.id > before)) or 0
-            self._finder.grown(c)
-        self._database.wipe()  # finishes the work of a removal that was killed
+            unindexed = self._finder.unindexed(c)
+        self._wipe("what was added is kept")  # finishes the work of a removal that was killed
+        if unindexed:
+            warnings.warn(unindexed, stacklevel=3)
         return new
 
     def _make(self, parts: Sequence[Samples]) -> None:
@@ -242,6 +253,22 @@ class Gallery:
         with self._reading() as (c, _):
             query = select(sample.c.source, sample.c.time).where(sample.c.name_id == self._id(c, name))
             return [Sample(source, _date(at)) for source, at in c.execute(query.order_by(sample.c.id))]
+
+    def names_of(self, sources: Iterable[str]) -> dict[str, list[str]]:
+        """The names under which sources are enrolled, sorted, for those that are.
+
+        Args:
+            sources: Digests of files, or other sources.
+        """
+        name, sample = self._tables.name, self._tables.sample
+        query = select(sample.c.source, name.c.name).join_from(sample, name)
+        found: dict[str, list[str]] = {}
+        asked, size = list(dict.fromkeys(sources)), sizes_on().database_rows
+        with self._reading() as (c, _):
+            for i in range(0, len(asked), size):
+                for source, of in c.execute(query.where(sample.c.source.in_(asked[i : i + size]))):
+                    found.setdefault(source, []).append(of)
+        return {source: sorted(names) for source, names in found.items()}
 
     def embeddings(self) -> tuple[Float32Array, IntArray, tuple[str, ...]]:
         """All embeddings, for calibration.
@@ -297,13 +324,53 @@ class Gallery:
         Raises:
             ValueError: If there is no such name, or the new one is enrolled already.
         """
-        name, new = self._tables.name, _text(new, "name")
+        name, new = self._tables.name, checked_name(new)
         with self._writing(removes=True) as c:
             at = self._id(c, old)
             if c.scalar(select(name.c.id).where(name.c.name == new)) not in (None, at):
-                raise ValueError(f"{new!r} is enrolled already: remove it first, or choose another name")
+                raise ValueError(
+                    f"{new!r} is enrolled already: merge the two (quickstudy gallery merge, "
+                    "Gallery.merge), or "
+                    "choose another name"
+                )
             c.execute(name.update().where(name.c.id == at).values(name=new))
-        self._wipe(old)
+            self._sign(c, at, new)
+        self._wipe(f"{old!r} is renamed")
+
+    def merge(self, name: str, into: str) -> int:
+        """Put the samples of one name to those of another, and remove the first name.
+
+        Args:
+            name: Enrolled name, which is gone afterwards.
+            into: Enrolled name that gets its samples; those it has already stay as they are.
+
+        Returns:
+            Number of samples that the second name has gained.
+
+        Raises:
+            ValueError: If either isn't enrolled, or both are the same.
+        """
+        names, sample = self._tables.name, self._tables.sample
+        with self._writing(removes=True) as c:
+            old, new = self._id(c, name), self._id(c, into)
+            if old == new:
+                raise ValueError(f"{name!r} can't be merged into itself: name two")
+            there = select(sample.c.source).where(sample.c.name_id == new)
+            moved = sample.update().where(sample.c.name_id == old, sample.c.source.not_in(there))
+            gained = c.execute(moved.values(name_id=new)).rowcount
+            c.execute(sample.delete().where(sample.c.name_id == old))
+            c.execute(names.delete().where(names.c.id == old))
+            self._sign(c, new, normal(into))
+        self._wipe(f"{name!r} is merged into {into!r}")
+        return gained
+
+    def _sign(self, c: Connection, name_id: int, name: str) -> None:
+        """Renew the digests of a name's samples, which the name is part of."""
+        sample = self._tables.sample
+        columns = (sample.c.id, sample.c.source, sample.c.time, sample.c.embedding)
+        rows = c.execute(select(*columns).where(sample.c.name_id == name_id)).all()
+        renewed = sample.update().where(sample.c.id == bindparam("at")).values(digest=bindparam("new"))
+        c.execute(renewed, [{"at": i, "new": digest_of(name, s, t, e)} for i, s, t, e in rows])
 
     def remove(self, name: str, source: str | None = None) -> int:
         """Remove a name, or one of its samples, for good. With its last sample a name is removed as well.
@@ -317,28 +384,38 @@ class Gallery:
 
         Raises:
             ValueError: If there is no such name or sample.
-            OSError: If it is removed, but traces are left in the log because another program kept reading for
-                a minute; the next change removes them.
+
+        Warns:
+            UserWarning: If it is removed, but traces are left because another program kept reading for a
+                minute, or there was no room to rewrite the file; the next change removes them.
         """
         names, sample = self._tables.name, self._tables.sample
         with self._writing(removes=True) as c:
             at = self._id(c, name)
             unwanted = sample.c.name_id == at
             if source is not None:
-                unwanted &= sample.c.source == _text(source, "source")
+                unwanted &= sample.c.source == normal(source)
             count = c.execute(sample.delete().where(unwanted)).rowcount
             if not count:
                 raise ValueError(f"{name!r} has no sample {source!r}: see its samples")
             if not c.scalar(select(func.count()).where(sample.c.name_id == at)):
                 c.execute(names.delete().where(names.c.id == at))
-        self._wipe(name)
+        what = f"{name!r} is removed" if source is None else f"a sample of {name!r} is removed"
+        self._wipe(what)
         return count
 
-    def _wipe(self, name: str) -> None:
-        if not self._database.wipe():
-            raise OSError(
-                f"{name!r} is removed, but another program keeps reading {self}: when it has ended, the next "
-                "change wipes out the traces"
+    def _wipe(self, done: str) -> None:
+        """Wipe out the traces of what was removed, or say that they are there yet: what was done is done."""
+        try:
+            reason = None if self._database.wipe() else "another program keeps using it"
+        except OSError as error:
+            reason = str(error)
+        if reason:
+            warnings.warn(
+                f"{done}, but traces of what was removed are left in the files of {self}, as they couldn't "
+                "be "
+                f"rewritten ({reason}): the next change wipes them out, where there is room and nobody reads",
+                stacklevel=3,
             )
 
     # Settings
@@ -354,8 +431,14 @@ class Gallery:
         """
         setting = self._tables.setting
         with self._reading() as (c, _):
-            value = c.scalar(select(setting.c.value).where(setting.c.key == key))
-        return None if value is None else json.loads(value)
+            row = c.execute(
+                select(setting.c.value, setting.c.digest).where(setting.c.key == key)
+            ).one_or_none()
+        if row and row.digest != digest_of(key, row.value):
+            raise ValueError(
+                f"{self} is damaged, its {key} isn't what was stored: restore it, or store that anew"
+            )
+        return None if row is None else json.loads(row.value)
 
     def put_setting(self, key: str, value: Any) -> None:
         """Store a setting.
@@ -368,7 +451,7 @@ class Gallery:
         with self._writing() as c:
             c.execute(setting.delete().where(setting.c.key == key))
             if value is not None:
-                c.execute(setting.insert().values(key=key, value=content))
+                c.execute(setting.insert().values(key=key, value=content, digest=digest_of(key, content)))
 
     # Files
 
@@ -408,7 +491,7 @@ class Gallery:
             FileNotFoundError: If there is no such file.
             ValueError: If the file is damaged, no export, or of another encoder.
         """
-        kind, samples = read_export(Path(path))
+        kind, samples = read_export(Path(path))  # which checks all of it
         if not self.exists():
             self._encoder = kind.encoder if self._encoder is None else self._encoder
             self._cosine = kind.cosine if self._cosine is None else self._cosine
@@ -416,6 +499,34 @@ class Gallery:
         self._checked(samples.embeddings, "embeddings")
         size = sizes_on().database_rows
         return self._add([samples[i : i + size] for i in range(0, len(samples), size)])
+
+    # Care
+
+    def check(self) -> list[str]:
+        """Read all that is stored, and find what is damaged.
+
+        Returns:
+            A sentence for each thing that is wrong: digests, lengths and numbers of the embeddings, names
+            without samples, settings, and the database's own indices. None if the gallery is sound.
+        """
+        with self._reading() as (c, row):
+            return problems_of(self._database, c, row, self._finder)
+
+    def build_index(self) -> bool:
+        """Build PostgreSQL's index for more samples than are searched in memory; others can write meanwhile.
+
+        It takes minutes for each hundred thousand samples. After that, PostgreSQL keeps the index as it
+        should be.
+
+        Returns:
+            Whether there is an index now; False where none is of use, as there are too few samples, too many
+            dimensions, or the gallery is a SQLite file.
+        """
+        with self._reading() as (c, _):
+            needed = self._finder.needs_index(c)
+        if needed:
+            self._database.build_index()
+        return needed
 
     # Search
 
@@ -465,14 +576,9 @@ class Gallery:
     # Reading and checking
 
     def _open(self) -> None:
+        self._database.upgrade()
         with self._database.reading() as c:
-            schema = c.scalar(select(self._tables.gallery.c.schema))
-            if schema is None:
-                raise ValueError(f"{self} is damaged: it does not say what it holds; restore it")
-            if schema > SCHEMA:
-                raise ValueError(f"{self} was written by a newer quickstudy: update this one")
             row = self._row(c)
-        self._same(str(self), Kind(row.encoder, row.dimensions, row.cosine))
         self._encoder, self._dimensions, self._cosine = row.encoder, row.dimensions, row.cosine
 
     def _same(self, whose: str, kind: Kind) -> None:
@@ -501,15 +607,22 @@ class Gallery:
         if not self.exists():
             raise FileNotFoundError(f"no gallery at {self}: enroll somebody first")
         with self._database.writing(removes) as c:
+            self._row(c)
             yield c
 
     def _row(self, c: Connection) -> Row[Any]:
-        return c.execute(self._tables.gallery.select()).one()
+        """The gallery's row; another gallery may lie here by now."""
+        row = c.execute(self._tables.gallery.select()).one_or_none()
+        if row is None:
+            raise ValueError(f"{self} is damaged: it does not say what it holds; restore it")
+        if row.schema != SCHEMA:
+            age, fix = ("a newer", "update this one") if row.schema > SCHEMA else ("an older", "open it anew")
+            raise ValueError(f"{self} was written by {age} quickstudy: {fix}")
+        self._same(str(self), Kind(row.encoder, row.dimensions, row.cosine))
+        return row
 
     def _id(self, c: Connection, name: str) -> int:
-        found = c.scalar(
-            select(self._tables.name.c.id).where(self._tables.name.c.name == _text(name, "name"))
-        )
+        found = c.scalar(select(self._tables.name.c.id).where(self._tables.name.c.name == normal(name)))
         if found is None:
             raise ValueError(
                 f"nothing is enrolled as {name!r} in {self}: enroll it, or see the names there are"
@@ -540,17 +653,6 @@ class Gallery:
                     "for cosines; divide by it"
                 )
         return rows
-
-
-def _text(text: str, what: str) -> str:
-    normal = unicodedata.normalize("NFC", text)
-    if not normal.strip():
-        raise ValueError(f"a {what} is empty: give it one")
-    if len(normal) > LONGEST_TEXT:
-        raise ValueError(f"{what} {normal[:20]!r}… has {len(normal)} characters: {LONGEST_TEXT} is the most")
-    if not normal.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") for c in normal):
-        raise ValueError(f"{what} {normal!r} has control characters: leave them out")
-    return normal
 
 
 def _now() -> int:

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from sqlalchemy import func, select
 from sqlalchemy.engine import Connection, Row
-from sqlalchemy.schema import CreateIndex
 from sqlalchemy.sql import ColumnElement
 
 from quickstudy.core.arrays import Float32Array, IntArray
 from quickstudy.core.kernels.sizes import sizes_on
 from quickstudy.recognition.gallery.database import WIRE, Database
+from quickstudy.recognition.gallery.digests import digest_of
 from quickstudy.recognition.gallery.pooling import Pooling, centroids, euclidean, pooled
 from quickstudy.recognition.gallery.search import SearchIndex
 
@@ -22,6 +22,8 @@ EXACT = 1_000_000
 HNSW_DIMENSIONS = 2000
 """Largest number of dimensions that pgvector's HNSW index takes."""
 
+Last = tuple[int, int]
+"""Id and digest of the last sample; zeros if there is none."""
 Found = list[list[tuple[int, float, int]]]
 """For each probe the nearest names, nearest first: id, distance, number of samples."""
 
@@ -38,9 +40,10 @@ class Finder:
         self._database, self._tables, self.exact = database, database.tables, exact
         self.lock = threading.Lock()
         """Lock of the data in memory; take it before the transaction of a search begins."""
-        self._indices: dict[bool, tuple[Row[Any], int, SearchIndex]] = {}
-        """By whether it holds centroids: the gallery's row and last sample when last read, and the index."""
-        self._sizes = (-1, 0, 0)
+        self._indices: dict[bool, tuple[int, Last, SearchIndex]] = {}
+        """By whether it holds centroids: the gallery's removals and last sample when last read, and the
+        index."""
+        self._sizes: tuple[tuple[int, Last] | None, int, int] = (None, 0, 0)
 
     def clear(self) -> None:
         """Free the memory."""
@@ -98,20 +101,40 @@ class Finder:
                 found[i] = (distance.numpy(), count)
         return found
 
-    def grown(self, c: Connection) -> None:
-        """Create PostgreSQL's index if there are now enough samples for it.
+    def needs_index(self, c: Connection) -> bool:
+        """Whether there are too many samples for the memory, and PostgreSQL's index can take them.
 
         Args:
-            c: Connection with an open transaction that has added samples.
+            c: Connection with an open transaction.
         """
         dimensions = c.scalar(select(self._tables.gallery.c.dimensions)) or 0
-        if self._database.path or self.last(c) <= self.exact or dimensions > HNSW_DIMENSIONS:
-            return
-        c.execute(CreateIndex(self._tables.nearest, if_not_exists=True))
+        return not self._database.path and self.last(c) > self.exact and dimensions <= HNSW_DIMENSIONS
+
+    def unindexed(self, c: Connection) -> str | None:
+        """What is to be said where there are many samples and no index; None where nothing is.
+
+        Args:
+            c: Connection with an open transaction.
+        """
+        if not self.needs_index(c) or self._database.indexed(c):
+            return None
+        return (
+            f"{self._database} has more than {self.exact} samples and no index, so searches are slow: "
+            "build it by "
+            "quickstudy gallery index (Gallery.build_index), while others go on reading and writing"
+        )
 
     def last(self, c: Connection) -> int:
         """Highest id of a sample, or 0."""
         return c.scalar(select(func.max(self._tables.sample.c.id))) or 0
+
+    def _last(self, c: Connection) -> "Last":
+        """Id and digest of the last sample: a copy of the gallery that has gone other ways has another."""
+        sample = self._tables.sample
+        row = c.execute(
+            select(sample.c.id, sample.c.digest).order_by(sample.c.id.desc()).limit(1)
+        ).one_or_none()
+        return (row.id, row.digest) if row else (0, 0)
 
     def counts(self) -> ColumnElement[int]:
         """Column of the numbers of samples of all names."""
@@ -149,12 +172,17 @@ class Finder:
 
         Yields:
             Ids of names [n], ascending; their numbers of samples [n]; and all these samples [M, D].
+
+        Raises:
+            ValueError: If a sample isn't what was enrolled.
         """
-        sample = self._tables.sample
-        query = select(sample.c.name_id, sample.c.embedding).order_by(sample.c.name_id, sample.c.source)
+        name, sample = self._tables.name, self._tables.sample
+        columns = (sample.c.name_id, name.c.name, sample.c.source, sample.c.time, sample.c.digest)
+        query = select(*columns, sample.c.embedding).join_from(sample, name)
+        query = query.order_by(sample.c.name_id, sample.c.source)
         if chosen is not None:
             query = query.where(chosen)
-        held: list[Row[int, bytes]] = []
+        held: list[Any] = []
         for part in c.execute(query.execution_options(yield_per=sizes_on().database_rows)).partitions():
             held += part
             # more samples of the last name may follow in the next part
@@ -165,42 +193,52 @@ class Finder:
         if held:
             yield self._arrays(held, row.dimensions)
 
-    def _arrays(
-        self, rows: list[Row[int, bytes]], dimensions: int
-    ) -> tuple[IntArray, IntArray, Float32Array]:
-        content = b"".join([embedding for _, embedding in rows])
+    def _arrays(self, rows: list[Any], dimensions: int) -> tuple[IntArray, IntArray, Float32Array]:
+        content = b"".join([row[-1] for row in rows])
         if len(content) != len(rows) * dimensions * WIRE.itemsize:
             raise ValueError(
                 f"{self._database} is damaged, an embedding has another length: restore it, or enroll anew"
             )
-        ids, counts = np.unique(np.array([i for i, _ in rows], np.int64), return_counts=True)
+        for _, name, source, at, digest, embedding in rows:
+            if digest_of(name, source, at, embedding) != digest:
+                raise ValueError(
+                    f"{self._database} is damaged, sample {source} of {name!r} isn't what was enrolled: "
+                    "quickstudy gallery check tells all that are; restore it, or remove and enroll them anew"
+                )
+        ids, counts = np.unique(np.array([row[0] for row in rows], np.int64), return_counts=True)
         return ids, counts, np.frombuffer(content, WIRE).reshape(-1, dimensions)
 
     def size(self, c: Connection, row: Row[Any]) -> tuple[int, int]:
         """Number of names and of samples; counting is slow, so it is repeated only after a change."""
-        if self._sizes[0] != row.revision:
+        state = (row.removals, self._last(c))
+        if self._sizes[0] != state:
             names = c.scalar(select(func.count()).select_from(self._tables.name)) or 0
             samples = c.scalar(select(func.count()).select_from(self._tables.sample)) or 0
-            self._sizes = (row.revision, names, samples)
+            self._sizes = (state, names, samples)
         return self._sizes[1:]
 
     def _index(self, c: Connection, row: Row[Any], centroid: bool) -> SearchIndex:
         """The index in memory, after reading what has changed."""
         sample = self._tables.sample
         # taken out of the dict, so that a half-read index doesn't stay if reading fails
-        known, now, index = self._indices.pop(centroid, (None, 0, None))
-        if known and index and known.removals == row.removals and known.revision <= row.revision:
-            chosen = sample.c.name_id.in_(select(sample.c.name_id).where(sample.c.id > now))
+        removals, last, index = self._indices.pop(centroid, (None, (0, 0), None))
+        now = self._last(c)
+        same = c.scalar(select(sample.c.digest).where(sample.c.id == last[0])) == last[1] or last == (0, 0)
+        if index and removals == row.removals and same:
+            chosen = sample.c.name_id.in_(select(sample.c.name_id).where(sample.c.id > last[0]))
         else:
-            index = known = None  # frees the memory before more is allocated
+            index = None  # frees the memory before more is allocated
             each = self.counts()
             expected = c.execute(select(each, func.count()).group_by(each)).all()
-            index, chosen = SearchIndex(row.dimensions, centroid, row.cosine, dict(expected)), None
-        if known is None or known.revision < row.revision:
+            index, chosen, last = (
+                SearchIndex(row.dimensions, centroid, row.cosine, dict(expected)),
+                None,
+                (0, 0),
+            )
+        if now != last:
             for ids, counts, rows in self.whole_names(c, row, chosen):
                 index.put(ids, counts, rows)
-            now = self.last(c)
-        self._indices[centroid] = (row, now, index)
+        self._indices[centroid] = (row.removals, now, index)
         return index
 
     def _indexed(

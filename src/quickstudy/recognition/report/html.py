@@ -35,6 +35,16 @@ class HtmlTable(NamedTuple):
     rows: Sequence[Sequence[str]]
 
 
+def is_report(path: Path) -> bool:
+    """Whether a file is a page that was written here, which the next may replace.
+
+    Args:
+        path: Path of a file.
+    """
+    with path.open("rb") as f:
+        return b'<meta name="generator" content="quickstudy">' in f.read(2000)
+
+
 def page(report: "RecognitionReport", figures: Mapping[str, Figure]) -> str:
     """Render the report as one self-contained HTML file; names are escaped.
 

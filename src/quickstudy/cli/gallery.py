@@ -167,7 +167,7 @@ def stats(gallery: GalleryPath = "gallery.db", as_json: AsJson = False) -> None:
 @gallery_app.command()
 def check(gallery: GalleryPath = "gallery.db", as_json: AsJson = False) -> None:
     """Check that all is as it was enrolled: digests, embeddings, names, indices; else exit with code 1."""
-    from quickstudy.core.consoles import console
+    from quickstudy.core.consoles import console, print_json
 
     with open_gallery(gallery) as opened:
         samples, found = opened.stats().samples, opened.check()

@@ -14,7 +14,7 @@ from PIL import Image
 
 from quickstudy.metric.verification import verification
 from quickstudy.recognition.calibration import Calibration, ThresholdTable, calibrate, least_threshold
-from quickstudy.recognition.pairs import pooled_scores, score_pairs
+from quickstudy.recognition.pairs import jackknife_interval, pooled_scores, score_pairs
 from quickstudy.recognition.pooling_choice import Poolings, compare_poolings
 from quickstudy.recognition.report.error_rates import achieved
 from tests.support.clouds import cloud, energy_of
@@ -502,3 +502,29 @@ def test_orl_by_its_pixels(real_data: Callable[[str], Path]) -> None:
 def test_a_table_is_what_from_dict_makes(made: Calibration) -> None:
     table = made.as_dict()["tables"][1]
     assert ThresholdTable.from_dict(table) == made.tables[1]
+
+
+def test_three_accepted_pairs_are_enough_and_two_are_not() -> None:
+    z, who = cloud(3, 10)
+    for far, enough in ((0.01, True), (0.0099, False)):
+        made = calibrate(z, who, pooled_scores(), far, samples=[1])
+        assert made.tables[0].impostor == 300
+        assert made.tables[0].supports(far) is enough
+        assert made.support() is enough
+
+
+def test_the_interval_of_a_jackknife_holds_for_few_identities() -> None:
+    """Of pairs that are hits with probability .2, by the identities that they have in common."""
+    rng = np.random.default_rng(0)
+    first, second = np.triu_indices(5, 1)
+    covered = []
+    for _ in range(300):
+        likely = rng.beta(2, 2, 5)
+        hits = rng.random((10, 40)) < (0.8 * likely[first] * likely[second])[:, None]
+        pairs = np.stack([first, second], 1).repeat(40, 0)
+        low, high = jackknife_interval(hits.ravel(), pairs)
+        covered.append(low <= 0.2 <= high)
+    assert np.mean(covered) > 0.9
+    assert jackknife_interval(np.ones(3, bool), np.array([[0, 1], [0, 2], [1, 2]])) == (1, 1)
+    low, high = jackknife_interval(np.array([True, False, False]), np.array([[0, 1], [0, 2], [1, 2]]))
+    assert (low, high) == (0, 1)

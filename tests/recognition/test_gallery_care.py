@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+import torch
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quickstudy.recognition.gallery.gallery import Gallery
 from quickstudy.recognition.gallery.naming import look_alikes
+from quickstudy.recognition.gallery.search import SPARE, SearchIndex
 from tests.recognition.test_recognition import run
 from tests.support.hostile_exports import hostile_exports, sound_export, tried, write
 
@@ -212,6 +214,7 @@ def test_names_and_merges_keep_digests(tmp_path: Path) -> None:
 # Imports
 
 
+@settings(max_examples=15)  # python -m tools.fuzz tries more
 @given(st.integers(0, 2**32 - 1))
 def test_hostile_exports_are_refused_or_imported_whole(seed: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -395,3 +398,17 @@ def test_a_gallery_that_may_only_be_read_is_read(tmp_path: Path, monkeypatch) ->
             with pytest.raises(OSError, match="can only be read: see to the permissions"):
                 change()
         assert [e.name for e in gallery.names()] == ["Ada", "Bob"]
+
+
+# Search
+
+
+def test_what_the_quick_pass_cannot_tell_apart_the_precise_one_does() -> None:
+    """Far from the origin a matrix product in float32 ranks neighbors at random."""
+    rng = np.random.default_rng(0)
+    base = rng.uniform(500, 1000, 16).astype(np.float32)
+    rows = base + rng.normal(0, 0.01, (SPARE + 1, 16)).astype(np.float32)
+    index = SearchIndex(16, False, False, {1: len(rows)})
+    index.put(np.arange(len(rows)), np.ones(len(rows), np.int64), rows)
+    _, found = index.search(torch.from_numpy(rows), 1, "nearest")
+    assert found[:, 0].tolist() == list(range(len(rows)))

@@ -18,7 +18,7 @@ from quickstudy.metric.verification import verification
 from quickstudy.recognition.calibration import calibrate
 from quickstudy.recognition.pairs import pooled_scores, score_pairs
 from quickstudy.recognition.report import html, plots
-from quickstudy.recognition.report.error_rates import achieved
+from quickstudy.recognition.report.error_rates import Achieved, achieved
 from quickstudy.recognition.report.identification import closed_set, open_set
 from quickstudy.recognition.report.report import RecognitionReport, recognition_report
 from tests.support.clouds import cloud
@@ -281,6 +281,25 @@ def test_normal_scores_make_a_straight_det(report: RecognitionReport) -> None:
     x, y = lines_of(figure)[name].T
     inner = (x > -2.5) & (y > -2.5)
     np.testing.assert_allclose(x[inner] + y[inner], -2, atol=0.1)
+
+
+@pytest.mark.parametrize(("far", "frr"), [(0.0006, 0.9), (0.02, 0.3), (0.7, 0.001), (0.0, 0.5)])
+def test_the_calibrated_point_lies_within_the_axes_and_no_legend_on_a_curve(far: float, frr: float) -> None:
+    rng = np.random.default_rng(0)
+    curve = verification(rng.normal(size=600) + np.repeat([1, 0], 300), np.repeat([1, 0], 300))
+    at = Achieved(0.0, far, (far / 2, 1.5 * far), frr, (0.9 * frr, min(1.05 * frr, 1)), 300, 300, 20)
+    columns = np.repeat([0, 1, 2, -1], 20)
+    known = open_set(rng.normal(size=(80, 3)) + np.eye(4)[columns][:, :3], columns)
+    for figure in (plots.det({"test": curve}, at), plots.dir_fpir(known, 0.5)):
+        figure.canvas.draw()
+        (axes,) = figure.axes
+        (legend,) = figure.legends
+        assert not legend.get_window_extent().overlaps(axes.get_window_extent())
+        for line in axes.get_lines():
+            if line.get_marker() == "o":
+                (x,), (y,) = line.get_data()
+                assert axes.get_xlim()[0] <= x <= axes.get_xlim()[1]
+                assert axes.get_ylim()[0] <= y <= axes.get_ylim()[1]
 
 
 @pytest.mark.parametrize("names", [2, 10, 80])

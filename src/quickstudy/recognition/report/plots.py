@@ -20,7 +20,7 @@ from quickstudy.training.plots import RIGHT, WRONG, despine
 
 GREY = "#8c959f"
 BLUE = "#0969da"
-DEVIATES = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
+DEVIATES = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95)
 """Error rates of the tick marks on the axes of a DET curve."""
 
 
@@ -39,13 +39,18 @@ def det(
     Reference: A. Martin, G. Doddington, T. Kamm, M. Ordowski, M. Przybocki: "The DET curve in assessment of
     detection task performance", Eurospeech 1997.
     """
-    figure, axes = _axes(title, "FAR, %", "FRR, %", (5, 4.6))
+    figure, axes = _axes(title, "FAR, %", "FRR, %", (5, 5.2))
     least = 0.5 / max(min(v.impostor, v.genuine) for v in curves.values())
     least = min(max(least, 0.0005), 0.02)
+    most = 0.5
+    if at:  # the axes reach as far as the point and its intervals, on either side
+        rates = [at.far, *at.far95, at.frr, *at.frr95]
+        most = float(np.clip(1.15 * max(r for r in rates if np.isfinite(r)), most, 0.98))
+        least = max(min([least, *(0.7 * r for r in (at.far, at.frr) if r > 0)]), 0.0001)
     colors = mpl.colormaps["tab10"](np.arange(len(curves)) % 10)
     for (name, v), color in zip(curves.items(), colors, strict=True):
         far, tar = v.curve
-        x = np.geomspace(least, 0.6, 400)  # no more points than can be seen
+        x = np.geomspace(least, most, 400)  # no more points than can be seen
         y = 1 - tar[np.searchsorted(far, x, side="right") - 1]
         axes.plot(
             _deviates(x, least), _deviates(y, least), color=color, label=f"{name}, EER {100 * v.eer:.2f} %"
@@ -53,17 +58,18 @@ def det(
     if at:
         x, *across = _deviates(np.array((at.far, *at.far95)), least).tolist()
         y, *up = _deviates(np.array((at.frr, *at.frr95)), least).tolist()
-        axes.plot(x, y, "o", color=WRONG, label="calibrated threshold, 95 % intervals")
-        axes.plot(across, [y, y], color=WRONG)
-        axes.plot([x, x], up, color=WRONG)
-    ends = _deviates(np.array([least, 0.5]), least)
+        # a rate below what the axes show lies on their edge, where it must not be cut in half
+        axes.plot(x, y, "o", color=WRONG, clip_on=False, label="calibrated threshold, 95 % intervals")
+        axes.plot(across, [y, y], color=WRONG, clip_on=False)
+        axes.plot([x, x], up, color=WRONG, clip_on=False)
+    ends = _deviates(np.array([least, most]), least)
     axes.plot(ends, ends, color=GREY, lw=1, ls=":", label="FAR = FRR")
-    ticks = [d for d in DEVIATES if d >= least]
+    ticks = [d for d in DEVIATES if least <= d <= most]
     places = _deviates(np.array(ticks), least)
     axes.set_xticks(places, [f"{100 * d:g}" for d in ticks])
     axes.set_yticks(places, [f"{100 * d:g}" for d in ticks])
     axes.set(xlim=ends, ylim=ends)
-    axes.legend(frameon=False, fontsize=8)
+    _legend_below(figure, axes)
     return figure
 
 
@@ -129,7 +135,7 @@ def dir_fpir(open_set: OpenSet, threshold: float | None = None, title: str = "op
         title: Title of the picture.
     """
     figure, axes = _axes(
-        title, "FPIR, %: strangers taken for a name", "DIR, %: known and rightly named", (5.5, 4)
+        title, "FPIR, %: strangers taken for a name", "DIR, %: known and rightly named", (5.5, 4.6)
     )
     fpir, dir_, _ = open_set.curve
     least = min(0.01, 0.5 / open_set.unknown)
@@ -144,8 +150,15 @@ def dir_fpir(open_set: OpenSet, threshold: float | None = None, title: str = "op
                   label=f"calibrated: {100 * share:.1f} % at FPIR {100 * f:.2g} %")  # fmt: skip
     axes.set(xscale="log", xlim=(100 * least, 100), ylim=(-2, 102))
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    _legend_below(figure, axes)
     return figure
+
+
+def _legend_below(figure: Figure, axes: Axes) -> None:
+    """A legend outside the axes: a curve may go anywhere within."""
+    figure.legend(
+        *axes.get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside lower center", ncols=2
+    )
 
 
 def _axes(title: str, x: str, y: str, size: tuple[float, float]) -> tuple[Figure, Axes]:

@@ -371,7 +371,7 @@ class Recognizer:
 
 def _paths(files: Files) -> list[File]:
     several = hasattr(files, "__iter__") and not isinstance(files, str | Path | Member | bytes)
-    given = list(files) if several else [files]  # pyright: ignore
+    given: list[Any] = list(files) if several else [files]
     wrong = [f for f in given if not isinstance(f, str | Path | Member)]
     if wrong:
         kind = type(wrong[0] if isinstance(files, list | tuple) else files).__name__

@@ -410,6 +410,8 @@ def test_numbers_of_data_and_evaluation(pool: ClassPool, tasks: Episodes) -> Non
         (lambda: Episodes(pool, Setting(3, 1, 2), tasks=1.5), "tasks is 1.5"),  # pyright: ignore
         (lambda: Episodes(pool, Setting(3, 1, 2), seed="a"), "seed is 'a'"),  # pyright: ignore
         (lambda: LabelledBatches(pool, 2.5), "batch_size is 2.5"),  # pyright: ignore
+        (lambda: tasks[-1], "i is -1: it must be at least 0"),
+        (lambda: LabelledBatches(pool, 2)[1.5], "i is 1.5"),  # pyright: ignore
         (lambda: evaluate(Prototypical(Conv4(1, 2)), tasks, 1.5), "count is 1.5"),  # pyright: ignore
         (lambda: evaluate(Prototypical(Conv4(1, 2)), tasks, 0), "count is 0"),
     ):

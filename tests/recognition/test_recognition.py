@@ -7,6 +7,7 @@ import sys
 import warnings
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -930,3 +931,26 @@ def test_the_demonstration_runs_on_embedded_data(
     assert "were named rightly" in out
     assert "unknown" in out
     assert (tmp_path / "demo" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        (Image.new("L", (8, 8)), "Image"),
+        (np.zeros((8, 8), np.uint8), "ndarray"),
+        (b"bytes", "bytes"),
+        ([Image.new("L", (8, 8))], "Image"),
+        (None, "NoneType"),
+    ],
+)
+def test_samples_are_given_by_their_files(model: Path, people: Path, given: Any, kind: str) -> None:
+    recognizer = enrolled(model, people, 2, 1)
+    for ask in (recognizer.identify, lambda files: recognizer.verify("p0", files)):
+        with pytest.raises(TypeError, match=rf"paths of their files, .* type {kind}: .*picture\.save"):
+            ask(given)
+
+
+def test_samples_may_be_given_one_by_one(model: Path, people: Path) -> None:
+    recognizer = enrolled(model, people, 2, 1)
+    files = [str(people / "p0" / "1.png"), people / "p1" / "1.png"]
+    assert len(recognizer.identify(file for file in files)) == 2  # pyright: ignore[reportArgumentType]

@@ -210,3 +210,11 @@ def test_more_classes_than_the_head_tells(adaptive: MAML, query: Path, tmp_path:
         picture(tmp_path / "six" / f"class {i}" / "0.png", (40 * i, 10, 10))
     with pytest.raises(ValueError, match="distinguishes 5 classes but a task has 6"):
         predict_folders(adaptive, COLOR, tmp_path / "six", query)
+
+
+def test_weights_that_are_not_finite_tell_nothing(support: Path, query: Path) -> None:
+    """Not the first class with `nan %`, as they would."""
+    learner = Prototypical(nn.Sequential(nn.Flatten(), nn.Linear(768, 4)))
+    nn.init.constant_(learner.encoder.get_parameter("1.bias"), float("nan"))
+    with pytest.raises(FloatingPointError, match=r"the weights encoder\.1\.bias aren't finite"):
+        predict_folders(learner, COLOR, support, query)

@@ -164,4 +164,4 @@ def _other_precision(learner: nn.Module, *items: Tensor) -> str | None:
 
 def _is_traced(x: Tensor) -> bool:
     """Whether there are no values to read: the tensor is compiled, exported or batched."""
-    return torch.compiler.is_compiling() or is_traced() or is_vmapped(x)
+    return x.is_meta or torch.compiler.is_compiling() or is_traced() or is_vmapped(x)

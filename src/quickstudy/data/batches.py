@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from quickstudy.core.arguments import checked_class
+from quickstudy.core.arguments import check_whole, checked_class
 from quickstudy.core.arrays import IntArray
 from quickstudy.core.episode import LabelledBatch
 from quickstudy.core.wording import plural
@@ -90,6 +90,7 @@ class LabelledBatches:
             rank: Index of this process, 0 … world − 1.
             world: Number of processes.
         """
+        check_whole(0, i=i)
         places = self.places(i)
         index = torch.from_numpy(self._index[places])
         flat = self._items.index_select(0, index).to(self.device, non_blocking=True)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from quickstudy.core.arguments import checked_class
+from quickstudy.core.arguments import check_whole, checked_class
 from quickstudy.core.arrays import IntArray
 from quickstudy.core.episode import Episode, Support
 from quickstudy.core.wording import plural
@@ -131,6 +131,7 @@ class Episodes:
             rank: Index of this process, 0 … world − 1.
             world: Number of processes.
         """
+        check_whole(0, i=i)
         s = self.size(i)
         index, others, *orders = (torch.from_numpy(drawn[rank::world]) for drawn in self._draw(i))
         tasks = len(index)

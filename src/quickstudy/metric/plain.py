@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from quickstudy.core.arguments import check_whole
 from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.episode import LabelledBatch, Support
-from quickstudy.core.learner import Learner, embed_together
+from quickstudy.core.learner import Learner, embed_together, embeddings_of
 from quickstudy.metric.distances import Distance, cosine_distance
 from quickstudy.metric.heads import Head, logistic_regression
 
@@ -88,7 +88,7 @@ class PlainClassifier(Learner):
                 "LabelledBatches(pool, batch_size)"
             )
         self.check_classes(batch.classes)
-        z: Tensor = self.encoder(batch.x)
+        z = embeddings_of(self.encoder, batch.x)
         if z.ndim != 2 or z.shape[1] != self.linear.in_features:
             raise ValueError(
                 f"the encoder made {list(z.shape)} of {list(batch.x.shape)}, but the linear layer takes "

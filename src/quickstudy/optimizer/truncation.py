@@ -4,10 +4,12 @@ from dataclasses import dataclass
 
 import torch
 
+from quickstudy.core.arguments import checked_class
 from quickstudy.core.seeds import derived_seed
 from quickstudy.optimizer.problems.problem import generator
 
 
+@checked_class
 @dataclass(frozen=True)
 class ProblemSeed:
     """Random draw of a meta-step.
@@ -21,6 +23,7 @@ class ProblemSeed:
     seed: int
 
 
+@checked_class
 @dataclass(frozen=True)
 class ProblemSeeds:
     """Meta-batches of a `RuleLearner`: only seeds, from which it draws the problems itself.
@@ -58,6 +61,7 @@ class ProblemSeeds:
         return ProblemSeed(i, derived_seed(self.seed, i))
 
 
+@checked_class
 @dataclass(frozen=True)
 class TruncationSchedule:
     """Number of steps that a batch of problems runs for before new problems replace it.

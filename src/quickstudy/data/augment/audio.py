@@ -9,7 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quickstudy.core.arguments import checked_class
 
+
+@checked_class
 @dataclass(frozen=True)
 class Shift:
     """Shift each clip in time at random by whole samples; silence fills the gap.
@@ -36,6 +39,7 @@ class Shift:
         return _sound_at(x, np.arange(samples) - later)
 
 
+@checked_class
 @dataclass(frozen=True)
 class Speed:
     """Play each clip faster or slower at random about its middle, which changes its pitch as well.
@@ -75,6 +79,7 @@ class Speed:
         return _sound_at(x, middle + (np.arange(x.shape[-1]) - middle) * factor)
 
 
+@checked_class
 @dataclass(frozen=True)
 class Gain:
     """Make each clip louder or softer at random. The result is not clipped, so it may leave [−1, 1].
@@ -98,6 +103,7 @@ class Gain:
         return x * _ratio(rng.uniform(-self.decibels, self.decibels, (len(x), 1))).to(x)
 
 
+@checked_class
 @dataclass(frozen=True)
 class Noise:
     """Add white noise to each clip, at a random signal-to-noise ratio; silence stays silent.

@@ -8,10 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from quickstudy.core.arguments import checked_class
 from quickstudy.core.pixels import pixel_places
 from quickstudy.data.augment.augment import Augment
 
 
+@checked_class
 @dataclass(frozen=True)
 class RandomAffine:
     """Rotate, shear, scale and shift each image at random about its center.
@@ -69,6 +71,7 @@ class RandomAffine:
         return F.grid_sample(x, grid, padding_mode=self.padding, align_corners=False)
 
 
+@checked_class
 @dataclass(frozen=True)
 class ElasticTransform:
     r"""Deform each image at random by a smooth displacement field u: the pixel at p comes from p + u(p).
@@ -109,6 +112,7 @@ class ElasticTransform:
         return F.grid_sample(x, places, align_corners=False)
 
 
+@checked_class
 @dataclass(frozen=True)
 class SameOnBatch:
     """Apply one random draw of a change to all images of the batch.
@@ -128,6 +132,7 @@ class SameOnBatch:
         return self.change(x.reshape(1, -1, *x.shape[-2:]), rng).reshape(x.shape)
 
 
+@checked_class
 @dataclass(frozen=True)
 class RandomHorizontalFlip:
     """Flip each image horizontally at random; for faces, not for letters.
@@ -144,6 +149,7 @@ class RandomHorizontalFlip:
         return torch.where(mirrored[:, None, None, None], x.flip(3), x)
 
 
+@checked_class
 @dataclass(frozen=True)
 class RandomCrop:
     """Pad each image on all sides and crop it back to its size, at a random place.
@@ -187,6 +193,7 @@ class RandomCrop:
         return crops[torch.arange(len(x), device=x.device), :, down, across]
 
 
+@checked_class
 @dataclass(frozen=True)
 class ColorJitter:
     """Change brightness, contrast and saturation of each image at random, in a random order.
@@ -241,6 +248,7 @@ GREY = (0.2989, 0.587, 0.114)
 """Shares of red, green and blue in the brightness that is seen, as torchvision has them (ITU-R 601)."""
 
 
+@checked_class
 @dataclass(frozen=True)
 class BrightnessContrast:
     """Change brightness and contrast of each image at random: x ← (x − m) c + m + b, where m is its mean.
@@ -262,6 +270,7 @@ class BrightnessContrast:
         return ((x - mean) * c + mean + b).clamp_(0, 1)
 
 
+@checked_class
 @dataclass(frozen=True)
 class RandomErasing:
     """Cover a random rectangle of an image with grey (0.5), so that no single feature is relied upon.
@@ -290,6 +299,7 @@ class RandomErasing:
         return torch.where(erased[:, None].to(x.device), 0.5, x)
 
 
+@checked_class
 @dataclass(frozen=True)
 class Compose:
     """Apply several augmentations in sequence, to images or clips.

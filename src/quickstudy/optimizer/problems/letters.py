@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from quickstudy.core.arguments import checked_class
 from quickstudy.data.formats.items import floats
 from quickstudy.data.pool import ClassPool
 from quickstudy.optimizer.problems.problem import ProblemBatch, generator
@@ -15,6 +16,7 @@ SEEN = 15
 """Number of training items of each class; the others are held out."""
 
 
+@checked_class
 @dataclass(frozen=True)
 class Letters:
     """Problem family: a small convolutional network learns to classify a few classes of a pool.

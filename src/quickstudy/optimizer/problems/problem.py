@@ -7,9 +7,11 @@ from typing import Protocol
 import torch
 
 from quickstudy.core.adapt import Loss, Tensors
+from quickstudy.core.arguments import checked_class
 from quickstudy.core.seeds import derived_seed
 
 
+@checked_class
 @dataclass(frozen=True)
 class ProblemBatch:
     """B optimisation problems of one family, which run in parallel with separate parameters.
@@ -56,6 +58,7 @@ def generator(seed: int, *key: int) -> torch.Generator:
     return torch.Generator().manual_seed(derived_seed(seed, *key))
 
 
+@checked_class
 @dataclass(frozen=True)
 class Mixture:
     """Problem family: each draw is of one of several families, all equally likely.
@@ -88,6 +91,7 @@ class Mixture:
         return self.families[which].sample(count, seed)
 
 
+@checked_class
 @dataclass(frozen=True)
 class Reparametrized:
     r"""Problem family: another one with randomly scaled parameters, $\tilde f(\theta) = f(c \circ \theta)$.

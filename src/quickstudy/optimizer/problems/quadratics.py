@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from quickstudy.core.adapt import Tensors
+from quickstudy.core.arguments import checked_class
 from quickstudy.optimizer.problems.problem import ProblemBatch, generator
 
 
+@checked_class
 @dataclass(frozen=True)
 class Quadratics:
     r"""Problem family: quadratics $f(\theta) = \lVert W \theta - y \rVert^2$ with W and y standard Gaussian.

@@ -10,12 +10,14 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from quickstudy.core.adapt import Loss, Tensors
+from quickstudy.core.arguments import checked_class
 from quickstudy.core.kernels.per_task import per_task
 from quickstudy.core.kernels.switch import for_each
 from quickstudy.core.seeds import derived_seed, generators_kept
 from quickstudy.optimizer.problems.problem import ProblemBatch, generator
 
 
+@checked_class
 @dataclass(frozen=True)
 class Dataset:
     """A data set for supervised learning.
@@ -33,6 +35,7 @@ class Dataset:
         return len(self.x)
 
 
+@checked_class
 @dataclass(frozen=True)
 class Supervised:
     """Problem family: a model is trained on labelled data, from random initial weights on random minibatches.

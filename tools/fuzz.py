@@ -1,7 +1,7 @@
 """Files that are damaged, or made to do harm: nothing but refusals in one line, in little memory.
 
-Run it as `python -m tools.fuzz --inputs 10000 --hostile 1000 --seed 0`. It prints what went wrong, and how much
-memory it took above that of the program.
+Run it as `python -m tools.fuzz --inputs 10000 --hostile 1000 --seed 0`. It prints what went wrong, and how
+much memory it took above that of the program.
 """
 
 import argparse

@@ -29,7 +29,8 @@ class SafeConsole(Console):
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print; lines that are longer than the terminal is wide stay whole, as figures may be in them."""
-        super().print(*objects, **{"crop": False, **options})
+        whole: dict[str, Any] = {"crop": False, **options}
+        super().print(*objects, **whole)
 
 
 console = SafeConsole()

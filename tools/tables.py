@@ -85,6 +85,11 @@ TITLES = {  # in this order
         "same network with all s alike. Means over tasks, variances of the undamaged items and their spread "
         "(standard deviation over mean) included; where the spread is 0, s is a constant.",
     ),
+    "sound_conditions": (
+        "Words under other conditions",
+        "Clips of each test speaker, told by the nearest mean of those of the others, as they were recorded; "
+        "points lost against the same clips as recorded. Beside another word, either of the two is right.",
+    ),
     "lstm_meta_learner": (
         "The LSTM meta-learner",
         "5-way tasks, Conv4 with 32 filters, ten minutes of training each on one core of a busy machine. "

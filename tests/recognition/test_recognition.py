@@ -342,6 +342,40 @@ def test_chords_are_told_from_each_other_and_from_others(tmp_path: Path, people:
     assert [f.name for f in found] == ["c0", "c1", "c2", "c3", None, None]
 
 
+@pytest.mark.medium
+def test_an_unknown_sound_is_said_to_be_quiet_and_another_place_may_be_taken(
+    people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = untrained(tmp_path / "run", audio="DIR", rate=8000)
+    rng, t = np.random.default_rng(0), np.arange(8000) / 8000
+
+    def chord(path: Path, strength: float, silence: int = 0) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tones = sum(np.sin(2 * np.pi * f * t + rng.uniform(0, 6)) for f in rng.uniform(200, 3500, 4))
+        sound = strength * np.hanning(8000) * tones + 0.01 * strength * rng.normal(size=8000)
+        soundfile.write(path, np.pad(sound, (0, silence)), 8000)
+        return path
+
+    for i in range(12):
+        for j in range(3):
+            chord(tmp_path / "dev" / f"d{i}" / f"{j}.wav", 0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        calibrated(folder, tmp_path / "dev", far=0.05)
+    word, db = chord(tmp_path / "word.wav", 0.1, silence=24_000), ["--gallery", tmp_path / "s.db"]
+    assert run(["enroll", word, "--name", "hum", "--model", folder, *db], capsys)[0] == 0
+    faint = chord(tmp_path / "faint.wav", 0.001)
+    code, out, _ = run(["identify", faint, word, *db, "--json"], capsys)
+    unknown, known = json.loads(out)
+    assert (code, unknown["name"], known["name"], known["doubts"]) == (0, None, "hum", [])
+    assert unknown["doubts"][0].startswith("quiet: its loudest sample is at")
+    assert "quiet" in run(["identify", faint, *db], capsys)[1]
+    code, out, _ = run(["identify", word, *db, "--place", "middle"], capsys)
+    assert "silent: there is no sound in it" in str(code), "the middle of that file is silent"
+    code, _, _ = run(["calibrate", folder, "--place", "middle"], capsys)
+    assert "place middle is for clips of your own" in str(code)
+
+
 def test_clips_that_are_all_refused_are_one_error(people: Path, tmp_path: Path) -> None:
     recognizer = Recognizer(untrained(tmp_path / "run", audio="DIR", rate=8000), tmp_path / "sounds.db")
     (tmp_path / "text.wav").write_text("no sound")

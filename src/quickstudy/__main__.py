@@ -3,12 +3,22 @@
 import os
 import sys
 
+from quickstudy.core.stopping import exit_code, signals_raise
+
 
 def main() -> None:
     """Run the command line; errors that a user can mend are one line, and the exit code is 1."""
-    from quickstudy.cli.app import app
+    with signals_raise():
+        try:
+            _run()
+        except KeyboardInterrupt as stop:  # before there was a command
+            sys.exit(exit_code(stop))
 
+
+def _run() -> None:
     try:
+        from quickstudy.cli.app import app
+
         app(prog_name="quickstudy")
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("QUICKSTUDY_DEBUG"):

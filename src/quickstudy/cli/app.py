@@ -3,10 +3,11 @@
 import os
 import sys
 import warnings
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 import quickstudy
 from quickstudy.cli import recognition
@@ -17,8 +18,24 @@ from quickstudy.cli.optimize import optimize
 from quickstudy.cli.plot import plot
 from quickstudy.cli.predict import predict
 from quickstudy.cli.train import train
+from quickstudy.core.stopping import exit_code
+
+
+class _Program(TyperGroup):
+    """All commands; one that is stopped by a signal says so in a line, and its exit code names the signal."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            if os.environ.get("LOCAL_RANK", "0") == "0":  # the first process says it for all
+                with suppress(OSError):  # its terminal may be gone
+                    print("stopped", file=sys.stderr)
+            raise typer.Exit(exit_code(stop)) from None
+
 
 app = typer.Typer(
+    cls=_Program,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",

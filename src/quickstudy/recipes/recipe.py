@@ -32,7 +32,7 @@ from quickstudy.recipes.experiment import Options, Results, Tested, asked_of_fit
 from quickstudy.training.evaluate import evaluate, fit_transforms
 from quickstudy.training.fit import fit
 from quickstudy.training.launch import Display
-from quickstudy.training.run_folder import TrainingState
+from quickstudy.training.run_folder import TrainingState, refuse_if_taken
 from quickstudy.training.schedules import Schedule
 
 TASKS = 10
@@ -176,6 +176,7 @@ class Recipe:
         from quickstudy.recipes.weights import start_from  # which knows the recipes
 
         self.check(options, fabric.world_size)
+        refuse_if_taken(out, fabric)
         seed = options.get("seed", 0)
         steps, lr = options.get("steps") or self.steps, options.get("lr") or self.lr
         tasks, clip = options.get("tasks") or self.tasks, options.get("clip")

@@ -2,12 +2,14 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.distributed.checkpoint.stateful import Stateful
 
@@ -82,6 +84,8 @@ def unroll_state_of(model: nn.Module) -> Stateful | None:
     return state if isinstance(state, Stateful) else None
 
 
+KEPT = "kept"
+"""Key of the manifest, and prefix of the tensors, of weights that regular validations have kept."""
 FACTS = "fit"
 """Key of a manifest under which `fit` states the facts of its training run."""
 
@@ -160,6 +164,51 @@ def _stated(value: object) -> Any:
     return value if isinstance(value, bool | int | float | str | None) else described(value)
 
 
+@contextmanager
+def alone_in(out: str | Path | None, fabric: Fabric | None) -> Generator[None]:
+    """Context in which no other training can write to a folder.
+
+    Args:
+        out: Path of the folder; None if nothing is written.
+        fabric: Fabric of the processes of this training, of which the first writes.
+
+    Raises:
+        ValueError: If another training writes to it.
+        OSError: If it can't be written to.
+    """
+    with ExitStack() as held:
+        if out:
+            _by_the_first(fabric, lambda: held.enter_context(files.folder_taken(Path(out))))
+        yield
+
+
+def refuse_if_taken(out: str | Path, fabric: Fabric) -> None:
+    """Refuse a folder that another training writes to, before any work is done for this one.
+
+    Args:
+        out: Path of the folder.
+        fabric: Fabric of the processes of this training.
+
+    Raises:
+        ValueError: If there is another.
+    """
+    _by_the_first(fabric, lambda: files.refuse_if_taken(Path(out)))
+
+
+def _by_the_first(fabric: Fabric | None, act: Callable[[], object]) -> None:
+    """Let the first process do something; what it raises is raised by all, so that none waits for it."""
+    error = None
+    if not fabric or fabric.global_rank == 0:
+        try:
+            act()
+        except (ValueError, OSError) as raised:
+            error = raised
+    if fabric and fabric.world_size > 1:
+        error = fabric.broadcast(error)
+    if error:
+        raise error
+
+
 class Run:
     """The folder of a training run: `best.safetensors`, `last.safetensors`, `log.jsonl`.
 
@@ -216,6 +265,9 @@ class Run:
             if average:
                 average.load(checkpoint.without_prefix("average.", tensors))
             progress = TrainingState(**manifest["progress"])
+            if write and KEPT in manifest:
+                kept = checkpoint.without_prefix(f"{KEPT}.", tensors)
+                checkpoint.save(self.best, kept, self.manifest | {"training": manifest[KEPT]})
         else:
             progress = TrainingState()
         if write:
@@ -231,7 +283,7 @@ class Run:
                 "random draws: start it anew in another --out"
             )
         # the facts already have a digest of the classes
-        apart = ("version", "progress", "optimizer", "classes")
+        apart = ("version", "progress", "optimizer", "classes", KEPT)
         was = _flat({k: v for k, v in before.items() if k not in apart})
         now = _flat({k: v for k, v in self.manifest.items() if k not in apart})
         now = json.loads(json.dumps(now))  # a tuple comes back from a file as a list
@@ -242,6 +294,23 @@ class Run:
                     f"{was.get(key)}, not {now.get(key)}: "
                     "resume it with the same options, or name another --out"
                 )
+
+    def end_with(self, weights: dict[str, Tensor], ended: TrainingState) -> None:
+        """Write `best.safetensors` with the weights that a session ends with, out of turn.
+
+        The training that is resumed must not know of them. So those that the regular validations have kept
+        go into `last.safetensors` first, and are put back from there.
+
+        Args:
+            weights: Weights that the session ends with, by name.
+            ended: Progress of the training run, as if the validation of these weights were a regular one.
+        """
+        tensors, manifest = checkpoint.load(self.last)
+        if manifest["progress"]["best_step"]:
+            kept, trained = checkpoint.load(self.best)
+            tensors |= checkpoint.prefixed(f"{KEPT}.", kept)
+            checkpoint.save(self.last, tensors, manifest | {KEPT: trained["training"]})
+        self.save_best(weights, ended)
 
     def best_weights(self) -> dict[str, Tensor]:
         """Weights of the best checkpoint so far, by name."""

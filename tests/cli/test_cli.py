@@ -222,7 +222,8 @@ def test_evaluate_as_json(run: Run) -> None:
     assert (answer.code, answer.err, answer.warned) == (0, "", ["pics.test has 3 classes: 3-way it is"])
     assert answer.out.startswith("["), "not even an empty line before it"
     inductive, transductive = json.loads(answer.out)
-    assert list(inductive) == ["accuracy", "ci95", "episodes", "seed", "setting", "mode"]
+    assert list(inductive)[:6] == ["accuracy", "ci95", "episodes", "seed", "setting", "mode"]
+    assert inductive["not unseen"] == []
     assert (inductive["mode"], transductive["mode"]) == ("inductive", "transductive")
     assert (inductive["seed"], inductive["episodes"], inductive["setting"]) == (3, 10, "3w1s")
     assert run("evaluate r --mode both --episodes 10 --seed 3 --json").out == answer.out, "repeatable"
@@ -299,7 +300,15 @@ def test_what_cannot_be_tested_fails_before_the_training(run: Run, home: Path, t
 
 def test_evaluate_on_other_pictures(run: Run) -> None:
     answer = run("evaluate r --images pics --setting 16w1s --queries 3 --episodes 10 --json")
-    assert json.loads(answer.out)[0]["setting"] == "16w1s", "all 16 classes are test classes here"
+    (score,) = json.loads(answer.out)
+    assert score["setting"] == "16w1s", "all 16 classes are test classes here"
+    pictures, names = score["not unseen"][0].split("; ")
+    assert pictures == "120 of the 192 items were trained on"
+    assert names.startswith("10 names of classes here are of classes trained on: 'class ")
+    assert "36 of the 192 items were validated on" in score["not unseen"][1]
+    assert (
+        "not unseen: 120 of the 192 items were trained on" in run("evaluate r --images pics --episodes 2").err
+    )
 
 
 def test_evaluate_on_pictures_some_of_which_cannot_be_read(run: Run, few: Path) -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,15 +90,24 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
     tmp_path: Path, whole: Path, draw: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # the log's first, then best, its copy, last, its copy, at each validation
-    full_from, syncs, sync = 2 + draw, itertools.count(), os.fsync
+    syncs, sync, lines, log = itertools.count(), os.fsync, itertools.count(), Path.open
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def fsync(descriptor: int) -> None:
-        if next(syncs) >= full_from:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if next(syncs) > draw:
+            raise full
         sync(descriptor)
 
+    def appended(path: Path, mode: str = "r", **rest: Any) -> Any:
+        if mode == "a" and path.name == "log.jsonl" and next(lines) >= draw - 7:
+            raise full
+        return log(path, mode, **rest)
+
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", fsync)
+        if draw < 8:
+            patch.setattr(os, "fsync", fsync)
+        else:
+            patch.setattr(Path, "open", appended)
         with pytest.raises(OSError, match=r"^can't write .*No space left.*free some"):
             small_fit(small_learner(), tmp_path, STEPS)
     for saved in tmp_path.glob("*.safetensors"):

@@ -21,6 +21,7 @@ from quickstudy.cli.options import (
 from quickstudy.core.modes import Mode
 
 if TYPE_CHECKING:
+    from quickstudy.data.pool import ClassPool
     from quickstudy.data.setting import Setting
     from quickstudy.recipes.recipe import Recipe
 
@@ -75,11 +76,14 @@ def evaluate(
 ) -> None:
     """Measure a checkpoint on test classes: mean accuracy with its 95 % interval.
 
+    It says what of the test classes the model has met in training or validation, as far as that is known.
+
     Of a Siamese network also how well it tells pairs: EER, AUC, TAR at FAR.
     """
-    from quickstudy.core.consoles import console
+    from quickstudy.core.consoles import console, messages
     from quickstudy.core.kernels.memory import keep_freed_memory
     from quickstudy.data.datasets.folders import folder_pool
+    from quickstudy.data.overlap import overlaps
     from quickstudy.metric.siamese import Siamese
     from quickstudy.recipes import weights
     from quickstudy.training.launch import launch
@@ -100,6 +104,13 @@ def evaluate(
         form = recipe.item_format if own_recipe else weights.item_format_of(manifest)
         pool = folder_pool(images, form, fractions, skip_corrupt)
         recipe = replace(recipe, pool=pool, published={}, labels=None, cross_source=False)
+    loaded: list[ClassPool] = []
+
+    def once(**how: Any) -> "ClassPool":
+        loaded[:] = loaded or [asked_pool(**how)]
+        return loaded[0]
+
+    asked_pool, recipe = recipe.pool, replace(recipe, pool=once)
     if accelerator in ("auto", "cpu"):
         keep_freed_memory()
     fabric = launch(accelerator, devices, "32-true")
@@ -115,12 +126,16 @@ def evaluate(
     scores = recipe.test(learner, fabric=fabric, **asked)
     if fabric.global_rank == 0:
         pairs = recipe.test_pairs(learner, **asked) if isinstance(learner, Siamese) else []
+        met = overlaps(manifest, loaded[0].split("test"), ("train", "validation"))
+        told = [str(overlap) for overlap in met if not overlap.disjoint]
         if as_json:
-            print(json.dumps([s.as_dict() for s in (*scores, *pairs)], indent=2))
+            print(json.dumps([s.as_dict() | {"not unseen": told} for s in (*scores, *pairs)], indent=2))
         else:
             console.print(results_table(recipe.results(scores)))
             for verification in pairs:
                 console.print(f"pairs: {verification}", highlight=False, soft_wrap=True)
+        for sentence in told:
+            messages.print(f"not unseen: {sentence}", highlight=False, soft_wrap=True)
 
 
 def as_tested(recipe: "Recipe", settings: "Sequence[Setting]", queries: int | None) -> "tuple[Setting, ...]":

@@ -43,12 +43,15 @@ def save(path: Path, tensors: Mapping[str, Tensor], manifest: Manifest) -> None:
 
 
 def _readable(manifest: Manifest) -> Manifest:
-    """The manifest with the number of classes in place of their names and digests, which fill pages."""
-    classes = manifest.get("classes")
-    if not isinstance(classes, dict):
-        return manifest
-    numbers = {split: len(of) for split, of in cast(dict[str, dict[str, str]], classes).items()}
-    return manifest | {"classes": numbers}
+    """The manifest with numbers in place of the names and digests of classes and items, which fill pages."""
+    classes, seen = manifest.get("classes"), manifest.get("seen")
+    if isinstance(classes, dict):
+        numbers = {split: len(of) for split, of in cast(dict[str, dict[str, str]], classes).items()}
+        manifest = manifest | {"classes": numbers}
+    if isinstance(seen, dict):
+        items = {split: of["items"] for split, of in cast(dict[str, dict[str, int]], seen).items()}
+        manifest = manifest | {"seen": items}
+    return manifest
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], Manifest]:

@@ -23,6 +23,7 @@ from quickstudy.data.batches import LabelledBatches
 from quickstudy.data.datasets.glyphs import glyphs
 from quickstudy.data.episodes import Episodes
 from quickstudy.data.formats.items import ItemFormat
+from quickstudy.data.overlap import items_record
 from quickstudy.data.pool import ClassPool
 from quickstudy.data.setting import BatchSize, LabelFraction, Setting
 from quickstudy.metric.plain import PlainClassifier
@@ -216,6 +217,7 @@ class Recipe:
             "precision": fabric.strategy.precision.precision,
             "data": classes.summary(),
             "classes": {"validation": validation.pool.class_digests()},
+            "seen": {"validation": items_record(validation.pool)},
             "items": self.item_format.as_dict(),
             "version": importlib.metadata.version("quickstudy"),
         }

@@ -1,6 +1,6 @@
 """Calibration of a model, and the report on it, from the data it is tried on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ from quickstudy.core.arrays import IntArray
 from quickstudy.core.kernels.sizes import sizes_on
 from quickstudy.core.progress import ProgressCallback
 from quickstudy.data.datasets.folders import class_folders
+from quickstudy.data.overlap import Overlap, items_record, overlaps
 from quickstudy.data.pool import ClassPool
 from quickstudy.recipes import weights as recipes_weights
 from quickstudy.recognition.calibration import Calibration, Cost, calibrate
@@ -109,6 +110,7 @@ def calibrate_model(
             "others, with --images or --audio"
         )
     labelled = _unseen(embedder, "validation", folder, data_root, display)
+    met = [o for o in overlaps(embedder.manifest, labelled.pool, ("train",)) if not o.disjoint]
     cross_source = folder is None and recipes_weights.recipe_of(embedder.manifest).cross_source
     z, labels, sources = labelled.embeddings, labelled.labels, labelled.sources if cross_source else None
     energy, poolings = embedder.energy, Poolings({}, {}, pooling)
@@ -117,10 +119,12 @@ def calibrate_model(
     pooling = poolings.chosen
     scorer = pooled_scores(energy, pooling)
     made = calibrate(z, labels, scorer, far, cost, seed=seed, sources=sources, pooling=pooling)
+    made = replace(made, warnings=(*made.warnings, *(_met(o) for o in met)))
     weights, manifest = checkpoint.load(embedder.path)
     facts = {"apart": cross_source, "data": labelled.pool.summary()}
     manifest[CALIBRATION] = made.as_dict() | poolings.as_dict() | facts
     manifest["classes"] = manifest.get("classes", {}) | {"calibration": labelled.pool.class_digests()}
+    manifest["seen"] = manifest.get("seen", {}) | {"calibration": items_record(labelled.pool)}
     checkpoint.save(embedder.path, weights, manifest)
     return made, poolings
 
@@ -161,6 +165,7 @@ def report_on(
         "samples of a name": stated["pooling"],
         "seed": str(seed),
     }
+    met = [o for o in overlaps(embedder.manifest, labelled.pool, ("train", "calibration")) if not o.disjoint]
     return recognition_report(
         f"Recognition: {embedder.recipe}",
         labelled.embeddings,
@@ -168,10 +173,16 @@ def report_on(
         pooled_scores(embedder.energy, stated["pooling"]),
         Calibration.from_dict(stated),
         facts=facts,
+        met=tuple(map(str, met)),
         sources=labelled.sources,
         cross_source=stated.get("apart", False),
         seed=seed,
     )
+
+
+def _met(overlap: Overlap) -> str:
+    """What a calibration on classes that were met means."""
+    return f"{overlap}: of these the thresholds may be too lax" if overlap.checked else str(overlap)
 
 
 def _unseen(

@@ -3,13 +3,14 @@
 import math
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from quickstudy.core.kernels.sizes import sizes_on
 from quickstudy.core.progress import ProgressCallback
+from quickstudy.core.wording import plural
 from quickstudy.data.datasets.folders import find_files
 from quickstudy.data.formats.archives import File, Member
 from quickstudy.recognition.calibration import EXPECTED, FEW, Calibration, calibrate
@@ -346,6 +347,11 @@ class Recognizer:
                 f"thresholds for a FAR of {100 * own.far:.3g} %: it takes {FEW} names{needed}; enroll more "
                 "or ask for a higher FAR. The thresholds stay as they are"
             )
+        trained = self.embedder.manifest.get("classes", {})
+        met = sorted({*map(str, labels)} & {*(trained.get("train", ()) if isinstance(trained, dict) else ())})
+        if met:
+            told = f"{plural(len(met), 'enrolled name')} of classes trained on, such as {met[0]!r}"
+            own = replace(own, warnings=(*own.warnings, f"{told}: of these the thresholds may be too lax"))
         self.gallery.put_setting(CALIBRATION, own.as_dict())
         return own
 

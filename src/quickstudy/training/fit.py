@@ -105,7 +105,8 @@ def fit(
         resume: Whether to continue from `out/last.safetensors` if it exists.
         manifest: Further facts for the manifests of the checkpoints. `fit` itself states, under "fit", the
             data, tasks and seeds of training and validation, steps, optimizer, schedule, clip, ema_decay and
-            precision, and under "classes" the names and digests of the classes.
+            precision, under "classes" the names and digests of the classes, and under "seen" digests of the
+            items.
         saved: Module whose `state_dict` is written to the checkpoints, and which gets the best weights in the
             end; it must share the learner's parameters. The learner itself by default.
         report: Callback after every step, such as a progress bar.
@@ -167,8 +168,8 @@ def fit(
             precision=fabric.strategy.precision.precision,
         )
         given = manifest or {}
-        classes = {"classes": stated["classes"] | given.get("classes", {})}
-        run = Run(Path(out), given | stated | classes)
+        both = {key: stated[key] | given.get(key, {}) for key in ("classes", "seen")}
+        run = Run(Path(out), given | stated | both)
     rates = [group["lr"] for group in bare.param_groups]
     if unroll_state := unroll_state_of(learner):
         unroll_state.load_state_dict({})  # no state of an earlier training run

@@ -18,6 +18,7 @@ from quickstudy.core.blueprint import NotRebuildableError, blueprint
 from quickstudy.core.episode import Batches
 from quickstudy.core.scores import ValidationResult
 from quickstudy.data.formats.items import ItemFormat
+from quickstudy.data.overlap import items_record
 from quickstudy.data.pool import ClassPool, described
 from quickstudy.training.averaging import WeightAverage
 
@@ -111,7 +112,8 @@ def facts_of(
         settings: Further numbers and names, which are stated unchanged.
 
     Returns:
-        `{"fit": facts, "classes": {"train": {name: digest}, "validation": …}}`.
+        `{"fit": facts, "classes": {"train": {name: digest}, "validation": …}, "seen": {"train": …}}`, the
+        last with what `items_record` keeps of the items.
     """
     groups = [
         {"parameters": len(group["params"])} | {k: _stated(v) for k, v in group.items() if k != "params"}
@@ -128,14 +130,15 @@ def facts_of(
         "schedule": [float(f"{schedule(step):.9g}") for step in places],
         "validation": _summary(validation) if hasattr(validation, "part") else described(validation),
     }
-    pools = {"train": episodes, "validation": validation}
-    classes = {
-        split: pool.class_digests()
-        for split, of in pools.items()
-        if isinstance(pool := getattr(of, "pool", None), ClassPool)
-    }
+    of = {"train": episodes, "validation": validation}
+    pools = {split: getattr(batches, "pool", None) for split, batches in of.items()}
+    known = {split: pool for split, pool in pools.items() if isinstance(pool, ClassPool)}
+    classes = {split: pool.class_digests() for split, pool in known.items()}
+    seen = {split: items_record(pool) for split, pool in known.items()}
     form: ItemFormat | None = getattr(getattr(episodes, "pool", None), "item_format", None)
-    return {FACTS: facts | settings, "classes": classes} | ({"items": form.as_dict()} if form else {})
+    return {FACTS: facts | settings, "classes": classes, "seen": seen} | (
+        {"items": form.as_dict()} if form else {}
+    )
 
 
 def _built(learner: nn.Module) -> dict[str, Any]:
@@ -283,7 +286,7 @@ class Run:
                 "random draws: start it anew in another --out"
             )
         # the facts already have a digest of the classes
-        apart = ("version", "progress", "optimizer", "classes", KEPT)
+        apart = ("version", "progress", "optimizer", "classes", "seen", KEPT)
         was = _flat({k: v for k, v in before.items() if k not in apart})
         now = _flat({k: v for k, v in self.manifest.items() if k not in apart})
         now = json.loads(json.dumps(now))  # a tuple comes back from a file as a list

@@ -129,7 +129,10 @@ def evaluate(
         met = overlaps(manifest, loaded[0].split("test"), ("train", "validation"))
         told = [str(overlap) for overlap in met if not overlap.disjoint]
         if as_json:
-            print(json.dumps([s.as_dict() | {"not unseen": told} for s in (*scores, *pairs)], indent=2))
+            each = [{"accuracies": [round(a, 6) for a in s.accuracies]} for s in scores]
+            parts = [s.as_dict() | more for s, more in zip(scores, each, strict=True)]
+            parts += [verification.as_dict() for verification in pairs]
+            print(json.dumps([part | {"not unseen": told} for part in parts], indent=2))
         else:
             console.print(results_table(recipe.results(scores)))
             for verification in pairs:

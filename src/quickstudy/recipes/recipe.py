@@ -16,7 +16,7 @@ from quickstudy.core.checkpoint import Manifest
 from quickstudy.core.learner import Learner, with_embedding
 from quickstudy.core.modes import Mode
 from quickstudy.core.progress import ProgressCallback
-from quickstudy.core.scores import Score, percent
+from quickstudy.core.scores import Score, data_percent, percent
 from quickstudy.core.seeds import generators_kept
 from quickstudy.data.augment.augment import Augment
 from quickstudy.data.batches import LabelledBatches
@@ -363,13 +363,15 @@ class Recipe:
 
     def results(self, figures: Sequence[Score]) -> Results:
         """Accuracies as a table, beside those of the paper."""
-        wide = "accuracy %, 95 % interval"
+        wide, data = "accuracy %, 95 % over draws", "over classes and items"
         rows: list[tuple[str, ...]] = []
         for s in figures:
             paper = self.published.get(s.setting) if s.mode == self.mode else None
             accuracy, told = percent(s.accuracy, s.ci95), "–" if paper is None else f"{paper:g}"
-            rows.append((s.setting, s.mode, accuracy, str(s.episodes), str(s.seed), told))
-        return Results(("setting", "batch norm", wide, "episodes", "seed", "paper %"), rows, (wide,))
+            over = data_percent(s.data95) if s.data95 else "–"
+            rows.append((s.setting, s.mode, accuracy, over, str(s.episodes), str(s.seed), told))
+        headers = ("setting", "batch norm", wide, data, "episodes", "seed", "paper %")
+        return Results(headers, rows, (wide, data))
 
     def test_command(self, folder: Path) -> list[str]:
         """As in `Experiment`."""

@@ -123,12 +123,12 @@ def facts_of(
     places = sorted({round(i * (steps - 1) / 16) for i in range(17)})
     facts: dict[str, Any] = {
         "learner": _built(learner),
-        "train": _summary(episodes),
+        "train": summary_of(episodes),
         "steps": steps,
         "optimizer": type(optimizer).__name__,
         "parameter_groups": groups,
         "schedule": [float(f"{schedule(step):.9g}") for step in places],
-        "validation": _summary(validation) if hasattr(validation, "part") else described(validation),
+        "validation": summary_of(validation) if hasattr(validation, "part") else described(validation),
     }
     of = {"train": episodes, "validation": validation}
     pools = {split: getattr(batches, "pool", None) for split, batches in of.items()}
@@ -149,8 +149,12 @@ def _built(learner: nn.Module) -> dict[str, Any]:
         return {"class": type(learner).__qualname__}
 
 
-def _summary(batches: object) -> dict[str, Any]:
-    """Facts of meta-batches from their `summary` method; without one, their class, tasks and seed."""
+def summary_of(batches: object) -> dict[str, Any]:
+    """Facts of meta-batches from their `summary` method; without one, their class, tasks and seed.
+
+    Args:
+        batches: Sequence of meta-batches.
+    """
     summary: Callable[[], dict[str, Any]] | None = getattr(batches, "summary", None)
     if summary:
         return summary()

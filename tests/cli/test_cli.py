@@ -35,6 +35,8 @@ from quickstudy.recipes.recipe import Recipe
 CLASSES, PICTURES = 16, 12
 OWN = "--set size=28 --set grey=true --set ways=5 --set queries=3 --accelerator cpu --precision 32-true"
 """Of the pictures below: 10 classes to train on, 3 to validate and 3 to test."""
+PATIENCE = 1800
+"""Seconds after which a program hangs for sure, however busy the machine is."""
 SMALL = "--set size=16 --set grey=true --set ways=3"
 
 
@@ -488,13 +490,13 @@ def test_ctrl_c_saves_and_says_how_to_go_on(run: Run, home: Path, tmp_path: Path
     line = own(tmp_path / "r", "--steps 100000")
     # a session of its own, so that nobody else is interrupted
     with program(line, home, start_new_session=True) as child:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE
         while not (tmp_path / "r" / "log.jsonl").exists() and child.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.05)
         time.sleep(0.5)  # some steps
         child.send_signal(signal.SIGINT)
-        out, err = child.communicate(timeout=60)
+        out, err = child.communicate(timeout=PATIENCE)
     assert child.returncode == 130, err
     assert out == ""
     assert "Traceback" not in err
@@ -526,7 +528,7 @@ def test_ctrl_c_in_the_final_test_keeps_the_training_and_says_how_to_test(
 def test_two_processes_speak_with_one_voice(home: Path, tmp_path: Path) -> None:
     line = own(tmp_path / "r", "--devices 2 --tasks 2 --steps 4")
     with program(line, home) as child:
-        out, err = child.communicate(timeout=200)
+        out, err = child.communicate(timeout=PATIENCE)
     assert child.returncode == 0, err
     assert out.count("3w1s") == 1
     assert err.count("finished after 4 steps") == 1
@@ -542,6 +544,8 @@ def test_two_processes_speak_with_one_voice(home: Path, tmp_path: Path) -> None:
     ("line", "parts"),
     [
         ("train nosuch", ["there is no recipe 'nosuch'", "quickstudy recipes"]),
+        ("evaluate prototypical-glyph", ["did you mean prototypical-glyphs"]),
+        ("evaluate faces-lfw", ["is a recipe", "quickstudy train faces-lfw", "may take hours"]),
         ("train prototypical-glyph", ["did you mean prototypical-glyphs"]),
         (
             "train prototypical-images",
@@ -568,7 +572,10 @@ def test_two_processes_speak_with_one_voice(home: Path, tmp_path: Path) -> None:
         ("train prototypical-glyphs --accelerator warp", ["'warp'"]),
         ("evaluate r --setting 5way", ["setting '5way' is not of the form 5w1s"]),
         ("evaluate r --setting 1w1s", ["ways is 1: it must be at least 2"]),
-        ("evaluate nosuch", ["there is no checkpoint or model 'nosuch': shipped models are"]),
+        (
+            "evaluate nosuch",
+            ["no checkpoint or model 'nosuch': quickstudy models lists those that ship"],
+        ),
         ("evaluate no/such.safetensors", ["no checkpoint at no/such.safetensors"]),
         ("evaluate pics", ["no checkpoint at pics/best.safetensors: training writes"]),
         ("predict r --support nowhere --query pics", ["nowhere is not a folder"]),
@@ -624,7 +631,7 @@ def test_debug_shows_where_an_error_comes_from(run: Run, monkeypatch: pytest.Mon
 @pytest.mark.medium
 def test_an_error_is_one_line_from_outside_too(home: Path) -> None:
     with program("data --data-root nowhere", home) as child:
-        out, err = child.communicate(timeout=60)
+        out, err = child.communicate(timeout=PATIENCE)
     assert (child.returncode, out) == (1, "")
     assert err == "error: --data-root names nowhere, which is not a folder\n"
 

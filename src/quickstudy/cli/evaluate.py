@@ -87,6 +87,7 @@ def evaluate(
     from quickstudy.metric.siamese import Siamese
     from quickstudy.recipes import weights
     from quickstudy.training.launch import launch
+    from quickstudy.training.verdict import of_chance
 
     if mode == "authors" and queries not in (None, 1):
         raise ValueError(f"--mode authors takes one query a class, not {queries}: leave --queries out")
@@ -137,6 +138,9 @@ def evaluate(
             console.print(results_table(recipe.results(scores)))
             for verification in pairs:
                 console.print(f"pairs: {verification}", highlight=False, soft_wrap=True)
+        for score in scores:
+            if guessing := of_chance(score.as_dict()):
+                messages.print(f"{score.setting} {score.mode}: {guessing}", highlight=False, soft_wrap=True)
         for sentence in told:
             messages.print(f"not unseen: {sentence}", highlight=False, soft_wrap=True)
 

@@ -72,6 +72,8 @@ def train(
     from quickstudy.core.kernels.memory import keep_freed_memory
     from quickstudy.recipes.sources import recipe_source
     from quickstudy.training.launch import launch
+    from quickstudy.training.run_folder import read_log
+    from quickstudy.training.verdict import verdict
 
     source, general = recipe_source(recipe), of_every_training()
     values = source.parse(settings or (), general)
@@ -117,6 +119,11 @@ def train(
         f"in {progress.seconds / 60:.1f} minutes; {best if progress.best_step else 'no validation yet'}; "
         f"{folder / 'best.safetensors'}"
     )
+    validated = [line for line in read_log(folder / "log.jsonl") if "validation" in line]
+    if validated and progress.score:
+        last = {"accuracy": validated[-1]["validation"], "ci95": validated[-1]["ci95"]}
+        if told := verdict(validated[-1]["loss"], {**last, "setting": progress.score.get("setting", "")}):
+            say(told)
     if progress.stopped == "minutes":
         say(f"go on with: {again}")
         return

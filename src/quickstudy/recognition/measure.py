@@ -9,6 +9,7 @@ from quickstudy.core import checkpoint
 from quickstudy.core.arrays import IntArray
 from quickstudy.core.kernels.sizes import sizes_on
 from quickstudy.core.progress import ProgressCallback
+from quickstudy.core.wording import of_ten
 from quickstudy.data.datasets.folders import class_folders
 from quickstudy.data.overlap import Overlap, items_record, overlaps
 from quickstudy.data.pool import ClassPool
@@ -21,6 +22,9 @@ from quickstudy.recognition.pooling_choice import Poolings, compare_poolings
 from quickstudy.recognition.recognizer import CALIBRATION
 from quickstudy.recognition.report.report import RecognitionReport, recognition_report
 from quickstudy.training.launch import Display
+
+TOO_MANY = 0.3
+"""False-reject rate from which on a calibration says in words what it means."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,9 @@ def calibrate_model(
     pooling = poolings.chosen
     scorer = pooled_scores(energy, pooling)
     made = calibrate(z, labels, scorer, far, cost, seed=seed, sources=sources, pooling=pooling)
-    made = replace(made, warnings=(*made.warnings, *(_met(o) for o in met)))
+    frr = made.tables[0].point.frr
+    told = [f"at this threshold it turns away {of_ten(frr)} who are rightly there"] if frr >= TOO_MANY else []
+    made = replace(made, warnings=(*made.warnings, *told, *(_met(o) for o in met)))
     weights, manifest = checkpoint.load(embedder.path)
     facts = {"apart": cross_source, "data": labelled.pool.summary()}
     manifest[CALIBRATION] = made.as_dict() | poolings.as_dict() | facts

@@ -10,7 +10,6 @@ what ships is measured by `tools.ship`, and what has shipped by `benchmarks.accu
 """
 
 import argparse
-import fcntl
 import os
 import signal
 import subprocess
@@ -20,9 +19,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import Any
 
-from quickstudy.core import checkpoint
+from quickstudy.core import checkpoint, files
+from quickstudy.core.stopping import SIGNALS, let_go_of_terminal
 from quickstudy.recipes.catalogue import RECIPES
 
 
@@ -123,7 +123,8 @@ def state(training: Training, out: Path) -> State:
     last = folder / "last.safetensors"
     if training.recipe not in RECIPES and ":" not in training.recipe:
         return State("no recipe")
-    running = _is_locked(folder / "train.log")
+    # the log is locked by the queue, for its child, the folder by whoever trains
+    running = files.is_locked(folder / "train.log") or files.is_locked(folder / files.LOCK)
     if not last.exists():
         return State("running" if running else "open")
     try:
@@ -135,23 +136,6 @@ def state(training: Training, out: Path) -> State:
     done = step == steps or progress["stopped"] == "patience"
     word = "running" if running else "done" if done else "stopped"
     return State(word, f"{step}/{steps}", progress["headline"] or "–")
-
-
-def _is_locked(log: Path) -> bool:
-    """Whether a training writes to this log: each locks its own, and so does a child that outlives us."""
-    if not log.exists():
-        return False
-    with log.open() as file:
-        return not _lock(file)
-
-
-def _lock(log: IO[str]) -> bool:
-    """Lock an open log until it is closed by all processes that have it open; False if another has."""
-    try:
-        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 class Queue:
@@ -171,8 +155,9 @@ class Queue:
 
     def stop(self, number: int = 0, frame: FrameType | None = None) -> None:
         """Let the running training save and stop, and begin no other; also what signals call."""
-        self.stopped = True
-        if self.child and self.child.poll() is None:
+        let_go_of_terminal(number)
+        again, self.stopped = self.stopped and number not in (0, signal.SIGINT), True
+        if self.child and self.child.poll() is None and not again:  # some send the others several times
             self.child.send_signal(signal.SIGINT)
 
     def run(self, training: Training) -> str:
@@ -190,7 +175,7 @@ class Queue:
         folder.mkdir(parents=True, exist_ok=True)
         command = training.command(self.out, self.options)
         with (folder / "train.log").open("a") as log:
-            if not _lock(log):
+            if not files.lock(log):
                 return "running"
             log.write(f"$ {' '.join(command[1:])}\n")
             log.flush()
@@ -219,10 +204,11 @@ class Queue:
     def run_all(self, trainings: Sequence[Training]) -> int:
         """Run all of them, as far as time goes; the number of those that failed.
 
-        SIGINT and SIGTERM call `stop` meanwhile; a second SIGINT or SIGTERM ends the running training
-        without saving. Both are handled even where they were ignored, so children heed them, too.
+        SIGINT, SIGTERM and SIGHUP call `stop` meanwhile; a second SIGINT ends the running training without
+        saving. The first two are handled even where they were ignored, so children heed them, too.
         """
-        before = {number: signal.signal(number, self.stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        heeded = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+        before = {number: signal.signal(number, self.stop) for number in heeded}
         failed = 0
         try:
             for training in trainings:

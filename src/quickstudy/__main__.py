@@ -3,16 +3,27 @@
 import os
 import sys
 
+from quickstudy.core.stopping import exit_code, signals_raise
+
 
 def main() -> None:
-    """Run the command line; errors that a user can mend are one line. Wrong calls exit with 2, else 1."""
-    from quickstudy.cli.app import app
+    """Run the command line; errors that a user can mend are one line, wrong calls exit with 2, else 1."""
+    with signals_raise():
+        try:
+            _run()
+        except KeyboardInterrupt as stop:  # before there was a command
+            sys.exit(exit_code(stop))
+
+
+def _run() -> None:
     from quickstudy.cli.options import UsageError
     from quickstudy.core.consoles import never_fail
     from quickstudy.core.wording import one_line
 
     never_fail()
     try:
+        from quickstudy.cli.app import app
+
         app(prog_name="quickstudy")
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("QUICKSTUDY_DEBUG"):

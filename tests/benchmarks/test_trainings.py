@@ -13,6 +13,7 @@ import pytest
 from benchmarks import trainings
 from benchmarks.trainings import GROUPS, Queue, Training, chosen, listing, state
 from quickstudy.core import checkpoint
+from quickstudy.core.files import folder_taken
 
 TINY = '''
 import numpy as np
@@ -61,6 +62,15 @@ def test_what_is_not_in_the_catalogue_is_told_and_left_out(tmp_path: Path) -> No
     assert not list(tmp_path.iterdir())
 
 
+def test_one_that_somebody_else_trains_is_left_alone(recipe: str, tmp_path: Path) -> None:
+    training = Training(recipe, 1.0, folder="one")
+    with folder_taken(tmp_path / "one"):
+        assert state(training, tmp_path).word == "running"
+        assert Queue(tmp_path).run(training) == "running"
+    assert state(training, tmp_path).word == "open"
+    assert not list((tmp_path / "one").iterdir())
+
+
 @pytest.mark.slow
 def test_it_goes_on_where_it_stopped(
     recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -98,7 +108,7 @@ def test_it_goes_on_where_it_stopped(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_stops(recipe: str, tmp_path: Path, which: signal.Signals) -> None:
     long = Training(recipe, 1.0, settings=("steps=100000",), folder="long")
     program = (
@@ -106,7 +116,7 @@ def test_a_signal_saves_and_stops(recipe: str, tmp_path: Path, which: signal.Sig
         f"Queue(Path({str(tmp_path)!r})).run_all([{long!r}, Training({recipe!r}, 1.0, folder='next')])"
     )
     with queue([sys.executable, "-c", program]) as parent:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 1800
         while not (tmp_path / "long" / "last.safetensors").exists():
             assert time.monotonic() < deadline
             assert parent.poll() is None
@@ -114,7 +124,7 @@ def test_a_signal_saves_and_stops(recipe: str, tmp_path: Path, which: signal.Sig
         assert state(long, tmp_path).word == "running"
         assert Queue(tmp_path).run(long) == "running", "no two processes train in one folder"
         parent.send_signal(which)
-        out, _ = parent.communicate(timeout=60)
+        out, _ = parent.communicate(timeout=1800)
     assert parent.returncode == 0
     assert "long: stopped, " in out
     assert not (tmp_path / "next").exists()

@@ -74,5 +74,5 @@ def test_one_value_has_no_interval() -> None:
 
 def test_a_score_says_all_it_takes_to_repeat_it() -> None:
     score = Score(0.97912, 0.00284, 600, 3, "5w1s", "inductive")
-    assert str(score) == "97.91 ± 0.28 % (5w1s, inductive, 600 episodes, seed 3)"
+    assert str(score) == "97.91 ± 0.28 % over draws (5w1s, inductive, 600 episodes, seed 3)"
     assert Score(**score.as_dict()) == score

@@ -1,5 +1,6 @@
 """ClassPool, its cache, and how pictures become bytes."""
 
+import dataclasses
 import errno
 import io
 import json
@@ -19,6 +20,7 @@ from quickstudy.data.formats.audio import AudioFormat
 from quickstudy.data.formats.images import Bytes, ImageFormat
 from quickstudy.data.formats.items import decode_items
 from quickstudy.data.pool import ClassPool, with_rotations
+from tests.support.pools import coded_pool
 
 FORMAT = ImageFormat(size=2)
 
@@ -640,3 +642,12 @@ def test_an_image_format_comes_back_from_json() -> None:
 def test_bad_formats_are_named(arguments: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ImageFormat(**arguments)
+
+
+def test_a_pool_is_shown_in_a_line() -> None:
+    pool = coded_pool([3, 4, 5])
+    shown = repr(dataclasses.replace(pool, splits={"train": np.array([0, 2]), "test": np.array([1])}))
+    assert shown == (
+        f"ClassPool({pool.name!r}: 3 classes, 12 items {list(pool.items.shape[1:])} uint8; train 2, test 1)"
+    )
+    assert "\n" not in repr(pool)

@@ -74,7 +74,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def calibrated(folder: Path, others: Path, **options: object) -> Calibration:
-    from quickstudy.cli.terminal import Terminal
     from quickstudy.recognition.measure import calibrate_model
 
     return calibrate_model(folder, folder=others, display=Terminal(quiet=True), **options)[0]
@@ -416,6 +415,38 @@ def test_a_model_that_was_trained_in_python_recognizes(people: Path, tmp_path: P
     assert recognizer.embedder.fingerprint.startswith("python-")
     found = report_on(tmp_path / "run", folder=people, display=Terminal(quiet=True))
     assert found.title == "Recognition: python"
+
+
+def test_a_report_claims_only_what_was_checked(people: Path, tmp_path: Path) -> None:
+    """Of data that was trained on, calibrated on, or neither, and of a model that doesn't say."""
+    pool = qs.image_folders(people, qs.ImageFormat(32, 1), (1.0, 0.0, 0.0))
+    qs.fit(
+        qs.Prototypical(qs.Conv4(1, 8)), qs.Episodes(pool.split("train"), qs.Setting(5, 1, 1)), 1,
+        out=tmp_path / "run",
+    )  # fmt: skip
+    others = {seed: draw(tmp_path / f"others{seed}", 12, seed=seed) for seed in (1, 3)}
+    for seed, folder in others.items():
+        for person in list(folder.iterdir()):
+            person.rename(folder / f"other {seed} {person.name}")
+    claim, quiet = "neither training nor calibration has seen", Terminal(quiet=True)
+    assert any("were trained on" in w for w in calibrated(tmp_path / "run", people).warnings)
+    assert not any("trained on" in w for w in calibrated(tmp_path / "run", others[1]).warnings)
+    for folder, said in ((people, "items were trained on"), (others[1], "items were calibrated on")):
+        found = report_on(tmp_path / "run", folder=folder, display=quiet)
+        found.save(tmp_path / "page.html")
+        assert said in str(found).splitlines()[0]
+        assert said in (tmp_path / "page.html").read_text()
+        assert claim not in (tmp_path / "page.html").read_text()
+    unseen = report_on(tmp_path / "run", folder=others[3], display=quiet)
+    unseen.save(tmp_path / "page.html")
+    assert unseen.met == ()
+    assert claim in (tmp_path / "page.html").read_text()
+    weights, manifest = checkpoint.load(tmp_path / "run" / "best.safetensors")
+    checkpoint.save(
+        tmp_path / "run" / "best.safetensors", weights, {k: v for k, v in manifest.items() if k != "seen"}
+    )
+    unknown = report_on(tmp_path / "run", folder=others[3], display=quiet)
+    assert "not checked whether" in str(unknown)
 
 
 @pytest.mark.parametrize(

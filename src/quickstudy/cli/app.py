@@ -3,6 +3,7 @@
 import os
 import sys
 import warnings
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -17,23 +18,29 @@ from quickstudy.cli.optimize import optimize
 from quickstudy.cli.plot import plot
 from quickstudy.cli.predict import predict
 from quickstudy.cli.train import train
+from quickstudy.core.stopping import exit_code
 from quickstudy.core.wording import shown
 
 
-class _Group(TyperGroup):
-    """The program, whose usage errors may name files as well: `quickstudy enroll *`."""
+class _Program(TyperGroup):
+    """All commands; one that is stopped by a signal says so in a line."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except Exception as error:
             if isinstance(said := vars(error).get("message"), str):  # of an error of usage
-                vars(error)["message"] = shown(said)
+                vars(error)["message"] = shown(said)  # which may name files, as in quickstudy enroll *
             raise
+        except KeyboardInterrupt as stop:
+            if os.environ.get("LOCAL_RANK", "0") == "0":  # the first process says it for all
+                with suppress(OSError):  # its terminal may be gone
+                    print("stopped", file=sys.stderr)
+            raise typer.Exit(exit_code(stop)) from None
 
 
 app = typer.Typer(
-    cls=_Group,
+    cls=_Program,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",

@@ -20,6 +20,7 @@ from quickstudy.cli.options import (
 from quickstudy.core.modes import Mode
 
 if TYPE_CHECKING:
+    from quickstudy.data.pool import ClassPool
     from quickstudy.data.setting import Setting
     from quickstudy.recipes.recipe import Recipe
 
@@ -74,14 +75,18 @@ def evaluate(
 ) -> None:
     """Measure a checkpoint on test classes: mean accuracy with its 95 % interval.
 
+    It says what of the test classes the model has met in training or validation, as far as that is known.
+
     Of a Siamese network also how well it tells pairs: EER, AUC, TAR at FAR.
     """
-    from quickstudy.core.consoles import console, print_json
+    from quickstudy.core.consoles import console, messages, print_json
     from quickstudy.core.kernels.memory import keep_freed_memory
     from quickstudy.data.datasets.folders import folder_pool
+    from quickstudy.data.overlap import overlaps
     from quickstudy.metric.siamese import Siamese
     from quickstudy.recipes import weights
     from quickstudy.training.launch import launch
+    from quickstudy.training.verdict import of_chance
 
     if mode == "authors" and queries not in (None, 1):
         raise ValueError(f"--mode authors takes one query a class, not {queries}: leave --queries out")
@@ -99,6 +104,13 @@ def evaluate(
         form = recipe.item_format if own_recipe else weights.item_format_of(manifest, checkpoint)
         pool = folder_pool(images, form, fractions, skip_corrupt)
         recipe = replace(recipe, pool=pool, published={}, labels=None, cross_source=False)
+    loaded: list[ClassPool] = []
+
+    def once(**how: Any) -> "ClassPool":
+        loaded[:] = loaded or [asked_pool(**how)]
+        return loaded[0]
+
+    asked_pool, recipe = recipe.pool, replace(recipe, pool=once)
     if accelerator in ("auto", "cpu"):
         keep_freed_memory()
     fabric = launch(accelerator, devices, "32-true")
@@ -114,12 +126,22 @@ def evaluate(
     scores = recipe.test(learner, fabric=fabric, **asked)
     if fabric.global_rank == 0:
         pairs = recipe.test_pairs(learner, **asked) if isinstance(learner, Siamese) else []
+        met = overlaps(manifest, loaded[0].split("test"), ("train", "validation"))
+        told = [str(overlap) for overlap in met if not overlap.disjoint]
         if as_json:
-            print_json([s.as_dict() for s in (*scores, *pairs)])
+            each = [{"accuracies": [round(a, 6) for a in s.accuracies]} for s in scores]
+            parts = [s.as_dict() | more for s, more in zip(scores, each, strict=True)]
+            parts += [verification.as_dict() for verification in pairs]
+            print_json([part | {"not unseen": told} for part in parts])
         else:
             console.print(results_table(recipe.results(scores)))
             for verification in pairs:
                 console.print(f"pairs: {verification}", highlight=False, soft_wrap=True)
+        for score in scores:
+            if guessing := of_chance(score.as_dict()):
+                messages.print(f"{score.setting} {score.mode}: {guessing}", highlight=False, soft_wrap=True)
+        for sentence in told:
+            messages.print(f"not unseen: {sentence}", highlight=False, soft_wrap=True)
 
 
 def as_tested(recipe: "Recipe", settings: "Sequence[Setting]", queries: int | None) -> "tuple[Setting, ...]":

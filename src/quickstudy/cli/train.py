@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quickstudy.cli.options import DataRoot, complete_recipe, complete_setting, results_table, terminal
+from quickstudy.core.stopping import exit_code
 
 if TYPE_CHECKING:
     from quickstudy.recipes.experiment import Options
@@ -62,7 +63,7 @@ def train(
 ) -> None:
     """Train a recipe, then test it on classes never seen.
 
-    Ctrl-C saves and says how to go on.
+    Ctrl-C saves and says how to go on; so does SIGTERM.
 
     The folder gets best.safetensors (to use), last.safetensors (to resume) and log.jsonl.
     """
@@ -71,6 +72,8 @@ def train(
     from quickstudy.core.kernels.memory import keep_freed_memory
     from quickstudy.recipes.sources import recipe_source
     from quickstudy.training.launch import launch
+    from quickstudy.training.run_folder import read_log
+    from quickstudy.training.verdict import verdict
 
     source, general = recipe_source(recipe), of_every_training()
     values = source.parse(settings or (), general)
@@ -103,9 +106,9 @@ def train(
         trained, progress = stated.run(
             folder, name=source.name, arguments=arguments, options=options, display=display, fabric=fabric
         )
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         say(f"stopped; go on with: {again}")
-        raise typer.Exit(130) from None
+        raise typer.Exit(exit_code(stop)) from None
     # by trainval, or by that of the training it began with
     met = progress.best_step and checkpoint.load(folder / "best.safetensors")[1].get("trainval")
     best = f"{'last' if met else 'best'} validation {progress.headline} at step {progress.best_step}"
@@ -116,6 +119,11 @@ def train(
         f"in {progress.seconds / 60:.1f} minutes; {best if progress.best_step else 'no validation yet'}; "
         f"{folder / 'best.safetensors'}"
     )
+    validated = [line for line in read_log(folder / "log.jsonl") if "validation" in line]
+    if validated and progress.score:
+        last = {"accuracy": validated[-1]["validation"], "ci95": validated[-1]["ci95"]}
+        if told := verdict(validated[-1]["loss"], {**last, "setting": progress.score.get("setting", "")}):
+            say(told)
     if progress.stopped == "minutes":
         say(f"go on with: {again}")
         return
@@ -125,10 +133,10 @@ def train(
         figures = stated.test(
             trained, count=test_episodes, seed=seed, data_root=data_root, display=display, fabric=fabric
         )
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         test = shlex.join(["quickstudy", *stated.test_command(folder)])
         say(f"stopped in the test; the training is kept. Test with: {test}")
-        raise typer.Exit(130) from None
+        raise typer.Exit(exit_code(stop)) from None
     if fabric.global_rank == 0:
         weights, manifest = checkpoint.load(folder / "best.safetensors")
         manifest["figures"] = [figure.as_dict() for figure in figures]

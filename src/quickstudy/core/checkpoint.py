@@ -95,15 +95,21 @@ def digest_of(tensors: Mapping[str, Tensor], manifest: str) -> str:
 
 
 def _readable(manifest: Manifest) -> Manifest:
-    """The manifest with the number of classes in place of their names and digests, which fill pages."""
-    classes = manifest.get("classes")
-    if not isinstance(classes, dict):
-        return manifest
-    numbers = {
-        split: len(of) if isinstance(of, dict | list) else of
-        for split, of in cast(dict[str, Any], classes).items()
-    }
-    return manifest | {"classes": numbers}
+    """The manifest with numbers in place of the names and digests of classes and items, which fill pages."""
+    classes, seen = manifest.get("classes"), manifest.get("seen")
+    if isinstance(classes, dict):
+        numbers = {
+            split: len(of) if isinstance(of, dict | list) else of
+            for split, of in cast(dict[str, Any], classes).items()
+        }
+        manifest = manifest | {"classes": numbers}
+    if isinstance(seen, dict):
+        items = {
+            split: of.get("items") if isinstance(of, dict) else of
+            for split, of in cast(dict[str, Any], seen).items()
+        }
+        manifest = manifest | {"seen": items}
+    return manifest
 
 
 def load(path: str | Path) -> tuple[dict[str, Tensor], Manifest]:

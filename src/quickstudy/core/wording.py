@@ -94,3 +94,26 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(v) for v in cast(list[Any], value)]
     return value
+
+
+def of_ten(share: float) -> str:
+    """A share in words, such as `nine of ten`.
+
+    Args:
+        share: Share in [0, 1].
+    """
+    names = (
+        "hardly any",
+        "one",
+        "two",
+        "three",
+        "four",
+        "five",
+        "six",
+        "seven",
+        "eight",
+        "nine",
+        "nearly all",
+    )
+    tenth = round(10 * share)
+    return names[tenth] if tenth in (0, 10) else f"{names[tenth]} of ten"

@@ -180,6 +180,17 @@ class Episodes:
         """
         return self._draw(i)[0]
 
+    def query_items(self, i: int) -> IntArray:
+        """Indices [T, Q] in the pool of the query items of meta-batch i, in their order.
+
+        Args:
+            i: Index of the meta-batch, at least 0.
+        """
+        s = self.size(i)
+        index, _, _, order, _ = self._draw(i)
+        queries = index[:, :, s.shots : s.shots + s.queries].reshape(self.tasks, -1)
+        return np.take_along_axis(queries, order, 1)
+
     def unlabelled_y(self, i: int) -> Tensor:
         """Classes [T, U] of the unlabelled items of meta-batch i; N and above for distractors.
 

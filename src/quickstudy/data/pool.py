@@ -18,7 +18,7 @@ from quickstudy.data.formats.items import ItemFormat, Items
 BoolArray = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ClassPool:
     """Labelled items, decoded once into one contiguous array and grouped by class.
 
@@ -109,6 +109,13 @@ class ClassPool:
         if sizes.sum() != len(items):
             raise ValueError(f"the counts add up to {sizes.sum()}, but there are {len(items)} items")
         return cls(items, tuple(classes), np.cumsum(sizes) - sizes, sizes, **rest)
+
+    def __repr__(self) -> str:
+        """`ClassPool('glyphs': 398 classes, 9552 items [1, 28, 28] uint8; train 271, …)`."""
+        splits = ", ".join(f"{name} {len(of)}" for name, of in self.splits.items())
+        shape = f"{list(self.items.shape[1:])} {self.items.dtype}"
+        whole = f"{self.name!r}: {len(self)} classes, {int(self.counts.sum())} items {shape}"
+        return f"ClassPool({whole}{'; ' if splits else ''}{splits})"
 
     def __len__(self) -> int:
         """Number of classes, K."""

@@ -16,13 +16,14 @@ from quickstudy.core.checkpoint import Manifest
 from quickstudy.core.learner import Learner, with_embedding
 from quickstudy.core.modes import Mode
 from quickstudy.core.progress import ProgressCallback
-from quickstudy.core.scores import Score, percent
+from quickstudy.core.scores import Score, data_percent, percent
 from quickstudy.core.seeds import generators_kept
 from quickstudy.data.augment.augment import Augment
 from quickstudy.data.batches import LabelledBatches
 from quickstudy.data.datasets.glyphs import glyphs
 from quickstudy.data.episodes import Episodes
 from quickstudy.data.formats.items import ItemFormat
+from quickstudy.data.overlap import items_record
 from quickstudy.data.pool import ClassPool
 from quickstudy.data.setting import BatchSize, LabelFraction, Setting
 from quickstudy.metric.plain import PlainClassifier
@@ -32,7 +33,7 @@ from quickstudy.recipes.experiment import Options, Results, Tested, asked_of_fit
 from quickstudy.training.evaluate import evaluate, fit_transforms
 from quickstudy.training.fit import fit
 from quickstudy.training.launch import Display
-from quickstudy.training.run_folder import TrainingState
+from quickstudy.training.run_folder import TrainingState, refuse_if_taken
 from quickstudy.training.schedules import Schedule
 
 TASKS = 10
@@ -176,6 +177,7 @@ class Recipe:
         from quickstudy.recipes.weights import start_from  # which knows the recipes
 
         self.check(options, fabric.world_size)
+        refuse_if_taken(out, fabric)
         seed = options.get("seed", 0)
         steps, lr = options.get("steps") or self.steps, options.get("lr") or self.lr
         tasks, clip = options.get("tasks") or self.tasks, options.get("clip")
@@ -215,6 +217,7 @@ class Recipe:
             "precision": fabric.strategy.precision.precision,
             "data": classes.summary(),
             "classes": {"validation": validation.pool.class_digests()},
+            "seen": {"validation": items_record(validation.pool)},
             "items": self.item_format.as_dict(),
             "version": importlib.metadata.version("quickstudy"),
         }
@@ -360,13 +363,15 @@ class Recipe:
 
     def results(self, figures: Sequence[Score]) -> Results:
         """Accuracies as a table, beside those of the paper."""
-        wide = "accuracy %, 95 % interval"
+        wide, data = "accuracy %, 95 % over draws", "over classes and items"
         rows: list[tuple[str, ...]] = []
         for s in figures:
             paper = self.published.get(s.setting) if s.mode == self.mode else None
             accuracy, told = percent(s.accuracy, s.ci95), "–" if paper is None else f"{paper:g}"
-            rows.append((s.setting, s.mode, accuracy, str(s.episodes), str(s.seed), told))
-        return Results(("setting", "batch norm", wide, "episodes", "seed", "paper %"), rows, (wide,))
+            over = data_percent(s.data95) if s.data95 else "–"
+            rows.append((s.setting, s.mode, accuracy, over, str(s.episodes), str(s.seed), told))
+        headers = ("setting", "batch norm", wide, data, "episodes", "seed", "paper %")
+        return Results(headers, rows, (wide, data))
 
     def test_command(self, folder: Path) -> list[str]:
         """As in `Experiment`."""

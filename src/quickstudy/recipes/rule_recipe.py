@@ -22,7 +22,7 @@ from quickstudy.recipes.experiment import Options, Results, Tested, asked_of_fit
 from quickstudy.recipes.problems import FAMILIES
 from quickstudy.training.fit import fit
 from quickstudy.training.launch import Display
-from quickstudy.training.run_folder import TrainingState
+from quickstudy.training.run_folder import TrainingState, refuse_if_taken
 from quickstudy.training.schedules import Schedule, cosine_schedule
 
 VALIDATION_SEED, TEST_SEED = 1, 2
@@ -107,6 +107,7 @@ class RuleRecipe:
     ) -> tuple[RuleLearner, TrainingState]:
         """Learn the rule into a folder; as in `Experiment`."""
         self.check(options, fabric.world_size)
+        refuse_if_taken(out, fabric)
         seed = options.get("seed", 0)
         steps, lr = options.get("steps") or self.steps, options.get("lr") or self.lr
         problems, clip = options.get("tasks") or self.problems, options.get("clip") or self.clip

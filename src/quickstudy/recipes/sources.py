@@ -146,7 +146,7 @@ def recipe_source(name: str) -> Source:
 
     if ":" not in name:
         if name not in RECIPES:
-            near = difflib.get_close_matches(name, RECIPES, 3, 0.5)
+            near = difflib.get_close_matches(name, RECIPES, 3, 0.6)
             meant = f"did you mean {' or '.join(near)}? " if near else ""
             raise ValueError(f"there is no recipe {name!r}: {meant}quickstudy recipes lists all")
         return Source(name, RECIPES[name])

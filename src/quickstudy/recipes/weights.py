@@ -1,5 +1,6 @@
 """Trained learners, found again by name, file or folder."""
 
+import difflib
 import os
 from collections.abc import Mapping
 from importlib import resources
@@ -206,10 +207,7 @@ def find(name_or_path: str | os.PathLike[str]) -> Path:
             raise FileNotFoundError(f"{path} has not come to its first validation: go on with train --resume")
         return path / "best.safetensors"
     if not path.exists() and not path.suffix:
-        raise FileNotFoundError(
-            f"there is no checkpoint or model {str(name_or_path)!r}: "
-            f"shipped models are {', '.join(shipped) or 'none'}"
-        )
+        raise FileNotFoundError(_unknown(str(name_or_path), shipped))
     return path
 
 
@@ -220,6 +218,25 @@ def ships(path: Path) -> bool:
         path: Path of a checkpoint.
     """
     return path.exists() and any(path.samefile(shipped) for shipped in models().values())
+
+
+def _unknown(name: str, shipped: Mapping[str, Path]) -> str:
+    """Why there is no model of a name, and what was meant."""
+    from quickstudy.optimizer.weights import shipped_rules  # slow to load, and seldom needed
+
+    if name in shipped_rules():
+        return (
+            f"{name} is an update rule, not a model: race it with quickstudy optimize --rule {name}, or take "
+            "its steps with quickstudy.LearnedOptimizer"
+        )
+    if name in RECIPES:
+        return (
+            f"{name} is a recipe, and no trained model of it ships: train it, which may take hours (see "
+            f"--minutes), with quickstudy train {name}, then name its folder, runs/{name}"
+        )
+    near = difflib.get_close_matches(name, [*shipped, *RECIPES], 3, 0.6)
+    meant = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"there is no checkpoint or model {name!r}: {meant}quickstudy models lists those that ship"
 
 
 def models() -> dict[str, Path]:

@@ -10,8 +10,10 @@ from quickstudy.core import checkpoint
 from quickstudy.core.arrays import IntArray
 from quickstudy.core.kernels.sizes import sizes_on
 from quickstudy.core.progress import ProgressCallback
+from quickstudy.core.wording import of_ten
 from quickstudy.data.datasets.folders import class_folders
 from quickstudy.data.formats.audio import Place
+from quickstudy.data.overlap import Overlap, items_record, overlaps
 from quickstudy.data.pool import ClassPool
 from quickstudy.recipes import weights as recipes_weights
 from quickstudy.recognition.calibration import Calibration, Cost, calibrate, refuse_worse
@@ -22,6 +24,9 @@ from quickstudy.recognition.pooling_choice import Poolings, compare_poolings
 from quickstudy.recognition.recognizer import CALIBRATION
 from quickstudy.recognition.report.report import RecognitionReport, recognition_report
 from quickstudy.training.launch import Display
+
+TOO_MANY = 0.3
+"""False-reject rate from which on a calibration says in words what it means."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,7 @@ def calibrate_model(
             "others, with --images or --audio"
         )
     labelled, found = _unseen(embedder, "validation", folder, data_root, display, skip_corrupt)
+    met = [o for o in overlaps(embedder.manifest, labelled.pool, ("train",)) if not o.disjoint]
     cross_source = folder is None and recipes_weights.recipe_of(embedder.manifest).cross_source
     z, labels, sources = labelled.embeddings, labelled.labels, labelled.sources if cross_source else None
     energy, poolings = embedder.energy, Poolings({}, {}, pooling)
@@ -132,7 +138,9 @@ def calibrate_model(
     pooling = poolings.chosen
     scorer = pooled_scores(energy, pooling)
     made = calibrate(z, labels, scorer, far, cost, seed=seed, sources=sources, pooling=pooling)
-    made = replace(made, warnings=found.warnings + made.warnings)
+    frr = made.tables[0].point.frr
+    told = [f"at this threshold it turns away {of_ten(frr)} who are rightly there"] if frr >= TOO_MANY else []
+    made = replace(made, warnings=(*found.warnings, *made.warnings, *told, *(_met(o) for o in met)))
     weights, manifest = checkpoint.load(embedder.path)
     readable = copy is not None or checkpoint.has_copy(path, manifest)
     before = manifest.get(CALIBRATION)
@@ -142,6 +150,7 @@ def calibrate_model(
     facts = {"apart": cross_source, "data": labelled.pool.summary()}
     manifest[CALIBRATION] = made.as_dict() | poolings.as_dict() | facts
     manifest["classes"] = manifest.get("classes", {}) | {"calibration": labelled.pool.class_digests()}
+    manifest["seen"] = manifest.get("seen", {}) | {"calibration": items_record(labelled.pool)}
     checkpoint.save(out, weights, manifest, readable)
     return made, poolings
 
@@ -189,6 +198,7 @@ def report_on(
     }
     if found.warnings:
         facts["copies"] = "; ".join(found.warnings)
+    met = [o for o in overlaps(embedder.manifest, labelled.pool, ("train", "calibration")) if not o.disjoint]
     return recognition_report(
         f"Recognition: {embedder.recipe}",
         labelled.embeddings,
@@ -196,6 +206,7 @@ def report_on(
         pooled_scores(embedder.energy, stated["pooling"]),
         Calibration.from_dict(stated),
         facts=facts,
+        met=tuple(map(str, met)),
         sources=labelled.sources,
         cross_source=stated.get("apart", False),
         seed=seed,
@@ -206,6 +217,11 @@ def _embedder(model: str | Path, folder: Path | None, place: Place | None) -> Em
     if place and not folder:
         raise ValueError(f"place {place} is for clips of your own: give them by --audio, or leave it out")
     return Embedder(model, place)
+
+
+def _met(overlap: Overlap) -> str:
+    """What a calibration on classes that were met means."""
+    return f"{overlap}: of these the thresholds may be too lax" if overlap.checked else str(overlap)
 
 
 def _unseen(

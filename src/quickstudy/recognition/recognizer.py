@@ -10,6 +10,7 @@ import numpy as np
 
 from quickstudy.core.kernels.sizes import sizes_on
 from quickstudy.core.progress import ProgressCallback
+from quickstudy.core.wording import plural
 from quickstudy.data.datasets.folders import find_files
 from quickstudy.data.formats.archives import File, Member
 from quickstudy.data.formats.audio import Place
@@ -431,6 +432,11 @@ class Recognizer:
         own = replace(own, warnings=once.warnings + own.warnings)
         if not force:
             refuse_worse(own, before, f"the {len(z)} samples of {len(names)} names in {self.gallery}")
+        trained = self.embedder.manifest.get("classes", {})
+        met = sorted({*map(str, labels)} & {*(trained.get("train", ()) if isinstance(trained, dict) else ())})
+        if met:
+            told = f"{plural(len(met), 'enrolled name')} of classes trained on, such as {met[0]!r}"
+            own = replace(own, warnings=(*own.warnings, f"{told}: of these the thresholds may be too lax"))
         self.gallery.put_setting(CALIBRATION, own.as_dict())
         return own
 

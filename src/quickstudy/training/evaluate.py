@@ -1,5 +1,7 @@
 """`evaluate`, the accuracy of a learner on unseen classes, and `fit_transforms`."""
 
+import hashlib
+import json
 import math
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -8,7 +10,7 @@ from typing import Any, get_args
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
 from quickstudy.core.arguments import checked
 from quickstudy.core.contracts import check_weights
@@ -16,12 +18,14 @@ from quickstudy.core.episode import Trials
 from quickstudy.core.learner import Learner, batch_statistics, embed, evaluation_mode, frozen_in
 from quickstudy.core.modes import Mode
 from quickstudy.core.progress import ProgressCallback
-from quickstudy.core.scores import Score, accuracies, mean_ci95
+from quickstudy.core.scores import Score, data_interval, hits, mean_ci95
 from quickstudy.core.seeds import generators_kept
+from quickstudy.data.episodes import Episodes
 from quickstudy.data.formats.items import floats
 from quickstudy.data.pool import ClassPool
 from quickstudy.encoders.postprocess import Embedding, EmbeddingTransform
 from quickstudy.training.contracts import check_batches, check_classification, check_format, check_learner
+from quickstudy.training.run_folder import summary_of
 
 FITTED_ON = 3000
 """Default number of items to which embedding transforms are fitted, if the pool has that many."""
@@ -88,7 +92,8 @@ def evaluate(
         report: Callback that is given (tasks done, count) after each meta-batch.
 
     Returns:
-        Mean accuracy with its 95 % confidence interval and the conditions of the evaluation.
+        Mean accuracy with its 95 % intervals, over draws of tasks and, for `Episodes`, over classes and
+        items; the accuracy of each task; and the conditions of the evaluation.
 
     Raises:
         ValueError: If count < 1, the mode is unknown, the mode is "authors" and the tasks have more than one
@@ -105,21 +110,41 @@ def evaluate(
     rank, world = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
     with scoring_mode(learner, count, mode):
         episodes = episodes.on(learner.device)
-        right = torch.zeros(count + episodes.tasks)
-        for i in range(math.ceil(count / episodes.tasks)):
+        batches = math.ceil(count / episodes.tasks)
+        # a process without tasks of its own must know the number of queries, too
+        queries = episodes.part(0, *((0, 1) if rank >= episodes.tasks else (rank, world))).query_y.shape[1]
+        right = torch.zeros(batches * episodes.tasks, queries)
+        for i in range(batches):
             mine = slice(i * episodes.tasks + rank, (i + 1) * episodes.tasks, world)
             if len(right[mine]):
                 episode = episodes.part(i, rank, world)
                 check_classification(episode)
                 scores = learner.predict(episode.support, episode.query_x)
-                right[mine] = accuracies(scores, episode.query_y).cpu()
+                right[mine] = hits(scores, episode.query_y).float().cpu()
             if report:
                 report(min((i + 1) * episodes.tasks, count), count)
     if fabric and world > 1:
         total: Any = fabric.all_reduce(right, reduce_op="sum")
         right = total.cpu()
-    accuracy, ci95 = mean_ci95(right[:count])
-    return Score(accuracy, ci95, count, episodes.seed, str(episodes.setting), mode)
+    right = right[:count]
+    each = right.mean(1)
+    accuracy, ci95 = mean_ci95(each)
+    known = (accuracy, ci95, count, episodes.seed, str(episodes.setting), mode)
+    facts = hashlib.blake2b(json.dumps(summary_of(episodes)).encode(), digest_size=8).hexdigest()
+    data95 = None
+    pool: Any = getattr(episodes, "pool", None)
+    if isinstance(episodes, Episodes):
+        items = torch.from_numpy(np.concatenate([episodes.query_items(i) for i in range(batches)])[:count])
+        data95 = data_interval(right.flatten(), items.flatten(), _classes_of(episodes.pool)[items.flatten()])
+    name: str = getattr(pool, "name", "")
+    return Score(*known, pool=name, data95=data95, tasks=facts, accuracies=tuple(each.tolist()))
+
+
+def _classes_of(pool: ClassPool) -> Tensor:
+    """Class of each item of a pool, by the item's index."""
+    of = np.full(len(pool.items), -1)
+    of[pool.indices] = np.repeat(np.arange(len(pool)), pool.counts)
+    return torch.from_numpy(of)
 
 
 def check_queries(episodes: Trials, mode: Mode) -> None:

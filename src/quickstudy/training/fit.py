@@ -1,14 +1,14 @@
 """`fit`, the training loop."""
 
+import copy
 import math
 import signal
-import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, nullcontext
+from functools import wraps
 from pathlib import Path
-from types import FrameType
-from typing import Any, Protocol, cast, get_args
+from typing import Any, ParamSpec, TypeVar, cast, get_args
 
 import torch
 from lightning_fabric import Fabric
@@ -19,8 +19,10 @@ from quickstudy.core.arguments import check_positive, check_whole, checked
 from quickstudy.core.episode import Batches, Trials
 from quickstudy.core.learner import Learner, modes_kept, training_mode
 from quickstudy.core.modes import Mode
+from quickstudy.core.progress import Reporter, Terminal, somebody_watches
 from quickstudy.core.scores import ValidationResult
 from quickstudy.core.seeds import derived_seed, generators_kept, seed_generators
+from quickstudy.core.stopping import Stopped, signals_noted
 from quickstudy.training.averaging import WeightAverage
 from quickstudy.training.contracts import (
     check_batches,
@@ -32,25 +34,28 @@ from quickstudy.training.contracts import (
     said_of_encoders,
 )
 from quickstudy.training.evaluate import check_queries, evaluate
-from quickstudy.training.run_folder import Keep, Run, TrainingState, facts_of, unroll_state_of
+from quickstudy.training.run_folder import Keep, Run, TrainingState, alone_in, facts_of, unroll_state_of
 from quickstudy.training.schedules import MakeOptimizer, Schedule
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
-class Reporter(Protocol):
-    """Callback after each step, such as a progress bar."""
 
-    def __call__(self, step: int, report: dict[str, Any]) -> None:
-        """Take the news of a step.
+def _alone_in_its_folder(fit: Callable[P, T]) -> Callable[P, T]:
+    """The function, with a lock on its folder."""
 
-        Args:
-            step: Number of steps done.
-            report: Results of the step by name: "loss", "tasks_per_second" and, after a validation,
-                "validation".
-        """
-        ...
+    @wraps(fit)
+    def alone(*args: P.args, **options: P.kwargs) -> T:
+        out: Any = options.get("out")
+        fabric: Any = options.get("fabric")
+        with alone_in(out, fabric):
+            return fit(*args, **options)
+
+    return alone
 
 
 @checked
+@_alone_in_its_folder
 def fit(
     learner: nn.Module,
     episodes: Batches,
@@ -73,6 +78,7 @@ def fit(
     manifest: checkpoint.Manifest | None = None,
     saved: nn.Module | None = None,
     report: Reporter | None = None,
+    show_progress: bool | None = None,
 ) -> TrainingState:
     """Train a learner on episodes. In the end it has its best weights, or its last ones.
 
@@ -106,7 +112,8 @@ def fit(
         every: Number of steps between validations, at least 1; a log line and a checkpoint are written then,
             too.
         patience: Number of validations without improvement after which training stops; never by default.
-        minutes: Minutes after which training stops; it can be resumed for as many minutes again.
+        minutes: Minutes after which training stops, and the weights it ends with are validated; it can be
+            resumed for as many minutes again, as if there had been neither stop nor that validation.
         clip: Largest norm of the gradient, to which a larger one is scaled down; no clipping by default.
         ema_decay: Decay d of an exponential moving average of the weights after each step, running statistics
             included, as `WeightAverage` defines it: that of about the last 1 / (1 − d) steps. It is what is
@@ -117,16 +124,21 @@ def fit(
         resume: Whether to continue from `out/last.safetensors` if it exists.
         manifest: Further facts for the manifests of the checkpoints. `fit` itself states, under "fit", the
             data, tasks and seeds of training and validation, steps, optimizer, schedule, clip, ema_decay and
-            precision, and under "classes" the names and digests of the classes.
+            precision, under "classes" the names and digests of the classes, and under "seen" digests of the
+            items.
         saved: Module whose `state_dict` is written to the checkpoints, and which gets the best weights in the
             end; it must share the learner's parameters. The learner itself by default.
         report: Callback after every step, such as a progress bar.
+        show_progress: Whether progress is shown on standard error: a bar on a terminal, elsewhere a line at
+            the first step and every half minute. By default it is on a terminal and in a notebook, unless
+            there is a `report`.
 
     Returns:
         Progress of the training run, with the reason why it stopped: "finished", "minutes" or "patience".
 
     Raises:
-        KeyboardInterrupt: On Ctrl-C, after the present step was finished and saved; at once on a second one.
+        KeyboardInterrupt: On Ctrl-C, SIGTERM or SIGHUP, after the present step was finished and saved, as
+            `Stopped`, which has the signal's number; at once on a second Ctrl-C.
         TypeError: If the learner, the episodes, the optimizer or the schedule is something else; the message
             says what is taken.
         FloatingPointError: If the loss or the weights are not finite; no checkpoint is written after that.
@@ -189,8 +201,8 @@ def fit(
             precision=fabric.strategy.precision.precision,
         )
         given = manifest or {}
-        classes = {"classes": stated["classes"] | given.get("classes", {})}
-        run = Run(Path(out), given | stated | classes)
+        both = {key: stated[key] | given.get(key, {}) for key in ("classes", "seen")}
+        run = Run(Path(out), given | stated | both)
     rates = [group["lr"] for group in bare.param_groups]
     if unroll_state := unroll_state_of(learner):
         unroll_state.load_state_dict({})  # no state of an earlier training run
@@ -200,13 +212,30 @@ def fit(
     fabric.barrier()
     best_weights = run.best_weights() if run and progress.best_step else None
     model, wrapped = fabric.setup(learner, bare)
+
+    def validated() -> tuple[ValidationResult, dict[str, Tensor]]:
+        """The result of a validation, and the weights that it is of."""
+        with average.applied() if average else nullcontext():
+            if callable(validation):
+                result = validation()
+            else:
+                tasks, of = cast(Trials, validation), cast(Learner, learner)
+                result = evaluate(of, tasks, validation_episodes, validation_mode, fabric=fabric)
+            return result, {k: v.clone() for k, v in saved.state_dict().items()}
+
     episodes, before = episodes.on(fabric.device), progress.seconds
     if getattr(learner, "item_format", None) is not None:  # it was loaded, and learns other items now
         vars(learner)["item_format"] = getattr(getattr(episodes, "pool", None), "item_format", None)
     started = time.monotonic() - before
     progress.stopped = "patience" if patience and progress.stale >= patience else ""
+    ended = progress
 
-    with generators_kept(), modes_kept(learner), _interruptible() as interrupted:
+    with (
+        generators_kept(),
+        modes_kept(learner),
+        signals_noted() as signalled,
+        _shown(steps, report, show_progress if rank == 0 else False) as show,
+    ):
         training_mode(learner)
         while progress.step < steps and not progress.stopped:
             step = progress.step
@@ -225,7 +254,7 @@ def fit(
                     raise FloatingPointError(_blown_up("gradient", "not finite", step, run)) from None
             wrapped.step()
 
-            news = torch.tensor([loss.item(), time.monotonic() - started, interrupted()], dtype=torch.float64)
+            news = torch.tensor([loss.item(), time.monotonic() - started, signalled()], dtype=torch.float64)
             if world > 1:
                 average_buffers(fabric, learner)
                 news = _mean(fabric, news)
@@ -250,22 +279,11 @@ def fit(
                 raise FloatingPointError(_blown_up("weights", "not finite", step, run))
             if whole:
                 if validation:
-                    with average.applied() if average else nullcontext():
-                        if callable(validation):
-                            result = validation()
-                        else:
-                            result = evaluate(
-                                cast(Learner, learner),
-                                validation,
-                                validation_episodes,
-                                validation_mode,
-                                fabric=fabric,
-                            )
-                        new["validation"] = result
-                        if progress.record(result, keep):
-                            best_weights = {k: v.clone() for k, v in saved.state_dict().items()}
-                            if run and rank == 0:
-                                run.save_best(best_weights, progress)
+                    new["validation"], weights = validated()
+                    if progress.record(new["validation"], keep):
+                        best_weights = weights
+                        if run and rank == 0:
+                            run.save_best(best_weights, progress)
                     if patience and progress.stale >= patience and not progress.stopped:
                         progress.stopped = "patience"
                 progress.seconds = time.monotonic() - started
@@ -274,12 +292,18 @@ def fit(
                 progress.losses.clear()
             if run and rank == 0 and (whole or progress.stopped):
                 run.save_last(learner, bare, progress, saved, average)
-            if report:
-                report(progress.step, new)
+            if progress.stopped == "minutes" and validation and not whole:
+                ended = copy.deepcopy(progress)  # the training that is resumed knows nothing of it
+                new["validation"], weights = validated()
+                if ended.record(new["validation"], keep):
+                    best_weights = weights
+                    if run and rank == 0:
+                        run.end_with(weights, ended)
+            show(progress.step, new)
 
     if progress.stopped == "interrupted":
-        raise KeyboardInterrupt
-    progress.stopped = progress.stopped or "finished"
+        raise Stopped(signalled() or signal.SIGINT)  # another process may have got the signal
+    ended.stopped = progress.stopped or "finished"
     if average and progress.step:
         average.apply()
     if best_weights:
@@ -287,7 +311,22 @@ def fit(
     elif run and rank == 0:
         run.save_best(saved.state_dict(), progress)
     fabric.barrier()
-    return progress
+    return ended
+
+
+@contextmanager
+def _shown(steps: int, asked_for: Reporter | None, asked: bool | None) -> Generator[Reporter]:
+    """Context with a function that reports a step to whom it may concern."""
+    if asked is None:
+        asked = not asked_for and somebody_watches()
+    with Terminal(quiet=not asked).training(steps) as show:
+
+        def tell(step: int, report: dict[str, Any]) -> None:
+            show(step, report)
+            if asked_for:
+                asked_for(step, report)
+
+        yield tell
 
 
 def _blown_up(what: str, value: object, step: int, run: Run | None) -> str:
@@ -314,23 +353,3 @@ def _mean(fabric: Fabric, x: Tensor) -> Tensor:
     """Mean over the processes, on the device and in the shape of `x`."""
     mean: Any = fabric.all_reduce(x, reduce_op="mean")
     return mean
-
-
-@contextmanager
-def _interruptible() -> Generator[Callable[[], bool]]:
-    """Replace KeyboardInterrupt by a function that says whether Ctrl-C was pressed; a second one raises."""
-    asked: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
-        yield lambda: False
-        return
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: bool(asked)
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -10,8 +10,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from quickstudy.core.kernels.torch_private import cpu_has_bfloat16
-from quickstudy.core.progress import ProgressCallback
-from quickstudy.training.fit import Reporter
+from quickstudy.core.progress import ProgressCallback, Reporter
 
 
 class Display(Protocol):

@@ -2,12 +2,14 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.distributed.checkpoint.stateful import Stateful
 
@@ -16,6 +18,7 @@ from quickstudy.core.blueprint import NotRebuildableError, blueprint
 from quickstudy.core.episode import Batches
 from quickstudy.core.scores import ValidationResult
 from quickstudy.data.formats.items import ItemFormat
+from quickstudy.data.overlap import items_record
 from quickstudy.data.pool import ClassPool, described
 from quickstudy.training.averaging import WeightAverage
 
@@ -82,6 +85,8 @@ def unroll_state_of(model: nn.Module) -> Stateful | None:
     return state if isinstance(state, Stateful) else None
 
 
+KEPT = "kept"
+"""Key of the manifest, and prefix of the tensors, of weights that regular validations have kept."""
 FACTS = "fit"
 """Key of a manifest under which `fit` states the facts of its training run."""
 
@@ -107,7 +112,8 @@ def facts_of(
         settings: Further numbers and names, which are stated unchanged.
 
     Returns:
-        `{"fit": facts, "classes": {"train": {name: digest}, "validation": …}}`.
+        `{"fit": facts, "classes": {"train": {name: digest}, "validation": …}, "seen": {"train": …}}`, the
+        last with what `items_record` keeps of the items.
     """
     groups = [
         {"parameters": len(group["params"])} | {k: _stated(v) for k, v in group.items() if k != "params"}
@@ -117,21 +123,22 @@ def facts_of(
     places = sorted({round(i * (steps - 1) / 16) for i in range(17)})
     facts: dict[str, Any] = {
         "learner": _built(learner),
-        "train": _summary(episodes),
+        "train": summary_of(episodes),
         "steps": steps,
         "optimizer": type(optimizer).__name__,
         "parameter_groups": groups,
         "schedule": [float(f"{schedule(step):.9g}") for step in places],
-        "validation": _summary(validation) if hasattr(validation, "part") else described(validation),
+        "validation": summary_of(validation) if hasattr(validation, "part") else described(validation),
     }
-    pools = {"train": episodes, "validation": validation}
-    classes = {
-        split: pool.class_digests()
-        for split, of in pools.items()
-        if isinstance(pool := getattr(of, "pool", None), ClassPool)
-    }
+    of = {"train": episodes, "validation": validation}
+    pools = {split: getattr(batches, "pool", None) for split, batches in of.items()}
+    known = {split: pool for split, pool in pools.items() if isinstance(pool, ClassPool)}
+    classes = {split: pool.class_digests() for split, pool in known.items()}
+    seen = {split: items_record(pool) for split, pool in known.items()}
     form: ItemFormat | None = getattr(getattr(episodes, "pool", None), "item_format", None)
-    return {FACTS: facts | settings, "classes": classes} | ({"items": form.as_dict()} if form else {})
+    return {FACTS: facts | settings, "classes": classes, "seen": seen} | (
+        {"items": form.as_dict()} if form else {}
+    )
 
 
 def _built(learner: nn.Module) -> dict[str, Any]:
@@ -142,8 +149,12 @@ def _built(learner: nn.Module) -> dict[str, Any]:
         return {"class": type(learner).__qualname__}
 
 
-def _summary(batches: object) -> dict[str, Any]:
-    """Facts of meta-batches from their `summary` method; without one, their class, tasks and seed."""
+def summary_of(batches: object) -> dict[str, Any]:
+    """Facts of meta-batches from their `summary` method; without one, their class, tasks and seed.
+
+    Args:
+        batches: Sequence of meta-batches.
+    """
     summary: Callable[[], dict[str, Any]] | None = getattr(batches, "summary", None)
     if summary:
         return summary()
@@ -158,6 +169,51 @@ def _stated(value: object) -> Any:
     if isinstance(value, Tensor) and value.numel() == 1:
         return value.item()
     return value if isinstance(value, bool | int | float | str | None) else described(value)
+
+
+@contextmanager
+def alone_in(out: str | Path | None, fabric: Fabric | None) -> Generator[None]:
+    """Context in which no other training can write to a folder.
+
+    Args:
+        out: Path of the folder; None if nothing is written.
+        fabric: Fabric of the processes of this training, of which the first writes.
+
+    Raises:
+        ValueError: If another training writes to it.
+        OSError: If it can't be written to.
+    """
+    with ExitStack() as held:
+        if out:
+            _by_the_first(fabric, lambda: held.enter_context(files.folder_taken(Path(out))))
+        yield
+
+
+def refuse_if_taken(out: str | Path, fabric: Fabric) -> None:
+    """Refuse a folder that another training writes to, before any work is done for this one.
+
+    Args:
+        out: Path of the folder.
+        fabric: Fabric of the processes of this training.
+
+    Raises:
+        ValueError: If there is another.
+    """
+    _by_the_first(fabric, lambda: files.refuse_if_taken(Path(out)))
+
+
+def _by_the_first(fabric: Fabric | None, act: Callable[[], object]) -> None:
+    """Let the first process do something; what it raises is raised by all, so that none waits for it."""
+    error = None
+    if not fabric or fabric.global_rank == 0:
+        try:
+            act()
+        except (ValueError, OSError) as raised:
+            error = raised
+    if fabric and fabric.world_size > 1:
+        error = fabric.broadcast(error)
+    if error:
+        raise error
 
 
 class Run:
@@ -217,6 +273,9 @@ class Run:
                 if average:
                     average.load(checkpoint.without_prefix("average.", tensors))
                 progress = TrainingState(**manifest["progress"])
+            if write and KEPT in manifest:
+                kept = checkpoint.without_prefix(f"{KEPT}.", tensors)
+                checkpoint.save(self.best, kept, self.manifest | {"training": manifest[KEPT]})
         else:
             progress = TrainingState()
         if write:
@@ -232,7 +291,7 @@ class Run:
                 "random draws: start it anew in another --out"
             )
         # the facts already have a digest of the classes
-        apart = ("version", "progress", "optimizer", "classes")
+        apart = ("version", "progress", "optimizer", "classes", "seen", KEPT)
         was = _flat({k: v for k, v in before.items() if k not in apart})
         now = _flat({k: v for k, v in self.manifest.items() if k not in apart})
         now = json.loads(json.dumps(now))  # a tuple comes back from a file as a list
@@ -243,6 +302,23 @@ class Run:
                     f"{was.get(key)}, not {now.get(key)}: "
                     "resume it with the same options, or name another --out"
                 )
+
+    def end_with(self, weights: dict[str, Tensor], ended: TrainingState) -> None:
+        """Write `best.safetensors` with the weights that a session ends with, out of turn.
+
+        The training that is resumed must not know of them. So those that the regular validations have kept
+        go into `last.safetensors` first, and are put back from there.
+
+        Args:
+            weights: Weights that the session ends with, by name.
+            ended: Progress of the training run, as if the validation of these weights were a regular one.
+        """
+        tensors, manifest = checkpoint.load(self.last)
+        if manifest["progress"]["best_step"]:
+            kept, trained = checkpoint.load(self.best)
+            tensors |= checkpoint.prefixed(f"{KEPT}.", kept)
+            checkpoint.save(self.last, tensors, manifest | {KEPT: trained["training"]})
+        self.save_best(weights, ended)
 
     def best_weights(self) -> dict[str, Tensor]:
         """Weights of the best checkpoint so far, by name."""

@@ -1,5 +1,6 @@
 """`quickstudy demo`: learning to learn letters, watched."""
 
+import shlex
 import shutil
 import time
 from pathlib import Path
@@ -70,7 +71,7 @@ def run(out: Path, steps: int) -> None:
     console.print(f"All in {time.monotonic() - started:.0f} seconds. Next:\n", highlight=False)
     for command, what in (
         (
-            f"quickstudy evaluate {run_folder} --setting 10w5s",
+            f"quickstudy evaluate {shlex.quote(str(run_folder))} --setting 10w5s",
             "the same network, ten letters, five examples of each",
         ),
         (

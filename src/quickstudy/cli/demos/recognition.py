@@ -1,5 +1,6 @@
 """`quickstudy demo recognition | faces | words`: from samples to names and "unknown", watched."""
 
+import shlex
 import shutil
 import time
 from pathlib import Path
@@ -90,8 +91,11 @@ def run(what: What, out: Path, steps: int | None = None, data_root: Path | None 
     probe = next((out / "probes").rglob("*.*"))
     for command, meaning in (
         (f"open {out / 'report.html'}", "how well it does, with its curves"),
-        (f"quickstudy identify {probe} --gallery {gallery}", "ask for one sample"),
-        (f"quickstudy gallery list --gallery {gallery}", "who is enrolled"),
+        (
+            f"quickstudy identify {shlex.quote(str(probe))} --gallery {shlex.quote(str(gallery))}",
+            "ask for one sample",
+        ),
+        (shlex.join(["quickstudy", "gallery", "list", "--gallery", str(gallery)]), "who is enrolled"),
         ("quickstudy train siamese --set images=DIR", "your own pictures: a folder for each name"),
     ):
         console.print(f"  {command}", style="bold cyan", highlight=False, soft_wrap=True)

@@ -48,6 +48,8 @@ class RecognitionReport:
         open: Open-set identification; None if fewer than four identities have enough items.
         draws: Identification accuracy for several numbers of enrolled samples.
         groups: Error rates of groups of identities, by group.
+        met: Sentences on what training or calibration has met of the test data, or that it isn't known; none
+            if it was checked that they share nothing; None if nobody checked.
     """
 
     title: str
@@ -62,6 +64,7 @@ class RecognitionReport:
     open: OpenSet | None = None
     draws: tuple[RepeatedIdentification, ...] = ()
     groups: Mapping[str, Achieved] = field(default_factory=dict[str, Achieved])
+    met: tuple[str, ...] | None = None
 
     @property
     def aim(self) -> float:
@@ -96,13 +99,15 @@ class RecognitionReport:
         for name in ("verification", "achieved", "closed", "open"):
             figures = getattr(self, name)
             parts[name] = figures.as_dict() if figures else None
+        parts["met"] = None if self.met is None else list(self.met)
         parts["draws"] = [d.as_dict() for d in self.draws]
         parts["groups"] = {group: a.as_dict() for group, a in self.groups.items()}
         return parts
 
     def __str__(self) -> str:
-        """The figures, one a line."""
-        lines = [f"pairs: {self.verification}, minDCF {self.min_dcf:.3f}", f"calibrated: {self.achieved}"]
+        """The figures, one a line, and what was met of the test data before."""
+        lines = [f"not unseen: {sentence}" for sentence in self.met or ()]
+        lines += [f"pairs: {self.verification}, minDCF {self.min_dcf:.3f}", f"calibrated: {self.achieved}"]
         lines += [f"closed set: {self.closed}"] if self.closed else []
         lines += [f"open set: {self.open}"] if self.open else []
         lines += [f"identified: {draws}" for draws in self.draws]
@@ -148,6 +153,7 @@ def recognition_report(
     calibration: Calibration,
     *,
     facts: Mapping[str, str] | None = None,
+    met: tuple[str, ...] | None = None,
     samples: int = 1,
     shots: Sequence[int] = (1, 5),
     ways: int | None = None,
@@ -166,6 +172,7 @@ def recognition_report(
         scorer: Scorer that was calibrated.
         calibration: Calibration on other identities.
         facts: Facts about model, data and measurement, by name, shown first.
+        met: Sentences on what training or calibration has met of the test data, as in `RecognitionReport`.
         samples: Number of enrolled samples of a name, for the pairs, the closed and the open set.
         shots: Numbers of enrolled samples to average identification for over draws; those with too few items
             are left out.
@@ -215,6 +222,7 @@ def recognition_report(
         open=open_,
         draws=tuple(averaged),
         groups=by_group,
+        met=met,
     )
 
 

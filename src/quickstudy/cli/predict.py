@@ -11,6 +11,9 @@ import typer
 
 from quickstudy.cli.options import Checkpoint, OwnRecipe, SkipCorrupt
 
+UNSURE = "unsure"
+"""Answer where --reject gives none."""
+
 
 class Format(StrEnum):
     """How predictions are printed."""
@@ -35,11 +38,20 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    reject: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            max=0.5,
+            help="Share of errors to allow among the answers, 0.05 is 5 %: be unsure of the rest.",
+            show_default=False,
+        ),
+    ] = None,
     own_recipe: OwnRecipe = None,
 ) -> None:
     """Tell your own pictures apart, from a handful of labelled ones. No training."""
     from quickstudy.cli.terminal import Terminal, table
-    from quickstudy.core.consoles import console
+    from quickstudy.core.consoles import console, messages
     from quickstudy.recipes import weights
     from quickstudy.training.predict import predict_folders
 
@@ -53,9 +65,12 @@ def predict(
             query,
             skip_corrupt=skip_corrupt,
             save=save,
+            reject=reject,
             progress=progress,
         )
     classes = list(predictions[0].probabilities)
+    if reject is not None and UNSURE in classes:
+        raise ValueError(f"a class is named {UNSURE!r}, as an answer is by --reject: rename its folder")
     if output is Format.json:
         rows = [
             {"file": str(p.file), "label": p.label, "probabilities": p.probabilities} for p in predictions
@@ -65,11 +80,17 @@ def predict(
         writer = csv.writer(sys.stdout)
         writer.writerow(["file", "label", *classes])
         writer.writerows(
-            [p.file, p.label, *(f"{v:.6f}" for v in p.probabilities.values())] for p in predictions
+            [p.file, p.label or UNSURE, *(f"{v:.6f}" for v in p.probabilities.values())] for p in predictions
         )
     else:
         rows = table("picture", "class", "probability", "next", wraps=("picture", "class", "next"))
         for p in predictions:
             first, second = sorted(p.probabilities.items(), key=lambda kv: -kv[1])[:2]
-            rows.add_row(p.file.name, first[0], f"{first[1]:.1%}", f"{second[0]} {second[1]:.1%}")
+            name = f"{UNSURE} (nearest {first[0]})" if p.label is None else first[0]
+            rows.add_row(p.file.name, name, f"{first[1]:.1%}", f"{second[0]} {second[1]:.1%}")
         console.print(rows)
+        for said in (predictions.expected, predictions.reject):
+            if said:
+                console.print(str(said), highlight=False, soft_wrap=True)
+    if predictions.expected and not predictions.expected.above_chance:
+        messages.print(f"warning: {predictions.expected.warning}", highlight=False, soft_wrap=True)

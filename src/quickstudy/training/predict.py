@@ -15,6 +15,14 @@ from quickstudy.core.progress import ProgressCallback
 from quickstudy.data.datasets.folders import files_in, find_files, is_folder, report_bad
 from quickstudy.data.formats.archives import File
 from quickstudy.data.formats.items import ItemFormat, decode_items, floats
+from quickstudy.training.leave_one_out import (
+    Expected,
+    Reject,
+    expected_accuracy,
+    leave_one_out,
+    margins,
+    reject_below,
+)
 
 
 @dataclass(frozen=True)
@@ -23,13 +31,26 @@ class Prediction:
 
     Args:
         file: Path of the picture or clip, or the member of an archive.
-        label: Name of the most likely class.
+        label: Name of the most likely class; None ("unsure") where its lead is below the threshold of
+            `reject`.
         probabilities: Probability of every class, by name; they sum to 1.
     """
 
     file: File
-    label: str
+    label: str | None
     probabilities: dict[str, float]
+
+
+class Predictions(list[Prediction]):
+    """Predictions of some files, and what the labelled ones say of them.
+
+    Attributes:
+        expected: Accuracy to expect, by leaving labelled items out; None where no class has two of them.
+        reject: Threshold of "unsure"; None where none was asked for.
+    """
+
+    expected: Expected | None = None
+    reject: Reject | None = None
 
 
 @runtime_checkable
@@ -50,8 +71,9 @@ def predict_folders(
     *,
     skip_corrupt: bool = False,
     save: str | Path | None = None,
+    reject: float | None = None,
     progress: ProgressCallback | None = None,
-) -> list[Prediction]:
+) -> Predictions:
     """Classify pictures or clips by a few labelled examples of each class.
 
     Args:
@@ -64,17 +86,23 @@ def predict_folders(
         save: Path for the model as adapted to the support, for learners that adapt one. It is written as an
              ordinary `state_dict` in safetensors, with the names of the classes in its manifest
             (`checkpoint.load`).
+        reject: Share of errors to allow among the answers, in (0, 1): a file is "unsure" (label None) where
+            the likeliest class leads the next by less than it takes for that on the labelled items left out
+            (`reject_below`). None to answer always.
         progress: Callback that is given (done, total) while files are decoded.
 
     Returns:
-        One prediction for each query, in the order of their names.
+        One prediction for each query, in the order of their names, and as `expected` the accuracy that the
+        labelled items promise.
 
     Raises:
         FileNotFoundError: If a file or folder does not exist.
         OSError: If `save` can't be written.
         ValueError: If folders are empty, files can't be read, there is only one class, or `save` is given for
-            a learner without adapted weights.
+            a learner without adapted weights; or if `reject` is out of range, or no class has two items.
     """
+    if reject is not None and not 0 < reject < 1:
+        raise ValueError(f"reject is {reject}: it is a share of errors, above 0 and below 1; 0.05 is 5 %")
     if save and not isinstance(learner, Adapts):
         raise ValueError(
             f"{type(learner).__name__} learners adapt no weights, so there are none to save: leave out --save"
@@ -102,14 +130,22 @@ def predict_folders(
     labelled_items = Support(x[:, good], y.to(learner.device), len(files))
     with evaluation_mode(learner):
         scores = learner.predict(labelled_items, x[:, asked])[0]
-    names = list(files)
+    names, found = list(files), Predictions()
+    if reject is not None or len(good) > len(files):
+        which, left_out = leave_one_out(learner, labelled_items)
+        found.expected = expected_accuracy(which, left_out, labelled_items)
+        if reject is not None:
+            found.reject = reject_below(left_out, y[0, which], reject)
     if save and isinstance(learner, Adapts):
         weights = learner.adapted(labelled_items).state_dict()
         checkpoint.save(Path(save), weights, {"classes": names, "items": item_format.as_dict()})
-    return [
-        Prediction(paths[i], names[int(np.argmax(p))], dict(zip(names, p, strict=True)))
-        for i, p in zip(asked, scores.softmax(-1).tolist(), strict=True)
-    ]
+    least = found.reject.margin if found.reject else 0.0
+    scores = scores.cpu()
+    rows = zip(asked, scores.softmax(-1).tolist(), margins(scores).tolist(), strict=True)
+    for i, p, lead in rows:
+        label = names[int(np.argmax(p))] if lead >= least else None
+        found.append(Prediction(paths[i], label, dict(zip(names, p, strict=True))))
+    return found
 
 
 def _queries(query: Path, item_format: ItemFormat) -> list[File]:

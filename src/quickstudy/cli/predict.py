@@ -53,6 +53,7 @@ def predict(
     from quickstudy.cli.terminal import Terminal, table
     from quickstudy.core.consoles import console, messages
     from quickstudy.recipes import weights
+    from quickstudy.training.card import card_of
     from quickstudy.training.predict import predict_folders
 
     learner, manifest = weights.load_learner(checkpoint, recipe=own_recipe)
@@ -66,6 +67,7 @@ def predict(
             skip_corrupt=skip_corrupt,
             save=save,
             reject=reject,
+            card=card_of(manifest),
             progress=progress,
         )
     classes = list(predictions[0].probabilities)
@@ -73,7 +75,14 @@ def predict(
         raise ValueError(f"a class is named {UNSURE!r}, as an answer is by --reject: rename its folder")
     if output is Format.json:
         rows = [
-            {"file": str(p.file), "label": p.label, "probabilities": p.probabilities} for p in predictions
+            {
+                "file": str(p.file),
+                "label": p.label,
+                "probabilities": p.probabilities,
+                "outside": p.outside,
+                "used": p.used,
+            }
+            for p in predictions
         ]
         print(json.dumps(rows, indent=2, ensure_ascii=False))
     elif output is Format.csv:
@@ -92,5 +101,8 @@ def predict(
         for said in (predictions.expected, predictions.reject):
             if said:
                 console.print(str(said), highlight=False, soft_wrap=True)
+    for said in (predictions.outside, predictions.used):
+        if said:
+            messages.print(f"warning: {said}", highlight=False, soft_wrap=True)
     if predictions.expected and not predictions.expected.above_chance:
         messages.print(f"warning: {predictions.expected.warning}", highlight=False, soft_wrap=True)

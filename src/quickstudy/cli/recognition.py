@@ -72,6 +72,7 @@ def enroll(
         print(json.dumps(_listed(done), indent=2, ensure_ascii=False))
     else:
         console.print(_summary(done), highlight=False, soft_wrap=True)
+    _warn(done.outside, done.used)
 
 
 def verify(
@@ -122,6 +123,7 @@ def identify(
     from quickstudy.cli.terminal import table
     from quickstudy.core.consoles import console
     from quickstudy.recognition.recognizer import Recognizer
+    from quickstudy.training.card import level_of, sentence, summary_of
 
     recognizer = Recognizer(model, existing_gallery(gallery), far)
     files = _files_of(recognizer, samples)
@@ -129,9 +131,18 @@ def identify(
     answers = [i.name if unknown else i.candidates[0].name for i in found]
     if unknown:
         _warn_of_support(recognizer, [i.candidates[0] for i in found])
+    outside, noun = [i.outside for i in found], recognizer.embedder.format.noun
+    _warn(sentence(level_of(outside), outside, noun), summary_of([i.used for i in found], noun))
     if as_json:
         rows = [
-            {"file": str(i.file), "name": answer, "candidates": [asdict(c) for c in i.candidates]}
+            {
+                "file": str(i.file),
+                "name": answer,
+                "candidates": [asdict(c) for c in i.candidates],
+                "reason": i.reason,
+                "outside": i.outside,
+                "used": i.used,
+            }
             for i, answer in zip(found, answers, strict=True)
         ]
         print(json.dumps(rows, indent=2, ensure_ascii=False))
@@ -142,6 +153,7 @@ def identify(
     for i, answer in zip(found, answers, strict=True):
         best, others = i.candidates[0], i.candidates[1:]
         nearest = f" (nearest {best.name})" if answer is None else ""
+        nearest += f": {i.reason}" if answer is None and i.reason else ""
         rows.add_row(
             i.file.name,
             f"{answer or 'unknown'}{nearest}",
@@ -281,6 +293,15 @@ def _warn_of_support(recognizer: "Recognizer", decisions: "list[Decision]", to_v
     )
 
 
+def _warn(*lines: str) -> None:
+    """Warnings about files, where there are any."""
+    from quickstudy.core.consoles import messages
+
+    for line in lines:
+        if line:
+            messages.print(f"warning: {line}", highlight=False, soft_wrap=True)
+
+
 def _figures(decision: Any) -> str:
     return (
         f"score {decision.score:.3f}, threshold {decision.threshold:.3f}, "
@@ -308,6 +329,8 @@ def _listed(done: "Enrollment") -> dict[str, Any]:
         "known": done.known,
         "refused": [{"file": str(r.file), "reason": r.reason} for r in done.refused],
         "likely_mislabelled": [{"file": str(r.file), "reason": r.reason} for r in done.likely_mislabelled],
+        "outside": done.outside or None,
+        "used": done.used or None,
     }
 
 

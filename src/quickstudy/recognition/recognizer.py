@@ -13,11 +13,12 @@ from quickstudy.core.progress import ProgressCallback
 from quickstudy.data.datasets.folders import find_files
 from quickstudy.data.formats.archives import File, Member
 from quickstudy.recognition.calibration import EXPECTED, FEW, Calibration, calibrate
-from quickstudy.recognition.embedder import Embedder, Refusal, Vectors
+from quickstudy.recognition.embedder import Embedded, Embedder, Refusal, Vectors
 from quickstudy.recognition.gallery.gallery import Gallery
 from quickstudy.recognition.gallery.pooling import Pooling, means_of, nearness, score_of, unit
 from quickstudy.recognition.gallery.records import Match
 from quickstudy.recognition.pairs import pooled_scores
+from quickstudy.training.card import Level, level_of, sentence, summary_of
 
 Files = str | File | Sequence[str | File]
 MODEL, CALIBRATION = "model", "calibration"
@@ -37,12 +38,18 @@ class Enrollment:
         likely_mislabelled: Files that may be mislabelled: they are nearer to the mean of another name than to
             that of the other samples of their own and, with thresholds, would be accepted as that name and
             not as their own.
+        level: Whether the files together are "known" to the model, "unusual" or "far", by its card.
+        outside: One line on that; empty where they are known.
+        used: One line on how much of the files is used; empty where there is nothing to say.
     """
 
     added: dict[str, int]
     known: int
     refused: list[Refusal]
     likely_mislabelled: list[Refusal]
+    level: Level = "known"
+    outside: str = ""
+    used: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,11 +82,17 @@ class Identity:
         file: Path of the sample; the first path of samples identified together.
         name: Name of the best candidate, or None ("unknown") if it doesn't reach its threshold.
         candidates: Nearest names, likeliest first.
+        reason: What may be why it is unknown, such as "blurred"; None for a name, or where nothing is found.
+        outside: What is unlike the items that the model knows; None where nothing is.
+        used: How much of the file is used; None where there is nothing to say.
     """
 
     file: File
     name: str | None
     candidates: list[Decision]
+    reason: str | None = None
+    outside: str | None = None
+    used: str | None = None
 
 
 class Recognizer:
@@ -186,8 +199,12 @@ class Recognizer:
         name_of = {path: name for name, paths in files.items() for path in paths}
         refused: list[Refusal] = []
         used: list[tuple[str, File, Vectors]] = []
+        outside: list[str | None] = []
+        parts: list[str | None] = []
         for batch in self.embedder.batches(list(files.values()), progress):
             refused += batch.refused
+            outside += batch.outside
+            parts += batch.used
             if not batch.files:
                 continue
             rows = zip(batch.files, batch.embeddings, batch.digests, strict=True)
@@ -202,8 +219,15 @@ class Recognizer:
         after = self._counts()
         new = {name: after.get(name, 0) - before.get(name, 0) for name in files}
         added = {name: n for name, n in new.items() if n}
+        level, noun = level_of(outside), self.embedder.format.noun
         return Enrollment(
-            added, len(used) - sum(added.values()), refused, self._likely_mislabelled(used, calibration)
+            added,
+            len(used) - sum(added.values()),
+            refused,
+            self._likely_mislabelled(used, calibration),
+            level,
+            sentence(level, outside, noun),
+            summary_of(parts, noun),
         )
 
     def _counts(self) -> dict[str, int]:
@@ -280,7 +304,7 @@ class Recognizer:
         Raises:
             ValueError: If the name isn't enrolled, or a file can't be used.
         """
-        probe = self._probes(_paths(files), together=True)[1]
+        probe = self._probes(_paths(files), together=True)[0]
         samples = len(self.gallery.samples(name))
         calibration = self.calibration
         distance = float(self.gallery.distances(probe, name, calibration.pooling)[0])
@@ -304,15 +328,19 @@ class Recognizer:
         Raises:
             ValueError: If a file can't be used, or nothing is enrolled.
         """
-        paths, probes = self._probes(_paths(files), together)
+        probes, embedded = self._probes(_paths(files), together)
         names, calibration = self.gallery.size()[0], self.calibration
         if not names:
             raise ValueError(f"nothing is enrolled in {self.gallery}: enroll somebody first")
         found: list[Identity] = []
-        for path, matches in zip(paths, self.gallery.search(probes, top, calibration.pooling), strict=False):
+        of_each = zip(embedded.files, embedded.outside, embedded.hints, embedded.used, strict=True)
+        searched = self.gallery.search(probes, top, calibration.pooling)
+        for (path, outside, hints, used), matches in zip(of_each, searched, strict=False):
             candidates = [self._decide(calibration, match, names) for match in matches]
             best = candidates[0]
-            found.append(Identity(path, best.name if best.accepted else None, candidates))
+            name = best.name if best.accepted else None
+            why = "; ".join(part for part in (hints or outside, used) if part) or None
+            found.append(Identity(path, name, candidates, None if name else why, outside, used))
         return found
 
     def recalibrate(self, far: float | None = None) -> Calibration:
@@ -349,7 +377,8 @@ class Recognizer:
         self.gallery.put_setting(CALIBRATION, own.as_dict())
         return own
 
-    def _probes(self, files: list[File], together: bool) -> tuple[list[File], Vectors]:
+    def _probes(self, files: list[File], together: bool) -> tuple[Vectors, Embedded]:
+        """Embeddings to compare, and all that was found out about the files."""
         embedded = self.embedder.embed_files(files)
         if embedded.refused:
             first = embedded.refused[0]
@@ -359,7 +388,7 @@ class Recognizer:
             z = z.mean(0, keepdims=True)
             if self.embedder.energy == "cosine":
                 z = unit(z)
-        return files, z
+        return z, embedded
 
     def _decide(self, calibration: Calibration, match: Match, names: int) -> Decision:
         score = score_of(match.distance, self.embedder.energy)

@@ -20,7 +20,9 @@ from quickstudy.core.learner import Learner, modes_kept, training_mode
 from quickstudy.core.modes import Mode
 from quickstudy.core.scores import ValidationResult
 from quickstudy.core.seeds import derived_seed, generators_kept, seed_generators
+from quickstudy.data.pool import ClassPool
 from quickstudy.training.averaging import WeightAverage
+from quickstudy.training.card import put_card
 from quickstudy.training.evaluate import check_queries, evaluate
 from quickstudy.training.run_folder import Keep, Run, TrainingState, facts_of, unroll_state_of
 from quickstudy.training.schedules import MakeOptimizer, Schedule
@@ -250,6 +252,8 @@ def fit(
         saved.load_state_dict(best_weights)
     elif run and rank == 0:
         run.save_best(saved.state_dict(), progress)
+    if run and rank == 0 and isinstance(pool := getattr(validation, "pool", None), ClassPool):
+        put_card(run.best, saved, pool)
     fabric.barrier()
     return progress
 

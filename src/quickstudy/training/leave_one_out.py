@@ -236,10 +236,9 @@ def clustered_interval(hits: Tensor, counts: Tensor) -> tuple[float, float]:
 def _wilson(p: float, n: float, z: float) -> float:
     """The end of Wilson's interval on the side of the sign of z, with the correction for continuity."""
     sign = math.copysign(1.0, z)
+    if n * (1 - p if sign > 0 else p) < 1:  # less than one answer of the other kind
+        return 1.0 if sign > 0 else 0.0
     inner = z * z + sign * 2 - 1 / n + 4 * p * (n * (1 - p) - sign)
-    # where no answer, or each, is right, the end on that side is the share itself
-    if (sign < 0 and p == 0) or (sign > 0 and p == 1):
-        return p
     return (2 * n * p + z * z + sign + z * math.sqrt(max(inner, 0.0))) / (2 * (n + z * z))
 
 

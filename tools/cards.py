@@ -25,7 +25,7 @@ def main(
         card = put_card(shipped[name], learner, pool, ITEMS)
         print(
             name,
-            "no card: too few classes" if card is None else f"{card.items} items of {card.classes} classes",
+            "no card: too few items" if card is None else f"{card.items} items of {card.classes} classes",
         )
 
 

@@ -92,11 +92,23 @@ def predict(
             [p.file, p.label or UNSURE, *(f"{v:.6f}" for v in p.probabilities.values())] for p in predictions
         )
     else:
-        rows = table("picture", "class", "probability", "next", wraps=("picture", "class", "next"))
-        for p in predictions:
+        # where nearly all are unlike, one line below says so
+        remarks = [
+            "; ".join(r for r in ((p.outside, p.used) if predictions.level != "far" else ()) if r)
+            for p in predictions
+        ]
+        headers = ("picture", "class", "probability", "next", *(("remark",) if any(remarks) else ()))
+        rows = table(*headers, wraps=("picture", "class", "next", "remark"))
+        for p, remark in zip(predictions, remarks, strict=True):
             first, second = sorted(p.probabilities.items(), key=lambda kv: -kv[1])[:2]
             name = f"{UNSURE} (nearest {first[0]})" if p.label is None else first[0]
-            rows.add_row(p.file.name, name, f"{first[1]:.1%}", f"{second[0]} {second[1]:.1%}")
+            rows.add_row(
+                p.file.name,
+                name,
+                f"{first[1]:.1%}",
+                f"{second[0]} {second[1]:.1%}",
+                *([remark] if any(remarks) else ()),
+            )
         console.print(rows)
         for said in (predictions.expected, predictions.reject):
             if said:

@@ -22,7 +22,9 @@ from quickstudy.data.pool import ClassPool
 Floats = npt.NDArray[np.float64]
 
 ITEMS, CLASSES = 1000, 5
-"""Most items that a card is made of, and the fewest classes: numbers of fewer would tell of single ones."""
+"""Most items that a card is made of, and the fewest classes whose embeddings may be summed up in it."""
+FEW = 20
+"""Fewest items of a card; of n items the ranges are widened by FEW / n, as their ends are then uncertain."""
 DIRECTIONS = 32
 """Directions in the space of embeddings of which mean and covariance are kept."""
 ENDS = (0.005, 0.5, 0.995)
@@ -83,8 +85,8 @@ class Features:
 class Card:
     """What the items of a model look like, measured on its validation classes.
 
-    No item, and no embedding of one, can be told from it: all numbers are quantiles, means and covariances
-    over five classes at least.
+    No item, and no embedding of one, can be told from it: all numbers are quantiles of plain statistics, and
+    mean and covariance of embeddings over five classes at least, each counting alike.
 
     Args:
         items: Number of items measured.
@@ -92,7 +94,8 @@ class Card:
         size: Median shorter side of the original pictures in pixels, or length of the recordings in seconds;
             None if unknown.
         statistics: Quantiles 0.5 %, 50 % and 99.5 % of each statistic of the items, by name.
-        features: Distribution of the embeddings; None for learners without an encoder of single items.
+        features: Distribution of the embeddings; None for learners without an encoder of single items, and
+            where there are fewer than five classes.
     """
 
     items: int
@@ -154,9 +157,10 @@ def make_card(learner: nn.Module, pool: ClassPool, items: int = ITEMS, seed: int
         seed: Seed of the random draw of items.
 
     Returns:
-        The card; None where there are fewer than five classes.
+        The card, without a distribution of embeddings if there are fewer than five classes; None where there
+        are fewer than 20 items.
     """
-    if len(pool) < CLASSES:
+    if pool.counts.sum() < FEW:
         return None
     rng = np.random.default_rng(seed)
     classes = rng.permutation(len(pool))[: max(CLASSES, items // 2)]
@@ -165,12 +169,16 @@ def make_card(learner: nn.Module, pool: ClassPool, items: int = ITEMS, seed: int
     of_item = np.repeat(np.arange(len(chosen)), [len(c) for c in chosen])
     x = pool.items[np.concatenate(chosen)]
     rate = getattr(pool.item_format, "rate", None)
-    statistics = {
-        name: _rounded(np.quantile(values, ENDS)) for name, values in statistics_of(x, rate).items()
-    }
-    z = features_of(learner, x)
+    wider = 1 + FEW / len(x)
+    ranges: dict[str, Range] = {}
+    for name, values in statistics_of(x, rate).items():
+        low, middle, high = np.quantile(values, ENDS).tolist()
+        low, middle, high = _rounded(
+            [middle - wider * (middle - low), middle, middle + wider * (high - middle)]
+        )
+        ranges[name] = (low, middle, high)
+    z = features_of(learner, x) if len(classes) >= CLASSES else None
     features = None if z is None else _features(z, of_item)
-    ranges: dict[str, Range] = {k: (v[0], v[1], v[2]) for k, v in statistics.items()}
     return Card(len(x), len(chosen), pool.original_size, ranges, features)
 
 
@@ -184,7 +192,7 @@ def put_card(path: Path, learner: nn.Module, pool: ClassPool, items: int = ITEMS
         items: Number of items to measure, at most.
 
     Returns:
-        The card; None where there are fewer than five classes, and none was written.
+        The card; None where there are too few items, and none was written.
     """
     card = make_card(learner, pool, items)
     if card:
@@ -294,7 +302,7 @@ def _features(z: Floats, of_item: npt.NDArray[np.int64]) -> Features | None:
     covariance += np.eye(number) * max(1e-3 * float(np.trace(covariance)) / number, 1e-12)
     whitening = np.linalg.inv(np.linalg.cholesky(covariance))
     made = Features(_rounded(mean), _rounded(whitening[np.tril_indices(number)]), 1.0)
-    distance = float(np.quantile(_distances(made, z), ENDS[-1]))
+    distance = float(np.quantile(_distances(made, z), ENDS[-1])) * (1 + FEW / len(z))
     return Features(made.mean, made.whitening, _rounded([distance])[0])
 
 

@@ -42,7 +42,7 @@ LEAST = {
     "shades": 0.04,
     "sharpness": 0.05,
     "color": 0.02,
-    "loudness": 3.0,
+    "loudness": 12.0,
     "sound": 0.1,
     "bandwidth": 300.0,
 }

@@ -81,6 +81,8 @@ def typical_size(sources: Sequence[FileOrBytes], item_format: ItemFormat) -> flo
     Returns:
         Shorter side in pixels, or length in seconds; None where no file can be read.
     """
+    if not sources:
+        return None
     chosen = [sources[i] for i in np.unique(np.linspace(0, len(sources) - 1, SAMPLE).astype(int)).tolist()]
     sizes = [o.size for o in (original_of(source, item_format) for source in chosen) if o]
     return float(np.median(sizes)) if sizes else None

@@ -16,11 +16,13 @@ from quickstudy.core import checkpoint
 from quickstudy.data.datasets.faces import orl
 from quickstudy.data.datasets.glyphs import glyphs
 from quickstudy.data.datasets.omniglot import omniglot
+from quickstudy.data.episodes import Episodes
 from quickstudy.data.formats.audio import AudioFormat
 from quickstudy.data.formats.images import ImageFormat
 from quickstudy.data.formats.items import Items
 from quickstudy.data.formats.originals import original_of, typical_size, used_of
 from quickstudy.data.pool import ClassPool
+from quickstudy.data.setting import Setting
 from quickstudy.metric.prototypical import Prototypical
 from quickstudy.recipes import weights
 from quickstudy.training.card import (
@@ -35,6 +37,7 @@ from quickstudy.training.card import (
     statistics_of,
     summary_of,
 )
+from quickstudy.training.fit import fit
 from quickstudy.training.launch import launch
 from quickstudy.training.predict import predict_folders
 from tests.support.recipes import train
@@ -230,14 +233,29 @@ def test_predict_says_it(tmp_path: Path) -> None:
     assert unsure.level is None
 
 
-@pytest.mark.slow
 def test_a_training_ends_with_a_card(tmp_path: Path) -> None:
-    train(
-        "prototypical-glyphs",
-        {},
-        tmp_path / "r",
-        display=Terminal(quiet=True),
-        fabric=launch("cpu"),
-        steps=1,
+    """Of `fit` in Python, and of a recipe."""
+    learner = Prototypical(nn.Sequential(nn.Flatten(), nn.Linear(144, 4)))
+    few = Setting(3, 1, 1)
+    validation = Episodes(noisy(8, 10, 1), few, 1, 0)
+    fit(
+        learner,
+        Episodes(noisy(), few, 1, 0),
+        1,
+        validation=validation,
+        validation_episodes=1,
+        out=tmp_path / "f",
     )
-    assert card_of(checkpoint.load(tmp_path / "r" / "best.safetensors")[1]) is not None
+    rng = np.random.default_rng(0)
+    for c in range(30):
+        (tmp_path / f"pics/{c}").mkdir(parents=True)
+        for j in range(6):
+            page = rng.integers(0, 255, (16, 16, 3)).astype(np.uint8)
+            Image.fromarray(page).save(tmp_path / f"pics/{c}/{j}.png")
+    options = {"images": str(tmp_path / "pics"), "size": 16, "ways": 3, "queries": 2}
+    shown = Terminal(quiet=True)
+    train("prototypical-images", options, tmp_path / "r", display=shown, fabric=launch("cpu"), steps=1)
+    for folder, size in (("f", None), ("r", 16.0)):
+        card = card_of(checkpoint.load(tmp_path / folder / "best.safetensors")[1])
+        assert card is not None
+        assert card.size == size

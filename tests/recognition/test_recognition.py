@@ -15,7 +15,7 @@ import soundfile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFilter
 
 import quickstudy as qs
 from quickstudy.__main__ import main
@@ -105,6 +105,48 @@ def test_samples_of_the_enrolled_are_named_and_those_of_strangers_are_unknown(
     assert strangers[0].candidates[0].score < strangers[0].candidates[0].threshold
     assert recognizer.verify("p1", people / "p1" / "4.png").accepted
     assert not recognizer.verify("p1", people / "p2" / "4.png").accepted
+
+
+def test_why_a_sample_is_unknown_and_how_much_of_it_is_used(
+    model: Path, people: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recognizer = enrolled(model, people)
+    sharp = Image.open(people / "p7" / "0.png")
+    sharp.filter(ImageFilter.GaussianBlur(6)).save(people / "blurred.png")
+    sharp.point(lambda v: v // 20).save(people / "dark.png")
+    sharp.resize((20, 20)).save(people / "tiny.png")
+    sharp.resize((2400, 1200)).save(people / "large.png")
+    files = [people / f"{name}.png" for name in ("blurred", "dark", "tiny", "large")]
+    found = recognizer.identify(files)
+    for one, words in zip(found, ("blurred", "dark", "tiny: 20 pixels, where 64", "9 × larger"), strict=True):
+        assert one.name is None
+        assert words in str(one.reason)
+    expected = "9 × larger than the pictures it was made for; used the middle square, 50 % of it"
+    assert found[3].used == expected
+    known = recognizer.identify(people / "p1" / "5.png")[0]
+    assert (known.name, known.reason, known.outside, known.used) == ("p1", None, None, None)
+    line = ["identify", *files, "--gallery", people.parent / "people.db", "--model", model]
+    rows = json.loads(run([*line, "--json"], capsys)[1])
+    assert [set(row) >= {"reason", "outside", "used"} for row in rows] == [True] * 4
+    _, out, err = run(line, capsys)
+    assert "blurred" in out
+    assert "warning: 2 of 4 pictures: tiny: 20 pixels" in err
+
+
+@pytest.mark.medium
+def test_enrolling_says_what_is_far_from_what_a_model_knows(
+    people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Patterns of grey, given to an encoder of ink."""
+    letters = ["--gallery", people.parent / "people.db", "--model", "prototypical-omniglot-1shot"]
+    code, _, err = run(["enroll", people / "p0" / "0.png", "--name", "p0", *letters], capsys)
+    assert code == 0
+    assert "1 of 1 pictures are far from what this model knows (" in err
+    page = Image.new("L", (105, 105), 255)
+    ImageDraw.Draw(page).line([(20, 20), (80, 50), (30, 90)], fill=0, width=3)
+    page.save(tmp_path / "ink.png")
+    code, out, err = run(["enroll", tmp_path / "ink.png", "--name", "ink", *letters, "--json"], capsys)
+    assert (code, json.loads(out)["outside"], "far from" in err) == (0, None, False)
 
 
 def test_the_threshold_is_that_of_the_calibration_for_samples_and_names(model: Path, people: Path) -> None:
@@ -875,6 +917,8 @@ def test_enrolling_says_what_became_of_each_file(
         "likely_mislabelled": [
             {"file": str(people / "p4" / "wrong.png"), "reason": "resembles 'p3' more than 'p4'"}
         ],
+        "outside": None,
+        "used": None,
     }
 
 

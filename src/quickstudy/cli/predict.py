@@ -19,6 +19,9 @@ from quickstudy.cli.options import (
     results_to,
 )
 
+UNSURE = "unsure"
+"""Answer where --reject gives none."""
+
 
 def predict(
     ctx: typer.Context,
@@ -36,6 +39,15 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    reject: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            max=0.5,
+            help="Share of errors to allow among the answers, 0.05 is 5 %: be unsure of the rest.",
+            show_default=False,
+        ),
+    ] = None,
     own_recipe: OwnRecipe = None,
     place: Place = None,
     as_json: AsJson = False,
@@ -44,10 +56,11 @@ def predict(
 ) -> None:
     """Tell your own pictures apart, from a handful of labelled ones. No training."""
     from quickstudy.cli.terminal import Terminal, table
-    from quickstudy.core.consoles import console, print_csv, print_json
+    from quickstudy.core.consoles import console, messages, print_csv, print_json
     from quickstudy.core.wording import shown
     from quickstudy.data.formats.items import with_place
     from quickstudy.recipes import weights
+    from quickstudy.training.card import card_of
     from quickstudy.training.predict import predict_folders
 
     results_to(ctx, out, force)
@@ -66,21 +79,59 @@ def predict(
             query,
             skip_corrupt=skip_corrupt,
             save=save,
+            reject=reject,
+            card=card_of(manifest),
             progress=progress,
         )
     classes = list(predictions[0].probabilities)
+    if reject is not None and UNSURE in classes:
+        raise ValueError(f"a class is named {UNSURE!r}, as an answer is by --reject: rename its folder")
     if output is Format.json:
         rows = [
-            {"file": str(p.file), "label": p.label, "probabilities": p.probabilities} for p in predictions
+            {
+                "file": str(p.file),
+                "label": p.label,
+                "probabilities": p.probabilities,
+                "outside": p.outside,
+                "used": p.used,
+            }
+            for p in predictions
         ]
         print_json(rows)
     elif output is Format.csv:
-        figures = ([p.file, p.label, *(f"{v:.6f}" for v in p.probabilities.values())] for p in predictions)
+        figures = (
+            [p.file, p.label or UNSURE, *(f"{v:.6f}" for v in p.probabilities.values())] for p in predictions
+        )
         print_csv([["file", "label", *classes], *figures])
     else:
-        rows = table("picture", "class", "probability", "next", wraps=("picture", "class", "next"))
-        for p in predictions:
+        # where nearly all are unlike, one line below says so
+        remarks = [
+            "; ".join(r for r in ((p.outside, p.used) if predictions.level != "far" else ()) if r)
+            for p in predictions
+        ]
+        headers = ("picture", "class", "probability", "next", *(("remark",) if any(remarks) else ()))
+        rows = table(*headers, wraps=("picture", "class", "next", "remark"))
+        for p, remark in zip(predictions, remarks, strict=True):
             first, second = sorted(p.probabilities.items(), key=lambda kv: -kv[1])[:2]
-            figures = (first[0], f"{first[1]:.1%}", f"{second[0]} {second[1]:.1%}")
-            rows.add_row(*map(shown, (p.file.name, *figures)))
+            name = f"{UNSURE} (nearest {first[0]})" if p.label is None else first[0]
+            rows.add_row(
+                *map(
+                    shown,
+                    (
+                        p.file.name,
+                        name,
+                        f"{first[1]:.1%}",
+                        f"{second[0]} {second[1]:.1%}",
+                        *([remark] if any(remarks) else ()),
+                    ),
+                )
+            )
         console.print(rows)
+        for said in (predictions.expected, predictions.reject):
+            if said:
+                console.print(str(said), highlight=False, soft_wrap=True)
+    for said in (predictions.outside, predictions.used):
+        if said:
+            messages.print(f"warning: {said}", highlight=False, soft_wrap=True)
+    if predictions.expected and not predictions.expected.above_chance:
+        messages.print(f"warning: {predictions.expected.warning}", highlight=False, soft_wrap=True)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from quickstudy.data.formats.archives import File
-    from quickstudy.recognition.recognizer import Decision, Enrollment, Recognizer
+    from quickstudy.recognition.recognizer import Decision, Enrollment, Identity, Recognizer
 
 
 PANEL = "Recognition: enroll, verify, identify"
@@ -92,7 +92,7 @@ def enroll(
         print_json(_listed(done))
     else:
         console.print(_summary(done), highlight=False, soft_wrap=True)
-    _warn(done.warnings)
+    _warn([*done.warnings, done.outside, done.used])
 
 
 def verify(
@@ -149,6 +149,7 @@ def identify(
     from quickstudy.cli.terminal import table
     from quickstudy.core.consoles import console, print_csv, print_json
     from quickstudy.recognition.recognizer import Recognizer
+    from quickstudy.training.card import level_of, sentence, summary_of
 
     results_to(ctx, out, force)
     output = Format.json if as_json else output
@@ -162,7 +163,9 @@ def identify(
     names = [list(i.names) or ([] if unknown else [i.candidates[0].name]) for i in found]
     if unknown:
         _warn_of_support(recognizer, [i.candidates[0] for i in found])
-    doubts = [recognizer.embedder.doubts(i.file) if i.name is None else [] for i in found]
+    doubts = [_doubts(recognizer, i) for i in found]
+    outside, noun = [i.outside for i in found], recognizer.embedder.format.noun
+    _warn([sentence(level_of(outside), outside, noun), summary_of([i.used for i in found], noun)])
     if output is Format.json:
         rows = [
             {
@@ -171,6 +174,8 @@ def identify(
                 "names": i.shares,
                 "candidates": [asdict(c) for c in i.candidates],
                 "doubts": why,
+                "outside": i.outside,
+                "used": i.used,
             }
             for i, of, why in zip(found, names, doubts, strict=True)
         ]
@@ -387,10 +392,18 @@ def _files_of(recognizer: "Recognizer", samples: list[Path]) -> "list[File]":
 
 
 def _warn(sentences: "Iterable[str]") -> None:
+    """Warnings, where there are any."""
     from quickstudy.core.consoles import messages
 
-    for sentence in sentences:
+    for sentence in filter(None, sentences):
         messages.print(f"warning: {sentence}", highlight=False, soft_wrap=True)
+
+
+def _doubts(recognizer: "Recognizer", identity: "Identity") -> list[str]:
+    """What may be why a sample is unknown."""
+    if identity.name is not None:
+        return []
+    return [*recognizer.embedder.doubts(identity.file), *filter(None, [identity.reason])]
 
 
 def _warn_of_support(recognizer: "Recognizer", decisions: "list[Decision]", to_verify: bool = False) -> None:
@@ -442,6 +455,8 @@ def _listed(done: "Enrollment") -> dict[str, Any]:
         "likely_mislabelled": [{"file": str(r.file), "reason": r.reason} for r in done.likely_mislabelled],
         "elsewhere": [{"file": str(r.file), "reason": r.reason} for r in done.elsewhere],
         "warnings": done.warnings,
+        "outside": done.outside or None,
+        "used": done.used or None,
     }
 
 

@@ -37,6 +37,8 @@ class ClassPool:
         recorded: [K] True for each class that was recorded, False for each that was made from other classes,
             such as a rotated character; None if all were recorded.
         item_format: What files must become to be such items, where that is known.
+        original_size: Median shorter side of the original pictures in pixels, or length of the recordings in
+            seconds; None where that is unknown.
 
     Raises:
         ValueError: If two splits share a class, or classes, items, sources and recorded disagree.
@@ -53,6 +55,7 @@ class ClassPool:
     source_names: tuple[str, ...] = ()
     item_format: ItemFormat | None = None
     recorded: BoolArray | None = None
+    original_size: float | None = None
 
     def __post_init__(self) -> None:
         """Check the parts against each other."""

@@ -30,6 +30,7 @@ from quickstudy.metric.plain import PlainClassifier
 from quickstudy.metric.siamese import Siamese
 from quickstudy.metric.verification import Verification, verify
 from quickstudy.recipes.experiment import Options, Results, Tested, asked_of_fit
+from quickstudy.training.card import put_card
 from quickstudy.training.evaluate import evaluate, fit_transforms
 from quickstudy.training.fit import fit
 from quickstudy.training.launch import Display
@@ -245,6 +246,9 @@ class Recipe:
                 report=report,
                 **asked_of_fit(options),
             )
+        if fabric.global_rank == 0:
+            put_card(Path(out) / "best.safetensors", used, validation.pool)
+        fabric.barrier()
         return used.eval(), progress
 
     def test(

@@ -21,9 +21,11 @@ from quickstudy.data.formats.archives import File
 from quickstudy.data.formats.audio import AudioFormat, Place, is_silent, quality_of
 from quickstudy.data.formats.content import Watched
 from quickstudy.data.formats.items import ItemFormat, Items, decode_items, floats, with_place
+from quickstudy.data.formats.originals import original_of, used_of
 from quickstudy.metric.distances import embeds
 from quickstudy.recipes import weights
 from quickstudy.recognition.gallery.pooling import Energy
+from quickstudy.training.card import card_of, hints_of, how_far
 
 Vectors = npt.NDArray[np.float32]
 
@@ -53,12 +55,19 @@ class Embedded:
         embeddings: Embeddings [B, D], float32; unit vectors if the energy is the cosine.
         digests: Digests of the files' contents, [B].
         refused: Files that could not be used, with reasons.
+        outside: What is unlike the items that the model knows in each file, [B]; None where nothing is.
+        hints: What may be why a file isn't recognized, such as that it is blurred, [B]; None where there is
+            nothing to say.
+        used: How much of each file is used, [B]; None where there is nothing to say.
     """
 
     files: list[File]
     embeddings: Vectors
     digests: list[str]
     refused: list[Refusal]
+    outside: list[str | None]
+    hints: list[str | None]
+    used: list[str | None]
 
 
 class Embedder:
@@ -85,6 +94,7 @@ class Embedder:
         except ValueError as error:
             raise ValueError(f"{model} can't be used here: {error}") from None
         self.format: ItemFormat = with_place(weights.item_format_of(self.manifest, self.path), place)
+        self.card = card_of(self.manifest)
         # for people to read; a training by `fit` has no recipe
         self.recipe: str = self.manifest.get("recipe") or "python"
         self.fingerprint = f"{self.recipe}-{_digest(self.encoder, self.manifest, self.energy)}"
@@ -137,6 +147,9 @@ class Embedder:
             np.concatenate(used) if used else np.empty((0, 0), np.float32),
             [d for b in batches for d in b.digests],
             [r for b in batches for r in b.refused],
+            [o for b in batches for o in b.outside],
+            [h for b in batches for h in b.hints],
+            [u for b in batches for u in b.used],
         )
 
     def batches(
@@ -160,29 +173,44 @@ class Embedder:
             coming = ahead.submit(self.decode, parts[0]) if parts else None
             for i in range(len(parts)):
                 assert coming is not None
-                files, digests, items, refused = coming.result()
+                files, digests, items, refused, used = coming.result()
                 coming = ahead.submit(self.decode, parts[i + 1]) if i + 1 < len(parts) else None
                 # not every encoder takes an empty batch
                 z = self.embed(items) if files else np.empty((0, 0), np.float32)
-                yield Embedded(files, z, digests, refused)
+                yield Embedded(files, z, digests, refused, *self._unlike(items, z), used)
                 done += len(parts[i])
                 if progress:
                     progress(done, total)
 
-    def decode(self, files: Sequence[File]) -> tuple[list[File], list[str], Items, list[Refusal]]:
+    def _unlike(self, items: Items, z: Vectors) -> tuple[list[str | None], list[str | None]]:
+        """What is outside of what the model knows in each item, and what may be wrong with it."""
+        if not len(items):
+            return [], []
+        if not self.card:
+            return [None] * len(items), hints_of(items, self.format)
+        far = how_far(self.card, items, self.format, z)
+        return far.reasons, far.hints
+
+    def decode(
+        self, files: Sequence[File]
+    ) -> tuple[list[File], list[str], Items, list[Refusal], list[str | None]]:
         """Read and decode files.
 
         Args:
             files: Paths of the files, or members of archives.
 
         Returns:
-            The usable files [B], digests of their contents [B], their items [B, ...]; and the refused files.
+            The usable files [B], digests of their contents [B], their items [B, ...]; the refused files; and
+            how much of each usable file its item holds [B], None where there is nothing to say.
         """
         items: Any = np.empty((len(files), *self.format.shape), self.format.dtype)
         digests = [""] * len(files)
+        used: list[str | None] = [None] * len(files)
+        size = self.card.size if self.card else None
 
         def note(i: int, content: bytes) -> None:
             digests[i] = hashlib.blake2b(content, digest_size=16).hexdigest()
+            used[i] = used_of(original_of(lambda: content, self.format), self.format, size)
 
         sources = [Watched(file, partial(note, i)) for i, file in enumerate(files)]
         bad = decode_items(sources, self.format, items)
@@ -191,7 +219,8 @@ class Embedder:
                 bad[i] = reason
         good = [i for i in range(len(files)) if i not in bad]
         refused = [Refusal(files[i], reason) for i, reason in sorted(bad.items())]
-        return [files[i] for i in good], [digests[i] for i in good], items[good], refused
+        kept = [files[i] for i in good], [digests[i] for i in good]
+        return *kept, items[good], refused, [used[i] for i in good]
 
 
 def encoder_of(learner: Learner) -> tuple[nn.Module, Energy]:

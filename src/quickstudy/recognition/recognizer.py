@@ -16,12 +16,13 @@ from quickstudy.data.formats.archives import File, Member
 from quickstudy.data.formats.audio import Place
 from quickstudy.recipes import weights
 from quickstudy.recognition.calibration import Calibration, calibrate, refuse_worse, warning_of_enrolled
-from quickstudy.recognition.embedder import Embedder, Refusal, Vectors
+from quickstudy.recognition.embedder import Embedded, Embedder, Refusal, Vectors
 from quickstudy.recognition.gallery.gallery import Gallery
 from quickstudy.recognition.gallery.naming import checked_name, look_alikes
 from quickstudy.recognition.gallery.pooling import Pooling, means_of, nearness, score_of, unit
 from quickstudy.recognition.gallery.records import Match
 from quickstudy.recognition.pairs import distinct, pooled_scores
+from quickstudy.training.card import Level, level_of, sentence, summary_of
 
 Files = str | File | Sequence[str | File]
 MODEL, CALIBRATION = "model", "calibration"
@@ -45,6 +46,9 @@ class Enrollment:
             not as their own.
         elsewhere: Files whose content is enrolled under another name, too.
         warnings: Sentences on names that look alike, and on thresholds that don't hold for what is enrolled.
+        level: Whether the files together are "known" to the model, "unusual" or "far", by its card.
+        outside: One line on that; empty where they are known.
+        used: One line on how much of the files is used; empty where there is nothing to say.
     """
 
     added: dict[str, int]
@@ -53,6 +57,9 @@ class Enrollment:
     likely_mislabelled: list[Refusal]
     elsewhere: list[Refusal] = field(default_factory=list[Refusal])
     warnings: list[str] = field(default_factory=list[str])
+    level: Level = "known"
+    outside: str = ""
+    used: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,11 +92,17 @@ class Identity:
         file: Path of the sample; the first path of samples identified together.
         name: Name of the best candidate, or None ("unknown") if it doesn't reach its threshold.
         candidates: Nearest names, likeliest first.
+        reason: What may be why it is unknown, such as "blurred"; None for a name, or where nothing is found.
+        outside: What is unlike the items that the model knows; None where nothing is.
+        used: How much of the file is used; None where there is nothing to say.
     """
 
     file: File
     name: str | None
     candidates: list[Decision]
+    reason: str | None = None
+    outside: str | None = None
+    used: str | None = None
 
     @property
     def shares(self) -> dict[str, float]:
@@ -222,8 +235,12 @@ class Recognizer:
         name_of = {path: name for name, paths in files.items() for path in paths}
         used: list[tuple[str, File, Vectors]] = []
         digests: list[str] = []
+        outside: list[str | None] = []
+        parts: list[str | None] = []
         for batch in self.embedder.batches(list(files.values()), progress):
             refused += batch.refused
+            outside += batch.outside
+            parts += batch.used
             if not batch.files:
                 continue
             rows = zip(batch.files, batch.embeddings, batch.digests, strict=True)
@@ -239,8 +256,17 @@ class Recognizer:
         after = self._counts()
         new = {name: after.get(name, 0) - before.get(name, 0) for name in files}
         added = {name: n for name, n in new.items() if n}
+        level, noun = level_of(outside), self.embedder.format.noun
         done = Enrollment(
-            added, len(used) - sum(added.values()), refused, [], self._elsewhere(used, digests), []
+            added,
+            len(used) - sum(added.values()),
+            refused,
+            [],
+            self._elsewhere(used, digests),
+            [],
+            level,
+            sentence(level, outside, noun),
+            summary_of(parts, noun),
         )
         if max(len(after), sum(after.values())) > CHECKED:
             return done
@@ -343,7 +369,7 @@ class Recognizer:
         Raises:
             ValueError: If the name isn't enrolled, or a file can't be used.
         """
-        probe = self._probes(_paths(files), together=True)[1]
+        probe = self._probes(_paths(files), together=True)[0]
         samples = len(self.gallery.samples(name))
         calibration = self.calibration
         distance = float(self.gallery.distances(probe, name, calibration.pooling)[0])
@@ -368,13 +394,17 @@ class Recognizer:
             ValueError: If a file can't be used, or nothing is enrolled.
         """
         calibration = self.calibration
+        embedded, matched = self._found(files, max(top, RIVALS), together, calibration.pooling)
         found: list[Identity] = []
-        for path, matches in self._found(files, max(top, RIVALS), together, calibration.pooling):
+        of_each = zip(embedded.files, embedded.outside, embedded.hints, embedded.used, strict=True)
+        for (path, outside, hints, used), matches in zip(of_each, matched, strict=False):
             names = self.gallery.size()[0]
             decided = [self._decide(calibration, match, names) for match in matches]
             candidates = decided[:top] + [c for c in decided[top:] if c.accepted]
             best = candidates[0]
-            found.append(Identity(path, best.name if best.accepted else None, candidates))
+            name = best.name if best.accepted else None
+            why = "; ".join(part for part in (hints or outside, used) if part) or None
+            found.append(Identity(path, name, candidates, None if name else why, outside, used))
         return found
 
     def nearest(self, files: Files, top: int = 5, together: bool = False) -> list[tuple[File, list[Match]]]:
@@ -392,15 +422,18 @@ class Recognizer:
             ValueError: If a file can't be used, or nothing is enrolled.
         """
         calibration = self.calibration_if_any()
-        return self._found(files, top, together, calibration.pooling if calibration else "centroid")
+        pooling = calibration.pooling if calibration else "centroid"
+        embedded, matched = self._found(files, top, together, pooling)
+        return list(zip(embedded.files, matched, strict=False))
 
     def _found(
         self, files: Files, top: int, together: bool, pooling: Pooling
-    ) -> list[tuple[File, list[Match]]]:
+    ) -> tuple[Embedded, list[list[Match]]]:
+        """What was found out about the files, and the nearest names of each, or of all together."""
         if not self.gallery.size()[0]:
             raise ValueError(f"nothing is enrolled in {self.gallery}: enroll somebody first")
-        paths, probes = self._probes(_paths(files), together)
-        return list(zip(paths, self.gallery.search(probes, top, pooling), strict=False))
+        probes, embedded = self._probes(_paths(files), together)
+        return embedded, list(self.gallery.search(probes, top, pooling))
 
     def recalibrate(self, far: float | None = None, force: bool = False) -> Calibration:
         """Measure the thresholds on the enrolled samples themselves, and store them in the gallery.
@@ -440,7 +473,8 @@ class Recognizer:
         self.gallery.put_setting(CALIBRATION, own.as_dict())
         return own
 
-    def _probes(self, files: list[File], together: bool) -> tuple[list[File], Vectors]:
+    def _probes(self, files: list[File], together: bool) -> tuple[Vectors, Embedded]:
+        """Embeddings to compare, and all that was found out about the files."""
         embedded = self.embedder.embed_files(files)
         if embedded.refused:
             first = embedded.refused[0]
@@ -450,7 +484,7 @@ class Recognizer:
             z = z.mean(0, keepdims=True)
             if self.embedder.energy == "cosine":
                 z = unit(z)
-        return files, z
+        return z, embedded
 
     def _decide(self, calibration: Calibration, match: Match, names: int) -> Decision:
         score = score_of(match.distance, self.embedder.energy)

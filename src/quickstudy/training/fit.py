@@ -23,7 +23,9 @@ from quickstudy.core.progress import Reporter, Terminal, somebody_watches
 from quickstudy.core.scores import ValidationResult
 from quickstudy.core.seeds import derived_seed, generators_kept, seed_generators
 from quickstudy.core.stopping import Stopped, signals_noted
+from quickstudy.data.pool import ClassPool
 from quickstudy.training.averaging import WeightAverage
+from quickstudy.training.card import put_card
 from quickstudy.training.contracts import (
     check_batches,
     check_made,
@@ -310,6 +312,8 @@ def fit(
         saved.load_state_dict(best_weights)
     elif run and rank == 0:
         run.save_best(saved.state_dict(), progress)
+    if run and rank == 0 and isinstance(pool := getattr(validation, "pool", None), ClassPool):
+        put_card(run.best, saved, pool)
     fabric.barrier()
     return ended
 

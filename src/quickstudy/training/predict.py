@@ -1,5 +1,6 @@
 """Classifying a user's own pictures or clips, with a folder of labelled examples for each class."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -16,6 +17,19 @@ from quickstudy.core.progress import ProgressCallback
 from quickstudy.data.datasets.folders import files_in, find_files, is_folder, report_bad
 from quickstudy.data.formats.archives import File
 from quickstudy.data.formats.items import ItemFormat, decode_items, floats
+from quickstudy.data.formats.originals import original_of, used_of
+from quickstudy.training.card import Card, Level, features_of, how_far, sentence, summary_of
+from quickstudy.training.leave_one_out import (
+    Expected,
+    Reject,
+    expected_accuracy,
+    leave_one_out,
+    margins,
+    reject_below,
+)
+
+LOOKED_AT = 32
+"""Number of files that are looked at for colour."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +38,38 @@ class Prediction:
 
     Args:
         file: Path of the picture or clip, or the member of an archive.
-        label: Name of the most likely class.
+        label: Name of the most likely class; None ("unsure") where its lead is below the threshold of
+            `reject`.
         probabilities: Probability of every class, by name; they sum to 1.
+        outside: What is unlike the items that the model knows; None where nothing is.
+        used: How much of the file is used, and whether it is tiny or very large; None where nothing is out of
+            the ordinary.
     """
 
     file: File
-    label: str
+    label: str | None
     probabilities: dict[str, float]
+    outside: str | None = None
+    used: str | None = None
+
+
+class Predictions(list[Prediction]):
+    """Predictions of some files, and what the labelled ones say of them.
+
+    Attributes:
+        expected: Accuracy to expect, by leaving labelled items out; None where no class has two of them.
+        reject: Threshold of "unsure"; None where none was asked for.
+        level: Whether all the files together, the labelled too, are "known" to the model, "unusual" or "far";
+            None for a model without a card.
+        outside: One line on that; empty where they are known.
+        used: One line on how much of the files to classify is used; empty where there is nothing to say.
+    """
+
+    expected: Expected | None = None
+    reject: Reject | None = None
+    level: Level | None = None
+    outside: str = ""
+    used: str = ""
 
 
 @runtime_checkable
@@ -51,8 +90,10 @@ def predict_folders(
     *,
     skip_corrupt: bool = False,
     save: str | Path | None = None,
+    reject: float | None = None,
+    card: Card | None = None,
     progress: ProgressCallback | None = None,
-) -> list[Prediction]:
+) -> Predictions:
     """Classify pictures or clips by a few labelled examples of each class.
 
     Args:
@@ -65,18 +106,25 @@ def predict_folders(
         save: Path for the model as adapted to the support, for learners that adapt one. It is written as an
              ordinary `state_dict` in safetensors, with the names of the classes in its manifest
             (`checkpoint.load`).
+        reject: Share of errors to allow among the answers, in (0, 1): a file is "unsure" (label None) where
+            the likeliest class leads the next by less than it takes for that on the labelled items left out
+            (`reject_below`). None to answer always.
+        card: Card of the model (`card_of(manifest)`), by which it says what is unlike the items it knows.
         progress: Callback that is given (done, total) while files are decoded.
 
     Returns:
-        One prediction for each query, in the order of their names.
+        One prediction for each query, in the order of their names, and as `expected` the accuracy that the
+        labelled items promise.
 
     Raises:
         FileNotFoundError: If a file or folder does not exist.
         OSError: If `save` can't be written.
         ValueError: If folders are empty, files can't be read, there is only one class, or `save` is given for
-            a learner without adapted weights.
+            a learner without adapted weights; or if `reject` is out of range, or no class has two items.
         FloatingPointError: If weights or scores aren't finite.
     """
+    if reject is not None and not 0 < reject < 1:
+        raise ValueError(f"reject is {reject}: it is a share of errors, above 0 and below 1; 0.05 is 5 %")
     if save and not isinstance(learner, Adapts):
         raise ValueError(
             f"{type(learner).__name__} learners adapt no weights, so there are none to save: leave out --save"
@@ -105,15 +153,40 @@ def predict_folders(
     labelled_items = Support(x[:, good], y.to(learner.device), len(files))
     with evaluation_mode(learner):
         scores = learner.predict(labelled_items, x[:, asked])[0]
-    names = list(files)
+    names, found = list(files), Predictions()
+    if reject is not None or len(good) > len(files):
+        which, left_out = leave_one_out(learner, labelled_items)
+        found.expected = expected_accuracy(which, left_out, labelled_items)
+        if reject is not None:
+            found.reject = reject_below(left_out, y[0, which], reject)
     if save and isinstance(learner, Adapts):
         weights = learner.adapted(labelled_items).state_dict()
         facts = {"classes": names, "items": item_format.as_dict()}
         checkpoint.save(Path(save), weights, facts, readable=False)
-    return [
-        Prediction(paths[i], names[int(np.argmax(p))], dict(zip(names, p, strict=True)))
-        for i, p in zip(asked, scores.softmax(-1).tolist(), strict=True)
-    ]
+    far, used = None, [original_of(paths[i], item_format) for i in asked]
+    remarks = [used_of(original, item_format, card and card.size) for original in used]
+    if card:
+        chosen = items[good + asked]
+        far = how_far(card, chosen, item_format, features_of(learner, chosen))
+        colored = far.level != "known" and item_format.shape[0] == 1 and _colored(paths, item_format)
+        found.level = far.level
+        found.outside = sentence(far.level, far.reasons, item_format.noun, colored)
+    found.used = summary_of(remarks, item_format.noun)
+    reasons = far.reasons[len(good) :] if far else [None] * len(asked)
+    least = found.reject.margin if found.reject else 0.0
+    scores = scores.cpu()
+    rows = zip(asked, scores.softmax(-1).tolist(), margins(scores).tolist(), reasons, remarks, strict=True)
+    for i, p, lead, reason, remark in rows:
+        label = names[int(np.argmax(p))] if lead >= least else None
+        found.append(Prediction(paths[i], label, dict(zip(names, p, strict=True)), reason, remark))
+    return found
+
+
+def _colored(paths: Sequence[File], item_format: ItemFormat) -> bool:
+    """Whether most of the files, a few of them looked at, have colours."""
+    step = max(1, len(paths) // LOOKED_AT)
+    looked = [original_of(path, item_format, color=True) for path in paths[::step]]
+    return 2 * sum(bool(o and o.colored) for o in looked) > len(looked)
 
 
 def _queries(query: Path, item_format: ItemFormat) -> list[File]:

@@ -7,6 +7,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -22,6 +23,7 @@ from quickstudy.data.formats.archives import ENDINGS, File, Folder, is_archive, 
 from quickstudy.data.formats.audio import AudioFormat
 from quickstudy.data.formats.images import ImageFormat
 from quickstudy.data.formats.items import ItemFormat, Items, decode_items
+from quickstudy.data.formats.originals import typical_size
 from quickstudy.data.pool import ClassPool
 from quickstudy.data.splits import FRACTIONS, Split, random_split, read_split
 
@@ -172,7 +174,9 @@ def pool_of_files(
     name = root.resolve().name
     if is_archive(root):
         name = name[: -len(next(end for end in ENDINGS[::-1] if name.lower().endswith(end)))] or name
-    return cached_pool(name, key, build, item_format, private=True)
+    pool = cached_pool(name, key, build, item_format, private=True)
+    paths = [p for found in files.values() for p in found]
+    return replace(pool, original_size=typical_size(paths, item_format))
 
 
 def folder_pool(

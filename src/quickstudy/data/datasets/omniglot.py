@@ -84,7 +84,7 @@ def omniglot(
     pool = cached_pool("omniglot", key, build, ImageFormat(size, 1, invert=True))
     # the first quarter of the classes is upright; set here, as older caches lack `recorded`
     upright = np.arange(len(pool)) < len(pool) // 4 if rotations else None
-    pool = replace(pool, name=f"omniglot-{split}", recorded=upright)
+    pool = replace(pool, name=f"omniglot-{split}", recorded=upright, original_size=105.0)
     return replace(pool, splits=_random(len(pool), rotations, seed)) if split == "random" else pool
 
 

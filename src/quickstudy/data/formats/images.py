@@ -115,7 +115,7 @@ class ImageFormat:
         """
         with foreign.refusing(), content_of(source) as raw:
             try:
-                with Image.open(io.BytesIO(raw), formats=_readable()) as image:
+                with Image.open(io.BytesIO(raw), formats=readable_formats()) as image:
                     if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
                         raise OSError(f"{image.width}×{image.height} pixels are more than we dare to decode")
                     if min(image.size) >= 2 * self.size:  # decodes JPEGs at a lower resolution: faster
@@ -154,7 +154,7 @@ class ImageFormat:
 
 
 @cache
-def _readable() -> tuple[str, ...]:
+def readable_formats() -> tuple[str, ...]:
     """Those of our formats that this build of Pillow reads; MPO it opens as the JPEG that it begins with."""
     Image.init()
     return tuple(kind for kind in PICTURES if kind in Image.OPEN)

@@ -114,18 +114,8 @@ def predict(
         for p, remark in zip(predictions, remarks, strict=True):
             first, second = sorted(p.probabilities.items(), key=lambda kv: -kv[1])[:2]
             name = f"{UNSURE} (nearest {first[0]})" if p.label is None else first[0]
-            rows.add_row(
-                *map(
-                    shown,
-                    (
-                        p.file.name,
-                        name,
-                        f"{first[1]:.1%}",
-                        f"{second[0]} {second[1]:.1%}",
-                        *([remark] if any(remarks) else ()),
-                    ),
-                )
-            )
+            cells = [p.file.name, name, f"{first[1]:.1%}", f"{second[0]} {second[1]:.1%}"]
+            rows.add_row(*map(shown, [*cells, *([remark] if any(remarks) else [])]))
         console.print(rows)
         for said in (predictions.expected, predictions.reject):
             if said:

@@ -558,7 +558,7 @@ def test_what_cannot_be_kept_apart_is_said(pool: ClassPool) -> None:
     with pytest.raises(ValueError, match="coded does not say what its items come from"):
         Episodes(pool, SETTING_1, cross_source=True)
     one = of_sources([[5, 0], [5, 0]])
-    with pytest.raises(ValueError, match=r"by its 1 sources \(speaker0\): none has 1 queries of 2 classes"):
+    with pytest.raises(ValueError, match=r"by its 1 source \(speaker0\): none has 1 query of 2 classes"):
         Episodes(one, SETTING_1, cross_source=True)
     two = of_sources([[5, 5], [5, 5]])
     for rest in ({"labels": LABELLED}, {"group": letter}, {"setting": Setting(2, 1, 1, 1)}):

@@ -20,7 +20,7 @@ from quickstudy.training.evaluate import fit_transforms
 
 SHIPPED = sorted(Path(str(resources.files("quickstudy"))).rglob("*.safetensors"))
 NOT_OF_ITEMS = ("filters", "whitening", "second")
-"""Buffers with several rows that are no embeddings: bands of sound, directions, squares of gradients by Adam."""
+"""Buffers with several rows that are no embeddings: bands of sound, directions, and what Adam keeps."""
 
 
 def rows_like(tensors: dict[str, Tensor], embeddings: Tensor) -> list[str]:

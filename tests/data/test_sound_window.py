@@ -14,8 +14,9 @@ from quickstudy.data.formats.audio import (
     without_clicks,
     without_offset,
 )
-from quickstudy.data.formats.items import floats
+from quickstudy.data.formats.items import floats, item_format
 from quickstudy.encoders.spectrogram import LogMel
+from quickstudy.recipes.weights import recipe_of
 from tests.data.oracle_sound_window import begin, window
 from tests.data.test_audio import file_of
 
@@ -216,6 +217,19 @@ def test_the_shortest_recordings(kind: str) -> None:
     x = 1000 * (-1) ** np.arange(n)
     for place in PLACES:
         assert np.count_nonzero(clip(x, place)) in ((0,) if n == 1 else (n,)), "one sample is but an offset"
+
+
+@pytest.mark.parametrize("name", ["digits-fsdd", "words-arabic", "speakers-arabic", "siamese"])
+def test_what_was_trained_before_there_were_versions_keeps_its_rule(name: str) -> None:
+    arguments = {"audio": "sounds"} if name == "siamese" else {}
+    trained = {"recipe": name, "arguments": arguments}
+    stated = {"rate": 8000, "seconds": 1.0, "place": "centered"}
+    for version, items in ((1, stated), (2, stated | {"version": 2})):
+        form = recipe_of(trained | {"items": items}).item_format
+        assert isinstance(form, AudioFormat)
+        assert form.version == version
+    assert item_format(stated).version == 1
+    assert item_format(AudioFormat(version=1).as_dict()) == AudioFormat(version=1)
 
 
 def test_a_format_of_another_version_is_refused() -> None:

@@ -390,22 +390,24 @@ def test_an_unknown_sound_is_said_to_be_quiet_and_another_place_may_be_taken(
     folder = untrained(tmp_path / "run", audio="DIR", rate=8000)
     rng, t = np.random.default_rng(0), np.arange(8000) / 8000
 
-    def chord(path: Path, strength: float, silence: int = 0) -> Path:
+    chords = [rng.choice(np.geomspace(150, 3500, 60), 4, replace=False) for _ in range(14)]
+
+    def chord(path: Path, number: int, strength: float = 0.1, silence: int = 0) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        tones = sum(np.sin(2 * np.pi * f * t + rng.uniform(0, 6)) for f in rng.uniform(200, 3500, 4))
-        sound = strength * np.hanning(8000) * tones + 0.01 * strength * rng.normal(size=8000)
+        tones = sum(np.sin(2 * np.pi * f * t + rng.uniform(0, 6)) for f in chords[number])
+        sound = strength * (np.hanning(8000) * tones + 0.05 * rng.normal(size=8000))
         soundfile.write(path, np.pad(sound, (0, silence)), 8000)
         return path
 
     for i in range(12):
-        for j in range(3):
-            chord(tmp_path / "dev" / f"d{i}" / f"{j}.wav", 0.1)
+        for j in range(5):
+            chord(tmp_path / "dev" / f"d{i}" / f"{j}.wav", i)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         calibrated(folder, tmp_path / "dev", far=0.05)
-    word, db = chord(tmp_path / "word.wav", 0.1, silence=24_000), ["--gallery", tmp_path / "s.db"]
+    word, db = chord(tmp_path / "word.wav", 12, silence=24_000), ["--gallery", tmp_path / "s.db"]
     assert run(["enroll", word, "--name", "hum", "--model", folder, *db], capsys)[0] == 0
-    faint = chord(tmp_path / "faint.wav", 0.001)
+    faint = chord(tmp_path / "faint.wav", 13, 0.001)
     code, out, _ = run(["identify", faint, word, *db, "--json"], capsys)
     unknown, known = json.loads(out)
     assert (code, unknown["name"], known["name"], known["doubts"]) == (0, None, "hum", [])

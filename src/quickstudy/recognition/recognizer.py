@@ -495,8 +495,9 @@ class Recognizer:
 
 
 def _paths(files: Files) -> list[File]:
-    several = hasattr(files, "__iter__") and not isinstance(files, str | Path | Member | bytes)
-    given: list[Any] = list(files) if several else [files]  # pyright: ignore
+    one: Any = files  # whatever a user has given
+    several = hasattr(one, "__iter__") and not isinstance(one, str | Path | Member | bytes)
+    given: list[Any] = list(one) if several else [one]  # pyright: ignore[reportArgumentType]
     wrong = [f for f in given if not isinstance(f, str | Path | Member)]
     if wrong:
         kind = type(wrong[0] if isinstance(files, list | tuple) else files).__name__

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from tests.recognition.test_recognition import (
     run,
     untrained,
 )
+from tests.support.gallery_programs import enroll_by_command, processes
 
 __all__ = ["model", "people"]  # fixtures
 
@@ -296,3 +298,38 @@ def test_removing_says_what_stays(model: Path, people: Path, tmp_path: Path, cap
     _, out, _ = run(["gallery", "remove", "p0", "--source", source, *db], capsys)
     assert "it is enrolled again with the folder or archive of its file" in out
     assert f"stay decoded in {tmp_path / 'cache'}" in out.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    "kills", [pytest.param(3, marks=pytest.mark.medium), pytest.param(20, marks=pytest.mark.slow)]
+)
+def test_enroll_killed_at_random_leaves_nothing_half_written(
+    model: Path, people: Path, tmp_path: Path, kills: int
+) -> None:
+    rng, home = np.random.default_rng(kills), tmp_path / "home"
+    home.mkdir()
+    where, started = home / "people.db", tmp_path / "started"
+    for i in range(kills):
+        if i % 5 == 0:  # the making of the gallery, too
+            where.unlink(missing_ok=True)
+        started.unlink(missing_ok=True)
+        victim = processes.Process(target=enroll_by_command, args=(people, model, where, started))
+        victim.start()
+        while not started.exists():
+            assert victim.is_alive()
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.5))
+        victim.kill()
+        victim.join()
+        assert {p.name for p in home.iterdir()} <= {"people.db", "people.db-journal"}
+        if where.exists():
+            with Gallery(where) as gallery:
+                assert gallery.check() == []
+                assert {e.samples for e in gallery.names()} <= {PICTURES}, "all samples of a name or none"
+            assert [p.name for p in home.iterdir()] == ["people.db"]
+    assert sum(Recognizer(model, where).enroll_folder(people).added.values()) <= PICTURES * len(
+        list(people.iterdir())
+    )
+    with Gallery(where) as gallery:
+        assert [e.samples for e in gallery.names()] == [PICTURES] * len(list(people.iterdir()))
+    assert [p.name for p in home.iterdir()] == ["people.db"]

@@ -5,6 +5,7 @@ They are forked from one that has imported the library already: each would take 
 
 import multiprocessing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,3 +33,23 @@ def enroll_and_remove(where: str, first: int, log: Path) -> None:
             if i % 3 == 2:
                 gallery.remove(f"n{i - 1}")
                 told.write(f"- {i - 1}\n")
+
+
+def enroll_by_command(folder: Path, model: Path, where: Path, started: Path) -> None:
+    """The command `enroll`, in steps of a few files; says when it begins its work."""
+    import sys
+
+    from quickstudy.__main__ import main
+    from quickstudy.core.kernels.sizes import sizes
+    from quickstudy.recognition import recognizer
+
+    opened = recognizer.Recognizer._enroll  # pyright: ignore[reportPrivateUsage]
+
+    def begun(*arguments: Any) -> Any:
+        started.touch()
+        return opened(*arguments)
+
+    recognizer.Recognizer._enroll = begun  # pyright: ignore[reportPrivateUsage]
+    sys.argv = ["quickstudy", "enroll", str(folder), "--model", str(model), "--gallery", str(where), "--json"]
+    with sizes(embedded_files=7):
+        main()

@@ -47,7 +47,7 @@ PATIENCE = 60
 JOURNALS = ("-journal", "-wal")
 """Endings of files that SQLite keeps beside its own: while it writes; and in galleries of the format 1,
 where it outlived its file, and would have been taken for that of another put in the place."""
-LOCK_PATIENCE = 1
+LOCK_PATIENCE = 0.2
 """Timeout in seconds of wiping, while another program of PostgreSQL vacuums or builds the index."""
 PRIVATE = 0o600
 """File mode of a gallery and its exports: only the owner may read them, as these are biometric data."""
@@ -305,7 +305,7 @@ class Database:
         with self._told():
             if not self.path:
                 with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as c:
-                    c.exec_driver_sql(f"SET lock_timeout = '{LOCK_PATIENCE}s'")
+                    c.exec_driver_sql(f"SET lock_timeout = {int(1000 * LOCK_PATIENCE)}")
                     try:
                         c.exec_driver_sql("VACUUM gallery_name, gallery_sample")
                     except DBAPIError as error:

@@ -226,6 +226,9 @@ def test_evaluate_as_json(run: Run) -> None:
     inductive, transductive = json.loads(answer.out)
     assert list(inductive)[:6] == ["accuracy", "ci95", "episodes", "seed", "setting", "mode"]
     assert inductive["not unseen"] == []
+    assert (inductive["pool"], inductive["ci95_over"]) == ("pics.test", "draws")
+    assert inductive["data95_over"] == "classes and items"
+    assert len(inductive["accuracies"]) == 10
     assert (inductive["mode"], transductive["mode"]) == ("inductive", "transductive")
     assert (inductive["seed"], inductive["episodes"], inductive["setting"]) == (3, 10, "3w1s")
     assert run("evaluate r --mode both --episodes 10 --seed 3 --json").out == answer.out, "repeatable"

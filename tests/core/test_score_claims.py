@@ -36,7 +36,6 @@ def test_a_score_names_its_pool_and_keeps_the_accuracy_of_each_task() -> None:
     assert "over classes and items" in str(found)
     assert len(found.accuracies) == 10
     assert found.accuracy == pytest.approx(sum(found.accuracies) / 10)
-    assert found.as_dict()["ci95_over"] == "draws"
     assert "accuracies" not in found.as_dict()
     assert len(repr(found)) < 400
 

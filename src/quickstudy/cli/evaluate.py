@@ -129,8 +129,9 @@ def evaluate(
         met = overlaps(manifest, loaded[0].split("test"), ("train", "validation"))
         told = [str(overlap) for overlap in met if not overlap.disjoint]
         if as_json:
+            over = {"ci95_over": "draws", "data95_over": "classes and items"}
             each = [{"accuracies": [round(a, 6) for a in s.accuracies]} for s in scores]
-            parts = [s.as_dict() | more for s, more in zip(scores, each, strict=True)]
+            parts = [s.as_dict() | over | more for s, more in zip(scores, each, strict=True)]
             parts += [verification.as_dict() for verification in pairs]
             print_json([part | {"not unseen": told} for part in parts])
         else:

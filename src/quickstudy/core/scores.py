@@ -115,9 +115,7 @@ class Score:
 
     def as_dict(self) -> dict[str, Any]:
         """All fields by name but the accuracies of single tasks, for the manifest of a checkpoint."""
-        data95 = list(self.data95) if self.data95 else None
-        fields = {k: v for k, v in vars(self).items() if k != "accuracies"}
-        return fields | {"data95": data95, "ci95_over": "draws", "data95_over": "classes and items"}
+        return {k: v for k, v in vars(self).items() if k != "accuracies"}
 
     def compare(self, other: "Score") -> Comparison:
         """Compare two accuracies on the same tasks: this one's minus the other's.

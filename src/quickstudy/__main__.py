@@ -18,7 +18,7 @@ def main() -> None:
 def _run() -> None:
     from quickstudy.cli.options import UsageError
     from quickstudy.core.consoles import never_fail
-    from quickstudy.core.wording import one_line
+    from quickstudy.core.wording import one_line, shown
 
     never_fail()
     try:
@@ -30,11 +30,10 @@ def _run() -> None:
             raise
         if os.environ.get("LOCAL_RANK", "0") != "0":  # the first process says it for all
             sys.exit(2 if isinstance(error, UsageError) else 1)
-        line = f"error: {one_line(error, most=5000)}"
         if isinstance(error, UsageError):
-            print(line, file=sys.stderr)
+            print(shown(f"error: {one_line(error, most=5000)}"), file=sys.stderr)
             sys.exit(2)
-        sys.exit(line)
+        sys.exit(f"error: {one_line(error, most=5000)}")
 
 
 if __name__ == "__main__":

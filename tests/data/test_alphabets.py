@@ -92,7 +92,10 @@ def test_evaluated_over_all_alphabets() -> None:
     score = evaluate(Prototypical(Code(1)), runs, 20)
     assert (score.accuracy, score.ci95, score.episodes) == (1.0, 0.0, 20)
     assert score.setting == "20w1s within alphabets"
-    assert str(score) == "100.00 ± 0.00 % (20w1s within alphabets, inductive, 20 episodes, seed 0)"
+    assert (
+        str(score)
+        == "100.00 ± 0.00 % over draws (20w1s within alphabets of coded, inductive, 20 episodes, seed 0)"
+    )
     assert evaluate(Prototypical(Code(1)), WithinAlphabets(alphabets(), tasks=7), 10).accuracy == 1.0
 
 

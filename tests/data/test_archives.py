@@ -265,7 +265,7 @@ def test_a_changed_byte_of_a_member_of_a_zip(tmp_path: Path) -> None:
         image_folders(path, GREY, ALL_TEST)
 
 
-@pytest.mark.filterwarnings("ignore:.* passed over")  # where the name of one is changed
+@pytest.mark.filterwarnings("ignore:.*passed over")  # where the name of one is changed
 @pytest.mark.parametrize("kind", KINDS)
 def test_whatever_is_changed_it_is_one_clear_line(tmp_path: Path, kind: str) -> None:
     raw = pack(tmp_path / f"p.{kind}", PICTURES).read_bytes()

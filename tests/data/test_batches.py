@@ -76,5 +76,5 @@ def test_the_summary_states_what_is_drawn() -> None:
 def test_what_can_not_be_drawn_is_refused() -> None:
     with pytest.raises(ValueError, match="batch_size is 0 and seed 0: batch_size must be at least 1"):
         LabelledBatches(coded_pool(COUNTS), 0)
-    with pytest.raises(ValueError, match="coded has 1 classes and 5 items: telling apart takes two"):
+    with pytest.raises(ValueError, match="coded has 1 class and 5 items: telling apart takes two"):
         LabelledBatches(coded_pool([5]), 4)

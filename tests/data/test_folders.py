@@ -14,6 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
+from quickstudy.core.wording import plural
 from quickstudy.data import cache as data_cache
 from quickstudy.data.datasets import folders
 from quickstudy.data.datasets.folders import (
@@ -198,7 +199,7 @@ def test_class_folders_without_pictures_are_named(tmp_path: Path) -> None:
 def test_one_class_can_be_tested_on_but_not_split(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "r", {"only": 3})
     assert len(image_folders(root, GREY, ALL_TEST).split("test")) == 1
-    with pytest.raises(ValueError, match="1 classes can't be split 3 ways: bring more classes"):
+    with pytest.raises(ValueError, match="1 class can't be split 3 ways: bring more classes"):
         image_folders(root, GREY)
 
 
@@ -285,7 +286,7 @@ def test_dealing_out(classes: int, parts: list[int], seed: int) -> None:
     fractions = [p / sum(parts) for p in parts]
     wanted = sum(p > 0 for p in parts)
     if classes < wanted:
-        with pytest.raises(ValueError, match=f"{classes} classes can't be split {wanted} ways"):
+        with pytest.raises(ValueError, match=f"{plural(classes, 'class')} can't be split {wanted} ways"):
             random_split(classes, fractions, seed)
         return
     splits = random_split(classes, fractions, seed)
@@ -328,7 +329,7 @@ def test_a_split_by_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"train": ["a", "nobody", "x"]}, "names 2 classes that have no folder, e.g. 'nobody'"),
+        ({"train": ["a", "nobody", "x"]}, "names 2 classes without a folder, e.g. 'nobody'"),
         ("{not json", "is no split file: expected"),
         ("", "is no split file: expected"),
         (["a", "b"], "is no split file: expected"),
@@ -431,7 +432,7 @@ CLIP = AudioFormat(1000, 0.01)
 
 def clip(path: Path, value: int) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, np.full(10, value, np.int16), 1000)
+    soundfile.write(path, np.tile(np.array([value, -value], np.int16), 5), 1000)
     return path
 
 
@@ -535,7 +536,7 @@ def test_a_split_by_names(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "r", dict.fromkeys("abcd", 1))
     data = image_folders(root, GREY, {"test": ["d"], "train": ["c", "a"]})
     assert (data.split("train").classes, data.split("test").classes) == (("c", "a"), ("d",))
-    with pytest.raises(ValueError, match=r"the split names 1 classes that have no folder, e\.g\. 'nobody'"):
+    with pytest.raises(ValueError, match=r"the split names 1 class without a folder, e\.g\. 'nobody'"):
         image_folders(root, GREY, {"test": ["nobody"]})
 
 

@@ -394,7 +394,7 @@ def test_a_cosine_that_ends_above_nothing() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: MAML(network(), multi_step_until=-1), "multi_step_until is -1, first_order_until 0: give"),
+        (lambda: MAML(network(), multi_step_until=-1), "multi_step_until is -1: it must be at least 0"),
         (lambda: MAML(MLP(2, (3,), 2), per_step_norm=True), "no batch norm .*: leave per_step_norm out"),
         (lambda: ANIL(network(), per_step_norm=True), "ANIL embeds .* once.*: leave per_step_norm out"),
     ],

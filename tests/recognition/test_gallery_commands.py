@@ -230,7 +230,7 @@ def test_without_thresholds_the_nearest_are_named_all_the_same(people: Path, tmp
     assert code == 0
     assert json.loads(out)[0]["name"] == "p1"
     assert "p1" in run([*ask, "--no-unknown"], capsys)[1]
-    assert run([*ask, "--no-unknown", "--format", "csv"], capsys)[1].startswith("file,name,score\n")
+    assert run([*ask, "--no-unknown", "--format", "csv"], capsys)[1].startswith("file,name,score\r\n")
 
 
 def test_results_go_into_a_file_that_is_not_there_yet(

@@ -174,6 +174,7 @@ def identify(
                 "names": i.shares,
                 "candidates": [asdict(c) for c in i.candidates],
                 "doubts": why,
+                "reason": i.reason,
                 "outside": i.outside,
                 "used": i.used,
             }
@@ -182,11 +183,11 @@ def identify(
         print_json(rows)
         return
     if output is Format.csv:
-        lines = [["file", "name", "nearest", "score", "threshold", "probability"]]
+        lines: list[list[object]] = [["file", "name", "nearest", "score", "threshold", "probability"]]
         for i, of in zip(found, names, strict=True):
             best = i.candidates[0]
             numbers = (best.score, best.threshold, best.probability)
-            lines.append([str(i.file), " or ".join(of), best.name, *map(repr, numbers)])
+            lines.append([str(i.file), " or ".join(of), best.name, *numbers])
         print_csv(lines)
         return
     rows = table(
@@ -246,7 +247,7 @@ def _print_nearest(
         ]
         print_json(listed)
     elif output is Format.csv:
-        print_csv([["file", "name", "score"], *([str(f), m[0][0], repr(m[0][1])] for f, m in found)])
+        print_csv([["file", "name", "score"], *([str(f), m[0][0], m[0][1]] for f, m in found)])
     else:
         rows = table("sample", "nearest", "score", "next", wraps=("sample", "nearest", "next"))
         for file, matches in found:

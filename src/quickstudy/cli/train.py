@@ -10,6 +10,7 @@ import typer
 
 from quickstudy.cli.options import DataRoot, complete_recipe, complete_setting, results_table, terminal
 from quickstudy.core.stopping import exit_code
+from quickstudy.core.wording import plural
 
 if TYPE_CHECKING:
     from quickstudy.recipes.experiment import Options
@@ -114,9 +115,10 @@ def train(
     best = f"{'last' if met else 'best'} validation {progress.headline} at step {progress.best_step}"
     if met:
         best += ", of classes trained on"
+    why = "out of time" if progress.stopped == "minutes" else progress.stopped
     say(
-        f"{'out of time' if progress.stopped == 'minutes' else progress.stopped} after {progress.step} steps "
-        f"in {progress.seconds / 60:.1f} minutes; {best if progress.best_step else 'no validation yet'}; "
+        f"{why} after {plural(progress.step, 'step')} in {progress.seconds / 60:.1f} minutes; "
+        f"{best if progress.best_step else 'no validation yet'}; "
         f"{folder / 'best.safetensors'}"
     )
     validated = [line for line in read_log(folder / "log.jsonl") if "validation" in line]

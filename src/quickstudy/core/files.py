@@ -126,7 +126,7 @@ def is_locked(path: Path) -> bool:
     try:
         with path.open() as file:
             return not lock(file, shared=True)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 

@@ -367,7 +367,7 @@ class Recipe:
 
     def results(self, figures: Sequence[Score]) -> Results:
         """Accuracies as a table, beside those of the paper."""
-        wide, data = "accuracy %, 95 % over draws", "over classes and items"
+        wide, data = "accuracy % over draws", "over classes and items"
         rows: list[tuple[str, ...]] = []
         for s in figures:
             paper = self.published.get(s.setting) if s.mode == self.mode else None

@@ -16,6 +16,7 @@ from torch import nn
 from quickstudy.core import checkpoint
 from quickstudy.core.kernels.torch_private import BatchNorm
 from quickstudy.core.learner import Learner, embed, evaluation_mode
+from quickstudy.core.seeds import generators_kept
 from quickstudy.data.formats.items import ItemFormat, Items, floats
 from quickstudy.data.pool import ClassPool
 
@@ -177,7 +178,8 @@ def make_card(learner: nn.Module, pool: ClassPool, items: int = ITEMS, seed: int
             [middle - wider * (middle - low), middle, middle + wider * (high - middle)]
         )
         ranges[name] = (low, middle, high)
-    z = features_of(learner, x) if len(classes) >= CLASSES else None
+    with generators_kept():
+        z = features_of(learner, x) if len(classes) >= CLASSES else None
     features = None if z is None else _features(z, of_item)
     return Card(len(x), len(chosen), pool.original_size, ranges, features)
 

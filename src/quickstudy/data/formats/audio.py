@@ -121,12 +121,12 @@ class AudioFormat:
     def _memory_for(self, f: soundfile.SoundFile) -> int:
         """Bytes that it takes at most to decode a recording whose header was read, and to fit it.
 
-        Most is taken by a float32 sample of the recording, twice, or by one of the rate wanted and its
-        energy in 64 bits.
+        Most is taken by a float32 sample of the recording, twice, or by what `start_of_window` keeps of one
+        of the rate wanted: five numbers of 64 bits.
         """
         frames = min(f.frames, round(LONGEST_SECONDS * f.samplerate))  # as it may state none
         resampled = frames * self.rate / f.samplerate + self.shape[0]
-        return round(max(8 * frames + 4 * resampled, 80 * resampled)) + 2**20
+        return round(max(8 * frames + 4 * resampled, 48 * resampled)) + 2**20
 
     def _fit(self, whole: Clip) -> Clip:
         (length,) = self.shape
@@ -170,19 +170,17 @@ def without_clicks(whole: Clip, rate: int, length: int) -> Clip:
     if not long or len(long) == len(runs):
         return whole
     size = np.abs(whole.astype(np.int32))
-    loudest = max(size[max(0, int(run[0]) - frame + 1) : int(run[-1]) + 1].max() for run in long)
+    loudest = max(size[max(0, run.start - frame + 1) : run.stop].max() for run in long)
     cleaned = whole.copy()
     for run in runs:
         # what all of its frames share
-        inside = slice(int(run[0]), int(run[-1]) - frame + 2)
+        inside = slice(run.start, run.stop - frame + 1)
         if len(run) < 2 * frame and size[inside].max(initial=0) >= loudest:
             cleaned[inside] = 0
     return cleaned
 
 
-def _heard(
-    whole: Clip, rate: int, length: int
-) -> tuple[int, npt.NDArray[np.int64], list[npt.NDArray[np.int64]]]:
+def _heard(whole: Clip, rate: int, length: int) -> tuple[int, npt.NDArray[np.int64], list[range]]:
     """Frame length F, energies of the n + F frames, and the frames that are heard, in runs without a gap."""
     frame = max(1, min(round(FRAME * rate), length // 8))
     sums = np.zeros(len(whole) + 2 * frame, np.int64)
@@ -194,8 +192,9 @@ def _heard(
     if len(whole) > length:
         inside = sums[frame - 1 : frame + len(whole)]
         floor = (inside[stretch:] - inside[:-stretch]).min() * frame / stretch
-    heard = np.flatnonzero(energy > max(lasting / 100, min(4 * floor, energy.max() / 4)))
-    return frame, energy, np.split(heard, np.flatnonzero(np.diff(heard) > 1) + 1)
+    heard = energy > max(lasting / 100, min(4 * floor, energy.max() / 4))
+    edges = np.flatnonzero(np.diff(heard, prepend=False, append=False)).tolist()
+    return frame, energy, list(map(range, edges[::2], edges[1::2]))
 
 
 def start_of_window(whole: Clip, rate: int, length: int, place: Literal["strongest", "centered"]) -> int:
@@ -236,20 +235,25 @@ def start_of_window(whole: Clip, rate: int, length: int, place: Literal["stronge
         return (len(whole) - length) // 2
     if max(map(len, runs)) >= 2 * frame:  # n samples lie in n + F - 1 frames
         runs = [run for run in runs if len(run) >= 2 * frame]
-    heard = np.concatenate(runs)
     sums = np.zeros(len(energy) + 1, np.int64)
-    sums[heard + 1] = np.rint(np.sqrt(energy[heard]))
+    for run in runs:
+        amplitudes = np.sqrt(energy[run.start : run.stop])
+        sums[run.start + 1 : run.stop + 1] = np.rint(amplitudes, out=amplitudes)
     np.cumsum(sums, out=sums)
-    # frames overlap, so pauses between them are shorter by a frame
-    sounds = np.split(heard, np.flatnonzero(np.diff(heard) > max(1, length // 5 - frame)) + 1)
-    loudest = max(sounds, key=lambda s: int(sums[s[-1] + 1] - sums[s[0]]))
-    first, last = int(loudest[0]), int(loudest[-1])
+    sounds = [runs[0]]
+    for run in runs[1:]:  # frames overlap, so pauses between them are shorter by a frame
+        if run.start - sounds[-1][-1] > max(1, length // 5 - frame):
+            sounds.append(run)
+        else:
+            sounds[-1] = range(sounds[-1].start, run.stop)
+    loudest = max(sounds, key=lambda s: int(sums[s.stop] - sums[s.start]))
+    first, last = loudest.start, loudest[-1]
     begins, ends = max(0, first - frame + 1), min(len(whole), last + 1)
     samples = np.flatnonzero(whole[begins:ends])
     begins, ends = begins + int(samples[0]), begins + int(samples[-1]) + 1
     if ends - begins > length and place == "strongest":
-        at = np.arange(begins, ends - length + 1) + frame // 2
-        return begins + _middle_of_largest(sums[at + length] - sums[at])
+        low, high = begins + frame // 2, ends - length + 1 + frame // 2
+        return begins + _middle_of_largest(sums[low + length : high + length] - sums[low:high])
     twice = 2 * sums[first + 1 : last + 2]
     half = int(sums[first] + sums[last + 1])
     left, right = (first + int(np.searchsorted(twice, half, side)) for side in ("left", "right"))
@@ -260,8 +264,9 @@ def start_of_window(whole: Clip, rate: int, length: int, place: Literal["stronge
 def _middle_of_largest(values: npt.NDArray[np.int64]) -> int:
     """Index of the largest value, in the middle of its equal neighbors; of the first of several."""
     first = int(values.argmax())
-    after = np.flatnonzero(values[first:] != values[first])
-    return first + ((int(after[0]) if len(after) else len(values) - first) - 1) // 2
+    others = values[first:] != values[first]
+    equal = int(others.argmax()) if others.any() else len(others)
+    return first + (equal - 1) // 2
 
 
 def _cut(whole: Clip, start: int, length: int) -> Clip:

@@ -47,7 +47,7 @@ def test_it_is_stopped_resumed_measured_and_found_again(training: Training, tmp_
     def loaded(*, root: Any = None, progress: Any = None) -> ClassPool:
         return pool
 
-    few = replace(stated, pool=loaded, tasks=1, steps=4, every=2, validation_episodes=1, precision="32-true")
+    few = replace(stated, pool=loaded, tasks=1, steps=3, every=2, validation_episodes=1, precision="32-true")
 
     def trained(out: Path, **options: Any) -> Any:
         return few.run(

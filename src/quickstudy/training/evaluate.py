@@ -116,11 +116,12 @@ def evaluate(
         right = torch.zeros(batches * episodes.tasks, queries)
         for i in range(batches):
             mine = slice(i * episodes.tasks + rank, (i + 1) * episodes.tasks, world)
-            if len(right[mine]):
-                episode = episodes.part(i, rank, world)
+            asked = len(range(count)[mine])  # of the last meta-batch no more than that
+            if asked:
+                episode = episodes.part(i, rank, world)[:asked]
                 check_classification(episode)
                 scores = learner.predict(episode.support, episode.query_x)
-                right[mine] = hits(scores, episode.query_y).float().cpu()
+                right[mine][:asked] = hits(scores, episode.query_y).float().cpu()
             if report:
                 report(min((i + 1) * episodes.tasks, count), count)
     if fabric and world > 1:

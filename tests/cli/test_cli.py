@@ -698,7 +698,7 @@ def test_a_rule_is_learned_stopped_resumed_and_raced(run: Run, tmp_path: Path) -
     training = "train lstm-optimizer-quadratics --steps 4 --tasks 4 --test-episodes 8 --accelerator cpu"
     stopped = run(f"{training} --out {tmp_path}/r --minutes 1e-9")
     assert stopped.code == 0
-    assert "out of time after 1 steps" in stopped.err
+    assert "out of time after 1 step" in stopped.err
     assert "--resume" in stopped.err
     done = run(f"{training} --out {tmp_path}/r --resume")
     assert done.code == 0

@@ -26,7 +26,7 @@ from quickstudy.metric import (
 )
 from quickstudy.optimizer import LSTMMetaLearner
 
-THREADS, ASKED = 8, 200
+THREADS, ASKED = 8, 50
 
 
 class Recurrent(nn.Module):

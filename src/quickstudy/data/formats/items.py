@@ -32,6 +32,8 @@ def floats(items: Tensor) -> Tensor:
     return items.to(torch.float32).mul_(1 / 32768 if items.dtype == torch.int16 else 1 / 255)
 
 
+THREADS = 6
+"""Most threads that decode: what each has freed, as large as a picture, the C library keeps for it."""
 Items = npt.NDArray[np.uint8 | np.int16]
 """uint8 pictures [I, C, H, W] or int16 clips [I, samples]."""
 
@@ -131,7 +133,10 @@ def decode_items(
 
     size = sizes_on().decoded_items
     parts = [range(i, min(i + size, len(sources))) for i in range(0, len(sources), size)]
-    with warnings.catch_warnings(record=True) as noted, ThreadPoolExecutor(cpu_count()) as threads:
+    with (
+        warnings.catch_warnings(record=True) as noted,
+        ThreadPoolExecutor(min(cpu_count() or 1, THREADS)) as threads,
+    ):
         warnings.simplefilter("ignore")  # Pillow's, about odd files; unreadable ones are reported anyway
         warnings.simplefilter("always", DecodingNote)
         done = 0

@@ -938,3 +938,24 @@ def test_what_it_returns_is_frozen() -> None:
     for value in (Entry("a", 1, now, now), Sample("a", now), Match("a", 0.0, 1)):
         with pytest.raises(AttributeError):
             value.samples = 3  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize("left", [b"", bytes(512)])
+def test_a_journal_with_nothing_to_undo_is_cleared(tmp_path: Path, left: bytes) -> None:
+    """A write that is killed as it begins or ends leaves one, which readers leave alone."""
+    with Gallery(tmp_path / "g.db", encoder="e") as gallery:
+        filled(gallery)
+        there = gallery.names()
+    journal = tmp_path / "g.db-journal"
+    journal.write_bytes(left)
+    with Gallery(tmp_path / "g.db") as gallery:
+        assert not journal.exists()
+        assert gallery.names() == there
+        assert gallery.check() == []
+    journal.write_bytes(left)
+    writer = sqlite3.connect(tmp_path / "g.db", isolation_level=None)
+    writer.execute("BEGIN IMMEDIATE")
+    with Gallery(tmp_path / "g.db") as gallery:  # while somebody writes it may be theirs
+        assert gallery.names() == there
+    assert journal.exists()
+    writer.close()

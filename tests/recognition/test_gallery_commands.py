@@ -300,7 +300,6 @@ def test_removing_says_what_stays(model: Path, people: Path, tmp_path: Path, cap
     assert f"stay decoded in {tmp_path / 'cache'}" in out.replace("\n", " ")
 
 
-@pytest.mark.xfail(reason="the journal of a killed write may stay until the next one")
 @pytest.mark.parametrize(
     "kills", [pytest.param(3, marks=pytest.mark.medium), pytest.param(20, marks=pytest.mark.slow)]
 )

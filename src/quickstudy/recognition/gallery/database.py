@@ -276,6 +276,23 @@ class Database:
                 index.create(c, checkfirst=True)
             c.execute(row.update().values(schema=SCHEMA))
 
+    def clear_journal(self) -> None:
+        """Delete the journal that a killed write left, if there was nothing to undo; else a reader did.
+
+        SQLite deletes it with the next write. So one is made that changes nothing, unless somebody writes
+        just now, or nobody may.
+        """
+        if not self.path or not self.path.with_name(f"{self.path.name}-journal").exists():
+            return
+        with (
+            contextlib.suppress(sqlite3.OperationalError),
+            contextlib.closing(_opened(self.path, "mode=rw", patience=0)) as c,
+        ):
+            c.execute("BEGIN IMMEDIATE")
+            version = c.execute("PRAGMA user_version").fetchone()[0]
+            c.execute(f"PRAGMA user_version = {version}")
+            c.execute("COMMIT")
+
     def indexed(self, c: Connection) -> bool:
         """Whether PostgreSQL's index of the samples is there, and whole.
 
@@ -391,8 +408,7 @@ def _stamp(path: Path) -> tuple[int, ...]:
     except FileNotFoundError:
         raise FileNotFoundError(
             f"there is no gallery at {path} any more: it was removed or moved while in use, and nothing is "
-            "read "
-            "or written; put it back, or open it anew to begin another"
+            "read or written; put it back, or open it anew to begin another"
         ) from None
     return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
 
@@ -455,12 +471,12 @@ def _connected(path: Path) -> _Connection:
         c.close()
 
 
-def _opened(path: Path, how: str) -> _Connection:
+def _opened(path: Path, how: str, patience: float = PATIENCE) -> _Connection:
     # isolation_level=None: the driver would begin its own transactions too late
     c = sqlite3.connect(
         f"file:{quote(str(path))}?{how}",
         uri=True,
-        timeout=PATIENCE,
+        timeout=patience,
         isolation_level=None,
         check_same_thread=False,
         factory=_Connection,

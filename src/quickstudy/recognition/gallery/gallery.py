@@ -579,6 +579,7 @@ class Gallery:
         self._database.upgrade()
         with self._database.reading() as c:
             row = self._row(c)
+        self._database.clear_journal()
         self._encoder, self._dimensions, self._cosine = row.encoder, row.dimensions, row.cosine
 
     def _same(self, whose: str, kind: Kind) -> None:

@@ -102,3 +102,15 @@ def test_the_interval_of_all_right_or_none_is_not_empty() -> None:
     items = torch.arange(30)
     assert data_interval(torch.ones(30), items, items // 10) == pytest.approx((0.9, 1.0))
     assert data_interval(torch.zeros(30), items, items // 10) == pytest.approx((0.0, 0.1))
+
+
+def test_a_validation_in_a_training_can_not_be_compared() -> None:
+    """It leaves out what takes time: the digest of the tasks, and the interval over classes and items."""
+    episodes = Episodes(noisy_pool(), Setting(3, 1, 2), 2)
+    quick = evaluate(learner(0), episodes, 4, comparable=False)
+    whole = evaluate(learner(0), episodes, 4)
+    assert (quick.accuracy, quick.ci95, quick.accuracies) == (whole.accuracy, whole.ci95, whole.accuracies)
+    assert (quick.tasks, quick.data95) == ("", None)
+    assert whole.tasks
+    with pytest.raises(ValueError, match="comparable=True"):
+        quick.compare(quick)

@@ -59,10 +59,11 @@ class UsageError(ValueError):
 def existing_gallery(gallery: str) -> str:
     """The gallery, which must be there."""
     if not re.search(r"\w{2,}:/|=", gallery) and not Path(gallery).is_file():
-        from quickstudy.recognition.gallery.places import shown
+        from quickstudy.recognition.gallery.places import without_passwords
 
         raise FileNotFoundError(
-            f"there is no gallery at {shown(gallery)}: enroll somebody first, or name it by --gallery"
+            f"there is no gallery at {without_passwords(gallery)}: enroll somebody first, or name it "
+            "by --gallery"
         )
     return gallery
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quickstudy.core.adapt import Adapted, Rule, Tensors, adapt
+from quickstudy.core.adapt import Adapted, Loss, Rule, Tensors, adapt
 from quickstudy.core.arguments import check_whole
 from quickstudy.core.episode import Episode, Support
 from quickstudy.core.kernels.per_task import check_batch_norm, in_turn, per_task
@@ -159,19 +159,30 @@ class InnerLoop(Learner):
             x, y = batch(step)
             return task_losses(per_task(self.model, at(parameters, step), x), y, ways, self.loss)
 
+        with TaskNorm():
+            return self._stepped(everything, loss, at, path)
+
+    def _stepped(
+        self,
+        everything: Tensors,
+        loss: Loss,
+        at: Callable[[Tensors, int], Tensors],
+        path: list[Tensors] | None,
+    ) -> Adapted:
+        """Take the inner steps; `at` completes the adapted parameters after a step, given its number."""
+
         def watch(step: int, parameters: Tensors, *_: object) -> None:
             if step and path is not None:
                 path.append(at(parameters, step - 1))
 
-        with TaskNorm():
-            adapted = adapt(
-                loss,
-                self.adaptable(everything),
-                self.rule(),
-                self.steps_now,
-                self.first_order_now,
-                watch=None if path is None else watch,
-            )
+        adapted = adapt(
+            loss,
+            self.adaptable(everything),
+            self.rule(),
+            self.steps_now,
+            self.first_order_now,
+            watch=None if path is None else watch,
+        )
         last = at(adapted.parameters, self.steps_now - 1)
         if path is not None:
             path.append(last)

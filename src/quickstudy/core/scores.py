@@ -145,6 +145,8 @@ class Score:
                 f"they know the accuracies of {len(self.accuracies)} and {len(other.accuracies)} tasks: "
                 "take those that evaluate returns, of two tasks or more"
             )
+        if not self.tasks:
+            raise ValueError("this score doesn't say which tasks it is of: evaluate with comparable=True")
         differences = torch.tensor(self.accuracies).double() - torch.tensor(other.accuracies).double()
         n, mean, spread = len(differences), differences.mean().item(), differences.std().item()
         half = mean_ci95(differences)[1]

@@ -10,6 +10,7 @@ from quickstudy.core.adapt import Tensors
 from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.kernels.conv4_fused import conv4_per_task
 from quickstudy.core.kernels.convolution import channels_last
+from quickstudy.encoders.pictures import check_pictures
 
 
 @rebuildable
@@ -61,7 +62,7 @@ class Conv4(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pictures [B, C, H, W] in [0, 1] → embeddings [B, D]."""
-        self._check(x)
+        check_pictures(self, x)
         x = channels_last(x)
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = F.relu(F.max_pool2d(norm(conv(x)), 2))
@@ -74,15 +75,8 @@ class Conv4(nn.Module):
             parameters: Parameters of the module by name, each [T, ...].
             x: [T, B, C, H, W] pictures in [0, 1].
         """
-        self._check(x[0])
+        check_pictures(self, x[0])
         return conv4_per_task(parameters, x)
-
-    def _check(self, x: Tensor) -> None:
-        if x.ndim != 4 or x.shape[1] != self.in_channels or min(x.shape[2:]) < 16:
-            raise ValueError(
-                f"Conv4 takes pictures [B, {self.in_channels}, H, W] of at least 16×16, "
-                f"not {list(x.shape)}: choose in_channels and the picture size to fit each other"
-            )
 
 
 @rebuildable
@@ -128,11 +122,7 @@ class AveragedConv4(nn.Module):
         Raises:
             ValueError: If the pictures have another shape, or are below 8×8.
         """
-        if x.ndim != 4 or x.shape[1] != self.in_channels or min(x.shape[2:]) < 8:
-            raise ValueError(
-                f"AveragedConv4 takes pictures [B, {self.in_channels}, H, W] of at least 8×8, "
-                f"not {list(x.shape)}: choose in_channels and the picture size to fit each other"
-            )
+        check_pictures(self, x, least=8)
         x = channels_last(x)
         for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             x = norm(conv(x))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.kernels.convolution import channels_last
+from quickstudy.encoders.pictures import check_pictures
 
 
 @rebuildable
@@ -63,11 +64,7 @@ class R2D2Encoder(nn.Module):
         Raises:
             ValueError: If the pictures have another shape, or are below 16×16.
         """
-        if x.ndim != 4 or x.shape[1] != self.in_channels or min(x.shape[2:]) < 16:
-            raise ValueError(
-                f"R2D2Encoder takes pictures [B, {self.in_channels}, H, W] of at least 16×16, "
-                f"not {list(x.shape)}: choose in_channels and the picture size to fit each other"
-            )
+        check_pictures(self, x)
         x = third = channels_last(x)
         for i, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             third = x  # in the end the input of the fourth block

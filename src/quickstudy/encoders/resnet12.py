@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.kernels.convolution import channels_last
+from quickstudy.encoders.pictures import check_pictures
 
 SLOPE = 0.1
 RISE = 20 * 2000
@@ -79,11 +80,7 @@ class ResNet12(nn.Module):
         Raises:
             ValueError: If the pictures have another shape, or are below 16×16.
         """
-        if x.ndim != 4 or x.shape[1] != self.in_channels or min(x.shape[2:]) < 16:
-            raise ValueError(
-                f"ResNet12 takes pictures [B, {self.in_channels}, H, W] of at least 16×16, "
-                f"not {list(x.shape)}: choose in_channels and the picture size to fit each other"
-            )
+        check_pictures(self, x)
         x = channels_last(x)
         for block in self.blocks:
             x = block(x)

@@ -4,12 +4,11 @@ Aniruddh Raghu, Maithra Raghu, Samy Bengio, Oriol Vinyals: "Rapid Learning or Fe
 Understanding the Effectiveness of MAML", ICLR 2020.
 """
 
-from dataclasses import replace
 from typing import Unpack
 
 from torch import Tensor
 
-from quickstudy.core.adapt import Adapted, Rule, Tensors, adapt
+from quickstudy.core.adapt import Adapted, Rule, Tensors
 from quickstudy.core.arguments import check_finite
 from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.episode import Support
@@ -149,22 +148,7 @@ class ANIL(InnerLoop):
         def loss(head: Tensors, step: int) -> Tensor:
             return task_losses(self._head(everything | head, z), support.y, support.ways, self.loss)
 
-        def watch(step: int, head: Tensors, *_: object) -> None:
-            if step and path is not None:
-                path.append(everything | head)
-
-        adapted = adapt(
-            loss,
-            self.adaptable(everything),
-            self.rule(),
-            self.steps_now,
-            self.first_order_now,
-            watch=None if path is None else watch,
-        )
-        last = everything | adapted.parameters
-        if path is not None:
-            path.append(last)
-        return replace(adapted, parameters=last)
+        return self._stepped(everything, loss, lambda head, step: everything | head, path)
 
     def adaptable(self, parameters: Tensors) -> Tensors:
         """Those of the model's parameters that the inner steps change, by name: the head's.

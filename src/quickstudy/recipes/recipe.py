@@ -225,7 +225,8 @@ class Recipe:
 
         def validate() -> Score:
             fit_transforms(used, recorded, seed)
-            return evaluate(used, validation, self.validation_episodes, self.mode, fabric=fabric)
+            count, mode = self.validation_episodes, self.mode
+            return evaluate(used, validation, count, mode, fabric=fabric, comparable=False)
 
         with display.training(steps) as report:
             progress = fit(

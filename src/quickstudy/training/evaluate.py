@@ -75,6 +75,7 @@ def evaluate(
     *,
     fabric: Fabric | None = None,
     report: ProgressCallback | None = None,
+    comparable: bool = True,
 ) -> Score:
     """Mean accuracy of a learner over the first `count` tasks of `episodes`.
 
@@ -90,6 +91,8 @@ def evaluate(
             "authors": the same for tasks with one query a class, the protocol of the authors of MAML.
         fabric: Fabric of the processes that share the tasks; one process by default.
         report: Callback that is given (tasks done, count) after each meta-batch.
+        comparable: Whether the score has a digest of the tasks, for `compare`, and the interval over classes
+            and items, which take up to seconds; the validations of a training do without.
 
     Returns:
         Mean accuracy with its 95 % intervals, over draws of tasks and, for `Episodes`, over classes and
@@ -131,10 +134,11 @@ def evaluate(
     each = right.mean(1)
     accuracy, ci95 = mean_ci95(each)
     known = (accuracy, ci95, count, episodes.seed, str(episodes.setting), mode)
-    facts = hashlib.blake2b(json.dumps(summary_of(episodes)).encode(), digest_size=8).hexdigest()
-    data95 = None
+    facts, data95 = "", None
     pool: Any = getattr(episodes, "pool", None)
-    if isinstance(episodes, Episodes):
+    if comparable:
+        facts = hashlib.blake2b(json.dumps(summary_of(episodes)).encode(), digest_size=8).hexdigest()
+    if comparable and isinstance(episodes, Episodes):
         items = torch.from_numpy(np.concatenate([episodes.query_items(i) for i in range(batches)])[:count])
         data95 = data_interval(right.flatten(), items.flatten(), _classes_of(episodes.pool)[items.flatten()])
     name: str = getattr(pool, "name", "")

@@ -222,7 +222,9 @@ def fit(
                 result = validation()
             else:
                 tasks, of = cast(Trials, validation), cast(Learner, learner)
-                result = evaluate(of, tasks, validation_episodes, validation_mode, fabric=fabric)
+                result = evaluate(
+                    of, tasks, validation_episodes, validation_mode, fabric=fabric, comparable=False
+                )
             return result, {k: v.clone() for k, v in saved.state_dict().items()}
 
     episodes, before = episodes.on(fabric.device), progress.seconds

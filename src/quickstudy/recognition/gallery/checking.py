@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 
 from quickstudy.core.kernels.sizes import sizes_on
 from quickstudy.recognition.gallery.database import WIRE, Database
-from quickstudy.recognition.gallery.digests import digest_of
+from quickstudy.recognition.gallery.digests import row_digest
 from quickstudy.recognition.gallery.exchange import LATEST
 from quickstudy.recognition.gallery.index import Finder
 from quickstudy.recognition.gallery.naming import checked_text
@@ -42,7 +42,7 @@ def problems_of(database: Database, c: Connection, row: Row[Any], finder: Finder
         ):
             found.append(f"{orphans} samples have no name")
         for key, value, digest in c.execute(setting.select()):
-            if digest_of(key, value) != digest:
+            if row_digest(key, value) != digest:
                 found.append(f"setting {key!r} isn't what was stored")
         columns = (name.c.name, sample.c.source, sample.c.time, sample.c.digest, sample.c.embedding)
         query = select(*columns).join_from(sample, name).order_by(sample.c.name_id, sample.c.source)
@@ -60,7 +60,7 @@ def problems_of(database: Database, c: Connection, row: Row[Any], finder: Finder
 
 def _of_sample(row: Row[Any], name: Any, source: Any, time: Any, digest: Any, embedding: Any) -> list[str]:
     reasons: list[str] = []
-    if not isinstance(embedding, bytes) or digest_of(name, source, time, embedding) != digest:
+    if not isinstance(embedding, bytes) or row_digest(name, source, time, embedding) != digest:
         reasons.append("isn't what was enrolled")
     if not isinstance(embedding, bytes) or len(embedding) != row.dimensions * WIRE.itemsize:
         return [*reasons, "has an embedding of another length"]

@@ -39,8 +39,8 @@ from sqlalchemy.schema import CreateIndex
 from sqlalchemy.types import TypeEngine
 
 from quickstudy.core.files import temporary_beside
-from quickstudy.recognition.gallery.digests import digest_of
-from quickstudy.recognition.gallery.places import shown
+from quickstudy.recognition.gallery.digests import row_digest
+from quickstudy.recognition.gallery.places import without_passwords
 
 PATIENCE = 60
 """Timeout in seconds while another program writes."""
@@ -151,7 +151,7 @@ class Database:
         """The path, or the URL without its password and what else it says after a question mark."""
         if self.path:
             return str(self.path)
-        return shown(self._url.set(query={}).render_as_string(hide_password=True), _secrets(self._url))
+        return _address(self._url)
 
     def exists(self) -> bool:
         """Whether the database holds a gallery.
@@ -262,11 +262,11 @@ class Database:
             columns = (sample.c.id, name.c.name, sample.c.source, sample.c.time, sample.c.embedding)
             rows = c.execute(select(*columns).join_from(sample, name)).all()
             for table, key, digests in (
-                (sample, sample.c.id, {i: digest_of(*content) for i, *content in rows}),
+                (sample, sample.c.id, {i: row_digest(*content) for i, *content in rows}),
                 (
                     self.tables.setting,
                     self.tables.setting.c.key,
-                    {k: digest_of(k, v) for k, v, _ in c.execute(self.tables.setting.select())},
+                    {k: row_digest(k, v) for k, v, _ in c.execute(self.tables.setting.select())},
                 ),
             ):
                 signed = table.update().where(key == bindparam("at")).values(digest=bindparam("new"))
@@ -388,8 +388,13 @@ def _url(where: str | Path) -> URL:
         return url
     if url and url.get_backend_name() == "postgresql":
         return url.set(drivername="postgresql+psycopg")
-    told = shown(url.set(query={}).render_as_string(hide_password=True), _secrets(url)) if url else "that"
+    told = _address(url) if url else "that"
     raise ValueError(f"{told} is no place for a gallery: give a file, or postgresql://USER@HOST/DATABASE")
+
+
+def _address(url: URL) -> str:
+    """The URL without its password and what else it says after a question mark."""
+    return without_passwords(url.set(query={}).render_as_string(hide_password=True), _secrets(url))
 
 
 def _secrets(url: URL) -> list[str]:
@@ -513,7 +518,7 @@ def _sqlite_error(error: object) -> tuple[type[Exception], str] | None:
 def _postgres_error(error: object, secrets: list[str]) -> tuple[type[Exception], str] | None:
     state = getattr(error, "sqlstate", None) or ""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    reason = shown(reason, secrets)
+    reason = without_passwords(reason, secrets)
     if state in ("58P01", "0A000"):  # the extension or its file is missing
         return ValueError, f"lacks pgvector ({reason}): install it on the server"
     if state == "42501":

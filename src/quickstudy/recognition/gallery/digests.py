@@ -5,7 +5,7 @@ import hashlib
 BITS = 63
 
 
-def digest_of(*parts: str | int | bytes) -> int:
+def row_digest(*parts: str | int | bytes) -> int:
     """Digest of the content of a row, an integer in [0, 2⁶³).
 
     Args:

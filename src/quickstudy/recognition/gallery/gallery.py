@@ -21,7 +21,7 @@ from quickstudy.core.arrays import Float32Array, IntArray
 from quickstudy.core.kernels.sizes import sizes_on
 from quickstudy.recognition.gallery.checking import TOLERANCE, problems_of
 from quickstudy.recognition.gallery.database import SCHEMA, WIRE, Database
-from quickstudy.recognition.gallery.digests import digest_of
+from quickstudy.recognition.gallery.digests import row_digest
 from quickstudy.recognition.gallery.exchange import Kind, Samples, read_export, write_export
 from quickstudy.recognition.gallery.index import EXACT, Finder
 from quickstudy.recognition.gallery.naming import checked_name, checked_text, normal
@@ -192,7 +192,7 @@ class Gallery:
                             "source": sources[s],
                             "time": t,
                             "embedding": e,
-                            "digest": digest_of(names[n], sources[s], t, e),
+                            "digest": row_digest(names[n], sources[s], t, e),
                         }
                         for n, s, t, e in columns
                     ],
@@ -370,7 +370,7 @@ class Gallery:
         columns = (sample.c.id, sample.c.source, sample.c.time, sample.c.embedding)
         rows = c.execute(select(*columns).where(sample.c.name_id == name_id)).all()
         renewed = sample.update().where(sample.c.id == bindparam("at")).values(digest=bindparam("new"))
-        c.execute(renewed, [{"at": i, "new": digest_of(name, s, t, e)} for i, s, t, e in rows])
+        c.execute(renewed, [{"at": i, "new": row_digest(name, s, t, e)} for i, s, t, e in rows])
 
     def remove(self, name: str, source: str | None = None) -> int:
         """Remove a name, or one of its samples, for good. With its last sample a name is removed as well.
@@ -434,7 +434,7 @@ class Gallery:
             row = c.execute(
                 select(setting.c.value, setting.c.digest).where(setting.c.key == key)
             ).one_or_none()
-        if row and row.digest != digest_of(key, row.value):
+        if row and row.digest != row_digest(key, row.value):
             raise ValueError(
                 f"{self} is damaged, its {key} isn't what was stored: restore it, or store that anew"
             )
@@ -451,7 +451,7 @@ class Gallery:
         with self._writing() as c:
             c.execute(setting.delete().where(setting.c.key == key))
             if value is not None:
-                c.execute(setting.insert().values(key=key, value=content, digest=digest_of(key, content)))
+                c.execute(setting.insert().values(key=key, value=content, digest=row_digest(key, content)))
 
     # Files
 

@@ -13,7 +13,7 @@ from sqlalchemy.sql import ColumnElement
 from quickstudy.core.arrays import Float32Array, IntArray
 from quickstudy.core.kernels.sizes import sizes_on
 from quickstudy.recognition.gallery.database import WIRE, Database
-from quickstudy.recognition.gallery.digests import digest_of
+from quickstudy.recognition.gallery.digests import row_digest
 from quickstudy.recognition.gallery.pooling import Pooling, centroids, euclidean, pooled
 from quickstudy.recognition.gallery.search import SearchIndex
 
@@ -200,7 +200,7 @@ class Finder:
                 f"{self._database} is damaged, an embedding has another length: restore it, or enroll anew"
             )
         for _, name, source, at, digest, embedding in rows:
-            if digest_of(name, source, at, embedding) != digest:
+            if row_digest(name, source, at, embedding) != digest:
                 raise ValueError(
                     f"{self._database} is damaged, sample {source} of {name!r} isn't what was enrolled: "
                     "quickstudy gallery check tells all that are; restore it, or remove and enroll them anew"

@@ -9,7 +9,7 @@ HIDDEN = "***"
 _WORD = r"""(?:'(?:[^'\\]|\\.)*'|"[^"]*"|[^\s&;,'")]+)"""
 
 
-def shown(text: str, secrets: Iterable[str] = ()) -> str:
+def without_passwords(text: str, secrets: Iterable[str] = ()) -> str:
     """A text without passwords: of a URL, of a connection string, and those that are known.
 
     Args:

@@ -168,7 +168,7 @@ def program(line: str, home: Path, **rest: object) -> subprocess.Popen[str]:
 @pytest.mark.medium
 def test_a_training_tells_how_it_went_and_tests_in_the_end(home: Path) -> None:
     answer = Answer(**json.loads((home / "first.json").read_text()))
-    progress, end = answer.err.splitlines()
+    *_, progress, end = answer.err.splitlines()  # a slow machine also tells of the first step
     assert progress.startswith("step 12 of 12: loss ")
     assert end.startswith("finished after 12 steps in 0.")
     assert end.endswith("r/best.safetensors")
@@ -215,7 +215,7 @@ def test_headers_stay_whole_on_a_narrow_terminal(run: Run, monkeypatch: pytest.M
     assert all(len(line) <= 80 for line in answer.out.splitlines())
     for word in ("setting", "batch norm", "accuracy %", "episodes", "seed", "paper %", "transductive"):
         assert word in answer.out
-    for word in ("model", "minutes", "setting", "batch norm", "accuracy %"):
+    for word in ("model", "min", "setting", "batch norm", "accuracy %"):
         assert word in run("models").out
 
 

@@ -75,7 +75,7 @@ def models(as_json: AsJson = False) -> None:
         )
         return
     rows = table(
-        "model", "minutes", "setting", "batch norm", "accuracy %", wraps=("model", "setting", "batch norm")
+        "model", "min", "setting", "batch norm", "accuracy %", wraps=("model", "setting", "batch norm")
     )
     notices: dict[str, list[str]] = {}
     for name, path in weights.models().items():
@@ -138,7 +138,7 @@ def data(
         print_json(list(listed))
         return
     rows = table(
-        "source", "present", "classes", "items", "licence", "what", wraps=("present", "licence", "what")
+        "source", "present", "classes", "items", "what (licence)", wraps=("present", "what (licence)")
     )
     for source in SOURCES:
         rows.add_row(
@@ -146,8 +146,7 @@ def data(
             source.where(root),
             str(source.classes or "–"),
             str(source.items or "–"),
-            source.licence,
-            source.what,
+            f"{source.what} ({source.licence})",
         )
     console.print(rows)
     console.print(f"data root: {root}", highlight=False)

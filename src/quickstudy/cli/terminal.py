@@ -22,6 +22,13 @@ class WholeTable(Table):
         )
         needed = least + self._extra_width + 2 * len(self.columns)
         width = max(options.max_width, needed)
+        words = [widest if column.no_wrap else word for column, widest, word in cells]
+        if (spare := width - sum(words) - self._extra_width - 2 * len(self.columns)) >= 0:
+            lines = [(widest - word, word, column) for (column, widest, word) in cells if not column.no_wrap]
+            for i, (more, word, column) in enumerate(sorted(lines, key=lambda line: line[0])):
+                more = min(more, spare // (len(lines) - i))
+                column.width = word + more  # lines end between words, where all words have room
+                spare -= more
         yield from super().__rich_console__(console, options.update(width=width, max_width=width))
 
     def _widths(self, column: Column) -> tuple[int, int]:

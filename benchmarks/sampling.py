@@ -1,10 +1,11 @@
 """Sampling meta-batches of tasks: `Episodes` beside a DataLoader with an episodic batch sampler.
 
-Both draw from the same decoded bytes, in one run, by turns. The peer is what few-shot code bases do: a batch
-sampler draws the classes of a task and items of each, the data set makes a float tensor of each item, and
-the default collation stacks them. It is spared what those code bases do on top: telling support
-from queries, labels from 0 to N − 1, joining tasks to a meta-batch. With worker processes it has warmed up
-before it is timed; the better of without workers and with two of them is the peer that counts.
+Both draw from the same decoded bytes, in one run, by turns. What few-shot code bases do: a batch sampler
+draws the classes of a task and items of each, the data set makes a float tensor of each item, and the default
+collation stacks them. What a good user of torch does: the data set has `__getitems__`, which takes the items
+of a task, or of all tasks of a meta-batch, in one gather. Either is spared telling support from queries, and
+labels from 0 to N − 1. With worker processes it has warmed up before it is timed; the fastest of all is the
+peer that counts.
 
 Freed memory is kept (`keep_freed_memory`) for both sides, as in a training from the command line; without,
 what is measured of ours is mostly the system handing out the pages of 8 MB anew. A turn takes many batches,
@@ -51,16 +52,37 @@ class Items(Dataset[tuple[Tensor, int]]):
         return self.items[i].float() / 255, self.labels[i]
 
 
-class TaskSampler:
-    """Endless batches of indices, a task each."""
+class Gathered(Items):
+    """The items of a pool, those of a batch in one gather."""
 
-    def __init__(self, items: Items, setting: Setting) -> None:
-        self.items, self.setting = items, setting
+    def __init__(self, pool: ClassPool) -> None:
+        super().__init__(pool)
+        self.label_of = torch.tensor([self.labels.get(i, -1) for i in range(len(pool.items))])
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        """Items [B, …] and labels [B]."""
+        index = torch.tensor(indices)
+        return self.items[index].float() / 255, self.label_of[index]
+
+
+class TaskSampler:
+    """Endless batches of indices, of one task each, or of several."""
+
+    def __init__(self, items: Items, setting: Setting, tasks: int = 1) -> None:
+        self.items, self.setting, self.tasks = items, setting, tasks
 
     def __iter__(self) -> Iterator[list[int]]:
         while True:
-            classes = random.sample(self.items.of_class, self.setting.ways)
-            yield [i for items in classes for i in random.sample(items, self.setting.items)]
+            yield [i for _ in range(self.tasks) for i in self._task()]
+
+    def _task(self) -> list[int]:
+        classes = random.sample(self.items.of_class, self.setting.ways)
+        return [i for items in classes for i in random.sample(items, self.setting.items)]
+
+
+def as_it_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """The collation of what is gathered already."""
+    return batch
 
 
 def seconds_of_ours(episodes: Episodes, turn: int, batches: int) -> float:
@@ -71,12 +93,12 @@ def seconds_of_ours(episodes: Episodes, turn: int, batches: int) -> float:
     return (time.perf_counter() - started) / batches
 
 
-def seconds_of_loader(loader: Iterator[list[Tensor]], batches: int) -> float:
-    """For as many tasks as a meta-batch has, mean of `batches`."""
+def seconds_of_loader(loader: Iterator[list[Tensor]], tasks: int, batches: int) -> float:
+    """For as many tasks as a meta-batch has, mean of `batches`; the loader's batches have `tasks`."""
     for _ in range(AHEAD):
         next(loader)
     started = time.perf_counter()
-    for _ in range(TASKS * batches):
+    for _ in range(TASKS // tasks * batches):
         next(loader)
     return (time.perf_counter() - started) / batches
 
@@ -92,11 +114,20 @@ def main() -> None:
     random.seed(options.seed)
     pool = characters()
     episodes, items = Episodes(pool, SETTING, TASKS, options.seed), Items(pool)
-    sampler = TaskSampler(items, SETTING)
-    loaders = {
-        name: iter(DataLoader(items, batch_sampler=sampler, num_workers=workers))
-        for name, workers in (("DataLoader", 0), ("DataLoader, 2 workers", 2))
+    gathered = Gathered(pool)
+    kinds = {
+        "DataLoader": (items, 1, None),
+        "DataLoader, __getitems__ of a task": (gathered, 1, as_it_is),
+        f"DataLoader, __getitems__ of {TASKS} tasks": (gathered, TASKS, as_it_is),
     }
+    loaders: dict[str, Iterator[list[Tensor]]] = {}
+    sizes: dict[str, int] = {}
+    for kind, (of, tasks, collate) in kinds.items():
+        for workers in (0, 2):
+            name = f"{kind}, {workers} workers" if workers else kind
+            sampler = TaskSampler(of, SETTING, tasks)
+            loader = DataLoader(of, batch_sampler=sampler, num_workers=workers, collate_fn=collate)
+            loaders[name], sizes[name] = iter(loader), tasks
     of_ours, (of_loader, _) = episodes[0], next(loaders["DataLoader"])
     assert of_ours.query_x[0, 0].shape == of_loader[0].shape
     assert of_ours.query_x.dtype == of_loader.dtype
@@ -105,7 +136,7 @@ def main() -> None:
     for turn in range(-1, options.rounds):  # the first turn warms up
         measured = {"quickstudy": seconds_of_ours(episodes, turn + 1, options.batches)}
         for name, loader in loaders.items():
-            measured[name] = seconds_of_loader(loader, options.batches)
+            measured[name] = seconds_of_loader(loader, sizes[name], options.batches)
             time.sleep(0.05)  # its workers fill their queue again, undisturbed and undisturbing
         if turn >= 0:
             for name, value in measured.items():

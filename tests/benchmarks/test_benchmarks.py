@@ -586,7 +586,7 @@ def noise() -> ClassPool:
 def test_rows_beside_easyfsl() -> None:
     children = {
         name: [child(1, training=[s, 2 * s, 4 * s], evaluation=[s])]
-        for name, s in (("quickstudy", 0.25), ("easyfsl, plain encoder", 0.5))
+        for name, s in (("quickstudy", 0.25), ("easyfsl, well set up", 0.5))
     }
     same = peer_easyfsl.Agreement(timed=0.995, alike=1)
     measured = peer_easyfsl.rows_of(
@@ -595,7 +595,7 @@ def test_rows_beside_easyfsl() -> None:
     by_name = {(r.method, r.mode, r.metric): r for r in measured}
     assert len(by_name) == len(measured) == 2 * 2 * 2 + 1
     rate = by_name["quickstudy", "matching, training", "tasks/s"]
-    assert (rate.value, rate.peer, rate.n, rate.setting) == (2, "easyfsl, plain encoder 1", 3, "20w1s")
+    assert (rate.value, rate.peer, rate.n, rate.setting) == (2, "easyfsl, well set up 1", 3, "20w1s")
     assert by_name["quickstudy", "matching, evaluation", "times as fast"].value == 2
     assert {r.method for r in measured if r.peer} == {"quickstudy"}
     agreed = by_name["quickstudy", "matching, evaluation", "same predictions %"]

@@ -215,8 +215,16 @@ def test_headers_stay_whole_on_a_narrow_terminal(run: Run, monkeypatch: pytest.M
     assert all(len(line) <= 80 for line in answer.out.splitlines())
     for word in ("setting", "batch norm", "accuracy %", "episodes", "seed", "paper %", "transductive"):
         assert word in answer.out
-    for word in ("model", "min", "setting", "batch norm", "accuracy %"):
-        assert word in run("models").out
+    listed = run("models").out
+    for word in (
+        "model",
+        "setting",
+        "batch norm",
+        "accuracy %",
+        "for handwritten characters",
+        "min of training",
+    ):
+        assert word in listed
 
 
 def test_evaluate_as_json(run: Run) -> None:

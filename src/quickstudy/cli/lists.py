@@ -69,23 +69,22 @@ def models(as_json: AsJson = False) -> None:
         print_json(
             [
                 {kind: name, "figures": manifest["figures"], "training": manifest.get("training")}
+                | ({"for": _kind(manifest), "takes": _takes(manifest)} if kind == "model" else {})
                 | {"notice": weights.notice(manifest)}
                 for kind, name, manifest in stated
             ]
         )
         return
-    rows = table(
-        "model", "min", "setting", "batch norm", "accuracy %", wraps=("model", "setting", "batch norm")
-    )
+    rows = table("model", "setting", "batch norm", "accuracy %", wraps=("model",))
     notices: dict[str, list[str]] = {}
     for name, path in weights.models().items():
         manifest = checkpoint.load(path)[1]
         if text := weights.notice(manifest):
             notices.setdefault(text, []).append(name)
-        for i, f in enumerate(manifest["figures"]):
-            minutes = f"{manifest['training']['minutes']:.0f}"
-            figure = (f["setting"], f["mode"], percent(f["accuracy"], f["ci95"]))
-            rows.add_row(*(("", "") if i else (name, minutes)), *figure)
+        figures = [(f["setting"], f["mode"], percent(f["accuracy"], f["ci95"])) for f in manifest["figures"]]
+        minutes = f"{manifest['training']['minutes']:.0f} min of training"
+        what = f"{name}\nfor {_kind(manifest)}; takes {_takes(manifest)}; {minutes}"
+        rows.add_row(what, *("\n".join(column) for column in zip(*figures, strict=True)))
     console.print(rows)
     for text, names in notices.items():
         console.print(f"{', '.join(names)}: {text}", highlight=False)
@@ -173,6 +172,26 @@ def _clear(name: str | None, yes: bool) -> None:
     for pool in pools:
         clear_pool(pool)
     say(f"deleted {sum(pool.size for pool in pools) / 2**20:.1f} MiB; it is decoded again when it is used")
+
+
+def _kind(manifest: "Manifest") -> str:
+    """What the items were that a model has learned on, and so what it is for."""
+    from quickstudy.data.datasets.catalogue import SOURCES
+
+    name = manifest["data"]["name"].partition(".")[0]
+    found = [s.what.partition(";")[0] for s in SOURCES if name == s.name or name.startswith(f"{s.name}-")]
+    return found[0] if found else name
+
+
+def _takes(manifest: "Manifest") -> str:
+    """What pictures or clips become before a model sees them."""
+    from quickstudy.data.formats.audio import AudioFormat
+    from quickstudy.recipes.weights import item_format_of
+
+    form = item_format_of(manifest)
+    if isinstance(form, AudioFormat):
+        return f"clips of {form.seconds:g} s at {form.rate:,} Hz"
+    return f"{'grey' if form.channels == 1 else 'color'} {form.size}×{form.size} pictures"
 
 
 def _shipped() -> "dict[str, Manifest]":

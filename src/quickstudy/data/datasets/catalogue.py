@@ -72,7 +72,7 @@ SOURCES = (
     ),
     DataSource(
         "fc100",
-        "the same pictures; splits by superclass",
+        "color pictures of 100 things; the same pictures as of cifar-fs, splits by superclass",
         cifar.LICENCE,
         _cifar_where,
         100,

@@ -230,8 +230,8 @@ class OwnTasks(torch.utils.data.Dataset[int]):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (torch.utils.data.DataLoader(OwnTasks()), "is a DataLoader: bring its items and labels into a pool"),
-        (OwnTasks(), "is an OwnTasks: bring its items and labels into a pool"),
+        (torch.utils.data.DataLoader(OwnTasks()), "is a DataLoader: bring it into a pool"),
+        (OwnTasks(), "is an OwnTasks: bring it into a pool"),
         ([1, 2], r"is a list: give Episodes\(pool, Setting\(5, 1\)\), or for tasks of your own a class"),
         ((i for i in range(3)), "is a generator: give Episodes"),
         (torch.float32, "is a dtype: give Episodes"),

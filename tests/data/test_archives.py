@@ -17,10 +17,10 @@ from quickstudy.data.datasets.folders import (
     audio_folders,
     files_in,
     find_files,
-    folder_pool,
     image_folders,
     matching_files,
 )
+from quickstudy.data.datasets.layouts import folder_pool
 from quickstudy.data.formats import archives
 from quickstudy.data.formats.archives import Member, is_archive, size_of
 from quickstudy.data.formats.audio import AudioFormat

@@ -22,10 +22,10 @@ from quickstudy.data.datasets.folders import (
     compiled,
     files_in,
     find_files,
-    folder_pool,
     image_folders,
     report_bad,
 )
+from quickstudy.data.datasets.layouts import folder_pool
 from quickstudy.data.formats import items as formats_items
 from quickstudy.data.formats.audio import AudioFormat
 from quickstudy.data.formats.images import ImageFormat

@@ -81,7 +81,7 @@ def evaluate(
     """
     from quickstudy.core.consoles import console, messages, print_json
     from quickstudy.core.kernels.memory import keep_freed_memory
-    from quickstudy.data.datasets.folders import folder_pool
+    from quickstudy.data.datasets.layouts import folder_pool
     from quickstudy.data.overlap import overlaps
     from quickstudy.metric.siamese import Siamese
     from quickstudy.recipes import weights

@@ -10,6 +10,11 @@ from .datasets.folders import audio_folders as audio_folders
 from .datasets.folders import class_folders as class_folders
 from .datasets.folders import image_folders as image_folders
 from .datasets.glyphs import glyphs as glyphs
+from .datasets.imagenets import cub as cub
+from .datasets.imagenets import mini_imagenet as mini_imagenet
+from .datasets.imagenets import tiered_imagenet as tiered_imagenet
+from .datasets.layouts import dataset_of as dataset_of
+from .datasets.layouts import side_by_side as side_by_side
 from .datasets.omniglot import omniglot as omniglot
 from .datasets.sinusoids import Sinusoids as Sinusoids
 from .datasets.speech import arabic_speakers as arabic_speakers

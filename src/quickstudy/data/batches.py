@@ -1,6 +1,5 @@
 """Labelled batches from a ClassPool, by index arithmetic: ordinary classification of all its classes."""
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from quickstudy.core.wording import plural
 from quickstudy.data.augment.augment import Augment
 from quickstudy.data.formats.items import floats
 from quickstudy.data.pool import ClassPool, described
+from quickstudy.data.stored import stored
 
 
 @checked_class
@@ -22,14 +22,15 @@ class LabelledBatches:
     `batches[i]` depends only on the arguments below and i. The items of all classes are put into a random
     order, anew for each epoch, and the batches are consecutive slices of these orders. So each item comes
     once in each epoch; where an epoch is not a whole number of batches, one batch holds the end of an epoch
-    and the beginning of the next. Items are float32: images in [0, 1], clips in [−1, 1).
+    and the beginning of the next. Items are float32: images in [0, 1], clips in [−1, 1),
+    those of a float32 pool as they are.
 
     Args:
         pool: Data set whose classes are learned, numbered in its order.
         batch_size: Number B of items in a batch.
         seed: Seed of the random draws, at least 0.
-        device: Device of the returned tensors; items are transferred to it as stored in the pool (uint8 or
-            int16).
+        device: Device of the returned tensors; items are transferred to it as stored in the pool, such as
+            uint8.
         augment: Random augmentation of the items of a batch, such as `RandomHorizontalFlip()`; it is given
             the whole batch, [B, ...]. None for no augmentation.
 
@@ -59,9 +60,7 @@ class LabelledBatches:
         self._index = pool.indices
         self._class = np.repeat(np.arange(len(pool)), pool.counts)
         self._drawn = -1, self._index  # the last epoch, and its order
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about read-only arrays, which are only read here
-            self._items = torch.from_numpy(pool.items).flatten(1)
+        self._stored = stored(pool.items, "cpu")
 
     @property
     def tasks(self) -> int:
@@ -93,7 +92,7 @@ class LabelledBatches:
         check_whole(0, i=i)
         places = self.places(i)
         index = torch.from_numpy(self._index[places])
-        flat = self._items.index_select(0, index).to(self.device, non_blocking=True)
+        flat = self._stored.take(index).to(self.device, non_blocking=True)
         x = floats(flat).view(-1, *self.pool.items.shape[1:])
         if self.augment:
             x = self.augment(x, self._rng(1, i))

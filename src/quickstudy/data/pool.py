@@ -6,14 +6,19 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from quickstudy.core.arrays import IntArray
-from quickstudy.data.formats.images import Bytes
+from quickstudy.core.progress import ProgressCallback
+from quickstudy.data.formats.images import Bytes, ImageFormat
 from quickstudy.data.formats.items import ItemFormat, Items
+from quickstudy.data.mapped import give_back
+
+if TYPE_CHECKING:  # they make pools
+    from quickstudy.data.adapters.labels import ClassSplit, Names
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -23,8 +28,9 @@ class ClassPool:
     """Labelled items, decoded once into one contiguous array and grouped by class.
 
     Args:
-        items: All I items, uint8 images [I, C, H, W] or int16 clips [I, samples], in memory or memory-mapped;
-            the items of a class are adjacent.
+        items: All I items, in memory or memory-mapped; the items of a class are adjacent. uint8 images
+            [I, C, H, W] reach an encoder in [0, 1], int16 clips [I, samples] in [−1, 1), and float32 items
+            [I, ...] of any shape (pictures of any channels, features, series) as they are.
         classes: Names of the K classes, all different.
         starts: [K] index of the first item of each class.
         counts: [K] number of items of each class.
@@ -64,8 +70,7 @@ class ClassPool:
                 f"{len(self.classes)} class names, {len(self.starts)} starts, {len(self.counts)} counts: "
                 "there must be one of each a class"
             )
-        if self.items.dtype.name not in ("uint8", "int16"):
-            raise ValueError(f"items are {self.items.dtype}: they must be uint8 (pictures) or int16 (clips)")
+        _check_items(self.items)
         shape = self.items.shape
         if self.items.dtype == np.uint8 and len(shape) == 4 and shape[1] > 4 >= shape[3] and shape[2] > 4:
             raise ValueError(
@@ -95,12 +100,141 @@ class ClassPool:
 
     @classmethod
     def from_arrays(
-        cls, items: Items, classes: Sequence[str], counts: Sequence[int] | IntArray, **rest: Any
+        cls,
+        x: Any,
+        y: Any,
+        *,
+        names: "Names | None" = None,
+        split: "ClassSplit | None" = None,
+        channels: Literal["first", "last"] | None = None,
+        sources: Any = None,
+        name: str = "pool",
+        seed: int = 0,
     ) -> "ClassPool":
-        """Make a pool of items that lie one class after the other.
+        """Make a pool of items and their labels, in any order.
+
+        Classes are in the order of their labels, and the items of a class in that of `x`. Items in memory are
+        copied into that order, unless they are in it already; those of a memory-mapped array into a file of
+        the cache folder that goes with the pool.
 
         Args:
-            items: All I items, uint8 images [I, C, H, W] or int16 clips [I, samples].
+            x: [I, ...] items, of numpy or torch: uint8 pictures [I, C, H, W], [I, H, W, C] or [I, H, W],
+                int16 clips [I, samples], or floats of any shape, kept as float32 and passed on as they are.
+            y: [I] labels, whole numbers or texts: a list, an array or a tensor.
+            names: Names of the classes, by number or as {label: name}; None to take the labels themselves.
+            split: {"train": [class, ...], "validation": [...], "test": [...]}, of names or labels; a JSON
+                file of this; three fractions of the classes for these, drawn at random; or the name of the
+                split of each item. None for no splits.
+            channels: Where floats of three dimensions have their channels, "first" or "last"; None to refuse
+                what looks as if they came last. Of uint8 pictures this is seen.
+            sources: [I] source of each item, such as a speaker; None if sources are unknown.
+            name: Name of the pool.
+            seed: Seed of a split by fractions.
+
+        Raises:
+            ValueError: If items and labels disagree in number, or are uneven, empty, not finite, of another
+                type or of one class; or if a split or name fits no class.
+
+        Example:
+            >>> x, y = np.zeros((4, 8), np.float32), ["b", "a", "b", "a"]
+            >>> ClassPool.from_arrays(x, y, split={"test": ["b"]})
+            ClassPool('pool': 2 classes, 4 items [8] float32; test 1)
+        """
+        from quickstudy.data.adapters.arrays import pool_of_arrays
+
+        return pool_of_arrays(x, y, names, split, channels, sources, name, seed)
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: Any,
+        *,
+        image: str | int | None = None,
+        label: Any = None,
+        split: "ClassSplit | None" = None,
+        size: int | None = None,
+        grey: bool | None = None,
+        image_format: ImageFormat | None = None,
+        channels: Literal["first", "last"] | None = None,
+        names: "Names | None" = None,
+        lazy: bool | None = None,
+        skip_corrupt: bool = False,
+        name: str | None = None,
+        seed: int = 0,
+        progress: ProgressCallback | None = None,
+    ) -> "ClassPool":
+        """Make a pool of a map-style data set of torch or torchvision, or one of Hugging Face.
+
+        Each item is read once and written to its place in one array, so that memory holds little more than
+        that; labels are taken from `targets`, `labels`, `samples` or the column of labels, where there are
+        such, without reading the items. Names of classes are those of the data set (`classes`, or the
+        features). Items are PIL pictures, files' bytes or paths, uint8 arrays or tensors in any layout, or
+        float arrays or tensors of any shape, which are kept as float32 and passed on as they are.
+
+        Args:
+            dataset: Data set with len(ds) and ds[i]; or several by the name of the split, {"train": ds, …},
+                which share no class.
+            image: Where an item has its picture: a column, a key or a place in a tuple; None for the one of
+                that feature or usual name, or the first.
+            label: The same of its label, the second by default; or the labels [I] of all items.
+            split: {"train": [class, ...], "validation": [...], "test": [...]}, of names or labels; a JSON
+                file of this; three fractions of the classes; the name of a column, or the split of each item.
+                None for no splits.
+            size: Height and width in pixels that pictures are scaled to, after cropping to their middle
+                square; None to keep the size that all of them have.
+            grey: Whether pictures are read without color; None for as the first one is.
+            image_format: Format that pictures are converted to, in the place of `size` and `grey`.
+            channels: Where float items of three dimensions have their channels, "first" or "last"; None to
+                refuse what looks as if they came last.
+            names: Names of the classes, by number or as {label: name}; None for those of the data set.
+            lazy: Whether the items are kept in a file of the cache folder, of which no more than 256 MiB are
+                in memory, and which is gone with the pool; None for a file where they take more than 2 GiB.
+            skip_corrupt: Whether to skip items that can't be read, with a warning, instead of raising an
+                error.
+            name: Name of the pool; None for that of the data set.
+            seed: Seed of a split by fractions.
+            progress: Function that is called with (done, total) while reading.
+
+        Raises:
+            TypeError: If it is no map-style data set.
+            ValueError: If it isn't clear what is picture and label; if items are of unequal shapes or types;
+                or if labels, names or splits don't fit.
+            OSError: If an item can't be read; the message gives its number and the reason.
+
+        Example:
+            >>> import torch
+            >>> x = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+            >>> ds = torch.utils.data.TensorDataset(x, torch.tensor([1, 0, 1, 0]))
+            >>> ClassPool.from_dataset(ds, split={"train": [0]}, name="mine")
+            ClassPool('mine': 2 classes, 4 items [3, 8, 8] uint8; train 1)
+        """
+        from quickstudy.data.adapters.dataset import pool_of_dataset
+
+        return pool_of_dataset(
+            dataset,
+            image,
+            label,
+            split,
+            size,
+            grey,
+            image_format,
+            channels,
+            names,
+            lazy,
+            skip_corrupt,
+            name,
+            seed,
+            progress,
+        )
+
+    @classmethod
+    def from_grouped(
+        cls, items: Items, classes: Sequence[str], counts: Sequence[int] | IntArray, **rest: Any
+    ) -> "ClassPool":
+        """Make a pool of items that lie one class after the other; see `from_arrays` for labels in any order.
+
+        Args:
+            items: All I items, uint8 images [I, C, H, W], int16 clips [I, samples] or float32 items [I, ...].
             classes: Names of the K classes, in the order of the items.
             counts: [K] number of items of each class.
             **rest: Further arguments of `ClassPool`, such as `splits` and `name`.
@@ -201,10 +335,12 @@ class ClassPool:
 
     def class_digests(self) -> dict[str, str]:
         """Hash of the items of each class, by the class's name; it depends on their content only."""
-        return {
-            name: hashlib.blake2b(np.ascontiguousarray(self.items[i : i + n]).data, digest_size=6).hexdigest()
-            for name, i, n in zip(self.classes, self.starts.tolist(), self.counts.tolist(), strict=True)
-        }
+        found: dict[str, str] = {}
+        for name, i, n in zip(self.classes, self.starts.tolist(), self.counts.tolist(), strict=True):
+            of = np.ascontiguousarray(self.items[i : i + n])
+            found[name] = hashlib.blake2b(of.data, digest_size=6).hexdigest()
+            give_back(self.items)
+        return found
 
     def content_digest(self) -> str:
         """Hash of all class names and items: equal for equal data, however it was loaded."""
@@ -237,6 +373,18 @@ def described(thing: object) -> str | None:
 def _without_addresses(text: str) -> str:
     """Remove the memory addresses that Python writes into a `repr`: they differ from run to run."""
     return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
+
+
+def _check_items(items: Items) -> None:
+    if items.dtype.name not in ("uint8", "int16", "float32") or not items.dtype.isnative:
+        raise ValueError(
+            f"items are {items.dtype}: they must be uint8 (pictures), int16 (clips) or float32 (passed on as "
+            "they are), such as by items.astype(np.float32)"
+        )
+    if items.ndim < 2:
+        raise ValueError(
+            f"items are {list(items.shape)}: there must be dimensions after the first, such as [I, 1]"
+        )
 
 
 def _check_sources(sources: IntArray, items: int, names: tuple[str, ...]) -> None:

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from quickstudy.core.learner import Learner
-from quickstudy.data.datasets.folders import folder_pool
+from quickstudy.data.datasets.layouts import dataset_of, folder_pool
 from quickstudy.data.formats.images import ImageFormat
 from quickstudy.data.setting import Setting
 from quickstudy.data.splits import FRACTIONS
@@ -26,18 +26,22 @@ def prototypical_images(
     queries: int = 5,
     split: str | Path | Sequence[float] = FRACTIONS,
     skip_corrupt: bool = False,
+    within: bool = False,
 ) -> Recipe:
     """Prototypical networks on a folder of class folders, with a class-disjoint split.
 
     Args:
-        images: Folder, zip or tar that holds a folder of pictures for each class.
+        images: Folder, zip or tar that holds a folder of pictures for each class; or folder with train/, val/
+            and test/ of such, with train.csv, val.csv and test.csv, or with several data sets.
         size: Pixels of height and width that pictures are resized to.
         grey: Whether pictures are read without color.
         ways: Classes of a task, in training and test.
         shots: Support pictures of each class.
         queries: Query pictures of each class.
-        split: Fractions of the classes for training, validation and test, or a JSON file of their names.
+        split: Fractions of the classes for training, validation and test, or a JSON file of their names;
+            by default that of the folders or lists, where they have one.
         skip_corrupt: Whether pictures that can't be read are left out, instead of an error.
+        within: Whether all classes of a training task are of one of several data sets, DIR/DATASET/CLASS.
     """
     form = ImageFormat(size, 1 if grey else 3)
 
@@ -45,7 +49,7 @@ def prototypical_images(
         return Prototypical(Conv4(in_channels=form.channels, channels=64))
 
     data = folder_pool(images, form, split, skip_corrupt)
-    return _images(data, form, learner, Setting(ways, shots, queries))
+    return _images(data, form, learner, Setting(ways, shots, queries), within)
 
 
 def maml_images(
@@ -57,18 +61,22 @@ def maml_images(
     queries: int = 5,
     split: str | Path | Sequence[float] = FRACTIONS,
     skip_corrupt: bool = False,
+    within: bool = False,
 ) -> Recipe:
     """MAML on a folder of class folders, with a class-disjoint split.
 
     Args:
-        images: Folder, zip or tar that holds a folder of pictures for each class.
+        images: Folder, zip or tar that holds a folder of pictures for each class; or folder with train/, val/
+            and test/ of such, with train.csv, val.csv and test.csv, or with several data sets.
         size: Pixels of height and width that pictures are resized to.
         grey: Whether pictures are read without color.
         ways: Classes of a task, in training and test.
         shots: Support pictures of each class.
         queries: Query pictures of each class.
-        split: Fractions of the classes for training, validation and test, or a JSON file of their names.
+        split: Fractions of the classes for training, validation and test, or a JSON file of their names;
+            by default that of the folders or lists, where they have one.
         skip_corrupt: Whether pictures that can't be read are left out, instead of an error.
+        within: Whether all classes of a training task are of one of several data sets, DIR/DATASET/CLASS.
     """
     form = ImageFormat(size, 1 if grey else 3)
 
@@ -79,10 +87,12 @@ def maml_images(
         )
 
     data = folder_pool(images, form, split, skip_corrupt)
-    return _images(data, form, learner, Setting(ways, shots, queries))
+    return _images(data, form, learner, Setting(ways, shots, queries), within)
 
 
-def _images(pool: MakePool, form: ImageFormat, learner: Callable[[], Learner], setting: Setting) -> Recipe:
+def _images(
+    pool: MakePool, form: ImageFormat, learner: Callable[[], Learner], setting: Setting, within: bool
+) -> Recipe:
     return Recipe(
         summary="your own folders of pictures, --set images=DIR",
         paper="your data",
@@ -97,4 +107,5 @@ def _images(pool: MakePool, form: ImageFormat, learner: Callable[[], Learner], s
         validation=setting,
         every=100,
         tests=(setting,),
+        group=dataset_of if within else None,
     )

@@ -21,7 +21,7 @@ from quickstudy.core.learner import Learner
 from quickstudy.data.augment.audio import Noise, Shift, Speed
 from quickstudy.data.augment.images import FACE_AUGMENT, Augment, Compose
 from quickstudy.data.datasets.faces import lfw, orl
-from quickstudy.data.datasets.folders import folder_pool
+from quickstudy.data.datasets.layouts import folder_pool
 from quickstudy.data.datasets.speech import (
     DIGITS_8K,
     VOICES_16K,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from quickstudy.data.datasets import cifar, omniglot
+from quickstudy.data.datasets import cifar, imagenets, omniglot
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,30 @@ SOURCES = (
         _cifar_where,
         100,
         60_000,
+    ),
+    DataSource(
+        "mini_imagenet",
+        "photographs of 100 things; Ravi and Larochelle's split",
+        imagenets.LICENCE,
+        _here(imagenets.MINI),
+        100,
+        60_000,
+    ),
+    DataSource(
+        "tiered_imagenet",
+        "photographs of 608 things; splits by superclass",
+        imagenets.LICENCE,
+        _here(imagenets.TIERED),
+        608,
+        779_165,
+    ),
+    DataSource(
+        "cub",
+        "photographs of 200 birds; Chen's split",
+        imagenets.CUB_LICENCE,
+        _here(imagenets.CUB),
+        200,
+        11_788,
     ),
     DataSource(
         "orl",

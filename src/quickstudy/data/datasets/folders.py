@@ -179,36 +179,6 @@ def pool_of_files(
     return replace(pool, original_size=typical_size(paths, item_format))
 
 
-def folder_pool(
-    root: str | Path,
-    item_format: ItemFormat,
-    split: Split = FRACTIONS,
-    skip_corrupt: bool = False,
-    pattern: str | None = None,
-) -> Callable[..., ClassPool]:
-    """Make a recipe's `pool` function of `class_folders`; it ignores the data root that it is given.
-
-    Args:
-        root: Folder with one folder of files per class, or laid out as `pattern` says; or an archive of it.
-        item_format: Format that each item is converted to.
-        split: Fractions of the classes for training, validation and test, class names by split, or a JSON
-            file of these.
-        skip_corrupt: Whether to skip items that can't be read, with a warning, instead of raising an error.
-        pattern: Pattern of the paths below `root`, such as "{class}/{source}_{take}"; None for class folders.
-
-    Returns:
-        Function of the keyword arguments `root` (ignored) and `progress` that loads the pool.
-    """
-    folder = root
-
-    def pool(*, root: object = None, progress: ProgressCallback | None = None) -> ClassPool:
-        return class_folders(
-            folder, item_format, split, skip_corrupt=skip_corrupt, progress=progress, pattern=pattern
-        )
-
-    return pool
-
-
 def find_files(root: Path, item_format: ItemFormat) -> dict[str, list[File]]:
     """List the items of each class folder by their file name extensions, both sorted by name.
 

@@ -1,6 +1,7 @@
 """`ClassPool.from_dataset`: data sets of torch, torchvision and Hugging Face, or stand-ins."""
 
 import io
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,7 @@ def test_parts_and_joins_of_data_sets_keep_labels_and_names() -> None:
     assert pool.name == "like"
     joined: Any = ConcatDataset([ds, ds])
     assert ClassPool.from_dataset(joined).counts.tolist() == [6, 4, 4]
+    assert ClassPool.from_dataset(joined).name == "like"
     assert ClassPool.from_dataset(ConcatDataset[Any]([ds, Own(PICTURES)])).classes == ("0", "1", "2")
 
 
@@ -431,6 +433,15 @@ def test_the_library_itself() -> None:
     assert ClassPool.from_dataset(halves).split("test").classes == ("cow",)
     with pytest.raises(TypeError, match="gives no item by its number"):
         ClassPool.from_dataset(ds.to_iterable_dataset())
+
+
+def test_the_page_of_the_documentation_runs() -> None:
+    page = Path(__file__).parents[2] / "docs" / "own-data.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    assert len(blocks) == 4
+    seen: dict[str, Any] = {}
+    exec("\n".join(blocks), seen)
+    assert seen["pool"].split("test").classes
 
 
 def test_a_tensor_is_given_back_as_it_is() -> None:

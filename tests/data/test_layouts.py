@@ -248,6 +248,7 @@ def test_recipes_take_them(tmp_path: Path) -> None:
     recipe = prototypical_images(tmp_path / "all", size=8, within=True)
     assert recipe.group is dataset_of
     assert len(recipe.pool()) == 10
+    assert {dataset_of(c) for c in recipe.pool().split("validation").classes} == {"birds", "planes"}
     by_split(tmp_path / "mine")
     check(prototypical_images(tmp_path / "mine", size=8).pool())
     assert prototypical_images(tmp_path / "mine").group is None

@@ -165,7 +165,8 @@ def _side_by_side(
     files: dict[str, list[File]] = {}
     own: dict[str, list[str]] = {}
     for part in parts:
-        short = _without_ending(part.name)
+        if (short := _without_ending(part.name)) in own:
+            raise ValueError(f"{part.parent} holds two data sets named {short}: rename or remove one")
         found = {f"{short}/{c}": of for c, of in find_files(part, item_format).items()}
         files |= found
         own[short] = list(found)

@@ -1,6 +1,7 @@
 """`ClassPool.from_dataset`: data sets of torch, torchvision and Hugging Face, or stand-ins."""
 
 import io
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,7 @@ def test_parts_and_joins_of_data_sets_keep_labels_and_names() -> None:
     assert pool.name == "like"
     joined: Any = ConcatDataset([ds, ds])
     assert ClassPool.from_dataset(joined).counts.tolist() == [6, 4, 4]
+    assert ClassPool.from_dataset(joined).name == "like"
     assert ClassPool.from_dataset(ConcatDataset[Any]([ds, Own(PICTURES)])).classes == ("0", "1", "2")
 
 
@@ -221,6 +223,8 @@ def test_several_data_sets_become_splits() -> None:
     pool = ClassPool.from_dataset(named, name="mine")
     assert pool.split("test").classes == ("cow",)
     assert pool.name == "mine"
+    half = {"train": table([0, 1] * 3 + [0]), "test": Own(PICTURES, ["emu"] * 7)}  # one tells labels before
+    assert ClassPool.from_dataset(half).split("train").classes == ("cat", "dog")
     with pytest.raises(ValueError, match="class 'cat' is in both splits 'test' and 'train'"):
         ClassPool.from_dataset({"train": Like(PICTURES), "test": Like(PICTURES)})
     with pytest.raises(ValueError, match="leave out split, or join"):
@@ -258,6 +262,9 @@ def test_files_floats_and_first_items_that_cannot_be_read(tmp_path: Path) -> Non
         ClassPool.from_dataset(Own([tmp_path / "a.png"] * 7), size=8)
     x = torch.ones(7, 3)
     x[4, 1] = float("nan")
+    far = [np.ones(3), np.full(3, 1e300)]
+    with pytest.raises(OSError, match=r"item 1 .* can't be read \(it holds numbers that aren't finite\)"):
+        ClassPool.from_dataset(Own(far, [0, 1]))
     with pytest.raises(OSError, match=r"item 4 .* can't be read \(it holds numbers that aren't finite\)"):
         ClassPool.from_dataset(TensorDataset(x, torch.tensor(LABELS)))
     with pytest.warns(UserWarning, match="1 of 7 items can't be read: item 0"):
@@ -309,6 +316,8 @@ WRONG: list[tuple[Any, dict[str, Any], str]] = [
         r"item 1 .* is float32 \[4\] and the first",
     ),
     (Own([BYTES[0], BYTES[1, :5], *BYTES[2:]]), {}, r"item 1 .* make all items alike, or give size="),
+    (Own([torch.ones(3), torch.ones(3, dtype=torch.int64)]), {}, "item 1 .* is int64: give pictures"),
+    (Own([torch.rand(3, 9, 9), *PICTURES[1:]]), {}, r"item 1 .* is \[3, 8, 8\] and the first \[3, 9, 9\]"),
     (Own([torch.zeros(3, dtype=torch.int64)] * 7), {}, "item 0 .* is int64: give pictures"),
     (
         Own([torch.zeros(9, 9, 9, dtype=torch.uint8)] * 7),
@@ -431,6 +440,15 @@ def test_the_library_itself() -> None:
     assert ClassPool.from_dataset(halves).split("test").classes == ("cow",)
     with pytest.raises(TypeError, match="gives no item by its number"):
         ClassPool.from_dataset(ds.to_iterable_dataset())
+
+
+def test_the_page_of_the_documentation_runs() -> None:
+    page = Path(__file__).parents[2] / "docs" / "own-data.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    assert len(blocks) == 4
+    seen: dict[str, Any] = {}
+    exec("\n".join(blocks), seen)
+    assert seen["pool"].split("test").classes
 
 
 def test_a_tensor_is_given_back_as_it_is() -> None:

@@ -237,6 +237,10 @@ def test_data_sets_or_classes_as_splits(tmp_path: Path) -> None:
         FileNotFoundError, match="is no folder: name one that holds a folder for each data set"
     ):
         side_by_side(tmp_path / "none", FORM)
+    (tmp_path / "all" / "fungi").mkdir()
+    picture(tmp_path / "all" / "fungi" / "c0" / "0.png", 0)
+    with pytest.raises(ValueError, match="holds two data sets named fungi: rename or remove one"):
+        side_by_side(tmp_path / "all", FORM)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"holds no data sets: expected empty/DATASET/CLASS"):
         side_by_side(tmp_path / "empty", FORM)
@@ -248,6 +252,7 @@ def test_recipes_take_them(tmp_path: Path) -> None:
     recipe = prototypical_images(tmp_path / "all", size=8, within=True)
     assert recipe.group is dataset_of
     assert len(recipe.pool()) == 10
+    assert {dataset_of(c) for c in recipe.pool().split("validation").classes} == {"birds", "planes"}
     by_split(tmp_path / "mine")
     check(prototypical_images(tmp_path / "mine", size=8).pool())
     assert prototypical_images(tmp_path / "mine").group is None

@@ -11,6 +11,7 @@ from quickstudy.core.checkpoint import Manifest
 from quickstudy.core.learner import Learner
 from quickstudy.core.progress import ProgressCallback
 from quickstudy.data.datasets.cifar import cifar_fs, fc100
+from quickstudy.data.datasets.imagenets import cub, mini_imagenet, tiered_imagenet
 from quickstudy.data.datasets.omniglot import omniglot
 from quickstudy.data.formats.items import item_format
 from quickstudy.data.pool import ClassPool
@@ -23,6 +24,9 @@ LOADERS: dict[str, MakePool] = {
     "omniglot-random": partial(omniglot, split="random"),
     "cifar-fs": cifar_fs,
     "fc100": fc100,
+    "mini-imagenet": mini_imagenet,
+    "tiered-imagenet": tiered_imagenet,
+    "cub": cub,
 }
 """Data sets that are made again by the name of the pool that was trained on."""
 

@@ -79,10 +79,10 @@ def pool_of_dataset(
         several = cast(Mapping[str, Any], dataset)
         if split is not None:
             raise ValueError("split and data sets by split: leave out split, or join the data sets")
-        of_split = (
-            cast(Mapping[str, Any], label) if isinstance(label, Mapping) else dict.fromkeys(several, label)
+        of_split = cast(
+            Mapping[str, Any], label if isinstance(label, Mapping) else dict.fromkeys(several, label)
         )
-        parts = [part_of(ds, image, of_split[s], f"{s}") for s, ds in several.items()]
+        parts = [part_of(ds, image, of_split.get(s), str(s)) for s, ds in several.items()]
         split = [
             str(MEANT.get(s, s)) for s, part in zip(several, parts, strict=True) for _ in range(part.size)
         ]
@@ -177,6 +177,8 @@ class _Reader:
         for part, own in zip(parts, found, strict=True):
             for within in range(part.size):
                 i += 1
+                if progress and i % EVERY == 0:
+                    progress(i, total)
                 try:
                     raw, label = part.get(within)
                     value = self._item(raw)
@@ -194,15 +196,20 @@ class _Reader:
                     continue
                 if items is None:
                     items = allocate((total, *value.shape), self.dtype, lazy)
+                if value.shape != items.shape[1:]:
+                    raise ValueError(
+                        f"item {within} of {part.name} is {list(value.shape)} and the first "
+                        f"{list(items.shape[1:])}: make all items alike"
+                    )
                 items[place[i]] = value
-                own.append(label)
                 if part.labels is not None and label is not None:
                     _check_label(label, part.labels[within], f"item {within} of {part.name}")
+                own.append(part.labels[within] if label is None and part.labels is not None else label)
                 if (since := since + value.nbytes) > CHUNK:
                     give_back(items)
                     since = 0
-                if progress and (i % EVERY == 0 or i == total - 1):
-                    progress(i + 1, total)
+        if progress:
+            progress(total, total)
         if bad:
             _say_skipped(bad, total)
         if items is None:
@@ -226,24 +233,21 @@ class _Reader:
         if self.wanted or is_file or isinstance(raw, Image.Image):
             return self._picture(raw, is_file)
         x = array_of(raw, "it")
-        if self.first is None:
-            with _otherwise():
-                self.dtype = kept_dtype(x, "it")
         with _otherwise():
+            dtype = kept_dtype(x, "it")
             x = as_item(x, self.channels, "it")
         if x.ndim == 0:
             x = x[None]
-        return self._alike(x)
-
-    def _alike(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
         if self.first is None:
-            self.first = x
-        if x.shape != self.first.shape or kept_dtype(x, "it") is not self.dtype:
+            self.first, self.dtype = x, dtype
+        if x.shape != self.first.shape or dtype is not self.dtype:
             raise _OtherwiseError(
                 f"is {x.dtype} {list(x.shape)} and the first {self.first.dtype} {list(self.first.shape)}: "
                 "make all items alike" + (", or give size= for pictures" if x.dtype == np.uint8 else "")
             )
-        if x.dtype.kind == "f" and not np.isfinite(x := x.astype(np.float32)).all():
+        with np.errstate(over="ignore"):  # said in a moment
+            x = x.astype(dtype, copy=False)
+        if dtype is np.float32 and not np.isfinite(x).all():
             raise ValueError("it holds numbers that aren't finite")
         return x
 

@@ -196,7 +196,7 @@ def name_of(ds: Any) -> str:
     Args:
         ds: Data set.
     """
-    while isinstance(ds, Subset):
-        ds = ds.dataset  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    while isinstance(ds, Subset | ConcatDataset):
+        ds = ds.dataset if isinstance(ds, Subset) else ds.datasets[0]  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     stated: Any = getattr(getattr(ds, "info", None), "dataset_name", None)
     return str(stated or type(ds).__name__.lower())

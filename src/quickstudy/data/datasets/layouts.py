@@ -150,21 +150,36 @@ def side_by_side(
     ]
     if not parts:
         raise ValueError(f"{folder} holds no data sets: expected {folder.name}/DATASET/CLASS/*.jpg")
+    files, own = _side_by_side(parts, item_format)
+    if isinstance(split, Mapping):
+        chosen = {s: [c for name in names for c in own.get(name, [name])] for s, names in split.items()}
+    else:
+        chosen = _divided(own, split, seed)
+    return pool_of_layout(folder, Layout(files, {}), item_format, chosen, seed, skip_corrupt, progress)
+
+
+def _side_by_side(
+    parts: Sequence[Path], item_format: ItemFormat
+) -> tuple[dict[str, list[File]], dict[str, list[str]]]:
+    """Files of the classes of several data sets, and the classes of each of these."""
     files: dict[str, list[File]] = {}
-    by_fractions: dict[str, list[str]] = {}
     own: dict[str, list[str]] = {}
     for part in parts:
-        short = _without_ending(part.name)
+        if (short := _without_ending(part.name)) in own:
+            raise ValueError(f"{part.parent} holds two data sets named {short}: rename or remove one")
         found = {f"{short}/{c}": of for c, of in find_files(part, item_format).items()}
         files |= found
         own[short] = list(found)
-        if not isinstance(split, Mapping):
-            for s, of in random_split(len(found), split, seed).items():
-                by_fractions.setdefault(s, []).extend(own[short][i] for i in of)
-    chosen = by_fractions
-    if isinstance(split, Mapping):
-        chosen = {s: [c for name in names for c in own.get(name, [name])] for s, names in split.items()}
-    return pool_of_layout(folder, Layout(files, {}), item_format, chosen, seed, skip_corrupt, progress)
+    return files, own
+
+
+def _divided(own: Mapping[str, Sequence[str]], fractions: Sequence[float], seed: int) -> dict[str, list[str]]:
+    """Classes of each split, in the same proportions of each data set."""
+    divided: dict[str, list[str]] = {}
+    for classes in own.values():
+        for s, of in random_split(len(classes), fractions, seed).items():
+            divided.setdefault(s, []).extend(classes[i] for i in of)
+    return divided
 
 
 def dataset_of(name: str) -> str:
@@ -203,8 +218,9 @@ def find_layout(root: Path, item_format: ItemFormat, lists: bool = False) -> Lay
         return Layout(_united(root, each), {s: list(of) for s, of in each.items()})
     inside = _folders(root)
     if len(inside) > 1 and not _items(root, item_format) and all(_nested(p, item_format) for p in inside):
-        united = {f"{p.name}/{c}": of for p in inside for c, of in find_files(p, item_format).items()}
-        return Layout(united, {})
+        files, own = _side_by_side(inside, item_format)
+        enough = min(map(len, own.values())) >= len(SPLITS)
+        return Layout(files, _divided(own, FRACTIONS, 0) if enough else {})
     return None
 
 

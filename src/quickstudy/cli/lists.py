@@ -58,8 +58,11 @@ def models(as_json: AsJson = False) -> None:
     from quickstudy.core import checkpoint
     from quickstudy.core.consoles import console, print_json
     from quickstudy.core.scores import percent
+    from quickstudy.encoders.photos import MISSING, photos_installed
+    from quickstudy.encoders.pretrained import FORMS, PHOTOS
     from quickstudy.optimizer.weights import shipped_rules
     from quickstudy.recipes import weights
+    from quickstudy.recipes.pretrained import TRAINED_ON, WHAT
 
     if as_json:
         kinds = {"model": weights.models(), "update rule": shipped_rules()}
@@ -70,23 +73,33 @@ def models(as_json: AsJson = False) -> None:
             [
                 {kind: name, "figures": manifest["figures"], "training": manifest.get("training")}
                 | {"notice": weights.notice(manifest)}
+                | ({"for": weights.purpose(manifest)} if kind == "model" else {})
                 for kind, name, manifest in stated
             ]
+            + [{"model": PHOTOS, "figures": [], "training": None, "notice": TRAINED_ON, "for": WHAT}]
         )
         return
     rows = table(
         "model", "min", "setting", "batch norm", "accuracy %", wraps=("model", "setting", "batch norm")
     )
     notices: dict[str, list[str]] = {}
+    purposes: dict[str, list[str]] = {}
     for name, path in weights.models().items():
         manifest = checkpoint.load(path)[1]
+        purposes.setdefault(weights.purpose(manifest), []).append(name)
         if text := weights.notice(manifest):
             notices.setdefault(text, []).append(name)
         for i, f in enumerate(manifest["figures"]):
             minutes = f"{manifest['training']['minutes']:.0f}"
             figure = (f["setting"], f["mode"], percent(f["accuracy"], f["ci95"]))
             rows.add_row(*(("", "") if i else (name, minutes)), *figure)
+    rows.add_row(PHOTOS, "–", TRAINED_ON, "–", "–")
     console.print(rows)
+    for text, names in purposes.items():
+        console.print(f"{', '.join(names)}: {text}", highlight=False)
+    brought = "" if photos_installed() else f"; {MISSING}"
+    console.print(f"{PHOTOS}: {WHAT}{brought}", highlight=False, soft_wrap=True)
+    console.print(f"other networks by name: {FORMS}", highlight=False, soft_wrap=True)
     for text, names in notices.items():
         console.print(f"{', '.join(names)}: {text}", highlight=False)
     rules = table("update rule", "race", "× Adam", "× best", wraps=("update rule", "race"))

@@ -62,8 +62,7 @@ test-fast: setup
 
 test-all: setup torchvision lint types
 	@$(BIN)/python -m pytest -q -n 2
-	@.venv-torchvision/bin/python -m pytest -q tests/encoders/test_pretrained.py tests/data/test_augment.py \
-		-m torchvision
+	@.venv-torchvision/bin/python -m pytest -q tests/encoders/test_pretrained.py tests/data/test_augment.py
 
 coverage: setup
 	@env -u QUICKSTUDY_DATA $(BIN)/python -m pytest -q -n 2 -m "$(QUICK)" --cov --cov-report=term-missing:skip-covered

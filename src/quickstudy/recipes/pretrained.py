@@ -16,15 +16,16 @@ PHOTOGRAPHS = Card(
     classes=80,
     size=None,
     statistics={
-        "brightness": (0.15, 0.47, 0.89),
-        "contrast": (0.064, 0.19, 0.36),
-        "shades": (0.26, 0.95, 1.0),
-        "color": (0.0, 0.13, 0.63),
+        "brightness": (0.3, 0.47, 0.71),
+        "contrast": (0.115, 0.19, 0.3),
+        "shades": (0.55, 0.95, 1.0),
+        "color": (-0.3, 0.13, 0.53),
     },
 )
-"""What photographs look like: the training and validation classes of CIFAR-FS, enlarged. Ink on paper and
-empty pictures are outside, grey photographs are not. Sharpness is left out, as these are small ones."""
-WHAT = "photographs of anything, as they are"
+"""What photographs look like: pictures of the training and validation classes of CIFAR-FS, enlarged. The ends
+are half way from the middle to the outermost of them, where so the limit lies, for these are pictures of
+anything: ink on paper and empty pictures are outside, grey photographs are not. Sharpness is left out, as
+they are small.""" WHAT = "photographs of anything, as they are"
 """What `photos` is for."""
 TRAINED_ON = "pretrained on ImageNet"
 """What is to be said of its figures: they never stand beside those of models trained from scratch."""

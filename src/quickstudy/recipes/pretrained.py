@@ -25,7 +25,8 @@ PHOTOGRAPHS = Card(
 """What photographs look like: pictures of the training and validation classes of CIFAR-FS, enlarged. The ends
 are half way from the middle to the outermost of them, where so the limit lies, for these are pictures of
 anything: ink on paper and empty pictures are outside, grey photographs are not. Sharpness is left out, as
-they are small.""" WHAT = "photographs of anything, as they are"
+they are small."""
+WHAT = "photographs of anything, as they are"
 """What `photos` is for."""
 TRAINED_ON = "pretrained on ImageNet"
 """What is to be said of its figures: they never stand beside those of models trained from scratch."""

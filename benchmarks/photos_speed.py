@@ -1,8 +1,8 @@
-"""How long `predict` takes for a thousand photographs of 640 × 480, and how much of that is the network's own.
+"""How long `predict` takes for a thousand photographs of 640 × 480, and the network's share of that.
 
-The pictures are parts of scikit-learn's two photographs, as JPEG files in a folder of their own; twelve classes
-with five labelled ones each. Measured is the whole of `predict_folders` with `photos`, in a process that has
-imported everything before, and within it the time inside of the network. It takes as many cores as torch does.
+The pictures are parts of scikit-learn's two photographs, as JPEG files; twelve classes with five labelled
+ones each. Measured is the whole of `predict_folders` with `photos`, in a process that has imported everything
+before, and within it the time inside of the network. It takes as many cores as torch does.
 """
 
 import argparse

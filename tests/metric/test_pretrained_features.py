@@ -31,7 +31,7 @@ def test_the_sharpness_is_that_of_the_equations() -> None:
     found = (scores / nearest_prototype(z, y, 3, queries)[0]).unique()
     means = [z[0, y[0] == k].mean(0) for k in range(3)]
     counts = [1, 2, 4]
-    best, best_value = 0.0, -math.inf
+    weights: dict[float, float] = {}
     for step in range(-24, 25):
         factor = 2 ** (step / 8)
         tau = factor * USUAL_SHARPNESS * (7 / 3) / (7 / 3 + 2)
@@ -42,9 +42,9 @@ def test_the_sharpness_is_that_of_the_equations() -> None:
                 d = [float((item - m).square().sum()) for m in means]
                 d[k] *= (n + 1) / (n - 1)
                 value += -tau * d[k] - math.log(sum(math.exp(-tau * other) for other in d))
-        if value > best_value:
-            best, best_value = tau, value
-    torch.testing.assert_close(found, torch.full_like(found, best))
+        weights[math.log(tau)] = math.exp(value)
+    mean = sum(log * weight for log, weight in weights.items()) / sum(weights.values())
+    torch.testing.assert_close(found, torch.full_like(found, math.exp(mean)))
 
 
 def test_an_own_distance_is_enlarged_to_what_that_of_a_fresh_item_is() -> None:

@@ -63,11 +63,11 @@ def calibrated_prototype(
     {\sum_{k'} \exp(-\tau \lVert q - c_{k'} \rVert^2)}$$
 
     Distances of unit vectors are small, so that τ = 1 would be sure of nothing. The sharpness τ of a task is
-    that under which its support is likeliest, each item taken as a fresh one: its squared distance to the
-    mean of its own class, of n items, is enlarged by (n + 1) / (n − 1), as much as a fresh item's is larger.
-    A few items can't tell it well, so it is drawn towards the usual one, by a normal prior of log₂ τ with
-    deviation 0.45 around $\log_2(\tau_0\,n / (n + 2))$: means of few items are less to be relied on. The most
-    likely class is that of `nearest_prototype`.
+    told by its support, each item taken as a fresh one: its squared distance to the mean of its own class, of
+    n items, is enlarged by (n + 1) / (n − 1), as much as a fresh item's is larger. A few items can't tell it
+    well, so it is drawn towards the usual one, by a normal prior of log₂ τ with deviation 0.45 around
+    $\log_2(\tau_0\,n / (n + 2))$: means of few items are less to be relied on. log₂ τ is the mean of its
+    posterior. The most likely class is that of `nearest_prototype`.
 
     Args:
         shots: [T, S, D] features of the support, of unit length.
@@ -94,7 +94,7 @@ def calibrated_prototype(
 
 
 def _sharpness(distances: Tensor, y: Tensor, ways: int, usual: float) -> Tensor:
-    """The likeliest sharpness of each task, [T], by the squared distances [T, S, N] of its support."""
+    """The sharpness of each task, [T], by the squared distances [T, S, N] of its support."""
     own = F.one_hot(y, ways).bool()
     n = own.sum(1).gather(1, y)  # [T, S] items of the class of each
     fresh = torch.where(own, distances * ((n + 1) / (n - 1).clamp_min(1))[:, :, None], distances)
@@ -104,7 +104,8 @@ def _sharpness(distances: Tensor, y: Tensor, ways: int, usual: float) -> Tensor:
     chances = (-tried[:, None, None, None] * fresh).log_softmax(-1)  # [τ, T, S, N]
     likelihood = ((chances * own).sum(-1) * (n > 1)).sum(2)  # a single item is no fresh one
     prior = -0.5 * (factors.log2() / SPREAD).square()
-    return tried[(likelihood + prior[:, None]).argmax(0)]
+    posterior = (likelihood + prior[:, None]).softmax(0)
+    return (tried.log()[:, None] * posterior).sum(0).exp()
 
 
 @torch.no_grad()

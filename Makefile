@@ -12,6 +12,7 @@
 # make build          build the wheel and the sdist into dist/, and try the wheel in an environment of its own
 # make release-check  everything that must hold before a release
 # make setup          make the virtual environment in .venv
+# make torchvision    make the second virtual environment, in .venv-torchvision (several GB), for timm and torchvision
 # make clean          remove what these make
 # make help           show this
 
@@ -22,7 +23,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 TORCH = "$$(grep '^torch==' constraints.txt)"
 QUICK := not slow and not data and not browser and not torchvision
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-all coverage lint types format docs docs-setup docs-serve tables build \
+.PHONY: torchvision help setup demo test test-fast test-all coverage lint types format docs docs-setup docs-serve tables build \
 	release-check clean
 
 help:
@@ -35,7 +36,19 @@ setup: .venv/.installed
 	@echo "Setting up .venv (once; a few minutes, mostly the download of torch)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python $(PIP_INSTALL) $(TORCH)
-	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[dev]'
+	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt -e '.[dev,photos]'
+	@touch $@
+
+torchvision: .venv-torchvision/.installed
+
+# torchvision loads beside the build of torch that it was made with, not beside the one of constraints.txt
+.venv-torchvision/.installed: pyproject.toml constraints.txt
+	@echo "Setting up .venv-torchvision (once; many minutes, several GB)"
+	@test -x .venv-torchvision/bin/python || $(PYTHON) -m venv .venv-torchvision
+	@grep -v '^torch==' constraints.txt > .venv-torchvision/constraints.txt
+	@.venv-torchvision/bin/python $(PIP_INSTALL) torch==2.14.1 torchvision==0.29.1
+	@.venv-torchvision/bin/python $(PIP_INSTALL) -c .venv-torchvision/constraints.txt \
+		-e '.[photos,timm,torchvision,hf,onnx]' onnx pytest pytest-xdist hypothesis
 	@touch $@
 
 demo: setup
@@ -47,8 +60,9 @@ test: setup lint types
 test-fast: setup
 	@env -u QUICKSTUDY_DATA OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "$(QUICK) and not medium" --hypothesis-profile=fast tests
 
-test-all: setup lint types
+test-all: setup torchvision lint types
 	@$(BIN)/python -m pytest -q -n 2
+	@.venv-torchvision/bin/python -m pytest -q tests/encoders/test_pretrained.py tests/data/test_augment.py
 
 coverage: setup
 	@env -u QUICKSTUDY_DATA $(BIN)/python -m pytest -q -n 2 -m "$(QUICK)" --cov --cov-report=term-missing:skip-covered
@@ -96,4 +110,4 @@ release-check: setup
 	@$(MAKE) test-all docs build
 
 clean:
-	rm -rf .venv site dist .coverage
+	rm -rf .venv .venv-torchvision site dist .coverage

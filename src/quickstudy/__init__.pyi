@@ -19,6 +19,7 @@ from .data.setting import Setting as Setting
 from .encoders.classifier import MLP as MLP
 from .encoders.classifier import Classifier as Classifier
 from .encoders.conv4 import Conv4 as Conv4
+from .encoders.pretrained import pretrained as pretrained
 from .initialization.anil import ANIL as ANIL
 from .initialization.maml import MAML as MAML
 from .initialization.maml import fomaml as fomaml
@@ -29,6 +30,7 @@ from .metric.gaussian import GaussianPrototypical as GaussianPrototypical
 from .metric.matching import Matching as Matching
 from .metric.pairs import draw_pairs as draw_pairs
 from .metric.plain import PlainClassifier as PlainClassifier
+from .metric.pretrained_features import PretrainedFeatures as PretrainedFeatures
 from .metric.prototypical import Prototypical as Prototypical
 from .metric.relation import Relation as Relation
 from .metric.semi_supervised import SemiPrototypical as SemiPrototypical

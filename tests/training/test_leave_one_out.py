@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from quickstudy.core.episode import Support
 from quickstudy.core.learner import Learner
+from quickstudy.data.formats.images import ImageFormat
 from quickstudy.encoders.classifier import MLP
 from quickstudy.initialization.maml import MAML
 from quickstudy.metric.prototypical import Prototypical
@@ -175,3 +176,20 @@ def test_too_few_for_an_answer() -> None:
     )
     with pytest.raises(ValueError, match=r"reject is 5: it is a share"):
         reject_below(scores, y, 5)
+
+
+def test_a_loaded_learner_embeds_each_item_once_and_one_fold_again() -> None:
+    """Whose items have a format, which embeddings don't have."""
+
+    class Counting(nn.Flatten):
+        items = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            Counting.items += len(x)
+            return super().forward(x)
+
+    learner = Prototypical(Counting()).eval()
+    learner.item_format = ImageFormat(8)
+    support = Support(torch.rand(1, 12, 1, 8, 8), torch.arange(12)[None] % 3, 3)
+    leave_one_out(learner, support)
+    assert Counting.items == 2 * 12

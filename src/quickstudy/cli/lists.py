@@ -58,8 +58,11 @@ def models(as_json: AsJson = False) -> None:
     from quickstudy.core import checkpoint
     from quickstudy.core.consoles import console, print_json
     from quickstudy.core.scores import percent
+    from quickstudy.encoders.photos import MISSING, photos_installed
+    from quickstudy.encoders.pretrained import FORMS, PHOTOS
     from quickstudy.optimizer.weights import shipped_rules
     from quickstudy.recipes import weights
+    from quickstudy.recipes.pretrained import TRAINED_ON, WHAT
 
     if as_json:
         kinds = {"model": weights.models(), "update rule": shipped_rules()}
@@ -69,10 +72,11 @@ def models(as_json: AsJson = False) -> None:
         print_json(
             [
                 {kind: name, "figures": manifest["figures"], "training": manifest.get("training")}
-                | ({"for": _kind(manifest), "takes": _takes(manifest)} if kind == "model" else {})
                 | {"notice": weights.notice(manifest)}
+                | ({"for": weights.purpose(manifest)} if kind == "model" else {})
                 for kind, name, manifest in stated
             ]
+            + [{"model": PHOTOS, "figures": [], "training": None, "notice": TRAINED_ON, "for": WHAT}]
         )
         return
     rows = table("model", "setting", "batch norm", "accuracy %", wraps=("model",))
@@ -83,9 +87,13 @@ def models(as_json: AsJson = False) -> None:
             notices.setdefault(text, []).append(name)
         figures = [(f["setting"], f["mode"], percent(f["accuracy"], f["ci95"])) for f in manifest["figures"]]
         minutes = f"{manifest['training']['minutes']:.0f} min of training"
-        what = f"{name}\nfor {_kind(manifest)}; takes {_takes(manifest)}; {minutes}"
+        what = f"{name}\n{weights.purpose(manifest)}; {minutes}"
         rows.add_row(what, *("\n".join(column) for column in zip(*figures, strict=True)))
+    rows.add_row(f"{PHOTOS}\n{WHAT}; {TRAINED_ON}", "–", "–", "–")
     console.print(rows)
+    if not photos_installed():
+        console.print(f"{PHOTOS}: {MISSING}", highlight=False, soft_wrap=True)
+    console.print(f"other networks by name: {FORMS}", highlight=False, soft_wrap=True)
     for text, names in notices.items():
         console.print(f"{', '.join(names)}: {text}", highlight=False)
     rules = table("update rule", "race", "× Adam", "× best", wraps=("update rule", "race"))
@@ -172,26 +180,6 @@ def _clear(name: str | None, yes: bool) -> None:
     for pool in pools:
         clear_pool(pool)
     say(f"deleted {sum(pool.size for pool in pools) / 2**20:.1f} MiB; it is decoded again when it is used")
-
-
-def _kind(manifest: "Manifest") -> str:
-    """What the items were that a model has learned on, and so what it is for."""
-    from quickstudy.data.datasets.catalogue import SOURCES
-
-    name = manifest["data"]["name"].partition(".")[0]
-    found = [s.what.partition(";")[0] for s in SOURCES if name == s.name or name.startswith(f"{s.name}-")]
-    return found[0] if found else name
-
-
-def _takes(manifest: "Manifest") -> str:
-    """What pictures or clips become before a model sees them."""
-    from quickstudy.data.formats.audio import AudioFormat
-    from quickstudy.recipes.weights import item_format_of
-
-    form = item_format_of(manifest)
-    if isinstance(form, AudioFormat):
-        return f"clips of {form.seconds:g} s at {form.rate:,} Hz"
-    return f"{'grey' if form.channels == 1 else 'color'} {form.size}×{form.size} pictures"
 
 
 def _shipped() -> "dict[str, Manifest]":

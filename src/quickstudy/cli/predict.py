@@ -8,28 +8,37 @@ import typer
 from quickstudy.cli.options import (
     AsFormat,
     AsJson,
-    Checkpoint,
     Force,
     Format,
     OwnRecipe,
     Place,
     ResultsOut,
     SkipCorrupt,
+    UsageError,
     free,
     results_to,
 )
 
+LETTERS = "prototypical-omniglot-5shot"
+"""Model that is taken where none is named, and the pictures are no photographs."""
 UNSURE = "unsure"
 """Answer where --reject gives none."""
 
 
 def predict(
     ctx: typer.Context,
-    checkpoint: Checkpoint,
     support: Annotated[
         Path, typer.Option(help="Folder, zip or tar that holds a folder of a few pictures for each class.")
     ],
     query: Annotated[Path, typer.Option(help="A picture, or a folder, zip or tar of pictures, to classify.")],
+    checkpoint: Annotated[
+        str | None,
+        typer.Argument(
+            help="A checkpoint file, a training's folder, or a name from `quickstudy models`. (default: "
+            "photos for colour pictures, where it is installed, else a model of letters)",
+            show_default=False,
+        ),
+    ] = None,
     output: AsFormat = Format.table,
     skip_corrupt: SkipCorrupt = False,
     save: Annotated[
@@ -50,6 +59,9 @@ def predict(
     ] = None,
     own_recipe: OwnRecipe = None,
     place: Place = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="The same as CHECKPOINT.", show_default=False)
+    ] = None,
     as_json: AsJson = False,
     out: ResultsOut = None,
     force: Force = False,
@@ -67,6 +79,9 @@ def predict(
     output = Format.json if as_json else output
     if save:
         free(save, force)
+    if checkpoint and model:
+        raise UsageError(f"{checkpoint} and --model {model} both name a model: leave one out")
+    checkpoint = checkpoint or model or _fitting(support)
     learner, manifest = weights.load_learner(checkpoint, recipe=own_recipe)
     form = weights.recipe_of(manifest, own_recipe).item_format if own_recipe else None
     if form is None or place:
@@ -123,5 +138,33 @@ def predict(
     for said in (predictions.outside, predictions.used):
         if said:
             messages.print(f"warning: {said}", highlight=False, soft_wrap=True)
+    if predictions.colored:
+        messages.print(_for_photographs(), highlight=False, soft_wrap=True)
     if predictions.expected and not predictions.expected.above_chance:
         messages.print(f"warning: {predictions.expected.warning}", highlight=False, soft_wrap=True)
+
+
+def _fitting(support: Path) -> str:
+    """The model for pictures of this kind, which is said."""
+    from quickstudy.core.consoles import messages
+    from quickstudy.data.datasets.folders import find_files
+    from quickstudy.data.formats.images import ImageFormat
+    from quickstudy.encoders.photos import photos_installed
+    from quickstudy.training.predict import mostly_colored
+
+    form = ImageFormat()
+    colored = mostly_colored([file for found in find_files(support, form).values() for file in found], form)
+    if colored and photos_installed():
+        messages.print("with photos, pretrained on ImageNet", highlight=False)
+        return "photos"
+    if colored:
+        messages.print(_for_photographs(), highlight=False, soft_wrap=True)
+    messages.print(f"with {LETTERS}", highlight=False)
+    return LETTERS
+
+
+def _for_photographs() -> str:
+    """How to tell photographs apart."""
+    from quickstudy.encoders.photos import MISSING, photos_installed
+
+    return "for photographs take photos: quickstudy predict photos" if photos_installed() else MISSING

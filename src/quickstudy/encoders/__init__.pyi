@@ -1,13 +1,17 @@
+from .backbone import Backbone as Backbone
+from .backbone import Preprocessing as Preprocessing
 from .classifier import MLP as MLP
 from .classifier import Classifier as Classifier
 from .conv4 import AveragedConv4 as AveragedConv4
 from .conv4 import Conv4 as Conv4
 from .moment_norm import MomentNorm as MomentNorm
+from .photos import PhotoEncoder as PhotoEncoder
 from .postprocess import WCCN as WCCN
 from .postprocess import CohortNorm as CohortNorm
 from .postprocess import ConcatFeatures as ConcatFeatures
 from .postprocess import Embedding as Embedding
 from .postprocess import EmbeddingTransform as EmbeddingTransform
+from .pretrained import pretrained as pretrained
 from .r2d2 import R2D2Encoder as R2D2Encoder
 from .resnet import ResidualBlock as ResidualBlock
 from .resnet import ResNet as ResNet
@@ -20,3 +24,6 @@ from .test_time import FlipTTA as FlipTTA
 from .test_time import RotateTTA as RotateTTA
 from .test_time import ShiftSpeedTTA as ShiftSpeedTTA
 from .test_time import TestTimeAugmentation as TestTimeAugmentation
+from .tuning import LowRank as LowRank
+from .tuning import low_rank as low_rank
+from .tuning import unfreeze as unfreeze

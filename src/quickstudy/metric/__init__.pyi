@@ -11,12 +11,14 @@ from .gaussian import one_plus_four_sigmoids as one_plus_four_sigmoids
 from .gaussian import one_plus_sigmoid as one_plus_sigmoid
 from .gaussian import one_plus_softplus as one_plus_softplus
 from .heads import Head as Head
+from .heads import calibrated_prototype as calibrated_prototype
 from .heads import logistic_regression as logistic_regression
 from .heads import nearest_prototype as nearest_prototype
 from .matching import FullContext as FullContext
 from .matching import Matching as Matching
 from .pairs import draw_pairs as draw_pairs
 from .plain import PlainClassifier as PlainClassifier
+from .pretrained_features import PretrainedFeatures as PretrainedFeatures
 from .prototypical import Prototypical as Prototypical
 from .relation import Comparison as Comparison
 from .relation import Relation as Relation

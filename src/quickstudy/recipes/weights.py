@@ -18,6 +18,7 @@ from quickstudy.data.formats.audio import AudioFormat
 from quickstudy.data.formats.images import ImageFormat
 from quickstudy.data.formats.items import item_format
 from quickstudy.recipes.catalogue import RECIPES
+from quickstudy.recipes.pretrained import is_pretrained, pretrained_learner
 from quickstudy.recipes.recipe import Recipe
 from quickstudy.recipes.sources import recipe_source
 from quickstudy.recipes.without import recipe_of_facts
@@ -28,6 +29,34 @@ _TINY_IMAGES = (
 )
 NOTICES = {"cifar-fs": _TINY_IMAGES, "fc100": _TINY_IMAGES}
 """What is to be said of models that were trained on a data set, by the name of its pool."""
+
+MADE_FOR = {
+    "omniglot": "handwritten characters",
+    "glyphs": "letters of any script, drawn or printed",
+    "cifar-fs": "small photographs",
+    "fc100": "small photographs",
+}
+"""What models that were trained on a data set are for, by the beginning of the name of its pool."""
+
+
+def purpose(manifest: checkpoint.Manifest) -> str:
+    """What a model is for, and what it takes.
+
+    Args:
+        manifest: Manifest of its checkpoint.
+    """
+    name = str((manifest.get("data") or {}).get("name", ""))
+    made_for = next(
+        (what for start, what in MADE_FOR.items() if name.startswith(start)), "items like its own"
+    )
+    if not manifest.get("items"):
+        return made_for
+    form = item_format(manifest["items"])
+    if isinstance(form, AudioFormat):
+        return f"{made_for}; takes sounds of {form.seconds:g} s at {form.rate:,} Hz"
+    kind = "grey" if form.channels == 1 else "colour"
+    ink = ", dark ink on light paper" if form.invert else ""
+    return f"{made_for}; takes pictures of any size{ink}, looks at {form.size}×{form.size} {kind} pixels"
 
 
 def notice(manifest: checkpoint.Manifest) -> str | None:
@@ -73,7 +102,8 @@ def load_learner(
 
     Args:
         name_or_path: A name that `quickstudy models` lists, a checkpoint file, or the folder of a training by
-            `quickstudy train` or `fit`.
+            `quickstudy train` or `fit`; or the name of a pretrained network, such as "photos", see
+            `pretrained`.
         recipe: The recipe that it was trained by, where that is one of your own: `FILE.py:FUNCTION` or
             `PACKAGE.MODULE:FUNCTION`.
         learner: A learner built like the trained one, which gets its weights: for a class of your own.
@@ -101,6 +131,9 @@ def _load(
     name_or_path: str | os.PathLike[str], recipe: str | None
 ) -> tuple[Learner, Learner, checkpoint.Manifest]:
     """A trained learner as it was trained and as it is used, and its manifest."""
+    if not recipe and is_pretrained(name_or_path):
+        learner, manifest = pretrained_learner(str(name_or_path))
+        return learner, learner, manifest
     path = find(name_or_path)
     weights, manifest = checkpoint.load(path)
     if manifest.get("kind") == "rule":
@@ -198,8 +231,13 @@ def find(name_or_path: str | os.PathLike[str]) -> Path:
 
     Raises:
         FileNotFoundError: If there is none.
+        ValueError: If it is the name of a pretrained network, which is no file.
     """
     shipped, path = models(), Path(name_or_path)
+    if is_pretrained(name_or_path):
+        raise ValueError(
+            f"{name_or_path} is a pretrained network and no checkpoint that could be written to or read"
+        )
     if str(name_or_path) in shipped and not path.exists():
         return shipped[str(name_or_path)]
     if path.is_dir():

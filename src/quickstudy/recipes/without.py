@@ -38,17 +38,20 @@ def recipe_of_facts(manifest: Manifest) -> Recipe:
         manifest: Manifest of a checkpoint that `fit` wrote, in Python.
 
     Raises:
-        ValueError: If its learner is not of this library; the message goes on from the checkpoint's name.
+        ValueError: When its learner is made, if that is not of this library; the message goes on from the
+            checkpoint's name.
     """
     facts, plan = manifest["fit"], manifest["fit"]["learner"]
-    if "arguments" not in plan:
-        raise ValueError(
-            f"was trained in Python and holds a {plan['class']} that is not of quickstudy alone: build one "
-            "like it and give it, load_learner(path, learner=…), or name a recipe of your own by --recipe "
-            "FILE.py:FUNCTION"
-        )
 
     def learner() -> Learner:
+        if "arguments" not in plan:
+            raise ValueError(
+                f"was trained in Python and holds a {plan['class']} that is not of quickstudy alone: build "
+                "one "
+                "like it and give it, load_learner(path, learner=…), or name a recipe of your own by "
+                "--recipe "
+                "FILE.py:FUNCTION"
+            )
         made: Learner = rebuilt(plan, _ours)
         return made
 

@@ -24,6 +24,7 @@ from quickstudy.data.formats.items import ItemFormat, Items, decode_items, float
 from quickstudy.data.formats.originals import original_of, used_of
 from quickstudy.metric.distances import embeds
 from quickstudy.recipes import weights
+from quickstudy.recipes.pretrained import is_pretrained
 from quickstudy.recognition.gallery.pooling import Energy
 from quickstudy.training.card import card_of, hints_of, how_far
 
@@ -74,7 +75,8 @@ class Embedder:
     """A trained encoder that embeds files.
 
     Args:
-        model: Name that `quickstudy models` lists, or path of a checkpoint file or of a training's folder.
+        model: Name that `quickstudy models` lists or of a pretrained network (see `pretrained`), or path of a
+            checkpoint file or of a training's folder.
         place: Which window of a recording is taken, see `AudioFormat`; by default that of the training.
 
     Raises:
@@ -85,8 +87,10 @@ class Embedder:
 
     def __init__(self, model: str | Path, place: Place | None = None) -> None:
         learner, self.manifest = weights.load_learner(model)
-        self.path = weights.find(model)
-        self.name = str(model) if str(model) in weights.models() else str(self.path.resolve())
+        named = is_pretrained(model)
+        self.path = Path(model) if named else weights.find(model)
+        of_name = named or str(model) in weights.models()
+        self.name = str(model) if of_name else str(self.path.resolve())
         self.encoder: nn.Module
         self.energy: Energy
         try:

@@ -16,6 +16,7 @@ from quickstudy.data.formats.audio import Place
 from quickstudy.data.overlap import Overlap, items_record, overlaps
 from quickstudy.data.pool import ClassPool
 from quickstudy.recipes import weights as recipes_weights
+from quickstudy.recipes.pretrained import is_pretrained
 from quickstudy.recognition.calibration import Calibration, Cost, calibrate, refuse_worse
 from quickstudy.recognition.embedder import Embedder, Vectors
 from quickstudy.recognition.gallery.pooling import Pooling
@@ -114,15 +115,24 @@ def calibrate_model(
             validation classes and no folder is given, thresholds would become worse, or as in `calibrate`.
         FileExistsError: If there is a checkpoint in the folder for the copy.
     """
-    path = recipes_weights.find(model)
-    if copy is None and recipes_weights.ships(path):
+    named = is_pretrained(model)
+    path = Path(model) if named else recipes_weights.find(model)
+    if copy is None and (named or recipes_weights.ships(path)):
         raise ValueError(
-            f"{model} ships with the library and can't be written to: calibrate a copy, with --copy FOLDER"
+            f"{model} comes with a library and can't be written to: calibrate a copy, with --copy FOLDER"
         )
     out = copy / "best.safetensors" if copy else path
     if copy and out.exists():
         raise FileExistsError(f"{out} is there already: calibrate that, or name another folder for the copy")
     embedder = _embedder(model, folder, place)
+    if named and "arguments" not in embedder.manifest["fit"]["learner"]:
+        raise ValueError(
+            f"thresholds are kept in a checkpoint, which can't hold {model}, a network of others: calibrate "
+            "photos, "
+            "or a training of your own"
+        )
+    if named and not folder:
+        raise ValueError(f"{model} has no data of its own: calibrate it on a folder, with --images")
     if embedder.manifest.get("trainval") and not folder:
         raise ValueError(
             f"{model} was trained on the validation classes too (trainval): calibrate it on a folder of "
@@ -141,7 +151,10 @@ def calibrate_model(
     frr = made.tables[0].point.frr
     told = [f"at this threshold it turns away {of_ten(frr)} who are rightly there"] if frr >= TOO_MANY else []
     made = replace(made, warnings=(*found.warnings, *made.warnings, *told, *(_met(o) for o in met)))
-    weights, manifest = checkpoint.load(embedder.path)
+    if named:
+        weights, manifest = checkpoint.prefixed("encoder.", embedder.encoder.state_dict()), embedder.manifest
+    else:
+        weights, manifest = checkpoint.load(embedder.path)
     readable = copy is not None or checkpoint.has_copy(path, manifest)
     before = manifest.get(CALIBRATION)
     if not force:

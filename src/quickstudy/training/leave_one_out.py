@@ -131,6 +131,7 @@ def _of_embeddings(learner: Learner, support: Support, fold: Fold) -> tuple[Lear
         return None
     z, y, ways = embed(encoder, support.x)[0], support.y[0], support.ways
     direct = with_embedding(learner, lambda _: nn.Identity())
+    direct.item_format = None  # embeddings aren't such items
     direct.eval()
     expected = _learned(learner, support.x[0], y, ways, [fold])
     try:

@@ -63,6 +63,8 @@ class Predictions(list[Prediction]):
             None for a model without a card.
         outside: One line on that; empty where they are known.
         used: One line on how much of the files to classify is used; empty where there is nothing to say.
+        colored: Whether they are unlike those that the model knows, and in colour, of which it sees only the
+            grey.
     """
 
     expected: Expected | None = None
@@ -70,6 +72,7 @@ class Predictions(list[Prediction]):
     level: Level | None = None
     outside: str = ""
     used: str = ""
+    colored: bool = False
 
 
 @runtime_checkable
@@ -167,10 +170,12 @@ def predict_folders(
     remarks = [used_of(original, item_format, card and card.size) for original in used]
     if card:
         chosen = items[good + asked]
-        far = how_far(card, chosen, item_format, features_of(learner, chosen))
-        colored = far.level != "known" and item_format.shape[0] == 1 and _colored(paths, item_format)
+        far = how_far(card, chosen, item_format, features_of(learner, chosen) if card.features else None)
+        found.colored = (
+            far.level != "known" and item_format.shape[0] == 1 and mostly_colored(paths, item_format)
+        )
         found.level = far.level
-        found.outside = sentence(far.level, far.reasons, item_format.noun, colored)
+        found.outside = sentence(far.level, far.reasons, item_format.noun, found.colored)
     found.used = summary_of(remarks, item_format.noun)
     reasons = far.reasons[len(good) :] if far else [None] * len(asked)
     least = found.reject.margin if found.reject else 0.0
@@ -182,8 +187,13 @@ def predict_folders(
     return found
 
 
-def _colored(paths: Sequence[File], item_format: ItemFormat) -> bool:
-    """Whether most of the files, a few of them looked at, have colours."""
+def mostly_colored(paths: Sequence[File], item_format: ItemFormat) -> bool:
+    """Whether most of some files have colours; a few of them are looked at.
+
+    Args:
+        paths: Paths of pictures, or members of archives.
+        item_format: Format of pictures.
+    """
     step = max(1, len(paths) // LOOKED_AT)
     looked = [original_of(path, item_format, color=True) for path in paths[::step]]
     return 2 * sum(bool(o and o.colored) for o in looked) > len(looked)

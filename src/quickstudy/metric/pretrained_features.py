@@ -1,0 +1,51 @@
+"""Telling classes apart by the features of a pretrained network, without any training."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from quickstudy.core.blueprint import rebuildable
+from quickstudy.core.episode import Support
+from quickstudy.core.learner import Learner, embed_together
+from quickstudy.metric.distances import Distance, cosine_distance
+from quickstudy.metric.heads import Head, calibrated_prototype
+
+
+@rebuildable
+class PretrainedFeatures(Learner):
+    """A head on the features of a pretrained encoder, which are brought to unit length (SimpleShot).
+
+    It needs no training. Where parameters of the encoder require a gradient, its meta-loss trains them: the
+    cross-entropy of the queries of tasks.
+
+    Args:
+        encoder: Any module from [B, ...] to [B, D], such as `pretrained("photos")`.
+        head: Classifier of the features of a task, a `Head`.
+
+    Reference: Wang, Chao, Weinberger, van der Maaten 2019, "SimpleShot: revisiting nearest-neighbor
+    classification for few-shot learning".
+
+    Departures: with the head by default this is their L2N, without subtracting the mean of the training
+    classes, which a pretrained network doesn't know; and its probabilities are calibrated.
+    """
+
+    def __init__(self, encoder: nn.Module, head: Head = calibrated_prototype) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, head
+
+    @property
+    def distance(self) -> Distance:
+        """Distance to compare embeddings by: that of features of unit length."""
+        return cosine_distance
+
+    def predict(self, support: Support, query_x: Tensor) -> Tensor:
+        """Scores of the queries by the head.
+
+        Args:
+            support: Labelled items of T tasks.
+            query_x: [T, Q, ...] items to classify.
+
+        Returns:
+            [T, Q, N] scores; their softmax gives probabilities.
+        """
+        shots, queries = embed_together(self.encoder, support.x, query_x)
+        return self.head(F.normalize(shots, dim=-1), support.y, support.ways, F.normalize(queries, dim=-1))

@@ -19,6 +19,7 @@ from .datasets.spliced_words import with_new_words as with_new_words
 from .episodes import Episodes as Episodes
 from .formats.audio import AudioFormat as AudioFormat
 from .formats.images import ImageFormat as ImageFormat
+from .own_tasks import OwnTasks as OwnTasks
 from .pool import ClassPool as ClassPool
 from .pool import described as described
 from .pool import with_rotations as with_rotations

@@ -185,8 +185,12 @@ def test_all_classes_are_recorded_unless_a_pool_says_otherwise() -> None:
 
 
 def test_items_of_another_type() -> None:
-    with pytest.raises(ValueError, match=r"items are float32: they must be uint8 \(pictures\) or int16"):
-        ClassPool.from_arrays(np.zeros((2, 3), np.float32), ["a"], [2])  # pyright: ignore
+    with pytest.raises(ValueError, match=r"items are float64: they must be uint8 .* or float32"):
+        ClassPool.from_arrays(np.zeros((2, 3)), ["a"], [2])  # pyright: ignore
+    with pytest.raises(ValueError, match=r"items are >f4: they must be"):
+        ClassPool.from_arrays(np.zeros((2, 3), ">f4"), ["a"], [2])
+    with pytest.raises(ValueError, match=r"items are \[2\]: there must be dimensions after the first"):
+        ClassPool.from_arrays(np.zeros(2, np.float32), ["a"], [2])
 
 
 # The cache

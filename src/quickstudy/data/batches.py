@@ -22,14 +22,15 @@ class LabelledBatches:
     `batches[i]` depends only on the arguments below and i. The items of all classes are put into a random
     order, anew for each epoch, and the batches are consecutive slices of these orders. So each item comes
     once in each epoch; where an epoch is not a whole number of batches, one batch holds the end of an epoch
-    and the beginning of the next. Items are float32: images in [0, 1], clips in [−1, 1).
+    and the beginning of the next. Items are float32: images in [0, 1], clips in [−1, 1),
+    those of a float32 pool as they are.
 
     Args:
         pool: Data set whose classes are learned, numbered in its order.
         batch_size: Number B of items in a batch.
         seed: Seed of the random draws, at least 0.
-        device: Device of the returned tensors; items are transferred to it as stored in the pool (uint8 or
-            int16).
+        device: Device of the returned tensors; items are transferred to it as stored in the pool, such as
+            uint8.
         augment: Random augmentation of the items of a batch, such as `RandomHorizontalFlip()`; it is given
             the whole batch, [B, ...]. None for no augmentation.
 

@@ -25,9 +25,9 @@ class Episodes:
     """An endless, reproducible sequence of meta-batches.
 
     `episodes[i]` depends only on the arguments below and i. Its items are float32: images in [0, 1], clips in
-    [−1, 1). Within a task all classes and all items are distinct, so support, query and unlabelled items
-    never overlap. Each of these three is in random order, so an item's position says nothing about its
-    class. All T tasks are drawn by array arithmetic and one gather.
+    [−1, 1), those of a float32 pool as they are. Within a task all classes and all items are distinct, so
+    support, query and unlabelled items never overlap. Each of these three is in random order, so an item's
+    position says nothing about its class. All T tasks are drawn by array arithmetic and one gather.
 
     Args:
         pool: Data set that classes and items are drawn from.
@@ -35,7 +35,7 @@ class Episodes:
         tasks: Number of tasks in a meta-batch, T.
         seed: Seed of the random draws, at least 0.
         device: Device of the returned tensors. On an accelerator the items of the pool, as it stores them
-            (uint8 or int16), are kept in its memory if they take at most half of what is free when the first
+            (such as uint8), are kept in its memory if they take at most half of what is free when the first
             meta-batch is drawn; otherwise those of each meta-batch are transferred.
         labels: Choice of the labelled items; None if all items are labelled.
         augment: Random augmentation of the items of a task, such as `RandomAffine()`. It is given the

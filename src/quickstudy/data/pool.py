@@ -23,8 +23,9 @@ class ClassPool:
     """Labelled items, decoded once into one contiguous array and grouped by class.
 
     Args:
-        items: All I items, uint8 images [I, C, H, W] or int16 clips [I, samples], in memory or memory-mapped;
-            the items of a class are adjacent.
+        items: All I items, in memory or memory-mapped; the items of a class are adjacent. uint8 images
+            [I, C, H, W] reach an encoder in [0, 1], int16 clips [I, samples] in [−1, 1), and float32 items
+            [I, ...] of any shape (pictures of any channels, features, series) as they are.
         classes: Names of the K classes, all different.
         starts: [K] index of the first item of each class.
         counts: [K] number of items of each class.
@@ -64,8 +65,7 @@ class ClassPool:
                 f"{len(self.classes)} class names, {len(self.starts)} starts, {len(self.counts)} counts: "
                 "there must be one of each a class"
             )
-        if self.items.dtype.name not in ("uint8", "int16"):
-            raise ValueError(f"items are {self.items.dtype}: they must be uint8 (pictures) or int16 (clips)")
+        _check_items(self.items)
         shape = self.items.shape
         if self.items.dtype == np.uint8 and len(shape) == 4 and shape[1] > 4 >= shape[3] and shape[2] > 4:
             raise ValueError(
@@ -100,7 +100,7 @@ class ClassPool:
         """Make a pool of items that lie one class after the other.
 
         Args:
-            items: All I items, uint8 images [I, C, H, W] or int16 clips [I, samples].
+            items: All I items, uint8 images [I, C, H, W], int16 clips [I, samples] or float32 items [I, ...].
             classes: Names of the K classes, in the order of the items.
             counts: [K] number of items of each class.
             **rest: Further arguments of `ClassPool`, such as `splits` and `name`.
@@ -237,6 +237,18 @@ def described(thing: object) -> str | None:
 def _without_addresses(text: str) -> str:
     """Remove the memory addresses that Python writes into a `repr`: they differ from run to run."""
     return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
+
+
+def _check_items(items: Items) -> None:
+    if items.dtype.name not in ("uint8", "int16", "float32") or not items.dtype.isnative:
+        raise ValueError(
+            f"items are {items.dtype}: they must be uint8 (pictures), int16 (clips) or float32 (passed on as "
+            "they are), such as by items.astype(np.float32)"
+        )
+    if items.ndim < 2:
+        raise ValueError(
+            f"items are {list(items.shape)}: there must be dimensions after the first, such as [I, 1]"
+        )
 
 
 def _check_sources(sources: IntArray, items: int, names: tuple[str, ...]) -> None:

@@ -12,7 +12,7 @@ class Stored:
     """All items of a pool, flat, [I, ...]: on a device if they fit there, else in memory.
 
     Args:
-        items: Items of a pool, [I, ...], uint8 or int16.
+        items: Items of a pool, [I, ...], uint8, int16 or float32.
         device: Device that the items are wanted on. In memory they are not copied; to an accelerator they
             are, if the copy takes at most half of its free memory.
     """
@@ -34,7 +34,7 @@ def stored(items: Items, device: torch.device | str) -> Stored:
     """The items of a pool where episodes on a device gather them; one copy for all of its splits.
 
     Args:
-        items: Items of a pool, [I, ...], uint8 or int16.
+        items: Items of a pool, [I, ...], uint8, int16 or float32.
         device: Device of the episodes.
     """
     where = torch.empty(0, device=device).device  # with the number of the card, where that isn't said

@@ -210,12 +210,14 @@ def statistics_of(items: Items, rate: float | None = None) -> dict[str, Floats]:
     black nor white), sharpness (of the Laplacian to the gradient) and, of those with three channels, color
     (difference of the channels). Of clips: loudness (decibels of full scale), sound (share of the clip within
     30 decibels of its loudest part) and, if the rate is known, bandwidth (Hz below which 99 % of the energy
-    lie).
+    lie). Of other items nothing is known beforehand: there are none.
 
     Args:
-        items: uint8 pictures [B, C, H, W] or int16 clips [B, samples].
+        items: uint8 pictures [B, C, H, W], int16 clips [B, samples] or other items [B, ...].
         rate: Samples per second of clips.
     """
+    if (items.dtype.name, items.ndim) not in (("uint8", 4), ("int16", 2)):
+        return {}
     parts = [
         _of_clips(part, rate) if items.dtype == np.int16 else _of_pictures(part)
         for part in np.array_split(items, max(1, math.ceil(items.size / 2_000_000)))

@@ -138,12 +138,14 @@ def bars(title: str, rows: list[tuple[str, list[tuple[float, float]]]], settings
 
 
 def _picture(axes: Axes, item: torch.Tensor, frame: str) -> None:
-    if item.ndim == 1:  # a clip
-        axes.plot(item.numpy(), color="black", linewidth=0.3)
-        axes.set_box_aspect(1)
-    else:
+    if item.ndim == 3 and len(item) in (1, 3):
+        if item.min() < 0 or item.max() > 1:  # floats of any scale
+            item = (item - item.min()) / (item.max() - item.min()).clamp_min(1e-6)
         image: npt.NDArray[np.float32] = item.permute(1, 2, 0).numpy()
         axes.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1)
+    else:  # a clip, features, or whatever it is: its values in a row
+        axes.plot(item.flatten().numpy(), color="black", linewidth=0.3)
+        axes.set_box_aspect(1)
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from quickstudy.core.arguments import checked_class
+from quickstudy.data.augment.augment import check_clips
 
 
 @checked_class
@@ -33,6 +34,7 @@ class Shift:
 
     def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
         """Shift clips [B, samples]."""
+        check_clips(self, x)
         samples = x.shape[1]
         # whole samples, so that the samples that remain keep their values
         later = np.rint(rng.uniform(-self.share, self.share, (len(x), 1)) * samples)
@@ -74,6 +76,7 @@ class Speed:
 
     def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
         """Change clips [B, samples], or those of N classes [N, B, samples] by one factor a class."""
+        check_clips(self, x, 3)
         factor = rng.uniform(self.low, self.high, (len(x),) + (1,) * (x.ndim - 1))
         middle = (x.shape[-1] - 1) / 2
         return _sound_at(x, middle + (np.arange(x.shape[-1]) - middle) * factor)
@@ -100,6 +103,7 @@ class Gain:
 
     def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
         """Change the level of clips [B, samples]."""
+        check_clips(self, x)
         return x * _ratio(rng.uniform(-self.decibels, self.decibels, (len(x), 1))).to(x)
 
 
@@ -126,6 +130,7 @@ class Noise:
 
     def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
         """Add noise to clips [B, samples]."""
+        check_clips(self, x)
         noise = torch.from_numpy(rng.standard_normal(x.shape, dtype=np.float32)).to(x)
         strength = x.square().mean(1, keepdim=True).sqrt()
         return x + noise * strength * _ratio(-rng.uniform(self.low, self.high, (len(x), 1))).to(x)

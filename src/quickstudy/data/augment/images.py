@@ -10,7 +10,7 @@ from torch import Tensor
 
 from quickstudy.core.arguments import checked_class
 from quickstudy.core.pixels import pixel_places
-from quickstudy.data.augment.augment import Augment
+from quickstudy.data.augment.augment import Augment, check_pictures
 
 
 @checked_class
@@ -50,6 +50,7 @@ class RandomAffine:
 
     def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
         """Change square float images [B, C, H, H]."""
+        check_pictures(self, x)
 
         def draw(low: float, high: float, neutral: float, shape: tuple[int, ...]) -> Tensor:
             drawn = rng.uniform(low, high, shape)
@@ -102,6 +103,7 @@ class ElasticTransform:
 
     def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
         """Change float images [B, C, H, W]; zeros enter at the edges."""
+        check_pictures(self, x)
         height, width = x.shape[2:]
         pixels = rng.standard_normal((len(x), 2, self.nodes, self.nodes)) * rng.uniform(
             0, self.amplitude, (len(x), 1, 1, 1)
@@ -129,6 +131,7 @@ class SameOnBatch:
 
     def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
         """Change images [..., C, H, W], such as [N, B, C, H, W] of N classes."""
+        check_pictures(self, x[0] if x.ndim == 5 else x)
         return self.change(x.reshape(1, -1, *x.shape[-2:]), rng).reshape(x.shape)
 
 
@@ -145,6 +148,7 @@ class RandomHorizontalFlip:
 
     def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
         """Change images [B, C, H, W]."""
+        check_pictures(self, x)
         mirrored = torch.from_numpy(rng.random(len(x)) < self.probability).to(x.device)
         return torch.where(mirrored[:, None, None, None], x.flip(3), x)
 
@@ -180,6 +184,7 @@ class RandomCrop:
 
     def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
         """Shift images [B, C, H, W] of any size."""
+        check_pictures(self, x)
         height, width = x.shape[2:]
         if self.mode == "reflect" and self.padding >= min(height, width):
             raise ValueError(
@@ -224,6 +229,7 @@ class ColorJitter:
 
     def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
         """Change images [B, C, H, W] in [0, 1], of 3 channels or of one; the result stays in [0, 1]."""
+        check_pictures(self, x, in_unit=True)
         most = np.array([self.brightness, self.contrast, self.saturation])
         factors = rng.uniform(np.maximum(0, 1 - most), 1 + most, (len(x), 3))
         orders = rng.permuted(np.tile(np.arange(3), (len(x), 1)), axis=1)
@@ -263,6 +269,7 @@ class BrightnessContrast:
 
     def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
         """Change images [B, C, H, W] in [0, 1]; the result stays in [0, 1]."""
+        check_pictures(self, x, in_unit=True)
         each = (len(x), 1, 1, 1)
         b = torch.from_numpy(rng.uniform(-self.brightness, self.brightness, each)).to(x)
         c = torch.from_numpy(rng.uniform(1 - self.contrast, 1 + self.contrast, each)).to(x)
@@ -287,6 +294,7 @@ class RandomErasing:
 
     def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
         """Change images [B, C, H, W]."""
+        check_pictures(self, x)
         hidden: Tensor | None = None
         for length in x.shape[2:]:  # an interval of rows, and one of columns
             side = rng.uniform(*self.sides, len(x)) * length

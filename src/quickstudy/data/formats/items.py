@@ -24,18 +24,20 @@ def floats(items: Tensor) -> Tensor:
     """Convert stored items to the float32 input of encoders.
 
     Args:
-        items: uint8 images or int16 clips, of any shape.
+        items: uint8 images, int16 clips or float32 items of any kind, of any shape.
 
     Returns:
-        Images in [0, 1] or clips in [−1, 1), float32, of the same shape.
+        Images in [0, 1], clips in [−1, 1), or the float32 items themselves, unscaled; of the same shape.
     """
+    if items.dtype == torch.float32:
+        return items
     return items.to(torch.float32).mul_(1 / 32768 if items.dtype == torch.int16 else 1 / 255)
 
 
 THREADS = 6
 """Most threads that decode: what each has freed, as large as a picture, the C library keeps for it."""
-Items = npt.NDArray[np.uint8 | np.int16]
-"""uint8 pictures [I, C, H, W] or int16 clips [I, samples]."""
+Items = npt.NDArray[np.uint8 | np.int16 | np.float32]
+"""uint8 pictures [I, C, H, W], int16 clips [I, samples], or float32 items [I, ...] of any kind and shape."""
 
 
 class ItemFormat(Protocol):

@@ -32,7 +32,7 @@ class Letters:
         batch: Items in a minibatch.
 
     Raises:
-        ValueError: If the pool has too few classes, or one of them has 15 items or fewer.
+        ValueError: If the pool holds no pictures or too few classes, or one of them has 15 items or fewer.
     """
 
     pool: ClassPool
@@ -42,6 +42,10 @@ class Letters:
 
     def __post_init__(self) -> None:
         """Check the arguments."""
+        if self.pool.items.ndim != 4:
+            raise ValueError(
+                f"items are {list(self.pool.items.shape[1:])}: these problems take pictures [C, H, W]"
+            )
         if not 2 <= self.classes <= len(self.pool) or self.channels < 1:
             raise ValueError(
                 f"classes is {self.classes} and channels {self.channels}: 2 … {len(self.pool)} classes of "

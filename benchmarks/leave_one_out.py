@@ -53,7 +53,7 @@ def main() -> None:
     learner, _ = load_learner(MODEL)
     test = cifar_fs().split("test")
     few = [np.arange(start, start + SHOTS + FRESH) for start in test.starts]  # all 600 need not be decoded
-    test = ClassPool.from_arrays(
+    test = ClassPool.from_grouped(
         np.concatenate([test.items[i] for i in few]), test.classes, [len(i) for i in few], name=test.name
     )
     rows: list[Row] = []

@@ -196,7 +196,7 @@ def patterns(classes: int = 18, own_share: float = 0.5) -> ClassPool:
     own = rng.integers(0, 256, (classes, 1, 1, 16, 16))
     items = own_share * own + (1 - own_share) * rng.integers(0, 256, (classes, 8, 1, 16, 16))
     thirds = np.arange(classes).reshape(3, -1)
-    return ClassPool.from_arrays(
+    return ClassPool.from_grouped(
         items.astype(np.uint8).reshape(-1, 1, 16, 16),
         [f"pattern {i}" for i in range(classes)],
         [8] * classes,
@@ -580,7 +580,7 @@ def test_speed_is_measured_of_every_metric_learner(monkeypatch: pytest.MonkeyPat
 def noise() -> ClassPool:
     """Pictures of Omniglot's size."""
     items = np.random.default_rng(0).integers(0, 256, (16, 1, 28, 28), dtype=np.uint8)
-    return ClassPool.from_arrays(items, list("abcd"), [4] * 4, name="noise.train")
+    return ClassPool.from_grouped(items, list("abcd"), [4] * 4, name="noise.train")
 
 
 def test_rows_beside_easyfsl() -> None:

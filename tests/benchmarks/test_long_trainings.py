@@ -28,7 +28,7 @@ def random_pictures(recipe: Recipe) -> ClassPool:
     rng = np.random.default_rng(0)
     items = rng.integers(0, 256, (bounds[-1] * 20, *recipe.item_format.shape)).astype(np.uint8)
     named = zip(("train", "validation", "test"), bounds[:-1], bounds[1:], strict=True)
-    return ClassPool.from_arrays(
+    return ClassPool.from_grouped(
         items,
         [f"c{i}" for i in range(bounds[-1])],
         [20] * bounds[-1],

@@ -23,7 +23,7 @@ PICTURES, SINES = Work(steps=5, first_order=False), Work(steps=1, first_order=Fa
 def noise(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures that need not be loaded."""
     items = np.random.default_rng(0).integers(0, 256, (24, 1, 28, 28), dtype=np.uint8)
-    pool = ClassPool.from_arrays(items, list("abcdef"), [4] * 6, name="noise.train")
+    pool = ClassPool.from_grouped(items, list("abcdef"), [4] * 6, name="noise.train")
     monkeypatch.setattr(peer_maml, "characters", lambda: pool)
 
 

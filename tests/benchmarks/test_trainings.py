@@ -27,7 +27,7 @@ from quickstudy.recipes.recipe import Recipe
 def pool(*, root=None, progress=None):
     items = np.random.default_rng(0).integers(0, 256, (12 * 6, 1, 16, 16)).astype(np.uint8)
     splits = dict(zip(("train", "validation", "test"), np.split(np.arange(12), 3)))
-    return ClassPool.from_arrays(items, [f"c{i}" for i in range(12)], [6] * 12, splits=splits, name="tiny")
+    return ClassPool.from_grouped(items, [f"c{i}" for i in range(12)], [6] * 12, splits=splits, name="tiny")
 
 def tiny(steps: int = 4) -> Recipe:
     """Tiny."""

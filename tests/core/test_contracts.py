@@ -209,14 +209,14 @@ def test_items_of_another_format_than_a_loaded_learner_was_trained_on(tmp_path: 
         (ImageFormat(16, 1), "have invert False, and the learner was trained on invert True"),
         (ImageFormat(64, 1, invert=True), "have size 64, and the learner was trained on size 16"),
     ):
-        pool = ClassPool.from_arrays(items, list("abcde"), [4] * 5, item_format=form)
+        pool = ClassPool.from_grouped(items, list("abcde"), [4] * 5, item_format=form)
         of = Episodes(pool, Setting(3, 1, 2))
         if message is None:
             evaluate(loaded, of, 2)
         else:
             with pytest.raises(ValueError, match=message):
                 evaluate(loaded, of, 2)
-    fit(loaded, Episodes(ClassPool.from_arrays(items, list("abcde"), [4] * 5), Setting(3, 1, 2)), 1)
+    fit(loaded, Episodes(ClassPool.from_grouped(items, list("abcde"), [4] * 5), Setting(3, 1, 2)), 1)
     assert loaded.item_format is None  # it has learned other items
 
 
@@ -329,10 +329,10 @@ def test_regressions_have_an_error() -> None:
 
 def test_pools_with_few_classes() -> None:
     items = np.zeros((4, 1, 4, 4), np.uint8)
-    one = ClassPool.from_arrays(items, ["a"], [4], name="mine")
+    one = ClassPool.from_grouped(items, ["a"], [4], name="mine")
     with pytest.raises(ValueError, match=r"^2 ways, but mine has 1 class: bring more classes$"):
         Episodes(one, Setting(2, 1, 1))
-    two = ClassPool.from_arrays(items, ["a", "b"], [2, 2], name="mine")
+    two = ClassPool.from_grouped(items, ["a", "b"], [2, 2], name="mine")
     with pytest.raises(ValueError, match=r"^5 ways, but mine has 2 classes: ask for at most 2 ways or"):
         Episodes(two, Setting(5, 1, 1))
     with pytest.raises(ValueError, match=r"1 shot \+ 2 queries"):

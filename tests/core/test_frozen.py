@@ -217,7 +217,7 @@ def pictures() -> ClassPool:
     import numpy as np
 
     items = np.random.default_rng(0).integers(0, 255, (20, 1, 16, 16), dtype=np.uint8)
-    return ClassPool.from_arrays(items, [f"c{i}" for i in range(5)], [4] * 5)
+    return ClassPool.from_grouped(items, [f"c{i}" for i in range(5)], [4] * 5)
 
 
 @pytest.mark.parametrize("outer", ["training", "evaluation"])

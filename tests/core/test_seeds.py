@@ -57,7 +57,7 @@ def nothing_changes(*modules: nn.Module) -> Generator[None]:
 
 def pool(classes: int = 8) -> ClassPool:
     items = np.random.default_rng(0).integers(0, 256, (classes * 8, 1, 16, 16), dtype=np.uint8)
-    return ClassPool.from_arrays(items, [f"c{i}" for i in range(classes)], [8] * classes)
+    return ClassPool.from_grouped(items, [f"c{i}" for i in range(classes)], [8] * classes)
 
 
 def episodes(seed: int = 0) -> qs.Episodes:

@@ -22,7 +22,7 @@ def alphabets(sizes: Sequence[int] = (20, 23, 31), drawers: int = 5) -> ClassPoo
     """The picture of character c of alphabet a by drawer d is [[a, c, d]]."""
     items = [[[[a, c, d]]] for a, n in enumerate(sizes) for c in range(n) for d in range(drawers)]
     names = [f"alphabet{a}/character{c:02}" for a, n in enumerate(sizes) for c in range(n)]
-    return ClassPool.from_arrays(np.array(items, np.uint8), names, [drawers] * len(names), name="coded")
+    return ClassPool.from_grouped(np.array(items, np.uint8), names, [drawers] * len(names), name="coded")
 
 
 def codes(x: torch.Tensor) -> torch.Tensor:
@@ -130,11 +130,11 @@ def test_pairs_within_alphabets_can_be_verified() -> None:
             "class 'a/10' of pool has 3 items and 'a/0' 4: item j must be by drawer j",
         ),
         (
-            ClassPool.from_arrays(np.zeros((2, 1, 1, 1), np.uint8), ["a"], [2]),
+            ClassPool.from_grouped(np.zeros((2, 1, 1, 1), np.uint8), ["a"], [2]),
             "class 'a' of pool is not named ALPHABET/CHARACTER: load Omniglot with split='lake'",
         ),
         (
-            ClassPool.from_arrays(np.zeros((2, 1, 1, 1), np.uint8), ["a/character01/rot090"], [2]),
+            ClassPool.from_grouped(np.zeros((2, 1, 1, 1), np.uint8), ["a/character01/rot090"], [2]),
             "class 'a/character01/rot090' of pool is not named ALPHABET/CHARACTER",
         ),
     ],

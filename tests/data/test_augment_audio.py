@@ -112,7 +112,7 @@ def test_each_clip_by_itself(change: Augment) -> None:
 
 def test_on_episodes() -> None:
     items = rng().integers(-3000, 3000, (20, 100)).astype(np.int16)
-    pool = ClassPool.from_arrays(items, ["a", "b"], [10, 10])
+    pool = ClassPool.from_grouped(items, ["a", "b"], [10, 10])
     plain, changed = (Episodes(pool, Setting(2, 2, 3), 2, augment=a)[0] for a in (None, ALL[-1]))
     assert changed.query_x.shape == plain.query_x.shape == (2, 6, 100)
     assert not torch.equal(changed.query_x, plain.query_x)

@@ -153,7 +153,7 @@ def test_nothing_overlaps_and_all_is_of_its_class(
 def test_values_are_the_bytes_over_255() -> None:
     items = np.random.default_rng(0).integers(0, 256, (8, 3, 4, 4), dtype=np.uint8)
     items[0, 0, 0, :2] = 0, 255
-    pool = ClassPool.from_arrays(items, ["a", "b"], [4, 4])
+    pool = ClassPool.from_grouped(items, ["a", "b"], [4, 4])
     episodes = Episodes(pool, Setting(2, 1, 3), tasks=2)
     e, index = episodes[0], episodes.indices(0)
     assert e.query_x.dtype == torch.float32
@@ -737,7 +737,7 @@ def test_the_order_is_the_same_whoever_draws() -> None:
 def test_samples_become_floats_below_1_and_keep_their_shape() -> None:
     items = np.random.default_rng(0).integers(-32768, 32768, (8, 30)).astype(np.int16)
     items[:, 0], items[:, 1] = -32768, 32767
-    pool = ClassPool.from_arrays(items, ["a", "b"], [4, 4])
+    pool = ClassPool.from_grouped(items, ["a", "b"], [4, 4])
     episodes = Episodes(pool, Setting(2, 1, 3), tasks=2)
     e, index = episodes[0], episodes.indices(0)
     assert e.support.x.shape == (2, 2, 30)

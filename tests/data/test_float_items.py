@@ -42,7 +42,7 @@ def pool_of(shape: tuple[int, ...], classes: int = 6, each: int = 8, seed: int =
     means = 300 * rng.standard_normal((classes, 1, *shape))
     items = (means + rng.standard_normal((classes, each, *shape))).reshape(-1, *shape)
     names = [f"c{i}" for i in range(classes)]
-    return ClassPool.from_arrays(items.astype(np.float32), names, [each] * classes, name="floats.train")
+    return ClassPool.from_grouped(items.astype(np.float32), names, [each] * classes, name="floats.train")
 
 
 def flat() -> Prototypical:

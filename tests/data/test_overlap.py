@@ -13,7 +13,7 @@ from quickstudy.data.pool import ClassPool
 
 def pool(seed: int, names: list[str], items: int = 5) -> ClassPool:
     drawn = np.random.default_rng(seed).integers(0, 256, (items * len(names), 1, 4, 4), np.uint8)
-    return ClassPool.from_arrays(drawn, names, [items] * len(names), name="p", digest=f"d{seed}")
+    return ClassPool.from_grouped(drawn, names, [items] * len(names), name="p", digest=f"d{seed}")
 
 
 def manifest(**pools: ClassPool) -> dict:
@@ -30,7 +30,7 @@ def test_other_items_under_other_names_share_nothing() -> None:
 
 def test_the_same_items_are_found_under_other_names_and_in_other_classes() -> None:
     before = pool(0, ["a", "b"])
-    again = ClassPool.from_arrays(
+    again = ClassPool.from_grouped(
         np.concatenate([before.items[3:7], pool(1, ["x"]).items]), ["c", "d"], [2, 7], name="q"
     )
     (met,) = overlaps(manifest(train=before), again, ("train",))
@@ -57,7 +57,7 @@ def test_of_many_items_a_sample_is_kept(monkeypatch: pytest.MonkeyPatch) -> None
     assert (met.items, met.of, met.exact) == (500, 500, False)
     assert str(met) == "about 500 of the 500 items were trained on"
     half = np.concatenate([before.items[:250], pool(1, names[:10], 25).items])
-    (met,) = overlaps(kept, ClassPool.from_arrays(half, ["y"], [500]), ("train",))
+    (met,) = overlaps(kept, ClassPool.from_grouped(half, ["y"], [500]), ("train",))
     assert 150 < met.items < 350
 
 

@@ -27,7 +27,7 @@ FORMAT = ImageFormat(size=2)
 
 def small_pool(**rest: Any) -> ClassPool:
     items = np.arange(24, dtype=np.uint8).reshape(6, 1, 2, 2)
-    return ClassPool.from_arrays(items, ["a", "b", "c"], [1, 3, 2], **rest)
+    return ClassPool.from_grouped(items, ["a", "b", "c"], [1, 3, 2], **rest)
 
 
 # The pool itself
@@ -35,12 +35,12 @@ def small_pool(**rest: Any) -> ClassPool:
 
 def test_counts_that_do_not_add_up() -> None:
     with pytest.raises(ValueError, match="the counts add up to 5, but there are 6 items"):
-        ClassPool.from_arrays(np.zeros((6, 1, 2, 2), np.uint8), ["a", "b"], [2, 3])
+        ClassPool.from_grouped(np.zeros((6, 1, 2, 2), np.uint8), ["a", "b"], [2, 3])
 
 
 def test_as_many_names_as_counts() -> None:
     with pytest.raises(ValueError, match="3 class names, 2 starts, 2 counts: there must be one of each"):
-        ClassPool.from_arrays(np.zeros((6, 1, 2, 2), np.uint8), ["a", "b", "c"], [3, 3])
+        ClassPool.from_grouped(np.zeros((6, 1, 2, 2), np.uint8), ["a", "b", "c"], [3, 3])
 
 
 def test_classes_beyond_the_items() -> None:
@@ -51,7 +51,7 @@ def test_classes_beyond_the_items() -> None:
 @pytest.mark.parametrize("c", [-1, 2, 3])
 def test_splits_of_classes_that_are_not_there(c: int) -> None:
     with pytest.raises(ValueError, match=rf"split 'train' names class {c} of 2"):
-        ClassPool.from_arrays(
+        ClassPool.from_grouped(
             np.zeros((6, 1, 2, 2), np.uint8), ["a", "b"], [3, 3], splits={"train": np.array([0, c])}
         )
 
@@ -60,8 +60,8 @@ def test_splits_of_classes_that_are_not_there(c: int) -> None:
 def test_pictures_with_the_channels_last(channels: int) -> None:
     items = np.zeros((6, 28, 30, channels), np.uint8)
     with pytest.raises(ValueError, match=r"height × width × channels: .*items\.transpose\(0, 3, 1, 2\)"):
-        ClassPool.from_arrays(items, ["a", "b"], [3, 3])
-    assert len(ClassPool.from_arrays(items.transpose(0, 3, 1, 2), ["a", "b"], [3, 3])) == 2
+        ClassPool.from_grouped(items, ["a", "b"], [3, 3])
+    assert len(ClassPool.from_grouped(items.transpose(0, 3, 1, 2), ["a", "b"], [3, 3])) == 2
 
 
 def test_splits_that_share_a_class() -> None:
@@ -109,7 +109,7 @@ def test_rotations_are_new_classes() -> None:
     pool = small_pool()
     before = pool.items.copy()
     items, classes, counts = with_rotations(pool.items, pool.classes, pool.counts)
-    turned = ClassPool.from_arrays(items, classes, counts)
+    turned = ClassPool.from_grouped(items, classes, counts)
     assert len(turned) == 12
     assert len(set(classes)) == 12
     for r in range(4):
@@ -186,11 +186,11 @@ def test_all_classes_are_recorded_unless_a_pool_says_otherwise() -> None:
 
 def test_items_of_another_type() -> None:
     with pytest.raises(ValueError, match=r"items are float64: they must be uint8 .* or float32"):
-        ClassPool.from_arrays(np.zeros((2, 3)), ["a"], [2])  # pyright: ignore
+        ClassPool.from_grouped(np.zeros((2, 3)), ["a"], [2])  # pyright: ignore
     with pytest.raises(ValueError, match=r"items are >f4: they must be"):
-        ClassPool.from_arrays(np.zeros((2, 3), ">f4"), ["a"], [2])
+        ClassPool.from_grouped(np.zeros((2, 3), ">f4"), ["a"], [2])
     with pytest.raises(ValueError, match=r"items are \[2\]: there must be dimensions after the first"):
-        ClassPool.from_arrays(np.zeros(2, np.float32), ["a"], [2])
+        ClassPool.from_grouped(np.zeros(2, np.float32), ["a"], [2])
 
 
 # The cache

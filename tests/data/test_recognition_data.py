@@ -121,7 +121,7 @@ def spoken(words: int, speakers: int, takes: int) -> ClassPool:
         for _ in range(takes)
     ]
     sources = np.tile(np.repeat(np.arange(speakers), takes), words)
-    return ClassPool.from_arrays(
+    return ClassPool.from_grouped(
         np.asarray(items, np.int16),
         [f"w{w}" for w in range(words)],
         [speakers * takes] * words,

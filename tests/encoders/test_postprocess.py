@@ -93,7 +93,7 @@ def test_wccn_takes_no_negative_shrinkage() -> None:
 def pictures(side: int) -> tuple[ClassPool, torch.Tensor, torch.Tensor]:
     """Ten classes of four; their items as an encoder gets them, and their classes."""
     items = np.random.default_rng(0).integers(0, 256, (40, 1, side, side)).astype(np.uint8)
-    pool = ClassPool.from_arrays(items, [str(i) for i in range(10)], [4] * 10)
+    pool = ClassPool.from_grouped(items, [str(i) for i in range(10)], [4] * 10)
     return pool, torch.from_numpy(items) / 255.0, torch.arange(10).repeat_interleave(4)
 
 

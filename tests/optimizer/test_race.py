@@ -264,7 +264,7 @@ def test_letters_are_problems_of_a_few_classes_each() -> None:
     rng, each = np.random.default_rng(0), SEEN + 3
     patterns = rng.integers(0, 200, (6, 1, 8, 8), np.uint8).repeat(each, 0)
     items = patterns + rng.integers(0, 50, patterns.shape, np.uint8)
-    pool = ClassPool.from_arrays(items, [f"pattern{i}" for i in range(6)], [each] * 6)
+    pool = ClassPool.from_grouped(items, [f"pattern{i}" for i in range(6)], [each] * 6)
     family = Letters(pool, classes=3, channels=2)
     problems = family.sample(2, 0)
     assert problems.start["7.weight"].shape == (2, 3, 8)

@@ -38,7 +38,7 @@ def fitted() -> tuple[Embedding, Tensor]:
     """An embedding with a cohort, and the embeddings of all items and people that it was fitted to."""
     torch.manual_seed(0)
     items = np.random.default_rng(0).integers(0, 256, (60, 1, 6, 6)).astype(np.uint8)
-    pool = ClassPool.from_arrays(items, [str(i) for i in range(12)], [5] * 12)
+    pool = ClassPool.from_grouped(items, [str(i) for i in range(12)], [5] * 12)
     encoder = Embedding(nn.Sequential(nn.Flatten(), nn.Linear(36, 16)), [WCCN(16), CohortNorm(16, size=60)])
     fit_transforms(encoder, pool)
     with torch.no_grad():

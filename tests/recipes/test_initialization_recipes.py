@@ -43,7 +43,7 @@ def small_pool(channels: int, size: int) -> ClassPool:
     """Sixty classes of noise, as large as the recipe's pictures."""
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (60 * 20, channels, size, size), dtype=np.uint8)
-    pool = ClassPool.from_arrays(x, [f"class {i:02}" for i in range(60)], [20] * 60, name="noise")
+    pool = ClassPool.from_grouped(x, [f"class {i:02}" for i in range(60)], [20] * 60, name="noise")
     splits = {part: np.arange(20) + 20 * i for i, part in enumerate(("train", "validation", "test"))}
     return replace(pool, splits=splits)
 

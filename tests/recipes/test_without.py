@@ -159,7 +159,7 @@ def test_code_that_a_file_names_is_not_imported(run: Run, tmp_path: Path) -> Non
 
 def test_data_that_only_a_program_can_load_are_asked_for(run: Run, tmp_path: Path) -> None:
     items = np.random.default_rng(0).integers(0, 256, (60, 1, 28, 28), dtype=np.uint8)
-    pool = ClassPool.from_arrays(items, [f"c{i}" for i in range(6)], [10] * 6)
+    pool = ClassPool.from_grouped(items, [f"c{i}" for i in range(6)], [10] * 6)
     fitted(LEARNERS["prototypical"](), tmp_path / "r", pool)
     refused(run("evaluate r"), "data that only your program can load", "--images DIR", "--recipe")
     draw(tmp_path / "pics")

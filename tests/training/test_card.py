@@ -50,7 +50,7 @@ def noisy(classes: int = 8, items: int = 20, seed: int = 0) -> ClassPool:
     rng = np.random.default_rng(seed)
     x = rng.integers(60, 180, (classes, 1, 1, 12, 12)) + rng.normal(0, 20, (classes, items, 1, 12, 12))
     names = [f"c{i}" for i in range(classes)]
-    return ClassPool.from_arrays(
+    return ClassPool.from_grouped(
         x.clip(0, 255).astype(np.uint8).reshape(-1, 1, 12, 12), names, [items] * classes
     )
 
@@ -79,7 +79,7 @@ def test_features_tell_what_statistics_do_not() -> None:
     stripes[:, :, ::2] = 200
     noise = np.random.default_rng(0).integers(0, 40, stripes.shape).astype(np.uint8)
     names, counts = [f"c{i}" for i in range(10)], [20] * 10
-    card = make_card(flat(), ClassPool.from_arrays(stripes + noise, names, counts))
+    card = make_card(flat(), ClassPool.from_grouped(stripes + noise, names, counts))
     assert card is not None
     across = np.ascontiguousarray((stripes + noise).swapaxes(2, 3))
     assert how_far(card, across, ImageFormat(12, 1)).level == "known"

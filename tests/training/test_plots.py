@@ -28,7 +28,7 @@ def shaded_pool(classes: int, items: int = 8, channels: int = 1) -> ClassPool:
     noise = np.random.default_rng(0).integers(0, 9, (classes, items, channels, 16, 16))
     shades = 20 * np.arange(classes)[:, None, None, None, None] + noise
     pictures = shades.astype(np.uint8).reshape(-1, channels, 16, 16)
-    return ClassPool.from_arrays(pictures, [f"c{i}" for i in range(classes)], [items] * classes)
+    return ClassPool.from_grouped(pictures, [f"c{i}" for i in range(classes)], [items] * classes)
 
 
 @pytest.fixture
@@ -307,7 +307,7 @@ def test_a_learner_that_embeds_nothing_has_no_embedding_drawn(tmp_path: Path) ->
 def test_clips_are_drawn_as_waves(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     items = rng.integers(-9000, 9000, (12, 400)).astype(np.int16)
-    pool = ClassPool.from_arrays(items, ["yes", "no", "stop"], [4, 4, 4])
+    pool = ClassPool.from_grouped(items, ["yes", "no", "stop"], [4, 4, 4])
     learner = Prototypical(nn.Linear(400, 8))
     files = recipes_pictures.draw_all(
         learner, pool, Setting(3, 1, 2), tmp_path / "no.jsonl", tmp_path, inverted=False

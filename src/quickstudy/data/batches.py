@@ -1,6 +1,5 @@
 """Labelled batches from a ClassPool, by index arithmetic: ordinary classification of all its classes."""
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from quickstudy.core.wording import plural
 from quickstudy.data.augment.augment import Augment
 from quickstudy.data.formats.items import floats
 from quickstudy.data.pool import ClassPool, described
+from quickstudy.data.stored import stored
 
 
 @checked_class
@@ -60,9 +60,7 @@ class LabelledBatches:
         self._index = pool.indices
         self._class = np.repeat(np.arange(len(pool)), pool.counts)
         self._drawn = -1, self._index  # the last epoch, and its order
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # about read-only arrays, which are only read here
-            self._items = torch.from_numpy(pool.items).flatten(1)
+        self._stored = stored(pool.items, "cpu")
 
     @property
     def tasks(self) -> int:
@@ -94,7 +92,7 @@ class LabelledBatches:
         check_whole(0, i=i)
         places = self.places(i)
         index = torch.from_numpy(self._index[places])
-        flat = self._items.index_select(0, index).to(self.device, non_blocking=True)
+        flat = self._stored.take(index).to(self.device, non_blocking=True)
         x = floats(flat).view(-1, *self.pool.items.shape[1:])
         if self.augment:
             x = self.augment(x, self._rng(1, i))

@@ -113,7 +113,7 @@ def cached_pool(
     if whole is None:
         raise OSError(f"the decoded data in {folder} vanished: nothing else may delete them meanwhile")
     parts, items = whole
-    return ClassPool.from_arrays(
+    return ClassPool.from_grouped(
         items[: sum(parts["counts"])],
         parts["classes"],
         parts["counts"],

@@ -77,7 +77,7 @@ class Episodes:
         if not isinstance(pool, ClassPool):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(
                 f"the pool is a {type(pool).__name__}: bring items and labels into a pool, "
-                "ClassPool.from_arrays(…), or load a folder, image_folders(…)"
+                "ClassPool.from_arrays(x, y), or load a folder, image_folders(…)"
             )
         if not isinstance(setting, Setting):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"the setting is {setting!r}: give Setting(ways, shots, queries)")
@@ -280,9 +280,7 @@ class Episodes:
         """Items [B, ...] as floats, by their indices [B]; transferred to the device as stored in the pool."""
         if self._stored is None:
             self._stored = stored(self.pool.items, self.device)
-        items = self._stored.tensor
-        flat = items.index_select(0, index.to(items.device, non_blocking=True))
-        flat = flat.to(self.device, non_blocking=True)
+        flat = self._stored.take(index).to(self.device, non_blocking=True)
         return floats(flat).view(-1, *self.pool.items.shape[1:])
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from quickstudy.core.wording import plural
+from quickstudy.data.mapped import give_back
 from quickstudy.data.pool import ClassPool
 
 SAMPLE = 1024
@@ -24,10 +25,13 @@ def item_digests(pool: ClassPool) -> list[str]:
     Args:
         pool: Pool of items.
     """
-    return [
-        hashlib.blake2b(np.ascontiguousarray(pool.items[i]).data, digest_size=DIGITS // 2).hexdigest()
-        for i in pool.indices.tolist()
-    ]
+    found: list[str] = []
+    for i in pool.indices.tolist():
+        one = np.ascontiguousarray(pool.items[i])
+        found.append(hashlib.blake2b(one.data, digest_size=DIGITS // 2).hexdigest())
+        if len(found) % 1024 == 0:
+            give_back(pool.items)
+    return found
 
 
 def items_record(pool: ClassPool) -> dict[str, Any]:

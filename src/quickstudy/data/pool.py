@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,10 @@ import numpy.typing as npt
 from quickstudy.core.arrays import IntArray
 from quickstudy.data.formats.images import Bytes
 from quickstudy.data.formats.items import ItemFormat, Items
+from quickstudy.data.mapped import give_back
+
+if TYPE_CHECKING:  # they make pools
+    from quickstudy.data.adapters.labels import ClassSplit, Names
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -95,9 +99,55 @@ class ClassPool:
 
     @classmethod
     def from_arrays(
+        cls,
+        x: Any,
+        y: Any,
+        *,
+        names: "Names | None" = None,
+        split: "ClassSplit | None" = None,
+        channels: Literal["first", "last"] | None = None,
+        sources: Any = None,
+        name: str = "pool",
+        seed: int = 0,
+    ) -> "ClassPool":
+        """Make a pool of items and their labels, in any order.
+
+        Classes are in the order of their labels, and the items of a class in that of `x`. Items in memory are
+        copied into that order, unless they are in it already; those of a memory-mapped array into a file of
+        the cache folder that goes with the pool.
+
+        Args:
+            x: [I, ...] items, of numpy or torch: uint8 pictures [I, C, H, W], [I, H, W, C] or [I, H, W],
+                int16 clips [I, samples], or floats of any shape, kept as float32 and passed on as they are.
+            y: [I] labels, whole numbers or texts: a list, an array or a tensor.
+            names: Names of the classes, by number or as {label: name}; None to take the labels themselves.
+            split: {"train": [class, ...], "validation": [...], "test": [...]}, of names or labels; a JSON
+                file of this; three fractions of the classes for these, drawn at random; or the name of the
+                split of each item. None for no splits.
+            channels: Where floats of three dimensions have their channels, "first" or "last"; None to refuse
+                what looks as if they came last. Of uint8 pictures this is seen.
+            sources: [I] source of each item, such as a speaker; None if sources are unknown.
+            name: Name of the pool.
+            seed: Seed of a split by fractions.
+
+        Raises:
+            ValueError: If items and labels disagree in number, or are uneven, empty, not finite, of another
+                type or of one class; or if a split or name fits no class.
+
+        Example:
+            >>> x, y = np.zeros((4, 8), np.float32), ["b", "a", "b", "a"]
+            >>> ClassPool.from_arrays(x, y, split={"test": ["b"]})
+            ClassPool('pool': 2 classes, 4 items [8] float32; test 1)
+        """
+        from quickstudy.data.adapters.arrays import pool_of_arrays
+
+        return pool_of_arrays(x, y, names, split, channels, sources, name, seed)
+
+    @classmethod
+    def from_grouped(
         cls, items: Items, classes: Sequence[str], counts: Sequence[int] | IntArray, **rest: Any
     ) -> "ClassPool":
-        """Make a pool of items that lie one class after the other.
+        """Make a pool of items that lie one class after the other; see `from_arrays` for labels in any order.
 
         Args:
             items: All I items, uint8 images [I, C, H, W], int16 clips [I, samples] or float32 items [I, ...].
@@ -201,10 +251,12 @@ class ClassPool:
 
     def class_digests(self) -> dict[str, str]:
         """Hash of the items of each class, by the class's name; it depends on their content only."""
-        return {
-            name: hashlib.blake2b(np.ascontiguousarray(self.items[i : i + n]).data, digest_size=6).hexdigest()
-            for name, i, n in zip(self.classes, self.starts.tolist(), self.counts.tolist(), strict=True)
-        }
+        found: dict[str, str] = {}
+        for name, i, n in zip(self.classes, self.starts.tolist(), self.counts.tolist(), strict=True):
+            of = np.ascontiguousarray(self.items[i : i + n])
+            found[name] = hashlib.blake2b(of.data, digest_size=6).hexdigest()
+            give_back(self.items)
+        return found
 
     def content_digest(self) -> str:
         """Hash of all class names and items: equal for equal data, however it was loaded."""

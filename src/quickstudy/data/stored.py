@@ -6,6 +6,10 @@ from weakref import WeakValueDictionary
 import torch
 
 from quickstudy.data.formats.items import Items
+from quickstudy.data.mapped import give_back
+
+KEPT, AROUND = 256 * 2**20, 2**17
+"""Bytes of a mapped file that may stay in memory, and those around an item that systems read with it."""
 
 
 class Stored:
@@ -22,8 +26,24 @@ class Stored:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # about read-only arrays, which are only read here
             flat = torch.from_numpy(items).flatten(1)
+        self._read = 0
         fits = device.type != "cpu" and flat.nbytes <= free_memory(device) // 2
         self.tensor = flat.to(device) if fits else flat
+        if fits:
+            give_back(items)
+
+    def take(self, index: torch.Tensor) -> torch.Tensor:
+        """Items [B, ...], flat, by their indices [B]; those of a mapped file don't stay in memory.
+
+        Args:
+            index: [B] indices of items.
+        """
+        found = self.tensor.index_select(0, index.to(self.tensor.device, non_blocking=True))
+        self._read += len(index) * (self.tensor[:1].nbytes + AROUND)
+        if self._read > KEPT:
+            give_back(self.items)
+            self._read = 0
+        return found
 
 
 _ALIVE: "WeakValueDictionary[tuple[int, torch.device], Stored]" = WeakValueDictionary()

@@ -50,7 +50,7 @@ def check_batches(name: str, batches: Any) -> None:
     elif isinstance(batches, Episode):
         how = "it is one meta-batch: give the sequence, Episodes(pool, Setting(5, 1))"
     elif isinstance(batches, torch.utils.data.DataLoader | torch.utils.data.Dataset):
-        how = "bring its items and labels into a pool, Episodes(ClassPool.from_arrays(…), Setting(5, 1))"
+        how = "bring it into a pool, Episodes(ClassPool.from_dataset(dataset), Setting(5, 1))"
     else:
         how = (
             "give Episodes(pool, Setting(5, 1)), or for tasks of your own a function from i to an Episode, "

@@ -1,0 +1,1 @@
+"""What brings data that are in memory, or in another library's hands, into a `ClassPool`."""

@@ -231,8 +231,8 @@ class OwnTasks(torch.utils.data.Dataset[int]):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (torch.utils.data.DataLoader(OwnTasks()), "is a DataLoader: bring its items and labels into a pool"),
-        (OwnTasks(), "is an OwnTasks: bring its items and labels into a pool"),
+        (torch.utils.data.DataLoader(OwnTasks()), "is a DataLoader: bring it into a pool"),
+        (OwnTasks(), "is an OwnTasks: bring it into a pool"),
         ({1}, r"is a set: give Episodes\(pool, Setting\(5, 1\)\), or for tasks of your own a function"),
         ([1, 2], "meta-batch 0 of the tasks is a int: give an Episode, "),
         ((i for i in range(3)), "meta-batch 0 of the tasks is a int: give an Episode, "),

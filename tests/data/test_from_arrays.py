@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def test_half_precision_and_a_gradient() -> None:
     assert contents(ClassPool.from_arrays(x, Y)) == SORTED
 
 
-@pytest.mark.parametrize("make", [list, np.array, lambda y: np.array(y, object)])  # as pandas gives them
+@pytest.mark.parametrize("make", [list, np.array, partial(np.array, dtype=object)])  # as pandas gives them
 def test_labels_of_text(make: Callable[[list[str]], Any]) -> None:
     pool = ClassPool.from_arrays(X, make(["cba"[v] for v in Y]))
     assert contents(pool) == {"a": SORTED["2"], "b": SORTED["1"], "c": SORTED["0"]}

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from quickstudy.core.arrays import IntArray
-from quickstudy.data.formats.images import Bytes
+from quickstudy.core.progress import ProgressCallback
+from quickstudy.data.formats.images import Bytes, ImageFormat
 from quickstudy.data.formats.items import ItemFormat, Items
 from quickstudy.data.mapped import give_back
 
@@ -142,6 +143,89 @@ class ClassPool:
         from quickstudy.data.adapters.arrays import pool_of_arrays
 
         return pool_of_arrays(x, y, names, split, channels, sources, name, seed)
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: Any,
+        *,
+        image: str | int | None = None,
+        label: Any = None,
+        split: "ClassSplit | None" = None,
+        size: int | None = None,
+        grey: bool | None = None,
+        image_format: ImageFormat | None = None,
+        channels: Literal["first", "last"] | None = None,
+        names: "Names | None" = None,
+        lazy: bool | None = None,
+        skip_corrupt: bool = False,
+        name: str | None = None,
+        seed: int = 0,
+        progress: ProgressCallback | None = None,
+    ) -> "ClassPool":
+        """Make a pool of a map-style data set of torch or torchvision, or one of Hugging Face.
+
+        Each item is read once and written to its place in one array, so that memory holds little more than
+        that; labels are taken from `targets`, `labels`, `samples` or the column of labels, where there are
+        such, without reading the items. Names of classes are those of the data set (`classes`, or the
+        features). Items are PIL pictures, files' bytes or paths, uint8 arrays or tensors in any layout, or
+        float arrays or tensors of any shape, which are kept as float32 and passed on as they are.
+
+        Args:
+            dataset: Data set with len(ds) and ds[i]; or several by the name of the split, {"train": ds, …},
+                which share no class.
+            image: Where an item has its picture: a column, a key or a place in a tuple; None for the one of
+                that feature or usual name, or the first.
+            label: The same of its label, the second by default; or the labels [I] of all items.
+            split: {"train": [class, ...], "validation": [...], "test": [...]}, of names or labels; a JSON
+                file of this; three fractions of the classes; the name of a column, or the split of each item.
+                None for no splits.
+            size: Height and width in pixels that pictures are scaled to, after cropping to their middle
+                square; None to keep the size that all of them have.
+            grey: Whether pictures are read without color; None for as the first one is.
+            image_format: Format that pictures are converted to, in the place of `size` and `grey`.
+            channels: Where float items of three dimensions have their channels, "first" or "last"; None to
+                refuse what looks as if they came last.
+            names: Names of the classes, by number or as {label: name}; None for those of the data set.
+            lazy: Whether the items are kept in a file of the cache folder, of which no more than 256 MiB are
+                in memory, and which is gone with the pool; None for a file where they take more than 2 GiB.
+            skip_corrupt: Whether to skip items that can't be read, with a warning, instead of raising an
+                error.
+            name: Name of the pool; None for that of the data set.
+            seed: Seed of a split by fractions.
+            progress: Function that is called with (done, total) while reading.
+
+        Raises:
+            TypeError: If it is no map-style data set.
+            ValueError: If it isn't clear what is picture and label; if items are of unequal shapes or types;
+                or if labels, names or splits don't fit.
+            OSError: If an item can't be read; the message gives its number and the reason.
+
+        Example:
+            >>> import torch
+            >>> x = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+            >>> ds = torch.utils.data.TensorDataset(x, torch.tensor([1, 0, 1, 0]))
+            >>> ClassPool.from_dataset(ds, split={"train": [0]}, name="mine")
+            ClassPool('mine': 2 classes, 4 items [3, 8, 8] uint8; train 1)
+        """
+        from quickstudy.data.adapters.dataset import pool_of_dataset
+
+        return pool_of_dataset(
+            dataset,
+            image,
+            label,
+            split,
+            size,
+            grey,
+            image_format,
+            channels,
+            names,
+            lazy,
+            skip_corrupt,
+            name,
+            seed,
+            progress,
+        )
 
     @classmethod
     def from_grouped(

@@ -126,8 +126,10 @@ def kept_dtype(x: npt.NDArray[Any], what: str) -> type[np.uint8 | np.int16 | np.
     Raises:
         ValueError: If they are of another type, of which it isn't clear how to scale it.
     """
-    if x.dtype in (np.uint8, np.int16):
-        return np.uint8 if x.dtype == np.uint8 else np.int16
+    if x.dtype == np.uint8:
+        return np.uint8
+    if x.dtype == np.int16:
+        return np.int16
     if x.dtype.kind == "f":
         return np.float32
     raise ValueError(

@@ -113,16 +113,15 @@ def flat_labels(y: Any, what: str = "y") -> npt.NDArray[Any]:
 def _name(label: Any, names: Names | None) -> str:
     if names is None:
         return str(label)
-    if isinstance(names, str) or (isinstance(label, str) and not isinstance(names, Mapping)):
-        raise ValueError(
-            f"names is {shown(names)}, and labels are texts: leave it out, or give {{label: name}}"
-        )
-    try:
-        if not isinstance(names, Mapping) and not 0 <= label < len(names):
-            raise KeyError(label)
-        return str(names[label])
-    except KeyError:
-        raise ValueError(f"names has no name for label {shown(label)!r}: give one for each label") from None
+    if not isinstance(names, Mapping):
+        if isinstance(names, str) or isinstance(label, str):
+            raise ValueError(
+                f"names is {shown(names)}, and labels are texts: leave it out, or give {{label: name}}"
+            )
+        names = dict(enumerate(names))
+    if label not in names:
+        raise ValueError(f"names has no name for label {shown(label)!r}: give one for each label")
+    return str(names[label])
 
 
 def splits_of(split: ClassSplit | None, labels: Labels, seed: int = 0) -> dict[str, IntArray]:
@@ -145,11 +144,24 @@ def splits_of(split: ClassSplit | None, labels: Labels, seed: int = 0) -> dict[s
         found = {str(MEANT.get(s, s)): _numbers(s, of, labels) for s, of in split.items()}
     elif isinstance(split, str | Path):
         found = read_split(split, list(labels.classes))
-    elif len(split) == 3 and all(isinstance(part, int | float) for part in split):
+    elif _are_fractions(split):
         found = random_split(len(labels.classes), [float(part) for part in split], seed)
     else:
         found = _by_column(flat_labels(split, "split"), labels)
     return {s: np.asarray(of, dtype=np.int64) for s, of in found.items()}
+
+
+def is_column(split: Any) -> bool:
+    """Whether a split is one of each item, and not of classes.
+
+    Args:
+        split: Split as `splits_of` takes it.
+    """
+    return split is not None and not isinstance(split, Mapping | str | Path) and not _are_fractions(split)
+
+
+def _are_fractions(split: Any) -> bool:
+    return len(split) == 3 and all(isinstance(part, int | float) for part in split)
 
 
 def _numbers(split: str, wanted: Any, labels: Labels) -> list[int]:

@@ -121,13 +121,21 @@ class ImageFormat:
                     if min(image.size) >= 2 * self.size:  # decodes JPEGs at a lower resolution: faster
                         image.draft(None, (2 * self.size, 2 * self.size))
                     with foreign.DECODED.taking(_memory_for(image, raw, self)):
-                        return self._convert(image)
+                        return self.convert(image)
             except Image.UnidentifiedImageError:
                 raise OSError("not a picture in any format that is read") from None
             except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
                 raise OSError(str(error)) from None
 
-    def _convert(self, image: Image.Image) -> Bytes:
+    def convert(self, image: Image.Image) -> Bytes:
+        """Convert one picture that Pillow has opened.
+
+        Args:
+            image: Picture of any mode and size.
+
+        Returns:
+            Image [C, H, W], uint8.
+        """
         image.load()  # some formats have the orientation at their end
         if (turn := UPRIGHT.get(_orientation(image))) is not None:
             image = image.transpose(turn)

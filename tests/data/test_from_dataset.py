@@ -159,7 +159,7 @@ def test_labels_are_known_before_items_are_read(attribute: str, make: Callable[[
 
 def test_labels_that_a_transform_changes_are_read_from_the_items() -> None:
     ds: Any = Like(PICTURES)
-    ds.targets, ds.target_transform, ds.classes = [0, 1, 2, 3, 4, 5, 6], (lambda y: y), None
+    ds.targets, ds.target_transform, ds.classes = [0, 1, 2, 3, 4, 5, 6], abs, None
     assert codes(ClassPool.from_dataset(ds)) == ORDER
 
 
@@ -427,9 +427,7 @@ def test_the_library_itself() -> None:
     assert np.array_equal(ClassPool.from_dataset(ds.with_format("torch")).items, pool.items)
     undecoded = ds.cast_column("img", datasets.Image(decode=False))
     assert np.array_equal(ClassPool.from_dataset(undecoded).items, pool.items)
-    halves = datasets.DatasetDict(
-        {"train": ds.filter(lambda row: row["fine"] < 2), "test": ds.filter(lambda row: row["fine"] == 2)}
-    )
+    halves = datasets.DatasetDict({"train": ds.select([1, 2, 3]), "test": ds.select([0, 4])})
     assert ClassPool.from_dataset(halves).split("test").classes == ("cow",)
     with pytest.raises(TypeError, match="gives no item by its number"):
         ClassPool.from_dataset(ds.to_iterable_dataset())

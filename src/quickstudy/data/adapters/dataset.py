@@ -98,7 +98,7 @@ def pool_of_dataset(
     read = reader.read(parts, names, lambda labels: splits_of(split, labels, seed), lazy, progress)
     labels, items, kept = read
     if is_column(split) and not kept.all():  # of which some items were left out
-        split = flat_labels(split, "split")[kept]
+        split = flat_labels(split, "split")[kept].tolist()
     return ClassPool.from_grouped(
         items,
         labels.classes,
@@ -147,7 +147,8 @@ class _Reader:
         channels: Channels | None,
         skip: bool,
     ) -> None:
-        self.size, self.grey, self.form, self.channels, self.skip = size, grey, form, channels, skip
+        self.size, self.grey, self.form, self.skip = size, grey, form, skip
+        self.channels: Channels | None = channels
         self.wanted = form is not None or size is not None or grey is not None  # so they are pictures
         self.fixed = form is None and size is None  # all have one size, that of the first
         self.first: npt.NDArray[Any] | None = None

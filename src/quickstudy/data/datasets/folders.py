@@ -19,8 +19,10 @@ from quickstudy.core.progress import ProgressCallback
 from quickstudy.core.wording import plural
 from quickstudy.data.cache import cached_pool, contents_of
 from quickstudy.data.contents import content_digests
+from quickstudy.data.datasets.features import feature_file, is_feature_file
 from quickstudy.data.formats.archives import ENDINGS, File, Folder, is_archive, open_archive
 from quickstudy.data.formats.audio import AudioFormat
+from quickstudy.data.formats.features import FeatureFormat
 from quickstudy.data.formats.images import ImageFormat
 from quickstudy.data.formats.items import ItemFormat, Items, decode_items
 from quickstudy.data.formats.originals import typical_size
@@ -200,6 +202,8 @@ def folder_pool(
         Function of the keyword arguments `root` (ignored) and `progress` that loads the pool.
     """
     folder = root
+    if isinstance(item_format, FeatureFormat) and is_feature_file(root):
+        return partial(_features_of, root, split)
 
     def pool(*, root: object = None, progress: ProgressCallback | None = None) -> ClassPool:
         return class_folders(
@@ -207,6 +211,11 @@ def folder_pool(
         )
 
     return pool
+
+
+def _features_of(path: str | Path, split: Split, **_: object) -> ClassPool:
+    """The features in a file, as a recipe's `pool` function."""
+    return feature_file(path, split=split)
 
 
 def find_files(root: Path, item_format: ItemFormat) -> dict[str, list[File]]:

@@ -91,7 +91,7 @@ def theirs(
 
 
 def _data_of_easyfsl() -> tuple[Any, Any]:
-    """Its data set and sampler; bare packages in the place of its own, which import torchvision for pictures."""
+    """Its data set and sampler; bare packages stand for its own, which import torchvision."""
     methods: Any = sys.modules["easyfsl.methods"]
     for name in ("datasets", "samplers"):
         bare = ModuleType(f"easyfsl.{name}")

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from benchmarks.peer_easyfsl import easyfsl
 from benchmarks.rows import Row, write
@@ -97,6 +97,7 @@ def _data_of_easyfsl() -> tuple[Any, Any]:
         bare = ModuleType(f"easyfsl.{name}")
         bare.__path__ = [str(Path(methods.__path__[0]).with_name(name))]
         sys.modules.setdefault(bare.__name__, bare)
+    Sampler.__init__ = lambda self, data_source=None: None  # torch 2.14 takes none
     base = easyfsl("datasets.few_shot_dataset").FewShotDataset
     vars(sys.modules["easyfsl.datasets"])["FewShotDataset"] = base
     return easyfsl("datasets.features_dataset").FeaturesDataset, easyfsl("samplers.task_sampler").TaskSampler

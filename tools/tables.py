@@ -109,6 +109,11 @@ TITLES = {  # in this order
     "full_schedule": ("The papers' schedule", "Accuracy after the papers' number of meta-batches."),
     "decode": ("Loading Omniglot", "32,460 pictures, rotations added; median."),
     "footprint": ("Start and memory", "Whole processes."),
+    "features": (
+        "Tasks on cached features",
+        "10,000 tasks 5w1s of 640 numbers, from vectors in memory to the mean accuracy of prototypes; "
+        "tasks a second, the median of the turns.",
+    ),
     "own_data": (
         "Memory of data sets of one's own",
         "`ClassPool.from_dataset` on pictures that are drawn when they are asked for; peaks are beyond what "

@@ -3,6 +3,7 @@ __version__: str
 from .core.episode import Episode as Episode
 from .core.episode import Support as Support
 from .core.learner import Learner as Learner
+from .core.scores import ErrorScore as ErrorScore
 from .core.scores import Score as Score
 from .data.batches import LabelledBatches as LabelledBatches
 from .data.datasets.alphabets import WithinAlphabets as WithinAlphabets
@@ -13,6 +14,7 @@ from .data.datasets.glyphs import glyphs as glyphs
 from .data.datasets.omniglot import omniglot as omniglot
 from .data.episodes import Episodes as Episodes
 from .data.formats.images import ImageFormat as ImageFormat
+from .data.own_tasks import OwnTasks as OwnTasks
 from .data.pool import ClassPool as ClassPool
 from .data.setting import LabelFraction as LabelFraction
 from .data.setting import Setting as Setting

@@ -15,6 +15,7 @@ from quickstudy.core import checkpoint
 from quickstudy.core.episode import Episode, LabelledBatch, Support
 from quickstudy.core.kernels.switch import kernels
 from quickstudy.core.learner import Learner
+from quickstudy.core.scores import ErrorScore
 from quickstudy.core.update_rules import adam, heavy_ball, rmsprop, sgd
 from quickstudy.data.batches import LabelledBatches
 from quickstudy.data.episodes import Episodes
@@ -232,8 +233,9 @@ class OwnTasks(torch.utils.data.Dataset[int]):
     [
         (torch.utils.data.DataLoader(OwnTasks()), "is a DataLoader: bring it into a pool"),
         (OwnTasks(), "is an OwnTasks: bring it into a pool"),
-        ([1, 2], r"is a list: give Episodes\(pool, Setting\(5, 1\)\), or for tasks of your own a class"),
-        ((i for i in range(3)), "is a generator: give Episodes"),
+        ({1}, r"is a set: give Episodes\(pool, Setting\(5, 1\)\), or for tasks of your own a function"),
+        ([1, 2], "meta-batch 0 of the tasks is a int: give an Episode, "),
+        ((i for i in range(3)), "meta-batch 0 of the tasks is a int: give an Episode, "),
         (torch.float32, "is a dtype: give Episodes"),
     ],
 )
@@ -310,7 +312,7 @@ def test_a_forward_that_gives_no_loss(tasks: Episodes) -> None:
         fit(Scores(nn.Sequential(nn.Flatten(), nn.LazyLinear(2))), tasks, 1)
 
 
-def test_regressions_have_no_accuracy() -> None:
+def test_regressions_have_an_error() -> None:
     class Lines:
         tasks, seed, setting = 1, 0, "lines"
 
@@ -322,8 +324,7 @@ def test_regressions_have_no_accuracy() -> None:
                 Support(torch.rand(1, 4, 1), torch.rand(1, 4, 1), 0), torch.rand(1, 3, 1), torch.rand(1, 3, 1)
             )
 
-    with pytest.raises(ValueError, match=r"the tasks are regressions \(ways = 0\), which have no accuracy"):
-        evaluate(MAML(MLP(1, (4,), 1)), Lines(), 1)
+    assert isinstance(evaluate(MAML(MLP(1, (4,), 1)), Lines(), 3), ErrorScore)
 
 
 def test_pools_with_few_classes() -> None:

@@ -1,6 +1,7 @@
 """Drawing episodes: uniform, repeatable, and never a query among the support."""
 
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -17,15 +18,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import quickstudy as qs
 from quickstudy.core.episode import Episode, Support
 from quickstudy.core.learner import Learner
 from quickstudy.data.augment.images import Augment
 from quickstudy.data.episodes import Episodes, distinct
 from quickstudy.data.pool import ClassPool
-from quickstudy.data.setting import LabelFraction, Setting
+from quickstudy.data.setting import LabelFraction, Setting, Size
 from quickstudy.training.evaluate import evaluate
 from quickstudy.training.fit import fit
-from tests.support.pools import coded_pool
+from tests.support.pools import coded_pool, noisy_pool
 
 
 @st.composite
@@ -297,18 +299,121 @@ def test_setting() -> None:
     assert Setting(5, 2, 3, 4).items == 9
 
 
-DRAWN = Setting(3, 1, 5, most_shots=4)
+DRAWN = Setting(3, (1, 4), together=6)
 """Six items of each class, of which one to four are support."""
 
 
-def test_a_setting_that_draws_its_shots_is_named_stated_and_checked() -> None:
+def test_a_setting_that_draws_its_sizes_is_named_and_stated() -> None:
     assert str(DRAWN) == "3w1-4s"
     assert DRAWN.items == 6
-    assert Setting(**DRAWN.as_dict()) == DRAWN
-    assert "most_shots" not in Setting(5, 1).as_dict(), "as in the manifests there are"
-    for most in (1, 6, 7):
-        with pytest.raises(ValueError, match=f"most_shots is {most}: it must be above the 1 shots and"):
-            Setting(3, 1, 5, most_shots=most)
+    assert (DRAWN.queries, DRAWN.drawn, Setting(5, 1).drawn) == ((2, 5), True, False)
+    assert replace(DRAWN, ways=4) == Setting(4, (1, 4), together=6)
+    free = Setting(ways=(5, 20), shots=(1, 10), queries=[2, 5])  # pyright: ignore[reportArgumentType]
+    assert str(free) == "5-20w1-10s"
+    assert free.items == 15
+    assert (free.least, free.most) == (Size(5, 1, 2), Size(20, 10, 5))
+    assert Setting((5, 5), (1, 1), (3, 3)) == Setting(5, 1, 3)
+    for setting in (DRAWN, free, Setting(5, 1)):
+        assert Setting.from_dict(json.loads(json.dumps(setting.as_dict()))) == setting
+    assert Setting.from_dict({"ways": 3, "shots": 1, "queries": 5, "most_shots": 4}) == DRAWN, "as once"
+    assert Setting(5, 1).as_dict() == {
+        "ways": 5, "shots": 1, "queries": 15, "unlabelled": 0, "distractors": 0
+    }, "as in the manifests there are"  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"shots": (1, 4), "together": 4},
+            "together is 4: it must leave a query of each class beside 4 shots",
+        ),
+        (
+            {"shots": 2, "together": 4},
+            "together is 4 and shots 2: it is for shots that are drawn; give queries",
+        ),
+        ({"shots": (1, 4), "queries": 3, "together": 6}, "queries is 3 and together 6: give one of them"),
+        ({"shots": (4, 1)}, r"shots is \(4, 1\): the least comes first, \(1, 4\)"),
+        ({"shots": (1, 2, 3)}, r"shots is \(1, 2, 3\): give a number, or the least and the largest, such as"),
+        ({"shots": (0, 3)}, "shots is 0: it must be at least 1"),
+        ({"ways": (1, 3)}, "ways is 1: it must be at least 2"),
+        ({"queries": (1.5, 3)}, "queries is 1.5: it must be a whole number"),
+        ({"shots": "1-4"}, "shots is '1-4': it must be a whole number"),
+    ],
+)
+def test_wrong_ranges(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        Setting(**({"ways": 3, "shots": 1} | arguments))
+
+
+def test_ways_shots_and_queries_are_drawn_for_each_meta_batch_with_equal_chances() -> None:
+    pool = coded_pool([9, 10, 11, 12, 13])
+    episodes = Episodes(pool, Setting((2, 5), (1, 4), (2, 3)), tasks=3, seed=1)
+    drawn = [Counter[int](), Counter[int](), Counter[int]()]
+    for i in range(400):
+        s = episodes.size(i)
+        for counter, number in zip(drawn, (s.ways, s.shots, s.queries), strict=True):
+            counter[number] += 1
+    for counter, numbers in zip(drawn, ((2, 3, 4, 5), (1, 2, 3, 4), (2, 3)), strict=True):
+        assert set(counter) == set(numbers)
+        assert all(abs(n - 400 / len(numbers)) < 50 for n in counter.values())
+    for i in range(12):
+        e, s = episodes[i], episodes.size(i)
+        assert (e.ways, e.shots) == (s.ways, s.shots)
+        assert e.query_y.shape == (3, s.ways * s.queries)
+        assert torch.equal(e.query_y.sort(1).values[0], torch.arange(s.ways).repeat_interleave(s.queries))
+        for t in range(3):
+            seen = codes(e.support.x)[t] + codes(e.query_x)[t]
+            assert len(set(seen)) == s.ways * (s.shots + s.queries)
+            assert len({c for c, _ in seen}) == s.ways
+    with pytest.raises(ValueError, match=r"^6 ways, but coded has 5 classes"):
+        Episodes(pool, Setting((2, 6), 1, 1))
+    with pytest.raises(ValueError, match=r"fewer than the 12 items that 8 shots \+ 4 queries take: 'class0'"):
+        Episodes(pool, Setting(2, (1, 8), (1, 4)))
+
+
+def test_drawn_ways_go_with_groups_and_only_those_that_have_enough() -> None:
+    pool = coded_pool([5] * 9)
+    episodes = Episodes(pool, Setting((2, 4), 1, 1), 4, group=lambda name: "ab"[int(name[-1]) < 3])
+    for i in range(20):
+        e = episodes[i]
+        assert all(c >= 3 for of_task in codes(e.support.x) for c, _ in of_task)
+
+
+def test_drawn_sizes_are_trained_on_and_evaluated() -> None:
+    pool = noisy_pool()
+    episodes = Episodes(pool, Setting((3, 6), (1, 3), (1, 4)), tasks=2)
+    torch.manual_seed(0)
+    learner = qs.Prototypical(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 8)))
+    qs.fit(learner, episodes, 12, validation=episodes.on("cpu"), validation_episodes=9, every=6)
+    score = qs.evaluate(learner, episodes, 9)
+    right: list[float] = []
+    hits, of = 0, 0
+    for i in range(5):
+        e = episodes[i][: 9 - 2 * i]
+        found = learner.predict(e.support, e.query_x).argmax(-1) == e.query_y
+        right += found.float().mean(1).tolist()
+        hits, of = hits + int(found.sum()), of + found.numel()
+    assert score.accuracies == pytest.approx(right)
+    assert score.setting == "3-6w1-3s"
+    assert score.data95
+    assert score.data95[0] < hits / of < score.data95[1]
+
+
+def test_a_model_with_too_few_outputs_is_refused_before_training() -> None:
+    episodes = Episodes(noisy_pool(), Setting((2, 6), 1, 1))
+
+    def maml(outputs: int) -> qs.MAML:
+        return qs.MAML(torch.nn.Sequential(torch.nn.Flatten(), qs.MLP(256, (8,), outputs)))
+
+    for work in (lambda: qs.fit(maml(5), episodes, 1), lambda: qs.evaluate(maml(5), episodes, 1)):
+        with pytest.raises(
+            ValueError,
+            match=r"^the model of MAML distinguishes 5 classes and tasks of 2-6w1s have up to 6: give it as "
+            r"many outputs, or ask for ways=\(2, 5\)$",
+        ):
+            work()
+    qs.fit(maml(6), episodes, 8)
 
 
 def test_drawn_shots_are_equally_likely_and_the_rest_are_queries() -> None:
@@ -316,7 +421,7 @@ def test_drawn_shots_are_equally_likely_and_the_rest_are_queries() -> None:
     drawn = Counter[int]()
     for i in range(400):
         size = episodes.size(i)
-        assert size == replace(DRAWN, shots=size.shots, queries=6 - size.shots, most_shots=None)
+        assert size == Size(3, size.shots, 6 - size.shots)
         drawn[size.shots] += 1
     assert set(drawn) == {1, 2, 3, 4}
     assert all(abs(n - 100) < 5 * 75**0.5 for n in drawn.values())
@@ -352,7 +457,7 @@ def test_drawn_shots_depend_on_the_seed_and_the_step_and_are_the_same_for_every_
 def test_drawn_shots_go_with_labels_and_other_classes_but_not_across_sources() -> None:
     pool = coded_pool([30, 30, 30, 30])
     labels = LabelFraction(0.5)
-    setting = Setting(3, 1, 5, unlabelled=2, most_shots=4)
+    setting = Setting(3, (1, 4), together=6, unlabelled=2)
     same = Episodes(pool, setting, tasks=2, labels=labels, augment_classes=lambda x, rng: x)
     plain = Episodes(pool, setting, tasks=2, labels=labels)
     for i in range(4):

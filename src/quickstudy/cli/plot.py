@@ -29,7 +29,7 @@ def plot(
         pool = recipe.pool(root=data_root, progress=progress)
     log = weights.find(checkpoint).with_name("log.jsonl")
     wanted = as_setting(setting, 1)
-    spare = int(pool.split("test").counts.min(initial=wanted.items)) - wanted.shots
+    spare = int(pool.split("test").counts.min(initial=wanted.items)) - wanted.most.shots
     classes, size = clip_ways(pool.split("test"), replace(wanted, queries=max(1, min(5, spare))))
     inverted = getattr(recipe.item_format, "invert", False)
     kept = manifest.get("training", {}).get("steps")

@@ -156,6 +156,59 @@ class Score:
 
 
 @dataclass(frozen=True)
+class ErrorScore:
+    """Mean squared error of regressions over episodes, with all that is needed to reproduce it.
+
+    Lower is better.
+
+    Args:
+        error: Mean over the tasks of the mean squared error of a task's queries, in squared units of the
+            values.
+        ci95: Half-width of the 95 % confidence interval over draws of tasks, as in `mean_ci95`.
+        episodes: Number of episodes (tasks).
+        seed: Seed of the random draws of the episodes.
+        setting: Label of the episodes, such as "10 points".
+        mode: Input of batch norm, as in `Score`.
+        tasks: Digest of all that the tasks depend on; empty if unknown.
+        errors: Mean squared error of each task.
+    """
+
+    error: float
+    ci95: float
+    episodes: int
+    seed: int
+    setting: str
+    mode: str
+    tasks: str = field(default="", repr=False)
+    errors: tuple[float, ...] = field(default=(), repr=False)
+
+    def __str__(self) -> str:
+        """`mean squared error 0.512 ± 0.031 over draws (10 points, inductive, 600 episodes, seed 0)`."""
+        return (
+            f"mean squared error {self.error:.4g} ± {self.ci95:.2g} over draws "
+            f"({self.setting}, {self.mode}, {self.episodes} episodes, seed {self.seed})"
+        )
+
+    @property
+    def objective(self) -> float:
+        """Number by which the best weights are selected: the negative error."""
+        return -self.error
+
+    @property
+    def short(self) -> str:
+        """`error 0.512 10 points`."""
+        return f"error {self.error:.4g} {self.setting}"
+
+    def to_log(self) -> dict[str, float]:
+        """Numbers for a line of the training log, by name."""
+        return {"validation": self.error, "ci95": self.ci95}
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields by name but the errors of single tasks, for the manifest of a checkpoint."""
+        return {k: v for k, v in vars(self).items() if k != "errors"}
+
+
+@dataclass(frozen=True)
 class FinalLoss:
     """Losses that an update rule reaches on test problems, with all that is needed to reproduce them.
 

@@ -6,6 +6,7 @@ from .datasets.cifar import cifar_fs as cifar_fs
 from .datasets.cifar import fc100 as fc100
 from .datasets.faces import lfw as lfw
 from .datasets.faces import orl as orl
+from .datasets.features import feature_file as feature_file
 from .datasets.folders import audio_folders as audio_folders
 from .datasets.folders import class_folders as class_folders
 from .datasets.folders import image_folders as image_folders
@@ -23,7 +24,9 @@ from .datasets.speech import fsdd as fsdd
 from .datasets.spliced_words import with_new_words as with_new_words
 from .episodes import Episodes as Episodes
 from .formats.audio import AudioFormat as AudioFormat
+from .formats.features import FeatureFormat as FeatureFormat
 from .formats.images import ImageFormat as ImageFormat
+from .own_tasks import OwnTasks as OwnTasks
 from .pool import ClassPool as ClassPool
 from .pool import described as described
 from .pool import with_rotations as with_rotations

@@ -16,7 +16,7 @@ from quickstudy.core.wording import plural
 from quickstudy.data.augment.augment import Augment
 from quickstudy.data.formats.items import floats
 from quickstudy.data.pool import ClassPool, described
-from quickstudy.data.setting import LabelFraction, Setting
+from quickstudy.data.setting import LabelFraction, Setting, Size
 from quickstudy.data.stored import Stored, stored
 
 
@@ -56,7 +56,7 @@ class Episodes:
     Raises:
         ValueError: If the pool has too few classes for the ways, or a class has too few items for shots and
             queries (the message names it); or if `cross_source` is used with a pool without sources, or
-            together with `labels`, `group`, unlabelled items or `most_shots`.
+            together with `labels`, `group`, unlabelled items or sizes that are drawn.
     """
 
     def __init__(
@@ -84,17 +84,17 @@ class Episodes:
         self.pool, self.setting, self.tasks, self.seed, self.device = pool, setting, tasks, seed, device
         self.labels, self.augment, self.group, self.cross_source = labels, augment, group, cross_source
         self.augment_classes = augment_classes
-        if cross_source and (labels or group or setting.unlabelled or setting.most_shots):
+        if cross_source and (labels or group or setting.unlabelled or setting.drawn):
             raise ValueError(
-                "cross_source does not go with labels, group, unlabelled items or most_shots: leave out one "
-                "of them"
+                "cross_source does not go with labels, group, unlabelled items or sizes that are drawn: "
+                "leave out one of them"
             )
         if labels:
             self._order, self._labelled = labels.order(pool.counts)
             self._firsts = np.cumsum(pool.counts) - pool.counts  # where each class begins in `_order`
         if not cross_source:
             _check(pool, setting, self._labelled if labels else None)
-        self._groups = _groups(pool, group, setting.ways + setting.distractors)
+        self._groups = _groups(pool, group, setting.most.ways + setting.distractors)
         self._sources = _Sources(pool, setting) if cross_source else None
         self._stored: Stored | None = None  # not before they are needed: on an accelerator they are copied
 
@@ -161,12 +161,14 @@ class Episodes:
         query_y = orders[1].to(self.device) // s.queries
         return Episode(Support(support, support_y, s.ways, unlabelled), query, query_y)
 
-    def size(self, i: int) -> Setting:
-        """Size of the tasks of meta-batch i: the setting, where it draws the shots with those that are drawn.
+    def size(self, i: int) -> Size:
+        """Size of the tasks of meta-batch i: that of the setting, with what it leaves to be drawn.
 
         Args:
             i: Index of the meta-batch, at least 0.
         """
+        if not self.setting.drawn:
+            return self.setting.most
         # a task's own random numbers have a key below the number of tasks
         return self.setting.of_one(
             np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(i, self.tasks)))
@@ -228,18 +230,18 @@ class Episodes:
         if self._sources:
             items = self._sources.draw(rng, self.tasks)
             return items, np.empty((self.tasks, 0, 0), np.int64), *self._orders(rng, s)
-        classes = self._classes(rng)
+        classes = self._classes(rng, s.ways + s.distractors)
         of_task, others = np.split(classes, [s.ways], -1)
         if self.labels:
             seen = distinct(rng, self._labelled[of_task], s.shots + s.queries)
             drawn = np.concatenate([seen, self._unlabelled(rng, of_task)], -1)
             away = self._unlabelled(rng, others)
         else:
-            drawn = distinct(rng, counts[of_task], s.items)
+            drawn = distinct(rng, counts[of_task], s.shots + s.queries + s.unlabelled)
             away = distinct(rng, counts[others], s.unlabelled)
         return self._items_at(of_task, drawn), self._items_at(others, away), *self._orders(rng, s)
 
-    def _orders(self, rng: np.random.Generator, s: Setting) -> tuple[IntArray, IntArray, IntArray]:
+    def _orders(self, rng: np.random.Generator, s: Size) -> tuple[IntArray, IntArray, IntArray]:
         """Random orders [T, S], [T, Q] and [T, U] of the support, query and unlabelled items.
 
         Each order is a permutation of the items of its kind, which are numbered class by class with the
@@ -254,9 +256,8 @@ class Episodes:
         unlabelled = order((s.ways + s.distractors) * s.unlabelled)
         return support, queries, unlabelled
 
-    def _classes(self, rng: np.random.Generator) -> IntArray:
+    def _classes(self, rng: np.random.Generator, number: int) -> IntArray:
         """Draw the classes [T, N + distractors] of each task."""
-        number = self.setting.ways + self.setting.distractors
         if not self.group:
             return distinct(rng, np.full(self.tasks, len(self.pool)), number)
         members, sizes = self._groups
@@ -295,7 +296,7 @@ class _Sources:
                 f"{pool.name} does not say what its items come from, so they can't be kept apart by it: "
                 "bring a pool with sources"
             )
-        self._pool, self._setting = pool, setting
+        self._pool, self._size = pool, setting.most  # no sizes are drawn
         of_class = np.repeat(np.arange(len(pool)), pool.counts)
         items = pool.indices
         source = pool.sources[items]
@@ -303,23 +304,24 @@ class _Sources:
         self._firsts = np.cumsum(pool.counts) - pool.counts  # position in `_order` of each class's first item
         self._counts = np.zeros((len(pool), len(pool.source_names)), np.int64)
         np.add.at(self._counts, (of_class, source), 1)
-        enough = self._counts >= setting.queries
-        enough &= pool.counts[:, None] - self._counts >= setting.shots
-        self._usable = np.flatnonzero(enough.sum(0) >= setting.ways)
+        s = self._size
+        enough = self._counts >= s.queries
+        enough &= pool.counts[:, None] - self._counts >= s.shots
+        self._usable = np.flatnonzero(enough.sum(0) >= s.ways)
         if not len(self._usable):
             heard = [pool.source_names[q] for q in np.flatnonzero(self._counts.sum(0)).tolist()]
             raise ValueError(
                 f"{pool.name} can't be kept apart by its {plural(len(heard), 'source')} "
                 f"({', '.join(heard[:5])}): "
-                f"none has {setting.queries} quer{'y' if setting.queries == 1 else 'ies'} of {setting.ways} "
-                f"classes each, of which others have {plural(setting.shots, 'shot')}; lower ways, queries "
+                f"none has {s.queries} quer{'y' if s.queries == 1 else 'ies'} of {s.ways} "
+                f"classes each, of which others have {plural(s.shots, 'shot')}; lower ways, queries "
                 "or shots, or bring more sources"
             )
         self._members = _padded([np.flatnonzero(enough[:, q]).tolist() for q in self._usable])
 
     def draw(self, rng: np.random.Generator, tasks: int) -> IntArray:
         """Draw the indices [T, N, shots + queries] of the items of `tasks` tasks in the pool."""
-        s, (members, sizes) = self._setting, self._members
+        s, (members, sizes) = self._size, self._members
         which = rng.integers(0, len(sizes), tasks)
         classes = members[which[:, None], distinct(rng, sizes[which], s.ways)]
         source = self._usable[which][:, None]
@@ -337,7 +339,7 @@ def _changed(augment: Augment, x: Tensor, rngs: list[np.random.Generator]) -> Te
 
 
 def _as_other_classes(
-    change: Augment, s: Setting, parts: list[Tensor], rngs: list[np.random.Generator]
+    change: Augment, s: Size, parts: list[Tensor], rngs: list[np.random.Generator]
 ) -> list[Tensor]:
     """Apply a change of classes to the support, query and unlabelled items of each class together."""
     each = [s.shots, s.queries, s.unlabelled]
@@ -400,12 +402,12 @@ def _padded(members: list[list[int]]) -> tuple[IntArray, IntArray]:
 
 
 def _check(pool: ClassPool, setting: Setting, labelled: IntArray | None) -> None:
-    classes = setting.ways + setting.distractors
-    if classes > len(pool):
-        wanted = f"{setting.ways} ways"
-        if setting.distractors:
-            wanted += f" and {plural(setting.distractors, 'distractor')}"
-        most = len(pool) - setting.distractors
+    s = setting.most
+    if s.ways + s.distractors > len(pool):
+        wanted = f"{s.ways} ways"
+        if s.distractors:
+            wanted += f" and {plural(s.distractors, 'distractor')}"
+        most = len(pool) - s.distractors
         fewer = f"ask for at most {most} ways or " if most >= 2 else ""
         raise ValueError(
             f"{wanted}, but {pool.name} has {plural(len(pool), 'class')}: {fewer}bring more classes"
@@ -413,8 +415,8 @@ def _check(pool: ClassPool, setting: Setting, labelled: IntArray | None) -> None
     if labelled is None:
         _check_items(pool, pool.counts, setting.items, setting, "")
     else:
-        _check_items(pool, labelled, setting.items - setting.unlabelled, setting, " with labels")
-        _check_items(pool, pool.counts - labelled, setting.unlabelled, setting, " without labels")
+        _check_items(pool, labelled, setting.items - s.unlabelled, setting, " with labels")
+        _check_items(pool, pool.counts - labelled, s.unlabelled, setting, " without labels")
 
 
 def _check_items(pool: ClassPool, counts: IntArray, least: int, setting: Setting, kind: str) -> None:
@@ -422,11 +424,12 @@ def _check_items(pool: ClassPool, counts: IntArray, least: int, setting: Setting
     if len(small):
         named = ", ".join(f"{pool.classes[i]!r} ({counts[i]})" for i in small[:5].tolist())
         more = f" and {len(small) - 5} more" if len(small) > 5 else ""
+        s = setting.most
+        queries = s.queries if setting.together is None else setting.together - s.shots
         raise ValueError(
             f"{len(small)} of {plural(len(pool), 'class')} of {pool.name} "
             f"{'has' if len(small) == 1 else 'have'} fewer than the {plural(least, 'item')}{kind} that "
-            f"{plural(setting.shots, 'shot')} + {setting.queries} "
-            f"quer{'y' if setting.queries == 1 else 'ies'}"
-            + (f" + {setting.unlabelled} unlabelled" if setting.unlabelled else "")
+            f"{plural(s.shots, 'shot')} + {queries} quer{'y' if queries == 1 else 'ies'}"
+            + (f" + {s.unlabelled} unlabelled" if s.unlabelled else "")
             + f" take: {named}{more}; lower shots or queries, or leave these classes out"
         )

@@ -18,6 +18,8 @@ from quickstudy.data.formats.items import ItemFormat, Items
 from quickstudy.data.mapped import give_back
 
 if TYPE_CHECKING:  # they make pools
+    from torch import nn
+
     from quickstudy.data.adapters.labels import ClassSplit, Names
 
 BoolArray = npt.NDArray[np.bool_]
@@ -246,6 +248,32 @@ class ClassPool:
         if sizes.sum() != len(items):
             raise ValueError(f"the counts add up to {sizes.sum()}, but there are {len(items)} items")
         return cls(items, tuple(classes), np.cumsum(sizes) - sizes, sizes, **rest)
+
+    def embedded(
+        self, encoder: "nn.Module", *, batch_size: int = 256, progress: ProgressCallback | None = None
+    ) -> "ClassPool":
+        """The pool of the embeddings of all items, from which thousands of tasks a second can be drawn.
+
+        Each item is encoded once, in evaluation mode and without gradients, on the device of the encoder. The
+        vectors are kept in the cache folder, by a fingerprint of the encoder and the content of the pool, so
+        the same encoder isn't asked again. They are items like any others: an encoder of vectors [B, D], such
+        as `torch.nn.Identity()`, goes into a learner.
+
+        Args:
+            encoder: Any module from items [B, ...] to embeddings [B, D].
+            batch_size: Number of items that are encoded at a time.
+            progress: Function that is called with (done, total); a bar on a terminal by default.
+
+        Returns:
+            Pool of float32 vectors [I, D], with the same classes, splits and sources.
+
+        Raises:
+            ValueError: If the encoder's output is not [B, D], or not finite.
+            OSError: If the cache folder can't be written.
+        """
+        from quickstudy.data.embedded import embedded_pool
+
+        return embedded_pool(self, encoder, batch_size, progress)
 
     def __repr__(self) -> str:
         """`ClassPool('glyphs': 398 classes, 9552 items [1, 28, 28] uint8; train 271, …)`."""

@@ -1,11 +1,39 @@
 """Setting, BatchSize and LabelFraction: the size of a task or a batch, and which items are labelled."""
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 
-from quickstudy.core.arguments import checked_class
+from quickstudy.core.arguments import checked_class, whole
 from quickstudy.core.arrays import IntArray
+
+Range = int | tuple[int, int]
+"""A number, or the least and the largest of numbers that are drawn."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """The size of the tasks of one meta-batch: a `Setting` in which nothing is left to be drawn.
+
+    Args:
+        ways: Number of classes in a task, N.
+        shots: Number of support items of each class.
+        queries: Number of query items of each class.
+        unlabelled: Number of unlabelled items of each class.
+        distractors: Number of further classes with `unlabelled` items each.
+    """
+
+    ways: int
+    shots: int
+    queries: int
+    unlabelled: int = 0
+    distractors: int = 0
+
+    def __str__(self) -> str:
+        """Short name of the task, such as `5w1s`."""
+        return f"{self.ways}w{self.shots}s"
 
 
 @checked_class
@@ -13,63 +41,140 @@ from quickstudy.core.arrays import IntArray
 class Setting:
     """The size of a task: `Setting(5, 1)` is "5-way 1-shot", 5w1s for short.
 
+    Ways, shots and queries may be ranges: `Setting(ways=(5, 20), shots=(1, 10))` draws each of them anew for
+    each meta-batch, every number from the first to the second with equal probability. All tasks of a
+    meta-batch have the same size, so that they are one tensor.
+
     Args:
-        ways: Number of classes in a task, N ≥ 2.
-        shots: Number of support items of each class, at least 1.
-        queries: Number of query items of each class, at least 1.
+        ways: Number of classes in a task, N ≥ 2, or its range.
+        shots: Number of support items of each class, at least 1, or its range.
+        queries: Number of query items of each class, at least 1, or its range.
         unlabelled: Number of unlabelled items of each class.
         distractors: Number of further classes that contribute `unlabelled` items each, but neither support
             nor query items.
-        most_shots: Largest number of shots, if these are drawn anew for each meta-batch, from `shots` to it
-            with equal probability; the others of the shots + queries items of each class are then the
-            queries. None if all tasks have as many shots.
+        together: Number of support and query items of each class together, if the queries are to be what the
+            drawn shots leave of it; `queries` is then not given. None if they are drawn by themselves.
 
     Raises:
-        ValueError: If a number is out of range, or there are distractors without unlabelled items.
+        ValueError: If a number is out of range, there are distractors without unlabelled items, or `together`
+            leaves no queries.
     """
 
-    ways: int
-    shots: int
-    queries: int = 15
+    ways: Range
+    shots: Range
+    queries: Range = 15
     unlabelled: int = 0
     distractors: int = 0
-    most_shots: int | None = None
+    together: int | None = None
 
     def __post_init__(self) -> None:
         """Check the arguments."""
-        for name, least in (("ways", 2), ("shots", 1), ("queries", 1), ("unlabelled", 0), ("distractors", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least {least}")
+        for name, least in (("ways", 2), ("shots", 1), ("queries", 1)):
+            object.__setattr__(self, name, _range(name, getattr(self, name), least))
+        for name in ("unlabelled", "distractors"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 0")
         if self.distractors and not self.unlabelled:
             raise ValueError(
                 f"{self.distractors} distractors without unlabelled items: say how many of each class"
             )
-        if self.most_shots is not None and not self.shots < self.most_shots < self.shots + self.queries:
+        if self.together is not None:
+            self._check_together(self.together)
+
+    def _check_together(self, together: int) -> None:
+        fewest, most = ends(self.shots)
+        if fewest == most:
             raise ValueError(
-                f"most_shots is {self.most_shots}: it must be above the {self.shots} shots and leave "
-                f"a query of the {self.shots + self.queries} items of each class"
+                f"together is {together} and shots {fewest}: it is for shots that are drawn; give queries"
             )
+        if together <= most:
+            raise ValueError(
+                f"together is {together}: it must leave a query of each class beside {most} shots"
+            )
+        left = (together - most, together - fewest)
+        if self.queries not in (15, left):
+            raise ValueError(f"queries is {self.queries} and together {together}: give one of them")
+        object.__setattr__(self, "queries", left)
 
     def __str__(self) -> str:
-        """Short name of the task, such as `5w1s` for 5-way 1-shot; `20w1-9s` if shots are drawn."""
-        drawn = "" if self.most_shots is None else f"-{self.most_shots}"
-        return f"{self.ways}w{self.shots}{drawn}s"
+        """Short name of the task, such as `5w1s` for 5-way 1-shot; `5-20w1-10s` if they are drawn."""
+        ways, shots = ("-".join(map(str, dict.fromkeys(ends(r)))) for r in (self.ways, self.shots))
+        return f"{ways}w{shots}s"
+
+    @property
+    def least(self) -> Size:
+        """Size of the smallest task, with the lower ends of all ranges."""
+        return self._with(0)
+
+    @property
+    def most(self) -> Size:
+        """Size of the largest task, with the upper ends of all ranges; of every task if none is drawn."""
+        return self._with(1)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether the size differs from meta-batch to meta-batch."""
+        return self.least != self.most
 
     @property
     def items(self) -> int:
-        """Number of items of each class that a task needs."""
-        return self.shots + self.queries + self.unlabelled
+        """Number of items of each class that a task needs, at most."""
+        return (self.together or self.most.shots + self.most.queries) + self.unlabelled
 
-    def of_one(self, rng: np.random.Generator) -> "Setting":
-        """The size of the tasks of one meta-batch, with shots that are drawn, if they are to be."""
-        if self.most_shots is None:
-            return self
-        shots = int(rng.integers(self.shots, self.most_shots + 1))
-        return replace(self, shots=shots, queries=self.shots + self.queries - shots, most_shots=None)
+    def of_one(self, rng: np.random.Generator) -> Size:
+        """Draw the size of the tasks of one meta-batch.
 
-    def as_dict(self) -> dict[str, int]:
-        """JSON-serializable description for a manifest, from which `Setting(**…)` makes an equal one."""
+        Args:
+            rng: Random generator.
+        """
+        shots, ways, queries = (
+            int(rng.integers(low, high + 1)) if low < high else low
+            for low, high in map(ends, (self.shots, self.ways, self.queries))
+        )
+        queries = queries if self.together is None else self.together - shots
+        return Size(ways, shots, queries, self.unlabelled, self.distractors)
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-serializable description for a manifest, of which `from_dict` makes an equal setting."""
         return {name: value for name, value in asdict(self).items() if value is not None}
+
+    @classmethod
+    def from_dict(cls, stated: Mapping[str, Any]) -> "Setting":
+        """The setting that `as_dict` described, before or after JSON, also in an earlier version.
+
+        Args:
+            stated: The description.
+        """
+        parts: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stated.items()}
+        if most := parts.pop("most_shots", None):
+            parts["together"] = parts["shots"] + parts.pop("queries", 15)
+            parts["shots"] = (parts["shots"], most)
+        return cls(**parts)
+
+    def _with(self, end: Literal[0, 1]) -> Size:
+        ways, shots, queries = (ends(r)[end] for r in (self.ways, self.shots, self.queries))
+        return Size(ways, shots, queries, self.unlabelled, self.distractors)
+
+
+def ends(numbers: Range) -> tuple[int, int]:
+    """Least and largest of the numbers of a range; twice the same of a single number.
+
+    Args:
+        numbers: A number or a range.
+    """
+    return (numbers, numbers) if isinstance(numbers, int) else numbers
+
+
+def _range(name: str, given: Any, least: int) -> Range:
+    """A number, or the two ends of a range, checked; a range of one number is that number."""
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        return whole(name, given, least)
+    if len(given) != 2:
+        raise ValueError(f"{name} is {given!r}: give a number, or the least and the largest, such as (1, 10)")
+    low, high = (whole(name, end, least) for end in given)
+    if low > high:
+        raise ValueError(f"{name} is {given!r}: the least comes first, ({high}, {low})")
+    return low if low == high else (low, high)
 
 
 @checked_class

@@ -35,23 +35,24 @@ def embedding(encoder: nn.Module, classes: ClassPool, seed: int = 0) -> Figure:
         The figure.
     """
     items = int(min(20, classes.counts.min()))
-    setting = Setting(min(EMBEDDED_WAYS, len(classes)), items - 1, 1)
+    ways = min(EMBEDDED_WAYS, len(classes))
+    setting = Setting(ways, items - 1, 1)
     support = Episodes(classes, setting, 1, seed)[0].support
     with evaluation_mode(encoder):
         z = embed(encoder, support.x)
-    centres = prototypes(z, support.y, setting.ways)[0].numpy()
+    centres = prototypes(z, support.y, ways)[0].numpy()
     pca = PCA(2).fit(z[0].numpy())
     points, middles = pca.transform(z[0].numpy()), pca.transform(centres)
     figure = Figure(figsize=(6, 5), layout="constrained")
     axes = figure.subplots()
-    colors = mpl.colormaps["tab10"](np.arange(setting.ways) % 10)
+    colors = mpl.colormaps["tab10"](np.arange(ways) % 10)
     axes.scatter(points[:, 0], points[:, 1], c=colors[support.y[0].numpy()], s=14, alpha=0.6, lw=0)
     axes.scatter(
         middles[:, 0], middles[:, 1], c=colors, s=160, marker="*", edgecolors="black", label="prototypes"
     )
     share = 100 * pca.explained_variance_ratio_
     axes.set(
-        title=f"{setting.ways} unseen classes, {len(points)} items",
+        title=f"{ways} unseen classes, {len(points)} items",
         xlabel=f"first principal component ({share[0]:.0f} % of the variance)",
         ylabel=f"second ({share[1]:.0f} %)",
     )
@@ -83,18 +84,19 @@ def refinement(
         The figure.
     """
     episodes = Episodes(classes, setting, 1, seed, labels=labels)
+    size = episodes.size(0)
     support, by_class = episodes[0].support, episodes.unlabelled_y(0)[0].argsort(stable=True)
     with evaluation_mode(learner):
         shots, others = embed_together(learner.encoder, support.x, support.unlabelled[:, by_class])
-    own = setting.ways * setting.unlabelled
-    before = prototypes(shots, support.y, setting.ways)
+    own = size.ways * setting.unlabelled
+    before = prototypes(shots, support.y, size.ways)
     pca = PCA(2).fit(torch.cat([shots[0], others[0]]).numpy())
     items = pca.transform(others[0].numpy())
     start = pca.transform(before[0].numpy())
     panels = {"without distractors": own, "with distractors": others.shape[1]}
     if not setting.distractors:
-        panels = {f"{setting.ways} unseen classes": own}
-    colors = mpl.colormaps["tab10"](np.arange(setting.ways) % 10)
+        panels = {f"{size.ways} unseen classes": own}
+    colors = mpl.colormaps["tab10"](np.arange(size.ways) % 10)
     figure = Figure(figsize=(4.6 * len(panels), 4.4), layout="constrained")
     drawn = figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)[0]
     for axes, (title, count) in zip(drawn, panels.items(), strict=True):

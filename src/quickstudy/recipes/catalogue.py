@@ -5,13 +5,22 @@
 
 from collections.abc import Callable
 
-from quickstudy.recipes import initialization, metric, natural, optimizer, own_pictures, recognition
+from quickstudy.recipes import (
+    initialization,
+    metric,
+    natural,
+    optimizer,
+    own_features,
+    own_pictures,
+    recognition,
+)
 from quickstudy.recipes.experiment import Experiment
 
 RECIPES: dict[str, Callable[..., Experiment]] = {
     "prototypical-glyphs": metric.prototypical_glyphs,
     "prototypical-omniglot-1shot": metric.prototypical_omniglot_1shot,
     "prototypical-omniglot-5shot": metric.prototypical_omniglot_5shot,
+    "prototypical-features": own_features.prototypical_features,
     "prototypical-images": own_pictures.prototypical_images,
     "matching-omniglot": metric.matching_omniglot,
     "relation-omniglot-1shot": metric.relation_omniglot_1shot,

@@ -140,7 +140,7 @@ def r2d2_cifar_fs() -> Recipe:
         summary="R2-D2, ridge regression on CIFAR-FS, small network",
         paper="Bertinetto et al. 2019, Table 1",
         learner=lambda: R2D2(R2D2Encoder()),
-        train=Setting(20, 1, 11, most_shots=9),
+        train=Setting(20, (1, 9), together=12),
         augment=Compose(MOVED),
         steps=12_000,
         lr=5e-3,

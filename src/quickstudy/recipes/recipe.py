@@ -25,7 +25,7 @@ from quickstudy.data.episodes import Episodes
 from quickstudy.data.formats.items import ItemFormat
 from quickstudy.data.overlap import items_record
 from quickstudy.data.pool import ClassPool
-from quickstudy.data.setting import BatchSize, LabelFraction, Setting
+from quickstudy.data.setting import BatchSize, LabelFraction, Setting, ends
 from quickstudy.metric.plain import PlainClassifier
 from quickstudy.metric.siamese import Siamese
 from quickstudy.metric.verification import Verification, verify
@@ -403,9 +403,10 @@ def clip_ways(classes: ClassPool, setting: Setting) -> tuple[ClassPool, Setting]
             f"{classes.name} has {len(classes)} classes, and telling apart takes two: "
             "bring more classes, or deal them out yourself with --set split=FILE"
         )
-    if setting.ways > len(classes):
+    least, most = ends(setting.ways)
+    if most > len(classes):
         warnings.warn(f"{classes.name} has {len(classes)} classes: {len(classes)}-way it is", stacklevel=2)
-    return classes, replace(setting, ways=min(setting.ways, len(classes)))
+    return classes, replace(setting, ways=(min(least, len(classes)), min(most, len(classes))))
 
 
 def _in_few_words(manifest: Manifest) -> str:

@@ -15,6 +15,7 @@ from quickstudy.core.foreign import naming
 from quickstudy.core.learner import Learner
 from quickstudy.core.seeds import generators_kept
 from quickstudy.data.formats.audio import AudioFormat
+from quickstudy.data.formats.features import FeatureFormat
 from quickstudy.data.formats.images import ImageFormat
 from quickstudy.data.formats.items import item_format
 from quickstudy.recipes.catalogue import RECIPES
@@ -197,6 +198,8 @@ def recipe_of(manifest: checkpoint.Manifest, recipe: str | None = None) -> Recip
     items = manifest.get("items", {})
     if "rate" in items and "version" in signature(RECIPES[name]).parameters:
         arguments = arguments | {"version": item_format(items).as_dict()["version"]}  # its own, not today's
+    if "dimensions" in items:
+        arguments = arguments | {"dimensions": items["dimensions"]}  # the file may be gone
     stated = RECIPES[name](**arguments)
     assert isinstance(stated, Recipe)  # a rule's checkpoint says so, and is refused before
     return stated
@@ -204,7 +207,7 @@ def recipe_of(manifest: checkpoint.Manifest, recipe: str | None = None) -> Recip
 
 def item_format_of(
     manifest: checkpoint.Manifest, origin: str | os.PathLike[str] = "this checkpoint"
-) -> ImageFormat | AudioFormat:
+) -> ImageFormat | AudioFormat | FeatureFormat:
     """What pictures or clips must become for the encoder of a checkpoint.
 
     Args:

@@ -56,7 +56,9 @@ def recipe_of_facts(manifest: Manifest) -> Recipe:
         return made
 
     stated: Any = facts["validation"] if isinstance(facts["validation"], dict) else facts["train"]
-    tested = Setting(**stated["setting"]) if isinstance(stated.get("setting"), dict) else Setting(5, 1)
+    tested = (
+        Setting.from_dict(stated["setting"]) if isinstance(stated.get("setting"), dict) else Setting(5, 1)
+    )
     form: Any = item_format(manifest["items"]) if "items" in manifest else None
     return Recipe(
         summary=f"{plan['class']}, trained in Python",

@@ -8,8 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.core.episode import Episode
-from quickstudy.core.learner import Learner
+from quickstudy.core.inner_loop import InnerLoop
+from quickstudy.core.learner import Learner, evaluation_mode
+from quickstudy.core.seeds import generators_kept
 from quickstudy.data.pool import ClassPool
+from quickstudy.data.setting import Setting
 from quickstudy.training.schedules import MakeOptimizer, Schedule
 
 
@@ -50,9 +53,8 @@ def check_batches(name: str, batches: Any) -> None:
         how = "bring it into a pool, Episodes(ClassPool.from_dataset(dataset), Setting(5, 1))"
     else:
         how = (
-            "give Episodes(pool, Setting(5, 1)), or for tasks of your own a class with tasks, seed, "
-            "on(device) "
-            "and part(i, rank, world)"
+            "give Episodes(pool, Setting(5, 1)), or for tasks of your own a function from i to an Episode, "
+            "a list or a generator of episodes"
         )
     raise TypeError(f"{name} is {_told(batches)}: {how}")
 
@@ -206,20 +208,26 @@ def check_format(learner: nn.Module, episodes: Any) -> None:
             )
 
 
-def check_classification(episode: Episode) -> None:
-    """Refuse tasks that have no accuracy.
+def check_ways(learner: nn.Module, episodes: Any) -> None:
+    """Refuse tasks that may have more classes than a model distinguishes, before any work is done.
 
     Args:
-        episode: Meta-batch that is to be scored.
+        learner: Learner; those with an inner loop have a model with a fixed number of outputs.
+        episodes: Episodes, with a setting if that is known.
 
     Raises:
-        ValueError: If its tasks are regressions.
+        ValueError: If there are more.
     """
-    if not episode.ways:
+    setting: Any = getattr(episodes, "setting", None)
+    if not (isinstance(learner, InnerLoop) and isinstance(setting, Setting) and setting.drawn):
+        return  # where nothing is drawn, the first step says it
+    items = episodes.part(0).support.x[0, :2].to(learner.device)
+    with torch.no_grad(), generators_kept(), evaluation_mode(learner):
+        outputs = learner.model(items).shape[-1]
+    if outputs < setting.most.ways:
         raise ValueError(
-            "the tasks are regressions (ways = 0), which have no accuracy: average the error yourself, "
-            "such as "
-            "(learner.predict(e.support, e.query_x) - e.query_y).square().mean()"
+            f"the model of {type(learner).__name__} distinguishes {outputs} classes and tasks of {setting} "
+            f"have up to {setting.most.ways}: give it as many outputs, or ask for ways=(2, {outputs})"
         )
 
 

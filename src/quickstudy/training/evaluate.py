@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, get_args
+from typing import Any, cast, get_args, overload
 
 import numpy as np
 import torch
@@ -15,18 +15,23 @@ from torch import Tensor, nn
 from quickstudy.core.arguments import checked
 from quickstudy.core.contracts import check_weights
 from quickstudy.core.episode import Trials
+from quickstudy.core.inner_loop import task_losses
 from quickstudy.core.learner import Learner, batch_statistics, embed, evaluation_mode, frozen_in
 from quickstudy.core.modes import Mode
 from quickstudy.core.progress import ProgressCallback
-from quickstudy.core.scores import Score, data_interval, hits, mean_ci95
+from quickstudy.core.scores import ErrorScore, Score, data_interval, hits, mean_ci95
 from quickstudy.core.seeds import generators_kept
+from quickstudy.data.datasets.alphabets import WithinAlphabets
 from quickstudy.data.episodes import Episodes
 from quickstudy.data.formats.items import floats
+from quickstudy.data.own_tasks import OwnTasks, TaskSource, as_batches
 from quickstudy.data.pool import ClassPool
 from quickstudy.encoders.postprocess import Embedding, EmbeddingTransform
-from quickstudy.training.contracts import check_batches, check_classification, check_format, check_learner
+from quickstudy.training.contracts import check_batches, check_format, check_learner, check_ways
 from quickstudy.training.run_folder import summary_of
 
+EVALUATION_SEED = 2
+"""Seed of tasks of one's own that are given as they are: another than in training and validation."""
 FITTED_ON = 3000
 """Default number of items to which embedding transforms are fitted, if the pool has that many."""
 
@@ -65,26 +70,54 @@ def fit_transforms(module: nn.Module, pool: ClassPool, seed: int = 0, items: int
                 z = transform(z)
 
 
-@torch.no_grad()
-@checked
+@overload
 def evaluate(
     learner: Learner,
-    episodes: Trials,
+    episodes: Episodes | WithinAlphabets,
     count: int = 1000,
     mode: Mode = "inductive",
     *,
     fabric: Fabric | None = None,
     report: ProgressCallback | None = None,
     comparable: bool = True,
-) -> Score:
-    """Mean accuracy of a learner over the first `count` tasks of `episodes`.
+) -> Score: ...
+
+
+@overload
+def evaluate(
+    learner: Learner,
+    episodes: Trials | TaskSource,
+    count: int = 1000,
+    mode: Mode = "inductive",
+    *,
+    fabric: Fabric | None = None,
+    report: ProgressCallback | None = None,
+    comparable: bool = True,
+) -> Score | ErrorScore: ...
+
+
+@torch.no_grad()
+@checked
+def evaluate(
+    learner: Learner,
+    episodes: Trials | TaskSource,
+    count: int = 1000,
+    mode: Mode = "inductive",
+    *,
+    fabric: Fabric | None = None,
+    report: ProgressCallback | None = None,
+    comparable: bool = True,
+) -> Score | ErrorScore:
+    """Mean accuracy of a learner over the first `count` tasks of `episodes`; of regressions, the mean error.
 
     It changes modes while it runs, so no other thread may use the learner meanwhile.
 
     Args:
         learner: Learner to evaluate; the mode, training or evaluation, of each module is restored afterwards,
             and frozen batch norm keeps its running statistics in every mode.
-        episodes: Episodes of classes that the learner has never seen.
+        episodes: Episodes of classes that the learner has never seen; for tasks of your own a function from i
+            to an `Episode`, a list or a generator, as in `OwnTasks`, or any class with the methods of
+            `Trials`.
         count: Number of tasks, at least 1.
         mode: "inductive": each query is classified by itself, and batch norm uses the running statistics of
             training. "transductive": batch norm uses the statistics of the task's support and queries.
@@ -96,53 +129,84 @@ def evaluate(
 
     Returns:
         Mean accuracy with its 95 % intervals, over draws of tasks and, for `Episodes`, over classes and
-        items; the accuracy of each task; and the conditions of the evaluation.
+        items; the accuracy of each task; and the conditions of the evaluation. Of regressions (ways = 0) an
+        `ErrorScore`, with the mean squared error and that of each task instead.
 
     Raises:
         ValueError: If count < 1, the mode is unknown, the mode is "authors" and the tasks have more than one
-            query a class, the tasks are regressions, or the items are of another format than those that a
-            loaded learner was trained on.
+            query a class, some tasks are regressions and others not, there are fewer tasks, or the items are
+            of another format than those that a loaded learner was trained on.
         TypeError: If the learner is none, or the episodes are no sequence of meta-batches.
         FloatingPointError: If weights or scores aren't finite.
     """
     check_learner(learner, "evaluate")
+    episodes = cast(Trials, as_batches(episodes, EVALUATION_SEED))
     check_batches("episodes", episodes)
     check_queries(episodes, mode)
+    check_ways(learner, episodes)
     check_format(learner, episodes)
     check_weights(learner)
     rank, world = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
     with scoring_mode(learner, count, mode):
         episodes = episodes.on(learner.device)
         batches = math.ceil(count / episodes.tasks)
-        # a process without tasks of its own must know the number of queries, too
-        queries = episodes.part(0, *((0, 1) if rank >= episodes.tasks else (rank, world))).query_y.shape[1]
-        right = torch.zeros(batches * episodes.tasks, queries)
+        if isinstance(episodes, OwnTasks):
+            episodes.check_enough(batches)
+        found: list[tuple[slice, Tensor]] = []  # places of tasks; their hits [tasks, Q] or errors [tasks, 1]
+        regression: set[bool] = set()
         for i in range(batches):
-            mine = slice(i * episodes.tasks + rank, (i + 1) * episodes.tasks, world)
-            asked = len(range(count)[mine])  # of the last meta-batch no more than that
-            if asked:
+            asked = len(range(count)[i * episodes.tasks + rank : (i + 1) * episodes.tasks : world])
+            if asked:  # of the last meta-batch no more than that
                 episode = episodes.part(i, rank, world)[:asked]
-                check_classification(episode)
                 scores = learner.predict(episode.support, episode.query_x)
-                right[mine][:asked] = hits(scores, episode.query_y).float().cpu()
+                regression.add(not episode.ways)
+                told = (
+                    hits(scores, episode.query_y).float()
+                    if episode.ways
+                    else task_losses(scores, episode.query_y, 0).unsqueeze(1)
+                )
+                first = i * episodes.tasks + rank
+                found.append((slice(first, first + asked * world, world), told.cpu()))
             if report:
                 report(min((i + 1) * episodes.tasks, count), count)
-    if fabric and world > 1:
-        total: Any = fabric.all_reduce(right, reduce_op="sum")
-        right = total.cpu()
-    right = right[:count]
-    each = right.mean(1)
-    accuracy, ci95 = mean_ci95(each)
-    known = (accuracy, ci95, count, episodes.seed, str(episodes.setting), mode)
+    fabric = fabric if world > 1 else None
+    right, known = _gathered(found, count, fabric)
+    kinds = _over_all(torch.tensor([float(kind in regression) for kind in (False, True)]), "max", fabric)
+    each = right.sum(1) / known.sum(1)
+    mean, ci95 = mean_ci95(each)
+    stated = (mean, ci95, count, episodes.seed, str(episodes.setting), mode)
     facts, data95 = "", None
-    pool: Any = getattr(episodes, "pool", None)
-    if comparable:
+    if comparable and getattr(episodes, "repeatable", True):
         facts = hashlib.blake2b(json.dumps(summary_of(episodes)).encode(), digest_size=8).hexdigest()
+    if kinds.tolist() == [0, 1]:
+        return ErrorScore(*stated, tasks=facts, errors=tuple(each.tolist()))
+    if kinds.all():
+        raise ValueError(
+            "some tasks are regressions (ways = 0) and others have classes: evaluate them one after the other"
+        )
     if comparable and isinstance(episodes, Episodes):
-        items = torch.from_numpy(np.concatenate([episodes.query_items(i) for i in range(batches)])[:count])
-        data95 = data_interval(right.flatten(), items.flatten(), _classes_of(episodes.pool)[items.flatten()])
-    name: str = getattr(pool, "name", "")
-    return Score(*known, pool=name, data95=data95, tasks=facts, accuracies=tuple(each.tolist()))
+        items = [torch.from_numpy(episodes.query_items(i)).flatten() for i in range(batches)]
+        items = torch.cat(items)[: int(known.sum())]
+        data95 = data_interval(right[known], items, _classes_of(episodes.pool)[items])
+    name: str = getattr(getattr(episodes, "pool", None), "name", "")
+    return Score(*stated, pool=name, data95=data95, tasks=facts, accuracies=tuple(each.tolist()))
+
+
+def _gathered(found: list[tuple[slice, Tensor]], count: int, fabric: Fabric | None) -> tuple[Tensor, Tensor]:
+    """What all processes have found, [count, most], and where: a task with fewer queries has zeros."""
+    most = torch.tensor(float(max((x.shape[1] for _, x in found), default=0)))
+    values = torch.zeros(count, int(_over_all(most, "max", fabric)))
+    known = torch.zeros_like(values)
+    for places, x in found:
+        values[places, : x.shape[1]] = x
+        known[places, : x.shape[1]] = 1.0
+    return _over_all(values, "sum", fabric), _over_all(known, "sum", fabric).bool()
+
+
+def _over_all(x: Tensor, how: str, fabric: Fabric | None) -> Tensor:
+    """Sum or largest value over the processes, if there are several."""
+    reduced: Any = fabric.all_reduce(x, reduce_op=how) if fabric else x
+    return reduced.cpu()
 
 
 def _classes_of(pool: ClassPool) -> Tensor:

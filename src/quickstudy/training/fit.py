@@ -23,6 +23,7 @@ from quickstudy.core.progress import Reporter, Terminal, somebody_watches
 from quickstudy.core.scores import ValidationResult
 from quickstudy.core.seeds import derived_seed, generators_kept, seed_generators
 from quickstudy.core.stopping import Stopped, signals_noted
+from quickstudy.data.own_tasks import OwnTasks, TaskSource, as_batches, validates
 from quickstudy.data.pool import ClassPool
 from quickstudy.training.averaging import WeightAverage
 from quickstudy.training.card import put_card
@@ -32,12 +33,16 @@ from quickstudy.training.contracts import (
     check_optimizer,
     check_schedule,
     check_trainable,
+    check_ways,
     meta_loss,
     said_of_encoders,
 )
 from quickstudy.training.evaluate import check_queries, evaluate
 from quickstudy.training.run_folder import Keep, Run, TrainingState, alone_in, facts_of, unroll_state_of
 from quickstudy.training.schedules import MakeOptimizer, Schedule
+
+TRAINING_SEED, VALIDATION_SEED = 0, 1
+"""Seeds of tasks of one's own that are given as they are."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -60,12 +65,12 @@ def _alone_in_its_folder(fit: Callable[P, T]) -> Callable[P, T]:
 @_alone_in_its_folder
 def fit(
     learner: nn.Module,
-    episodes: Batches,
+    episodes: Batches | TaskSource,
     steps: int,
     *,
     optimizer: MakeOptimizer | None = None,
     schedule: Schedule = lambda step: 1.0,
-    validation: Trials | Callable[[], ValidationResult] | None = None,
+    validation: Trials | TaskSource | Callable[[], ValidationResult] | None = None,
     validation_episodes: int = 200,
     validation_mode: Mode = "inductive",
     keep: Keep = "best",
@@ -100,12 +105,14 @@ def fit(
         learner: `Learner`, or any module from a meta-batch to a loss; its weights change in place. Frozen
             submodules stay in evaluation mode, as `training_mode` defines them.
         episodes: Sequence of meta-batches to train on, one per step; `LabelledBatches` for a
-            `PlainClassifier`.
+            `PlainClassifier`; for tasks of your own a function from i to an `Episode`, a list or a generator,
+            as in `OwnTasks`, or any class with the methods of `Batches`.
         steps: Number of steps, at least 1.
         optimizer: Function from the parameters to their optimizer; Adam with learning rate 1e-3 by default.
         schedule: Function from the number of a step to a factor of the learning rate.
-        validation: Episodes of validation classes, or a function that validates the current weights. The
-            weights with the best validation are kept; without validation, the last.
+        validation: Episodes of validation classes, tasks of your own, or a function without arguments that
+            validates the current weights. The weights with the best validation are kept; without validation,
+            the last.
         validation_episodes: Number of tasks in each validation on episodes.
         validation_mode: Input of batch norm in validation, "inductive", "transductive" or "authors", as in
             `evaluate`.
@@ -153,15 +160,18 @@ def fit(
         OSError: If a file in `out` can't be written.
     """
     check_trainable(learner)
+    episodes = cast(Batches, as_batches(episodes, TRAINING_SEED))
     check_batches("episodes", episodes)
+    check_ways(learner, episodes)
     check_optimizer(optimizer)
     check_schedule(schedule)
     check_whole(steps=steps, every=every, validation_episodes=validation_episodes, patience=patience)
     check_positive(minutes=minutes, clip=clip)
     if keep not in get_args(Keep):
         raise ValueError(f"keep is {keep!r}: it must be 'best' or 'last'")
-    if validation is not None and not callable(validation):
-        check_batches("validation", validation)
+    validation = _validation(validation, validation_episodes, learner)
+    if isinstance(episodes, OwnTasks):
+        episodes.check_enough(steps)
     fabric = fabric or Fabric(devices=1)
     rank, world = fabric.global_rank, fabric.world_size
     if episodes.tasks % world:
@@ -318,6 +328,20 @@ def fit(
         put_card(run.best, saved, pool)
     fabric.barrier()
     return ended
+
+
+def _validation(
+    given: Trials | TaskSource | Callable[[], ValidationResult] | None, count: int, learner: nn.Module
+) -> Trials | Callable[[], ValidationResult] | None:
+    """What validates, checked, with tasks of one's own as `OwnTasks`."""
+    if given is None or validates(given):
+        return given
+    tasks = cast(Trials, as_batches(given, VALIDATION_SEED))
+    check_batches("validation", tasks)
+    check_ways(learner, tasks)
+    if isinstance(tasks, OwnTasks):
+        tasks.check_enough(math.ceil(count / tasks.tasks), repeated=True)
+    return tasks
 
 
 @contextmanager

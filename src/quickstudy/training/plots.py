@@ -81,12 +81,12 @@ def episode(
             drawn as they were before.
     """
     drawn = Episodes(classes, setting, 1, seed)
-    one, setting = drawn[0], drawn.size(0)
+    one, size = drawn[0], drawn.size(0)
     with evaluation_mode(learner):
         predicted = learner.predict(one.support, one.query_x)[0].argmax(-1)
     # sorted by class, for a row each
     first, then = one.support.y[0].argsort(stable=True), one.query_y[0].argsort(stable=True)
-    n, shots, queries = setting.ways, setting.shots, setting.queries
+    n, shots, queries = size.ways, size.shots, size.queries
     figure = Figure(figsize=(1.0 * (shots + queries) + 1.2, 1.12 * n + 0.7), layout="constrained")
     grid = figure.subplots(
         n, shots + queries + 1, squeeze=False, width_ratios=[1] * shots + [0.4] + [1] * queries
@@ -107,7 +107,7 @@ def episode(
             if was != k:
                 axes.set_xlabel(f"as class {was + 1}", fontsize=8, color=WRONG)
     correct = (predicted == one.query_y[0]).float().mean().item()
-    figure.suptitle(f"{setting}: support | queries, {correct:.0%} right", fontsize=11)
+    figure.suptitle(f"{size}: support | queries, {correct:.0%} right", fontsize=11)
     return figure
 
 

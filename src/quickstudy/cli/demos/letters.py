@@ -61,7 +61,7 @@ def run(out: Path, steps: int) -> None:
         scores = recipe.test(model, display=display, settings=SETTINGS, modes=("inductive",), count=EPISODES)
         rows.append((name, scores))
     table = Table("", *(f"{s.ways}-way {s.shots}-shot" for s in SETTINGS))
-    table.add_row("chance", *(f"{100 / s.ways:.1f} %" for s in SETTINGS))
+    table.add_row("chance", *(f"{100 / s.most.ways:.1f} %" for s in SETTINGS))
     for name, scores in rows:
         style = "bold green" if name == "this network" else ""
         table.add_row(name, *(f"{100 * s.accuracy:.1f} ± {100 * s.ci95:.1f} %" for s in scores), style=style)
@@ -99,7 +99,7 @@ def _draw(
 ) -> list[Path]:
     bars = plots.bars(
         "Letters of scripts never seen, one example each",
-        [("chance", [(100 / s.ways, 0.0) for s in SETTINGS])]
+        [("chance", [(100 / s.most.ways, 0.0) for s in SETTINGS])]
         + [(name, [(100 * s.accuracy, 100 * s.ci95) for s in scores]) for name, scores in rows],
         [f"{s.ways}-way {s.shots}-shot" for s in SETTINGS],
     )

@@ -8,14 +8,17 @@ import csv
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from quickstudy.core.foreign import json_of
 from quickstudy.core.progress import ProgressCallback
 from quickstudy.core.wording import plural, shown
+from quickstudy.data.datasets.features import feature_file, is_feature_file
 from quickstudy.data.datasets.folders import class_folders, find_files, pool_of_files
 from quickstudy.data.formats.archives import ENDINGS, File, is_archive
+from quickstudy.data.formats.features import FeatureFormat
 from quickstudy.data.formats.items import ItemFormat
 from quickstudy.data.pool import ClassPool
 from quickstudy.data.splits import FRACTIONS, SPLITS, Split, random_split, read_split
@@ -90,7 +93,7 @@ def folder_pool(
     Args:
         root: Folder with one folder of files per class, or with train/, val/ and test/ of such, or with
             train.csv, val.csv and test.csv, or with one such folder for each of several data sets; or laid
-            out as `pattern` says; or an archive of class folders.
+            out as `pattern` says; or an archive of class folders; or a file of features, if the format is theirs.
         item_format: Format that each item is converted to.
         split: Fractions of the classes for training, validation and test, class names by split, or a JSON
             file of these. The default is the split of the layout, where it has one.
@@ -100,6 +103,8 @@ def folder_pool(
     Returns:
         Function of the keyword arguments `root` (ignored) and `progress` that loads the pool.
     """
+    if isinstance(item_format, FeatureFormat) and is_feature_file(root):
+        return partial(_features_of, root, split)
     folder = Path(root)
 
     def pool(*, root: object = None, progress: ProgressCallback | None = None) -> ClassPool:
@@ -111,6 +116,11 @@ def folder_pool(
         )
 
     return pool
+
+
+def _features_of(path: str | Path, split: Split, **_: object) -> ClassPool:
+    """The features in a file, as a recipe's `pool` function."""
+    return feature_file(path, split=split)
 
 
 def side_by_side(

@@ -1,6 +1,7 @@
 """Sinusoid regression: tasks that need no data, each a sine with its own amplitude and phase."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +48,11 @@ class Sinusoids:
                 "the first three must be at least 1, the seed at least 0"
             )
 
+    @property
+    def setting(self) -> str:
+        """Label of the tasks in results."""
+        return f"{self.shots} points"
+
     def on(self, device: torch.device | str) -> "Sinusoids":
         """The same tasks on another device.
 
@@ -73,6 +79,11 @@ class Sinusoids:
         values = self._tensor(y[rank::world, :, None])
         support = Support(points[:, : self.shots], values[:, : self.shots], ways=0)
         return Episode(support, points[:, self.shots :], values[:, self.shots :])
+
+    def summary(self) -> dict[str, Any]:
+        """JSON-serializable description for a manifest, equal for equal tasks."""
+        kind, sizes = type(self).__name__, {"shots": self.shots, "queries": self.queries}
+        return {"kind": kind, **sizes, "tasks": self.tasks, "seed": self.seed}
 
     def curves(self, i: int, x: Tensor) -> Tensor:
         """Evaluate the true sinusoids of meta-batch i.

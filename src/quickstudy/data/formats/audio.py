@@ -64,7 +64,7 @@ class AudioFormat:
         (4000,)
     """
 
-    dtype: ClassVar[type[np.uint8 | np.int16]] = np.int16
+    dtype: ClassVar[type[np.uint8 | np.int16 | np.float32]] = np.int16
     noun: ClassVar[str] = "clips"
 
     rate: int = 16_000

@@ -66,7 +66,7 @@ class ImageFormat:
         ValueError: If `size` or `channels` is out of range.
     """
 
-    dtype: ClassVar[type[np.uint8 | np.int16]] = np.uint8
+    dtype: ClassVar[type[np.uint8 | np.int16 | np.float32]] = np.uint8
     noun: ClassVar[str] = "pictures"
 
     size: int = 28

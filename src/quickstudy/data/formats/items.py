@@ -17,6 +17,7 @@ from quickstudy.core.kernels.sizes import sizes_on
 from quickstudy.core.progress import ProgressCallback
 from quickstudy.data.formats.audio import AudioFormat, Place
 from quickstudy.data.formats.content import DecodingNote, FileOrBytes
+from quickstudy.data.formats.features import FeatureFormat
 from quickstudy.data.formats.images import ImageFormat
 
 
@@ -41,10 +42,10 @@ Items = npt.NDArray[np.uint8 | np.int16 | np.float32]
 
 
 class ItemFormat(Protocol):
-    """Format of the items of a pool: `ImageFormat` or `AudioFormat`."""
+    """Format of the items of a pool: `ImageFormat`, `AudioFormat` or `FeatureFormat`."""
 
-    dtype: ClassVar[type[np.uint8 | np.int16]]
-    """Data type of the items: uint8 for images, int16 for clips."""
+    dtype: ClassVar[type[np.uint8 | np.int16 | np.float32]]
+    """Data type of the items: uint8 for images, int16 for clips, float32 for features."""
     noun: ClassVar[str]
     """Plural noun for the items in messages."""
 
@@ -67,7 +68,7 @@ class ItemFormat(Protocol):
         ...
 
 
-def item_format(stated: Mapping[str, Any]) -> ImageFormat | AudioFormat:
+def item_format(stated: Mapping[str, Any]) -> ImageFormat | AudioFormat | FeatureFormat:
     """Restore a format from a manifest.
 
     Args:
@@ -77,6 +78,8 @@ def item_format(stated: Mapping[str, Any]) -> ImageFormat | AudioFormat:
         >>> item_format(AudioFormat(8000).as_dict())
         AudioFormat(rate=8000, seconds=1.0, place='strongest', version=2)
     """
+    if "dimensions" in stated:
+        return FeatureFormat(**stated)
     if "rate" not in stated:
         return ImageFormat(**stated)
     parts: dict[str, Any] = {"version": 1} | dict(stated)  # manifests of version 1 don't state it
@@ -85,7 +88,9 @@ def item_format(stated: Mapping[str, Any]) -> ImageFormat | AudioFormat:
     return AudioFormat(**parts)
 
 
-def with_place(form: ImageFormat | AudioFormat, place: Place | None) -> ImageFormat | AudioFormat:
+def with_place(
+    form: ImageFormat | AudioFormat | FeatureFormat, place: Place | None
+) -> ImageFormat | AudioFormat | FeatureFormat:
     """A format that takes another window of a recording.
 
     Args:
@@ -98,7 +103,7 @@ def with_place(form: ImageFormat | AudioFormat, place: Place | None) -> ImageFor
     if place is None:
         return form
     if not isinstance(form, AudioFormat):
-        raise ValueError(f"place {place} is for sounds, and this model takes pictures: leave out --place")
+        raise ValueError(f"place {place} is for sounds, and this model takes {form.noun}: leave out --place")
     return replace(form, place=place)
 
 

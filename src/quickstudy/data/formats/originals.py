@@ -10,6 +10,7 @@ from PIL import Image
 
 from quickstudy.data.formats.audio import AudioFormat
 from quickstudy.data.formats.content import FileOrBytes, bytes_of
+from quickstudy.data.formats.features import FeatureFormat
 from quickstudy.data.formats.images import ImageFormat, readable_formats
 from quickstudy.data.formats.items import ItemFormat
 
@@ -53,6 +54,8 @@ def original_of(source: FileOrBytes, item_format: ItemFormat, color: bool = Fals
     Returns:
         The original; None if the file can't be read, which others report.
     """
+    if isinstance(item_format, FeatureFormat):
+        return None
     try:
         raw = io.BytesIO(bytes_of(source))
         if isinstance(item_format, AudioFormat):

@@ -17,9 +17,10 @@ def main() -> None:
 
 def _run() -> None:
     from quickstudy.cli.options import UsageError
-    from quickstudy.core.consoles import never_fail
+    from quickstudy.core.consoles import never_fail, own_stderr
     from quickstudy.core.wording import one_line, shown
 
+    own_stderr()
     never_fail()
     try:
         from quickstudy.cli.app import app

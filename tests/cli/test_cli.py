@@ -362,6 +362,25 @@ def test_predict(run: Run, few: Path) -> None:
         assert part in table
 
 
+def test_predict_is_unsure_where_answers_would_err_more_often(run: Run, few: Path) -> None:
+    line = f"predict r --support {few / 'few'} --query {few / 'asked'}"
+    sure = json.loads(run(f"{line} --reject 0.5 --json").out)
+    assert [row["label"] for row in sure] == ["a [red]", "b []", ":cat: (é)"]
+    assert "so that at most 50 % of the answers are wrong" in run(f"{line} --reject 0.5").out
+    # six pictures are too few to promise that
+    unsure = json.loads(run(f"{line} --reject 0.05 --json").out)
+    assert [row["label"] for row in unsure] == [None] * 3
+    assert [row["probabilities"] for row in unsure] == [row["probabilities"] for row in sure]
+    _, *body = csv.reader(io.StringIO(run(f"{line} --reject 0.05 --format csv").out))
+    assert [row[1] for row in body] == ["unsure"] * 3
+    table = run(f"{line} --reject 0.05").out
+    assert "unsure (nearest" in table
+    assert "unsure of everything:" in table
+    assert run(f"{line} --reject 5").code == 2
+    (few / "few" / "b []").rename(few / "few" / "unsure")
+    refused(run(f"{line} --reject 0.5"), "a class is named 'unsure'", "rename its folder")
+
+
 def test_archives_stand_for_folders(run: Run, few: Path, home: Path, tmp_path: Path) -> None:
     support = shutil.make_archive(str(tmp_path / "support"), "zip", few / "few")
     query = shutil.make_archive(str(tmp_path / "query"), "gztar", few, "asked")

@@ -5,7 +5,9 @@ name, reaches a terminal unescaped.
 """
 
 import codecs
+import contextlib
 import csv
+import os
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from quickstudy.core.foreign import STDERR
 from quickstudy.core.wording import csv_cell, json_text, shown
 
 
@@ -71,6 +74,20 @@ def _in_plain_letters(error: UnicodeError) -> tuple[str, int]:
     return "".join(
         c if c.isascii() else c.encode("ascii", "backslashreplace").decode() for c in text
     ), error.end
+
+
+def own_stderr() -> None:
+    """Give Python's standard error a descriptor of its own, so that C libraries' can be silenced apart."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        if sys.stderr.fileno() == STDERR:
+            sys.stderr = os.fdopen(
+                os.dup(STDERR),
+                "w",
+                buffering=1,
+                encoding=sys.stderr.encoding,
+                errors=sys.stderr.errors,
+                closefd=False,
+            )
 
 
 def never_fail() -> None:

@@ -90,7 +90,7 @@ def silenced() -> AbstractContextManager[None]:
     """Context in which what C libraries print of a file, as libtiff and mpg123 do, goes nowhere.
 
     Only where Python's own standard error has another descriptor, as the program sees to by
-    `consoles.own_stderr`: otherwise what other threads say would be lost, too.
+    `consoles.own_streams`: otherwise what other threads say would be lost, too.
     """
     try:
         apart = sys.stderr.fileno() != STDERR

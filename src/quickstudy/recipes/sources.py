@@ -198,7 +198,7 @@ def _module_of_file(file: Path) -> types.ModuleType:
 
 @contextmanager
 def _faults_named(name: str) -> Generator[None]:
-    """Whatever the user's own function raises becomes one line that says where; what it says on purpose passes.
+    """Whatever a function of the user's own raises is one line that says where; `ValueError` passes as it is.
 
     Args:
         name: Name of the recipe.

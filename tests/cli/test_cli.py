@@ -31,6 +31,7 @@ from quickstudy.data.setting import Setting
 from quickstudy.recipes import weights as recipes_weights
 from quickstudy.recipes.catalogue import RECIPES
 from quickstudy.recipes.recipe import Recipe
+from tests.benchmarks.test_trainings import TINY
 
 CLASSES, PICTURES = 16, 12
 OWN = "--set size=28 --set grey=true --set ways=5 --set queries=3 --accelerator cpu --precision 32-true"
@@ -748,6 +749,22 @@ def test_a_rule_is_learned_stopped_resumed_and_raced(run: Run, tmp_path: Path) -
 
 
 @pytest.mark.medium
+def test_what_learns_nothing_is_said_to(run: Run, tmp_path: Path) -> None:
+    """Items of noise: by the training, by its evaluation, and by a calibration."""
+    (tmp_path / "own.py").write_text(TINY)
+    trained = run(f"train {tmp_path}/own.py:tiny --test-episodes 0 --out {tmp_path}/m --accelerator cpu")
+    assert "nothing learned that holds for other classes: " in trained.err
+    tested = run(f"evaluate {tmp_path}/m --recipe {tmp_path}/own.py:tiny --episodes 20")
+    assert "% is no better than guessing, 33.3 %" in " ".join(tested.warned) + tested.err
+    rng = np.random.default_rng(0)
+    for i in range(60):
+        path = tmp_path / "people" / f"p{i // 3}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (16, 16)).astype(np.uint8)).save(path)
+    measured = run(f"calibrate r --copy {tmp_path}/c --images {tmp_path}/people")
+    assert "at this threshold it turns away n" in " ".join(measured.warned), measured
+
+
 @pytest.mark.parametrize(
     ("line", "parts"),
     [

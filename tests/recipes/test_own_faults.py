@@ -9,6 +9,8 @@ import pytest
 
 from quickstudy.__main__ import main
 from quickstudy.cli.terminal import Terminal
+from quickstudy.core import checkpoint
+from quickstudy.recipes import weights
 from quickstudy.recipes.sources import recipe_source
 from quickstudy.training.contracts import check_schedule
 from quickstudy.training.launch import launch
@@ -83,6 +85,20 @@ def test_a_setting_without_an_annotation_is_of_the_kind_of_its_default(tmp_path:
     }
     with pytest.raises(ValueError, match="steps is 'x': it takes a whole number"):
         known["steps"].value("x")
+
+
+def test_a_training_remembers_where_its_data_lay(tmp_path: Path) -> None:
+    rest = {"display": Terminal(quiet=True), "fabric": launch("cpu"), "arguments": {}}
+    options = {"data_root": tmp_path, "steps": 2}
+    stated(tmp_path).run(tmp_path / "r", name="t", options=options, **rest)
+    manifest = checkpoint.load(tmp_path / "r" / "best.safetensors")[1]
+    assert weights.data_root_of(manifest, None) == tmp_path
+    assert weights.data_root_of(manifest, "other") == Path("other")
+    assert weights.data_root_of(manifest | {"data_root": "gone"}, None) is None
+    assert weights.data_root_of(manifest | {"data_root": [1]}, None) is None
+    # where the data lie makes no other training of it
+    options = {"steps": 2, "resume": True}
+    stated(tmp_path).run(tmp_path / "r", name="t", options=options, **rest)
 
 
 def raises() -> None:

@@ -206,9 +206,9 @@ class Recipe:
         seed = options.get("seed", 0)
         steps, lr = options.get("steps") or self.steps, options.get("lr") or self.lr
         tasks, clip = options.get("tasks") or self.tasks, options.get("clip")
-        decay = options.get("ema_decay")
+        decay, root = options.get("ema_decay"), options.get("data_root")
         with fabric.rank_zero_first(), display.counting("decoding") as decoding:
-            pool = self.pool(root=options.get("data_root"), progress=decoding)
+            pool = self.pool(root=root, progress=decoding)
         made: Any = pool
         if not isinstance(made, ClassPool):
             raise ValueError(f"{name}: pool gives a {type(made).__name__}: let it return a ClassPool")
@@ -250,6 +250,7 @@ class Recipe:
             "train": drawn | {"steps": steps, "lr": lr, "clip": clip},
             "precision": fabric.strategy.precision.precision,
             "data": classes.summary(),
+            "data_root": root and str(Path(root).expanduser().resolve()),
             "classes": {"validation": validation.pool.class_digests()},
             "seen": {"validation": items_record(validation.pool)},
             "items": self.item_format.as_dict(),

@@ -26,6 +26,7 @@ import torch
 from PIL import Image
 
 from quickstudy.core import checkpoint
+from quickstudy.core.consoles import own_streams
 from quickstudy.data.datasets.folders import find_files
 from quickstudy.data.formats.audio import AudioFormat
 from quickstudy.data.formats.content import bytes_of
@@ -320,6 +321,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     start = time.monotonic()
+    own_streams()  # so that C libraries are silent, as in the program
     outcomes, faults, memory = run(given.inputs, given.hostile, given.seed)
     for text, number in Counter(fault[:200] for fault in faults).most_common():
         print(f"{number} × {text!r}")

@@ -46,6 +46,7 @@ def main(
             raise SystemExit(f"{run} takes {size} bytes: at most {LARGEST} are shipped")
         scores = accuracy.scores_of(recipes_weights.recipe_of(manifest), learner, episodes)
         manifest["figures"] = [score.as_dict() for score in scores]
+        manifest["data_root"] = None  # a folder of this machine
         if notice := recipes_weights.notice(manifest):
             manifest["notice"] = notice
         path = MODELS / f"{manifest['recipe']}.safetensors"

@@ -31,6 +31,7 @@ from quickstudy.data.setting import Setting
 from quickstudy.recipes import weights as recipes_weights
 from quickstudy.recipes.catalogue import RECIPES
 from quickstudy.recipes.recipe import Recipe
+from tests.benchmarks.test_trainings import TINY
 
 CLASSES, PICTURES = 16, 12
 OWN = "--set size=28 --set grey=true --set ways=5 --set queries=3 --accelerator cpu --precision 32-true"
@@ -368,6 +369,25 @@ def test_predict(run: Run, few: Path) -> None:
     table = run(line).out
     for part in ("picture", "0 [bold].png", "a [red]", ":cat: (é)", "b []", "%"):
         assert part in table
+
+
+def test_predict_is_unsure_where_answers_would_err_more_often(run: Run, few: Path) -> None:
+    line = f"predict r --support {few / 'few'} --query {few / 'asked'}"
+    sure = json.loads(run(f"{line} --reject 0.5 --json").out)
+    assert [row["label"] for row in sure] == ["a [red]", "b []", ":cat: (é)"]
+    assert "so that at most 50 % of the answers are wrong" in run(f"{line} --reject 0.5").out
+    # six pictures are too few to promise that
+    unsure = json.loads(run(f"{line} --reject 0.05 --json").out)
+    assert [row["label"] for row in unsure] == [None] * 3
+    assert [row["probabilities"] for row in unsure] == [row["probabilities"] for row in sure]
+    _, *body = csv.reader(io.StringIO(run(f"{line} --reject 0.05 --format csv").out))
+    assert [row[1] for row in body] == ["unsure"] * 3
+    table = run(f"{line} --reject 0.05").out
+    assert "unsure (nearest" in table
+    assert "unsure of everything:" in table
+    assert run(f"{line} --reject 5").code == 2
+    (few / "few" / "b []").rename(few / "few" / "unsure")
+    refused(run(f"{line} --reject 0.5"), "a class is named 'unsure'", "rename its folder")
 
 
 def test_archives_stand_for_folders(run: Run, few: Path, home: Path, tmp_path: Path) -> None:
@@ -737,6 +757,22 @@ def test_a_rule_is_learned_stopped_resumed_and_raced(run: Run, tmp_path: Path) -
 
 
 @pytest.mark.medium
+def test_what_learns_nothing_is_said_to(run: Run, tmp_path: Path) -> None:
+    """Items of noise: by the training, by its evaluation, and by a calibration."""
+    (tmp_path / "own.py").write_text(TINY)
+    trained = run(f"train {tmp_path}/own.py:tiny --test-episodes 0 --out {tmp_path}/m --accelerator cpu")
+    assert "nothing learned that holds for other classes: " in trained.err
+    tested = run(f"evaluate {tmp_path}/m --recipe {tmp_path}/own.py:tiny --episodes 20")
+    assert "% is no better than guessing, 33.3 %" in " ".join(tested.warned) + tested.err
+    rng = np.random.default_rng(0)
+    for i in range(60):
+        path = tmp_path / "people" / f"p{i // 3}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (16, 16)).astype(np.uint8)).save(path)
+    measured = run(f"calibrate r --copy {tmp_path}/c --images {tmp_path}/people")
+    assert "at this threshold it turns away n" in " ".join(measured.warned), measured
+
+
 @pytest.mark.parametrize(
     ("line", "parts"),
     [

@@ -53,9 +53,20 @@ def test_nothing_but_what_can_be_seen_is_shown(text: str) -> None:
         assert shown(text) == text
 
 
-@pytest.mark.parametrize("text", ["Zoë (2019) – été", "猫", "अभय", "👩", "a [b] & 'c'", "مريم"])
+@pytest.mark.parametrize(
+    "text",
+    ["Zoë (2019) – été", "猫", "अभय", "👩", "a [b] & 'c'", "مريم", "می\u200cخواهم", "क्\u200dष", "അവന്\u200d"],
+)
 def test_names_of_all_scripts_stay_as_they_are(text: str) -> None:
     assert shown(text) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["a\u200db", "Мария\u200c", "\u200cमीरा", "李\u200d龙", "👩\u200d🚀", "می\u200c"]
+)
+def test_joiners_are_shown_where_no_script_needs_them(text: str) -> None:
+    assert "\\u200" in shown(text)
+    assert "\\u200" in json_text(text)
 
 
 @pytest.mark.parametrize("text", HOSTILE)

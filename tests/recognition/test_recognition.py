@@ -23,6 +23,7 @@ from quickstudy.cli.terminal import Terminal
 from quickstudy.core import checkpoint
 from quickstudy.core.kernels.sizes import sizes
 from quickstudy.data.datasets.folders import class_folders, files_in
+from quickstudy.data.formats.audio import AudioFormat
 from quickstudy.recipes import catalogue
 from quickstudy.recipes import weights as recipes_weights
 from quickstudy.recognition import embedder as embedder_module
@@ -131,6 +132,19 @@ def test_why_a_sample_is_unknown_and_how_much_of_it_is_used(
     _, out, err = run(line, capsys)
     assert "blurred" in out
     assert "warning: 2 of 4 pictures: tiny: 20 pixels" in err
+    # a claim that is rejected has its reasons, too; of files that are one sample, all count
+    line = ["verify", "p1", files[0], files[1], "--gallery", people.parent / "people.db", "--model", model]
+    code, out, _ = run(line, capsys)
+    assert (code, out.split(":")[0]) == (3, "rejected")
+    assert "; 2 of 2 pictures: blurred" in out
+    verdict = json.loads(run([*line, "--json"], capsys)[1])
+    assert (verdict["reason"], verdict["used"]) == ("2 of 2 pictures: blurred, or the like", "")
+    code, out, err = run(["verify", "p1", files[3], *line[4:]], capsys)
+    assert "9 × larger than the pictures it was made for" in out + err
+    accepted = recognizer.verify("p1", people / "p1" / "5.png")
+    assert (accepted.accepted, accepted.reason, accepted.outside, accepted.used) == (True, None, "", "")
+    together = recognizer.identify(files[:2], together=True)[0]
+    assert together.reason == "2 of 2 pictures: blurred, or the like"
 
 
 @pytest.mark.medium
@@ -385,7 +399,7 @@ def test_chords_are_told_from_each_other_and_from_others(tmp_path: Path, people:
 
 @pytest.mark.medium
 def test_an_unknown_sound_is_said_to_be_quiet_and_another_place_may_be_taken(
-    people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    people: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = untrained(tmp_path / "run", audio="DIR", rate=8000)
     rng, t = np.random.default_rng(0), np.arange(8000) / 8000
@@ -408,10 +422,14 @@ def test_an_unknown_sound_is_said_to_be_quiet_and_another_place_may_be_taken(
     word, db = chord(tmp_path / "word.wav", 12, silence=24_000), ["--gallery", tmp_path / "s.db"]
     assert run(["enroll", word, "--name", "hum", "--model", folder, *db], capsys)[0] == 0
     faint = chord(tmp_path / "faint.wav", 13, 0.001)
-    code, out, _ = run(["identify", faint, word, *db, "--json"], capsys)
+    decode, decoded = AudioFormat.decode, list[Any]()
+    with monkeypatch.context() as patch:
+        patch.setattr(AudioFormat, "decode", lambda self, f: decoded.append(f) or decode(self, f))
+        code, out, _ = run(["identify", faint, word, *db, "--json"], capsys)
+    assert len(decoded) == 2
     unknown, known = json.loads(out)
-    assert (code, unknown["name"], known["name"], known["doubts"]) == (0, None, "hum", [])
-    assert unknown["doubts"][0].startswith("quiet: its loudest sample is at")
+    assert (code, unknown["name"], known["name"], known["reason"]) == (0, None, "hum", None)
+    assert unknown["reason"].startswith("quiet: its loudest sample is at")
     assert "quiet" in run(["identify", faint, *db], capsys)[1]
     code, out, _ = run(["identify", word, *db, "--place", "middle"], capsys)
     assert "silent: there is no sound in it" in str(code), "the middle of that file is silent"

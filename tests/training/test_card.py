@@ -29,6 +29,7 @@ from quickstudy.training.card import (
     Card,
     card_of,
     features_of,
+    hints_of,
     how_far,
     level_of,
     make_card,
@@ -145,6 +146,18 @@ def test_statistics_of_clips() -> None:
     assert found["loudness"][0] - found["loudness"][2] == pytest.approx(40, abs=0.5)
     assert found["sound"][:2].tolist() == pytest.approx([1, 0.5], abs=0.02)
     assert found["bandwidth"][0] == pytest.approx(440, abs=2)
+
+
+def test_what_may_be_wrong_with_a_clip_is_told_once() -> None:
+    rng = np.random.default_rng(0)
+    form = AudioFormat(8000, 1.0)
+    loud = np.rint(3000 * rng.normal(size=(40, 8000)) * np.hanning(8000)).astype(np.int16)
+    faint = np.rint(100 * np.sin(np.arange(8000)) * np.hanning(8000)).astype(np.int16)[None]
+    assert hints_of(faint, form)[0] == "quiet: its loudest sample is at -50 dB"
+    ranges = {"loudness": (-40.0, -30.0, -20.0), "bandwidth": (3000.0, 3500.0, 4000.0)}
+    hint = how_far(Card(40, 5, None, ranges), np.concatenate([faint, loud[:1]]), form).hints
+    assert hint[0] == "quiet: its loudest sample is at -50 dB; narrow band, as of a telephone"
+    assert hint[1] is None
 
 
 def test_how_much_of_a_file_is_used(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from quickstudy.metric.prototypical import Prototypical
 from quickstudy.metric.semi_supervised import SemiPrototypical
 from quickstudy.metric.verification import verification
 from quickstudy.recipes import pictures as recipes_pictures
+from quickstudy.recognition.pairs import Pairs
+from quickstudy.recognition.report import plots as report_plots
 from quickstudy.training import plots as training_plots
 
 
@@ -217,6 +219,21 @@ def test_bars() -> None:
     legend = axes.get_legend()
     assert legend is not None
     assert [t.get_text() for t in legend.get_texts()] == ["chance", "network"]
+
+
+def test_names_with_dollars_are_no_mathematics() -> None:
+    figure = training_plots.bars("a$b$c", [("_x$\\frac$", [(20.0, 0.0)]), ("\\$", [(1.0, 0.0)])], ["$5$"])
+    drawn(figure)
+    (axes,) = figure.axes
+    legend = axes.get_legend()
+    assert legend is not None
+    texts = [axes.title, *axes.get_xticklabels(), *legend.get_texts()]
+    shown = [t._preprocess_math(t.get_text()) for t in texts]  # type: ignore[attr-defined]
+    assert shown == [(text, False) for text in ("a$b$c", "$5$", " _x$\\frac$", "\\$")]
+    pairs = Pairs(np.arange(4.0), np.array([[0, 0], [1, 1], [0, 1], [1, 0]]), 2, 2)
+    with_names = report_plots.score_histogram(pairs, {"a$b$c": 1.5}, "$x$")
+    drawn(with_names)
+    assert with_names.axes[0].get_title() == r"\$x\$"
 
 
 # The ROC curve

@@ -136,11 +136,15 @@ def whole_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("draw", range(10))
-@pytest.mark.parametrize("how", ["SIGTERM", "twice", "hangup"])
+@pytest.mark.parametrize("how", ["SIGTERM", "twice", "hangup", "disowned"])
 def test_a_program_that_is_stopped_goes_on(tmp_path: Path, whole_program: Path, how: str, draw: int) -> None:
-    """`quickstudy train` in a terminal of its own, at a time that the clock chooses."""
-    own = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); import quickstudy.__main__ as q; "
-    own += "q.main()"
+    """`quickstudy train` in a terminal of its own, at a time that the clock chooses.
+
+    A program that is not told of its terminal's end, as below nohup or disown, goes on without it.
+    """
+    own = "import fcntl, signal, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    own += f"signal.signal(signal.SIGHUP, signal.SIG_{'IGN' if how == 'disowned' else 'DFL'}); "
+    own += "import quickstudy.__main__ as q; q.main()"
     terminal, slave = pty.openpty()
     with subprocess.Popen(
         [sys.executable, "-c", own, *words(tmp_path, "cut")],
@@ -160,7 +164,7 @@ def test_a_program_that_is_stopped_goes_on(tmp_path: Path, whole_program: Path, 
             if select.select([terminal], [], [], 0.01)[0]:  # what is written must be read, or it waits
                 with contextlib.suppress(OSError):
                     told += os.read(terminal, 10_000)
-        if how == "hangup":
+        if how in ("hangup", "disowned"):
             os.close(terminal)
         else:
             child.send_signal(signal.SIGTERM if how == "SIGTERM" else signal.SIGINT)
@@ -172,8 +176,9 @@ def test_a_program_that_is_stopped_goes_on(tmp_path: Path, whole_program: Path, 
             os.close(terminal)
     assert b"Traceback" not in told
     ended = child.returncode
-    assert ended in (0, {"SIGTERM": 143, "twice": 130, "hangup": 129}[how]), told.decode()
-    assert how == "hangup" or (b"go on with: quickstudy" in told) == bool(ended)
+    codes = {"SIGTERM": 143, "twice": 130, "hangup": 129, "disowned": 0}
+    assert ended in (0, codes[how]), told.decode()
+    assert how in ("hangup", "disowned") or (b"go on with: quickstudy" in told) == bool(ended)
     again = [sys.executable, "-m", "quickstudy", *words(tmp_path, "cut"), "--resume"]
     subprocess.run(again, check=True, env=environment(), cwd=ROOT, capture_output=True)
     same_result(whole_program, tmp_path / "cut")

@@ -121,7 +121,7 @@ def evaluate(
         "count": episodes,
         "modes": MODES[mode],
         "seed": seed,
-        "data_root": data_root,
+        "data_root": weights.data_root_of(manifest, data_root),
     }
     scores = recipe.test(learner, fabric=fabric, **asked)
     if fabric.global_rank == 0:

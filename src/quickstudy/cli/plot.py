@@ -26,7 +26,7 @@ def plot(
     learner, manifest = weights.load_learner(checkpoint, recipe=own_recipe)
     recipe = weights.recipe_of(manifest, own_recipe)
     with Terminal().counting("decoding") as progress:
-        pool = recipe.pool(root=data_root, progress=progress)
+        pool = recipe.pool(root=weights.data_root_of(manifest, data_root), progress=progress)
     log = weights.find(checkpoint).with_name("log.jsonl")
     wanted = as_setting(setting, 1)
     spare = int(pool.split("test").counts.min(initial=wanted.items)) - wanted.most.shots

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from quickstudy.data.formats.archives import File
-    from quickstudy.recognition.recognizer import Decision, Enrollment, Identity, Recognizer
+    from quickstudy.recognition.recognizer import Decision, Enrollment, Recognizer, Verdict
 
 
 PANEL = "Recognition: enroll, verify, identify"
@@ -121,6 +121,7 @@ def verify(
             highlight=False,
             soft_wrap=True,
         )
+    _warn([decision.outside, "" if decision.reason else decision.used])
     _warn_of_support(recognizer, [decision], to_verify=True)
     if not decision.accepted:
         raise typer.Exit(REJECTED)
@@ -163,7 +164,6 @@ def identify(
     names = [list(i.names) or ([] if unknown else [i.candidates[0].name]) for i in found]
     if unknown:
         _warn_of_support(recognizer, [i.candidates[0] for i in found])
-    doubts = [_doubts(recognizer, i) for i in found]
     outside, noun = [i.outside for i in found], recognizer.embedder.format.noun
     _warn([sentence(level_of(outside), outside, noun), summary_of([i.used for i in found], noun)])
     if output is Format.json:
@@ -173,12 +173,11 @@ def identify(
                 "name": next(iter(of), None),
                 "names": i.shares,
                 "candidates": [asdict(c) for c in i.candidates],
-                "doubts": why,
                 "reason": i.reason,
                 "outside": i.outside,
                 "used": i.used,
             }
-            for i, of, why in zip(found, names, doubts, strict=True)
+            for i, of in zip(found, names, strict=True)
         ]
         print_json(rows)
         return
@@ -193,14 +192,14 @@ def identify(
     rows = table(
         "sample", "name", "score", "threshold", "probability", "next", wraps=("sample", "name", "next")
     )
-    for i, of, why in zip(found, names, doubts, strict=True):
+    for i, of in zip(found, names, strict=True):
         best, others = i.candidates[0], [c for c in i.candidates[1:] if c.name not in i.shares]
         score, threshold = apart(best.score, best.threshold)
         shares = "\n".join(f"{n} {share:.0%}" for n, share in i.shares.items())
         answer = " or ".join(of) if of else f"unknown (nearest {best.name})"
         rows.add_row(
             shown(i.file.name),
-            "\n".join(map(shown, [answer, *why])),
+            "\n".join(map(shown, [answer, *filter(None, [i.reason])])),
             score,
             threshold,
             shares if len(i.shares) > 1 else f"{best.probability:.1%}" if of else "",
@@ -400,13 +399,6 @@ def _warn(sentences: "Iterable[str]") -> None:
         messages.print(f"warning: {sentence}", highlight=False, soft_wrap=True)
 
 
-def _doubts(recognizer: "Recognizer", identity: "Identity") -> list[str]:
-    """What may be why a sample is unknown."""
-    if identity.name is not None:
-        return []
-    return [*recognizer.embedder.doubts(identity.file), *filter(None, [identity.reason])]
-
-
 def _warn_of_support(recognizer: "Recognizer", decisions: "list[Decision]", to_verify: bool = False) -> None:
     """Warn if a threshold lies above every impostor score that was measured."""
     from quickstudy.core.consoles import messages
@@ -429,9 +421,10 @@ def _warn_of_support(recognizer: "Recognizer", decisions: "list[Decision]", to_v
     )
 
 
-def _figures(decision: Any) -> str:
+def _figures(decision: "Verdict") -> str:
     score, threshold = apart(decision.score, decision.threshold)
-    return f"score {score}, threshold {threshold}, probability {decision.probability:.1%}"
+    figures = f"score {score}, threshold {threshold}, probability {decision.probability:.1%}"
+    return f"{figures}; {decision.reason}" if decision.reason else figures
 
 
 def _summary(done: "Enrollment") -> str:

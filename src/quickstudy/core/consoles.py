@@ -5,7 +5,11 @@ name, reaches a terminal unescaped.
 """
 
 import codecs
+import contextlib
 import csv
+import errno
+import io
+import os
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -13,6 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from quickstudy.core.foreign import STDERR
 from quickstudy.core.wording import csv_cell, json_text, shown
 
 
@@ -71,6 +76,40 @@ def _in_plain_letters(error: UnicodeError) -> tuple[str, int]:
     return "".join(
         c if c.isascii() else c.encode("ascii", "backslashreplace").decode() for c in text
     ), error.end
+
+
+class _Terminal(io.FileIO):
+    """A terminal; once it is gone, what is written to it goes nowhere, rather than ending the work."""
+
+    def write(self, data: Any, /) -> int:
+        """Write bytes."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            return memoryview(data).nbytes
+
+
+def own_streams() -> None:
+    """Open Python's standard streams anew: what C libraries print can be silenced, and terminals may go.
+
+    Standard error gets a descriptor of its own, as C libraries write to the usual one, see
+    `foreign.silenced`. Writing to a terminal that is gone does not fail any more.
+    """
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        if sys.stderr.fileno() == STDERR:
+            sys.stderr = _again(sys.stderr, os.dup(STDERR))
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        if sys.stdout.isatty():
+            sys.stdout = _again(sys.stdout, sys.stdout.fileno())
+
+
+def _again(stream: Any, descriptor: int) -> io.TextIOWrapper:
+    stream.flush()
+    raw = _Terminal(descriptor, "w", closefd=False) if stream.isatty() else io.FileIO(descriptor, "w", False)
+    buffer = io.BufferedWriter(raw)
+    return io.TextIOWrapper(buffer, stream.encoding, stream.errors, line_buffering=stream.line_buffering)
 
 
 def never_fail() -> None:

@@ -196,8 +196,8 @@ def _check_labels(which: str, y: Tensor, ways: int) -> None:
         return
     if y.dtype != torch.int64:
         raise ValueError(f"{which} labels are {y.dtype}: convert them with y.long()")
-    if y.device.type != "cpu":
-        return  # reading the values would wait for the accelerator
+    if not _can_be_read(y):
+        return
     outside = y[(y < 0) | (y >= ways)]
     if outside.numel():
         raise ValueError(
@@ -206,8 +206,13 @@ def _check_labels(which: str, y: Tensor, ways: int) -> None:
         )
 
 
+def _can_be_read(y: Tensor) -> bool:
+    """Whether values are there, when not compiled or exported, and reading them waits for no accelerator."""
+    return y.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def _check_present(y: Tensor, ways: int) -> None:
-    if not ways or y.device.type != "cpu":
+    if not ways or not _can_be_read(y):
         return
     present = torch.zeros(len(y), ways, dtype=torch.bool).scatter_(1, y, value=True)
     if not present.all():

@@ -1,9 +1,11 @@
 """Files that others made: the memory that reading them may take, and what it means when a parser throws."""
 
 import json
+import os
+import sys
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +56,55 @@ CONTENT, DECODED = Budget(256 * MIB), Budget(512 * MIB)
 one waits for a thread that waits for it. Together they stay below a GiB."""
 
 
+class _Silence:
+    """How many threads keep C libraries silent, and standard error as it was before."""
+
+    def __init__(self) -> None:
+        self.threads, self.kept, self.lock = 0, -1, threading.Lock()
+
+    @contextmanager
+    def kept_by_one_more(self) -> Generator[None]:
+        with self.lock:
+            if not self.threads:
+                self.kept = os.dup(STDERR)
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, STDERR)
+                os.close(nowhere)
+            self.threads += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.threads -= 1
+                if not self.threads:
+                    os.dup2(self.kept, STDERR)
+                    os.close(self.kept)
+
+
+STDERR = 2
+"""Descriptor of standard error, which C libraries write to."""
+_silence = _Silence()
+
+
+def silenced() -> AbstractContextManager[None]:
+    """Context in which what C libraries print of a file, as libtiff and mpg123 do, goes nowhere.
+
+    Only where Python's own standard error has another descriptor, as the program sees to by
+    `consoles.own_streams`: otherwise what other threads say would be lost, too.
+    """
+    try:
+        apart = sys.stderr.fileno() != STDERR
+        os.fstat(STDERR)
+    except (OSError, ValueError, AttributeError):  # a notebook's, or none
+        apart = False
+    return _silence.kept_by_one_more() if apart else nullcontext()
+
+
 @contextmanager
 def refusing() -> Generator[None]:
     """Whatever a parser throws about a file means that this file can't be read, and no more.
+
+    What it prints of its own goes nowhere, see `silenced`.
 
     Parsers raise what their authors did not foresee, too (`struct.error`, `TypeError`, `RecursionError`), so
     that a list of exceptions would never be complete.
@@ -65,7 +113,8 @@ def refusing() -> Generator[None]:
         OSError: If anything is raised in the block; the message is one line, without control characters.
     """
     try:
-        yield
+        with silenced():
+            yield
     except OSError as error:
         if error.errno is not None:  # the system's, which has a reason and a file
             raise

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -128,7 +129,10 @@ def let_go_of_terminal(number: int) -> None:
     if number != getattr(signal, "SIGHUP", None):
         return
     nowhere = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (1, 2):
+    own = {1, 2}
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # Python's own, where that is another
+        own.add(sys.stderr.fileno())
+    for descriptor in own:
         with contextlib.suppress(OSError):
             if _gone(descriptor):
                 os.dup2(nowhere, descriptor)

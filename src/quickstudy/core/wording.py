@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import unicodedata
+from collections.abc import Callable
 from typing import Any, cast
 
 _UNSEEN = re.compile(
@@ -14,6 +16,16 @@ _UNSEEN = re.compile(
     "\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
     "]"
 )
+_JOINERS = "\u200c\u200d"
+"""Characters without width that some scripts need between letters, as Persian and Hindi do."""
+_JOINING = (
+    *("ADLAM", "ARABIC", "BALINESE", "BENGALI", "DEVANAGARI", "GUJARATI", "GURMUKHI", "HANIFI", "JAVANESE"),
+    *("KANNADA", "KHMER", "MALAYALAM", "MANDAIC", "MONGOLIAN", "MYANMAR", "NKO", "ORIYA", "PHAGS-PA"),
+    *("SINHALA", "SYRIAC", "TAMIL", "TELUGU"),
+)
+"""The scripts that do, as the names of their letters begin."""
+_VIRAMA = 9
+"""Unicode's combining class of the sign that takes a consonant's vowel away."""
 _FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r]")
 
 
@@ -37,7 +49,8 @@ def plural(n: int, noun: str) -> str:
 def shown(text: object, keep: str = "") -> str:
     """The text of others, such as a name, as it may be shown: what can't be seen is written as an escape.
 
-    These are control characters, those without width, and those that turn the direction of writing.
+    These are control characters, those without width, and those that turn the direction of writing. Joiners
+    stay where a script needs them, see `joins`.
 
     Args:
         text: Name of a file, class or tensor, value of a manifest, or a message that holds one.
@@ -47,7 +60,33 @@ def shown(text: object, keep: str = "") -> str:
         >>> shown(f"a{chr(27)}[31m") == "a" + chr(92) + "x1b[31m"
         True
     """
-    return _UNSEEN.sub(lambda m: m[0] if m[0] in keep else ascii(m[0])[1:-1], str(text))
+    return _escaped(str(text), keep, lambda c: ascii(c)[1:-1])
+
+
+def _escaped(text: str, keep: str, escape: Callable[[str], str]) -> str:
+    return _UNSEEN.sub(lambda m: m[0] if m[0] in keep or joins(text, m.start()) else escape(m[0]), text)
+
+
+def joins(text: str, i: int) -> bool:
+    """Whether a character is a joiner (U+200C, U+200D) where its script needs one, as in Persian and Hindi.
+
+    It then stands between letters or vowel signs of such a script; or, the second, after a virama at the end.
+
+    Args:
+        text: The text.
+        i: Index of the character.
+    """
+    if text[i] not in _JOINERS:
+        return False
+    before, after = text[i - 1 : i], text[i + 1 : i + 2]
+    if text[i] == "\u200d" and before and unicodedata.combining(before) == _VIRAMA:
+        return not after or after.isspace() or _of_joining_script(after)
+    return _of_joining_script(before) and _of_joining_script(after)
+
+
+def _of_joining_script(c: str) -> bool:
+    """Whether a character is a letter or sign of a script with joiners."""
+    return bool(c) and unicodedata.category(c)[0] in "LM" and unicodedata.name(c, "-").startswith(_JOINING)
 
 
 def one_line(text: object, most: int = 300) -> str:
@@ -83,7 +122,21 @@ def json_text(value: Any, indent: int | None = 2) -> str:
         indent: Number of blanks of an indentation; None for one line.
     """
     text = json.dumps(_finite(value), indent=indent, ensure_ascii=False, default=str)
-    return _UNSEEN.sub(lambda m: m[0] if m[0] == "\n" else json.dumps(m[0])[1:-1], text)
+    return _escaped(text, "\n", lambda c: json.dumps(c)[1:-1])
+
+
+def label_text(text: object) -> str:
+    r"""The text of others as a label of matplotlib: no `$` begins mathematics, no `_` hides it in a legend.
+
+    Args:
+        text: Name of a class, a training or a rule.
+
+    Example:
+        >>> label_text("a$b$c"), label_text("_own")
+        ('a\\$b\\$c', ' _own')
+    """
+    plain = shown(text).replace("$", r"\$")
+    return f" {plain}" if plain.startswith("_") else plain
 
 
 def _finite(value: Any) -> Any:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from quickstudy.core.episode import Episode
 from quickstudy.core.scores import mean_ci95
-from quickstudy.core.wording import plural
+from quickstudy.core.wording import label_text, plural
 from quickstudy.training.plots import WRONG, despine
 
 
@@ -43,7 +43,9 @@ def sinusoid_fits(
             task.support.x[0, :, 0], task.support.y[0, :, 0], color="black", zorder=3, s=22, label="support"
         )
         axes.set(
-            title=name, xlabel="x", ylim=(-1.6 * float(truth.abs().max()), 1.6 * float(truth.abs().max()))
+            title=label_text(name),
+            xlabel="x",
+            ylim=(-1.6 * float(truth.abs().max()), 1.6 * float(truth.abs().max())),
         )
         despine(axes)
     panels[0].set_ylabel("y")
@@ -67,7 +69,7 @@ def sinusoid_errors(errors: Mapping[str, torch.Tensor]) -> Figure:
     for (name, e), color in zip(errors.items(), mpl.colormaps["tab10"](np.arange(len(errors))), strict=True):
         steps = range(len(e))
         mean, band = torch.tensor([mean_ci95(of_step) for of_step in e]).T
-        axes.plot(steps, mean, color=color, marker=".", label=name)
+        axes.plot(steps, mean, color=color, marker=".", label=label_text(name))
         axes.fill_between(steps, mean - band, mean + band, color=color, alpha=0.2, lw=0)
     axes.set(title="unseen sinusoids", xlabel="inner steps", ylabel="mean squared error", yscale="log")
     means = torch.stack([e.mean(1) for e in errors.values()])

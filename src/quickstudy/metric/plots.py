@@ -10,6 +10,7 @@ from sklearn.decomposition import PCA
 from torch import nn
 
 from quickstudy.core.learner import embed, embed_together, evaluation_mode
+from quickstudy.core.wording import label_text
 from quickstudy.data.episodes import Episodes
 from quickstudy.data.pool import ClassPool
 from quickstudy.data.setting import LabelFraction, Setting
@@ -110,7 +111,7 @@ def refinement(
             axes.plot(*way.T, color=color, lw=1.5, zorder=2)
         axes.scatter(*start.T, c="white", edgecolors=colors, lw=1.5, s=70, zorder=3, label="before")
         axes.scatter(*end.T, c=colors, edgecolors="black", s=170, marker="*", zorder=4, label="after")
-        axes.set(title=title, xlabel="first principal component", xticks=[], yticks=[])
+        axes.set(title=label_text(title), xlabel="first principal component", xticks=[], yticks=[])
         despine(axes)
     drawn[0].set_ylabel("second")
     handles, names = drawn[-1].get_legend_handles_labels()
@@ -164,7 +165,7 @@ def roc(verification: Verification, title: str = "pairs of unseen classes") -> F
         clip_on=False,
         label=f"EER {100 * verification.eer:.2f} %",
     )
-    axes.set(title=title, xlabel="FAR, %", ylabel="TAR, %", xscale="log", xlim=(100 * least, 100))
+    axes.set(title=label_text(title), xlabel="FAR, %", ylabel="TAR, %", xscale="log", xlim=(100 * least, 100))
     axes.set_ylim(-2, 102)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(alpha=0.3)

@@ -6,6 +6,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from quickstudy.core.wording import label_text
 from quickstudy.optimizer.race import Curve
 from quickstudy.training.plots import despine
 
@@ -35,10 +36,12 @@ def race_curves(curves: Sequence[Curve], title: str, held_out: bool = False) -> 
         style = {"lw": 2.4, "zorder": 3} if curve.lr is None else {"lw": 1.2}
         for axes, unit in zip(panels, (1.0, curve.seconds), strict=True):
             x = unit * np.arange(len(losses))
-            axes.plot(x, mean, color=color, label=curve.name + rate, **style)
+            axes.plot(x, mean, color=color, label=label_text(curve.name + rate), **style)
             axes.fill_between(x, low, high, color=color, alpha=0.1, lw=0)
     first = np.concatenate([c.losses[0].numpy() for c in curves])
-    panels[0].set(xlabel="steps", ylabel="held-out loss" if held_out else "loss", yscale="log", title=title)
+    panels[0].set(
+        xlabel="steps", ylabel="held-out loss" if held_out else "loss", yscale="log", title=label_text(title)
+    )
     panels[0].set_ylim(max(lowest, last / 20), 3 * float(first.mean()))  # rules that diverge leave the axis
     panels[1].set(
         xlabel=f"seconds for {curves[0].losses.shape[1]} problems side by side", title="by the clock"

@@ -39,6 +39,11 @@ from quickstudy.training.schedules import Schedule
 
 TASKS = 10
 """Tasks in a meta-batch of validation and test."""
+NUMBERS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("steps", "tasks", "every", "validation_episodes"), (int,)),
+    "lr": (int, float),
+}
+"""The numbers of a recipe, and what they may be."""
 PAIR_TASKS = 100
 """Most tasks that verification figures take their pairs of: some hundred thousand pairs."""
 
@@ -123,11 +128,30 @@ class Recipe:
     group: Callable[[str], str] | None = None
 
     def __post_init__(self) -> None:
-        """Check the mode.
+        """Check the kinds of what is given, and the mode.
 
         Raises:
-            ValueError: If it is "authors" and the validation has several queries a class.
+            ValueError: If something is of another kind than a recipe takes, or the mode is "authors" and the
+                validation has several queries a class.
         """
+        for name in ("pool", "learner", "schedule", "optimizer"):
+            _check_kind(name, getattr(self, name), callable(getattr(self, name)), "a function")
+        given: Any = self.item_format
+        train: Any = self.train
+        validation: Any = self.validation
+        known = given is None or hasattr(given, "as_dict")  # None: of a training by `fit` on arrays
+        _check_kind("item_format", given, known, "ImageFormat(…) or AudioFormat(…)")
+        _check_kind("train", train, isinstance(train, Setting | BatchSize), "Setting(5, 1)")
+        _check_kind("validation", validation, isinstance(validation, Setting), "Setting(5, 1)")
+        tests: Any = self.tests
+        settings = isinstance(tests, tuple | list) and all(isinstance(s, Setting) for s in tests)
+        _check_kind("tests", tests, settings, "a tuple of settings, (Setting(5, 1),)")
+        for name, kinds in NUMBERS.items():
+            number: Any = getattr(self, name)
+            right = isinstance(number, kinds) and not isinstance(number, bool) and number > 0
+            _check_kind(
+                name, number, right, "a number above 0" if float in kinds else "a whole number above 0"
+            )
         if self.mode == "authors" and self.validation.queries != 1:
             raise ValueError(
                 f"mode 'authors' validates with one query a class, not {self.validation.queries}: give the "
@@ -182,9 +206,12 @@ class Recipe:
         seed = options.get("seed", 0)
         steps, lr = options.get("steps") or self.steps, options.get("lr") or self.lr
         tasks, clip = options.get("tasks") or self.tasks, options.get("clip")
-        decay = options.get("ema_decay")
+        decay, root = options.get("ema_decay"), options.get("data_root")
         with fabric.rank_zero_first(), display.counting("decoding") as decoding:
-            pool = self.pool(root=options.get("data_root"), progress=decoding)
+            pool = self.pool(root=root, progress=decoding)
+        made: Any = pool
+        if not isinstance(made, ClassPool):
+            raise ValueError(f"{name}: pool gives a {type(made).__name__}: let it return a ClassPool")
         trainval = options.get("trainval", False)
         classes = pool.split("train", "validation") if trainval else pool.split("train")
         training = self._training(classes, tasks, seed)
@@ -199,6 +226,12 @@ class Recipe:
             )
         with generators_kept(seed):
             learner = self.learner()
+        trained: Any = learner
+        if not callable(getattr(trained, "predict", None)):
+            kind = type(trained).__name__
+            raise ValueError(
+                f"{name}: learner gives a {kind}: let it return a learner, such as Prototypical(encoder)"
+            )
         if isinstance(learner, PlainClassifier):
             learner.check_classes(len(classes))
         start = options.get("start")
@@ -217,6 +250,7 @@ class Recipe:
             "train": drawn | {"steps": steps, "lr": lr, "clip": clip},
             "precision": fabric.strategy.precision.precision,
             "data": classes.summary(),
+            "data_root": root and str(Path(root).expanduser().resolve()),
             "classes": {"validation": validation.pool.class_digests()},
             "seen": {"validation": items_record(validation.pool)},
             "items": self.item_format.as_dict(),
@@ -381,6 +415,11 @@ class Recipe:
     def test_command(self, folder: Path) -> list[str]:
         """As in `Experiment`."""
         return ["evaluate", str(folder), "--mode", "all" if self.mode == "authors" else "both"]
+
+
+def _check_kind(name: str, given: object, right: bool, takes: str) -> None:
+    if not right:
+        raise ValueError(f"{name} of a recipe is {given!r} of type {type(given).__name__}: give {takes}")
 
 
 def _in_mode(tasks: Episodes, mode: Mode) -> Episodes:

@@ -6,9 +6,10 @@ import importlib.util
 import inspect
 import re
 import sys
+import traceback
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -82,7 +83,7 @@ class Source:
         """The arguments of its function, by name."""
         hints, texts = get_type_hints(self.make), _docstring_arguments(self.make)
         return {
-            p.name: Argument(p.name, hints.get(p.name, str), p.default, texts.get(p.name, ""))
+            p.name: Argument(p.name, hints.get(p.name, _kind_of(p.default)), p.default, texts.get(p.name, ""))
             for p in inspect.signature(self.make).parameters.values()
             if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
         }
@@ -117,13 +118,15 @@ class Source:
         """The recipe, stated with these arguments.
 
         Raises:
-            ValueError: If an argument is missing, or what the function gives is no recipe.
+            ValueError: If an argument is missing, what the function gives is no recipe, or a function of the
+                user's own fails.
         """
         lacking = [a for a in self.arguments().values() if a.needed and a.name not in arguments]
         if lacking:
             told = " and ".join(f"--set {a.name}=… ({a.help.rstrip('.') or a.takes})" for a in lacking)
             raise ValueError(f"{self.name} needs {told}")
-        made: Any = self.make(**arguments)
+        with _faults_named(self.name) if self.own else nullcontext():
+            made: Any = self.make(**arguments)
         if not isinstance(made, Experiment):
             raise ValueError(
                 f"{self.name} gives a {type(made).__name__} and no recipe: return "
@@ -191,6 +194,33 @@ def _module_of_file(file: Path) -> types.ModuleType:
     finally:
         sys.path.remove(str(file.resolve().parent))
     return module
+
+
+@contextmanager
+def _faults_named(name: str) -> Generator[None]:
+    """Whatever a function of the user's own raises is one line that says where; `ValueError` passes as it is.
+
+    Args:
+        name: Name of the recipe.
+
+    Raises:
+        ValueError: If anything but `OSError` and `ValueError` is raised in the block.
+    """
+    try:
+        yield
+    except (OSError, ValueError):
+        raise
+    except Exception as error:
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"line {at.lineno} of {Path(at.filename).name}"
+        raise ValueError(
+            f"{name} fails in {where} with {type(error).__name__}: {error} (QUICKSTUDY_DEBUG=1 shows the way)"
+        ) from error
+
+
+def _kind_of(default: Any) -> Any:
+    """The type of an argument without an annotation: that of its default."""
+    return type(default) if isinstance(default, bool | int | float) else str
 
 
 def _parts(kind: Any) -> list[Any]:

@@ -124,7 +124,8 @@ def load_learner(
         used = learner
     else:
         _, used, manifest = _load(name_or_path, recipe)
-    used.item_format = item_format(manifest["items"]) if "items" in manifest else None
+    with naming(str(find(name_or_path))):
+        used.item_format = item_format(manifest["items"]) if "items" in manifest else None
     return used, manifest
 
 
@@ -224,6 +225,19 @@ def item_format_of(
         )
     with naming(str(origin)):
         return item_format(manifest["items"])
+
+
+def data_root_of(manifest: checkpoint.Manifest, asked: str | os.PathLike[str] | None) -> Path | None:
+    """Folder of the data sets: the one asked for, else that which the training was given, if it is there.
+
+    Args:
+        manifest: Manifest of the checkpoint.
+        asked: Folder that is asked for now.
+    """
+    if asked:
+        return Path(asked)
+    stated = manifest.get("data_root")
+    return Path(stated) if isinstance(stated, str) and Path(stated).is_dir() else None
 
 
 def find(name_or_path: str | os.PathLike[str]) -> Path:

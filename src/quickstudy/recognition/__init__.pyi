@@ -12,3 +12,4 @@ from .recognizer import Decision as Decision
 from .recognizer import Enrollment as Enrollment
 from .recognizer import Identity as Identity
 from .recognizer import Recognizer as Recognizer
+from .recognizer import Verdict as Verdict

@@ -394,7 +394,7 @@ def warning_of_enrolled(
     if low <= aimed:
         return None
     return (
-        f"{100 * hits.mean():.2g} % of the pairs of different names enrolled here reach the threshold (95 %: "
+        f"{_percent(hits.mean())} % of the pairs of different names enrolled here reach the threshold (95 %: "
         f"{_percent(low)} … {_percent(high)} %), where {100 * aimed:.3g} % of strangers are to: it was "
         "measured on "
         "another kind of data, and strangers will be let in; measure it on your own, by quickstudy gallery "

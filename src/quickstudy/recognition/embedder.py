@@ -18,7 +18,7 @@ from quickstudy.core.kernels.sizes import sizes_on
 from quickstudy.core.learner import Learner, embed
 from quickstudy.core.progress import ProgressCallback
 from quickstudy.data.formats.archives import File
-from quickstudy.data.formats.audio import AudioFormat, Place, is_silent, quality_of
+from quickstudy.data.formats.audio import AudioFormat, Place, is_silent
 from quickstudy.data.formats.content import Watched
 from quickstudy.data.formats.items import ItemFormat, Items, decode_items, floats, with_place
 from quickstudy.data.formats.originals import original_of, used_of
@@ -69,6 +69,12 @@ class Embedded:
     outside: list[str | None]
     hints: list[str | None]
     used: list[str | None]
+
+    @property
+    def reasons(self) -> list[str | None]:
+        """All that may be why a file isn't recognized, [B]; None where there is nothing to say."""
+        told = zip(self.hints, self.outside, self.used, strict=True)
+        return ["; ".join(part for part in (hint or far, used) if part) or None for hint, far, used in told]
 
 
 class Embedder:
@@ -123,16 +129,6 @@ class Embedder:
         if not torch.isfinite(z).all():
             raise ValueError(f"{self.path} makes embeddings that aren't finite: train it anew")
         return z.numpy()
-
-    def doubts(self, file: File) -> list[str]:
-        """What makes a sound hard to recognize, see `quality_of`; of a picture nothing is known.
-
-        Args:
-            file: Path of a file that can be decoded, or member of an archive.
-        """
-        if not isinstance(self.format, AudioFormat):
-            return []
-        return quality_of(self.format.decode(file), self.format.rate)
 
     def embed_files(self, files: Sequence[File], progress: ProgressCallback | None = None) -> Embedded:
         """Embed files; those that can't be used are refused, with the reason.

@@ -252,7 +252,8 @@ def _unseen(
             pool = class_folders(folder, embedder.format, every, skip_corrupt=skip_corrupt, progress=progress)
         else:
             recipe = recipes_weights.recipe_of(embedder.manifest)
-            pool = recipe.pool(root=data_root, progress=progress).split(split)
+            root = recipes_weights.data_root_of(embedder.manifest, data_root)
+            pool = recipe.pool(root=root, progress=progress).split(split)
     with display.counting("embedding") as progress:
         whole = embed_pool(embedder, pool, progress)
     contents = [

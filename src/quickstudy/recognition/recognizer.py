@@ -85,11 +85,28 @@ class Decision:
 
 
 @dataclass(frozen=True)
+class Verdict(Decision):
+    """Verification of samples: the decision on the claimed name, and what is known of the samples.
+
+    Args:
+        reason: What may be why they are rejected, such as "blurred"; None if they are accepted, or where
+            nothing is found.
+        outside: One line on what is unlike the items that the model knows; empty where nothing is.
+        used: One line on how much of the files is used; empty where there is nothing to say.
+    """
+
+    reason: str | None = None
+    outside: str = ""
+    used: str = ""
+
+
+@dataclass(frozen=True)
 class Identity:
     """Identification of a sample.
 
     Args:
-        file: Path of the sample; the first path of samples identified together.
+        file: Path of the sample; the first path of samples identified together, of all of which `reason`,
+            `outside` and `used` then tell.
         name: Name of the best candidate, or None ("unknown") if it doesn't reach its threshold.
         candidates: Nearest names, likeliest first.
         reason: What may be why it is unknown, such as "blurred"; None for a name, or where nothing is found.
@@ -355,7 +372,7 @@ class Recognizer:
             mistaken[j] = not reached(x[j][None], np.delete(rows[own[j]], itself, 0))[0]
         return mistaken
 
-    def verify(self, name: str, files: Files) -> Decision:
+    def verify(self, name: str, files: Files) -> Verdict:
         """Decide whether samples are of the name they claim.
 
         Args:
@@ -364,16 +381,23 @@ class Recognizer:
                 embeddings is compared.
 
         Returns:
-            The decision, with score and threshold.
+            The decision, with score and threshold, and what may be why they are rejected.
 
         Raises:
             ValueError: If the name isn't enrolled, or a file can't be used.
         """
-        probe = self._probes(_paths(files), together=True)[0]
+        probe, embedded = self._probes(_paths(files), together=True)
         samples = len(self.gallery.samples(name))
         calibration = self.calibration
         distance = float(self.gallery.distances(probe, name, calibration.pooling)[0])
-        return self._decide(calibration, Match(name, distance, samples), names=1)
+        decided = self._decide(calibration, Match(name, distance, samples), names=1)
+        noun, outside = self.embedder.format.noun, embedded.outside
+        return Verdict(
+            **vars(decided),
+            reason=None if decided.accepted else summary_of(embedded.reasons, noun) or None,
+            outside=sentence(level_of(outside), outside, noun),
+            used=summary_of(embedded.used, noun),
+        )
 
     def identify(self, files: Files, top: int = 5, together: bool = False) -> list[Identity]:
         """Find the enrolled name of each sample, or "unknown".
@@ -396,14 +420,16 @@ class Recognizer:
         calibration = self.calibration
         embedded, matched = self._found(files, max(top, RIVALS), together, calibration.pooling)
         found: list[Identity] = []
-        of_each = zip(embedded.files, embedded.outside, embedded.hints, embedded.used, strict=True)
-        for (path, outside, hints, used), matches in zip(of_each, matched, strict=False):
+        told = [embedded.reasons, embedded.outside, embedded.used]
+        if together:
+            told = [[summary_of(said, self.embedder.format.noun) or None] for said in told]
+        of_each = zip(embedded.files, *told, strict=not together)
+        for (path, why, outside, used), matches in zip(of_each, matched, strict=True):
             names = self.gallery.size()[0]
             decided = [self._decide(calibration, match, names) for match in matches]
             candidates = decided[:top] + [c for c in decided[top:] if c.accepted]
             best = candidates[0]
             name = best.name if best.accepted else None
-            why = "; ".join(part for part in (hints or outside, used) if part) or None
             found.append(Identity(path, name, candidates, None if name else why, outside, used))
         return found
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from quickstudy.core import checkpoint
 from quickstudy.core.kernels.torch_private import BatchNorm
 from quickstudy.core.learner import Learner, embed, evaluation_mode
 from quickstudy.core.seeds import generators_kept
+from quickstudy.data.formats.audio import quality_of
 from quickstudy.data.formats.items import ItemFormat, Items, floats
 from quickstudy.data.pool import ClassPool
 
@@ -59,7 +61,7 @@ WORDS = {
     "color": ("grey, where it knows colours", "of stronger colours"),
     "loudness": ("quiet", "loud"),
     "sound": ("hardly any sound in it", "sound all through, where it knows pauses"),
-    "bandwidth": ("a narrow band, as of a telephone", "a wider band"),
+    "bandwidth": ("narrow band, as of a telephone", "wider band"),
     "features": ("", "features unlike those of its own"),
 }
 """What it means that a statistic is below, and above, those of a model's own items."""
@@ -334,7 +336,8 @@ class HowFar:
         level: "known"; "unusual" where more items are outside than chance has it; "far" where most are.
         distances: [B] distance of each item, in units of what 99.5 % of the model's own items keep to.
         reasons: [B] what is unlike in each item, in a few words; None for those within `LIMIT`.
-        hints: [B] the same of items beyond a distance of 1: why one that isn't recognized may not be.
+        hints: [B] the same of items beyond a distance of 1, and what `quality_of` finds in clips: why
+            one that isn't recognized may not be.
     """
 
     level: Level
@@ -395,7 +398,16 @@ def how_far(
         columns.append((words["features"][1], distance))
     distances = np.max([np.zeros(of), *(values for _, values in columns)], axis=0)
     reasons, hints = _beyond(columns, LIMIT, of), _beyond(columns, 1.0, of)
+    if items.dtype == np.int16:
+        hints = [_told_once(*both) for both in zip(hints_of(items, item_format), hints, strict=True)]
     return HowFar(level_of(reasons), distances.tolist(), reasons, hints)
+
+
+def _told_once(*hints: str | None) -> str | None:
+    """Several hints as one; of those that begin with the same words, such as "quiet", the first."""
+    parts = [part for hint in hints if hint for part in hint.split("; ")]
+    first = {re.split("[:,]", part)[0]: part for part in reversed(parts)}
+    return "; ".join(part for part in parts if part in first.values()) or None
 
 
 def _beyond(columns: Sequence[tuple[str, Floats]], limit: float, of: int) -> list[str | None]:
@@ -408,15 +420,18 @@ def _beyond(columns: Sequence[tuple[str, Floats]], limit: float, of: int) -> lis
 
 
 def hints_of(items: Items, item_format: ItemFormat) -> list[str | None]:
-    """What may be wrong with pictures whatever they show, [B]: for models without a card.
+    """What may be wrong with items whatever model they are for, [B]; None where nothing is.
+
+    Of clips it is what `quality_of` finds; pictures may be dark, blurred, or have hardly anything in them.
 
     Args:
-        items: Items [B, ...] in the model's format; of clips there is nothing to say.
+        items: Items [B, ...] in the model's format.
         item_format: The model's format.
     """
-    found = statistics_of(items, getattr(item_format, "rate", None))
-    if "sharpness" not in found:
-        return [None] * len(items)
+    rate = getattr(item_format, "rate", None)
+    if items.dtype == np.int16:
+        return ["; ".join(quality_of(clip, rate)) or None for clip in items] if rate else [None] * len(items)
+    found = statistics_of(items)
     dark = (found["brightness"] < 0.1) & (not getattr(item_format, "invert", False))
     rules = (
         ("dark", dark),

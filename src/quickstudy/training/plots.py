@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from quickstudy.core.learner import Learner, evaluation_mode
+from quickstudy.core.wording import label_text
 from quickstudy.data.episodes import Episodes
 from quickstudy.data.pool import ClassPool
 from quickstudy.data.setting import Setting
@@ -127,11 +128,17 @@ def bars(title: str, rows: list[tuple[str, list[tuple[float, float]]]], settings
         x = np.arange(len(settings)) + (i - (len(rows) - 1) / 2) * width
         y = [mean for mean, _ in figures]
         drawn = axes.bar(
-            x, y, width * 0.92, yerr=[ci for _, ci in figures], label=name, color=shades[i % 4], capsize=2
+            x,
+            y,
+            width * 0.92,
+            yerr=[ci for _, ci in figures],
+            label=label_text(name),
+            color=shades[i % 4],
+            capsize=2,
         )
         axes.bar_label(drawn, fmt="%.1f", fontsize=8, padding=2)
-    axes.set_xticks(np.arange(len(settings)), settings)
-    axes.set(title=title, ylabel="accuracy, %", ylim=(0, 108))
+    axes.set_xticks(np.arange(len(settings)), list(map(label_text, settings)))
+    axes.set(title=label_text(title), ylabel="accuracy, %", ylim=(0, 108))
     axes.legend(frameon=False, ncols=len(rows), loc="upper center", bbox_to_anchor=(0.5, -0.08), fontsize=9)
     despine(axes)
     return figure

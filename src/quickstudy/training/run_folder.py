@@ -291,7 +291,7 @@ class Run:
                 "random draws: start it anew in another --out"
             )
         # the facts already have a digest of the classes
-        apart = ("version", "progress", "optimizer", "classes", "seen", KEPT)
+        apart = ("version", "progress", "optimizer", "classes", "seen", "data_root", KEPT)
         was = _flat({k: v for k, v in before.items() if k not in apart})
         now = _flat({k: v for k, v in self.manifest.items() if k not in apart})
         now = json.loads(json.dumps(now))  # a tuple comes back from a file as a list

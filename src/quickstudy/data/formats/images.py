@@ -1,6 +1,7 @@
 """Images: any format, any size, to uint8 arrays of one shape."""
 
 import io
+import logging
 import math
 import warnings
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from quickstudy.core import foreign
 from quickstudy.data.formats.content import DecodingNote, FileOrBytes, content_of
 
 Bytes = npt.NDArray[np.uint8]
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # our own line says what is refused
 
 PICTURES = (
     *("AVIF", "BMP", "DDS", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "PSD", "QOI"),

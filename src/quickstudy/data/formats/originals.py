@@ -8,6 +8,7 @@ import numpy as np
 import soundfile
 from PIL import Image
 
+from quickstudy.core.foreign import refusing
 from quickstudy.data.formats.audio import AudioFormat
 from quickstudy.data.formats.content import FileOrBytes, bytes_of
 from quickstudy.data.formats.features import FeatureFormat
@@ -57,15 +58,16 @@ def original_of(source: FileOrBytes, item_format: ItemFormat, color: bool = Fals
     if isinstance(item_format, FeatureFormat):
         return None
     try:
-        raw = io.BytesIO(bytes_of(source))
-        if isinstance(item_format, AudioFormat):
-            seconds = float(soundfile.info(raw).duration)
-            return Original(seconds, seconds)
-        with Image.open(raw, formats=readable_formats()) as image:
-            short, long = sorted(image.size)
-            looked = color and short * long <= LARGEST
-            return Original(short, long, _colored(image) if looked else None)
-    except Exception:  # parsers of foreign files throw anything, and this is no more than a remark
+        with refusing():
+            raw = io.BytesIO(bytes_of(source))
+            if isinstance(item_format, AudioFormat):
+                seconds = float(soundfile.info(raw).duration)
+                return Original(seconds, seconds)
+            with Image.open(raw, formats=readable_formats()) as image:
+                short, long = sorted(image.size)
+                looked = color and short * long <= LARGEST
+                return Original(short, long, _colored(image) if looked else None)
+    except OSError:  # this is no more than a remark
         return None
 
 

@@ -3,12 +3,12 @@
 import unicodedata
 from collections.abc import Iterable
 
+from quickstudy.core.wording import joins
+
 LONGEST_TEXT = 200
 """Maximum length of a name or a source, in characters."""
 UNKNOWN = "unknown"
 """Answer for strangers, which can't be a name."""
-_JOINERS = "\u200c\u200d"
-"""Characters without width that some scripts need between letters, as Persian and Hindi do."""
 _LOOK = {
     "l": "1I|\u0406\u04c0\u0399\u0131",
     "o": "0\u043e\u041e\u03bf\u039f\u0585\u0555",
@@ -52,7 +52,7 @@ def checked_text(text: str, what: str) -> str:
             kind = unicodedata.category(c)
             if kind in ("Cc", "Cs", "Zl", "Zp"):
                 raise ValueError(f"{what} {form!a} has control characters: leave them out")
-            if kind in ("Cf", "Co", "Cn") and not (c in _JOINERS and _joins(form, i)):
+            if kind in ("Cf", "Co", "Cn") and not joins(form, i):
                 raise ValueError(f"{what} {form!a} has characters that can't be seen: leave them out")
     return form
 
@@ -105,13 +105,3 @@ def look_alikes(names: Iterable[str], others: Iterable[str]) -> dict[str, list[s
             by_look.setdefault(look, set()).add(other)
     found = {n: sorted({o for look in skeletons(n) for o in by_look.get(look, ())} - {n}) for n in names}
     return {name: alike for name, alike in found.items() if alike}
-
-
-def _joins(text: str, i: int) -> bool:
-    """Whether a joiner stands between letters of a script that needs it, such as Arabic or Devanagari."""
-    beside = text[i - 1 : i] + text[i + 1 : i + 2]
-    scripts = ("LATIN", "GREEK", "CYRILLIC", "ARMENIAN")
-    return len(beside) == 2 and all(
-        unicodedata.category(c)[0] in "LM" and not unicodedata.name(c, "LATIN").startswith(scripts)
-        for c in beside
-    )

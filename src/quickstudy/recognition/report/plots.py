@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from scipy.special import ndtri
 
 from quickstudy.core.arrays import Float64Array
+from quickstudy.core.wording import label_text
 from quickstudy.metric.verification import Verification
 from quickstudy.recognition.pairs import Pairs
 from quickstudy.recognition.report.error_rates import Achieved
@@ -53,7 +54,10 @@ def det(
         x = np.geomspace(least, most, 400)  # no more points than can be seen
         y = 1 - tar[np.searchsorted(far, x, side="right") - 1]
         axes.plot(
-            _deviates(x, least), _deviates(y, least), color=color, label=f"{name}, EER {100 * v.eer:.2f} %"
+            _deviates(x, least),
+            _deviates(y, least),
+            color=color,
+            label=label_text(f"{name}, EER {100 * v.eer:.2f} %"),
         )
     if at:
         x, *across = _deviates(np.array((at.far, *at.far95)), least).tolist()
@@ -93,7 +97,7 @@ def score_histogram(
     for (name, threshold), style in zip(
         thresholds.items(), ("-", "--", "-.", ":") * len(thresholds), strict=False
     ):
-        axes.axvline(threshold, color="black", lw=1.2, ls=style, label=f"{name}: {threshold:.4g}")
+        axes.axvline(threshold, color="black", lw=1.2, ls=style, label=label_text(f"{name}: {threshold:.4g}"))
     axes.set_ylim(0, None)
     axes.legend(frameon=False, fontsize=8)
     return figure
@@ -164,7 +168,7 @@ def _legend_below(figure: Figure, axes: Axes) -> None:
 def _axes(title: str, x: str, y: str, size: tuple[float, float]) -> tuple[Figure, Axes]:
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
-    axes.set(title=title, xlabel=x, ylabel=y)
+    axes.set(title=label_text(title), xlabel=x, ylabel=y)
     axes.grid(alpha=0.3)
     despine(axes)
     return figure, axes

@@ -42,14 +42,14 @@ def demo(
     from quickstudy.cli.demos import letters as demos_letters
     from quickstudy.cli.demos import sinusoids as demos_sinusoids
 
-    if what is Demo.photos:
-        from quickstudy.cli.demos import photos as demos_photos
-
-        demos_photos.run(out)
-    elif what in (Demo.recognition, Demo.faces, Demo.words):
+    if what in (Demo.recognition, Demo.faces, Demo.words):
         from quickstudy.cli.demos import recognition as recognition_demo
 
         recognition_demo.run(what.value, out, steps, data_root)
+    elif what is Demo.photos:
+        from quickstudy.cli.demos import photos as demos_photos
+
+        demos_photos.run(out)
     elif what is Demo.letters:
         demos_letters.run(out, steps or 600)
     else:

@@ -55,6 +55,8 @@ def purpose(manifest: checkpoint.Manifest) -> str:
     form = item_format(manifest["items"])
     if isinstance(form, AudioFormat):
         return f"{made_for}; takes sounds of {form.seconds:g} s at {form.rate:,} Hz"
+    if isinstance(form, FeatureFormat):
+        return f"{made_for}; takes vectors of {form.dimensions:,} numbers"
     kind = "grey" if form.channels == 1 else "colour"
     ink = ", dark ink on light paper" if form.invert else ""
     return f"{made_for}; takes pictures of any size{ink}, looks at {form.size}×{form.size} {kind} pixels"

@@ -93,7 +93,8 @@ def folder_pool(
     Args:
         root: Folder with one folder of files per class, or with train/, val/ and test/ of such, or with
             train.csv, val.csv and test.csv, or with one such folder for each of several data sets; or laid
-            out as `pattern` says; or an archive of class folders; or a file of features, if the format is theirs.
+            out as `pattern` says; or an archive of class folders; or a file of features, if `item_format` is
+            a `FeatureFormat`.
         item_format: Format that each item is converted to.
         split: Fractions of the classes for training, validation and test, class names by split, or a JSON
             file of these. The default is the split of the layout, where it has one.

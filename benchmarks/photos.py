@@ -158,6 +158,7 @@ def main() -> None:
     first = np.concatenate([pool.of_class(name)[: given.pictures] for name in pool.classes])
     pixels = torch.from_numpy(first).unflatten(0, (len(pool), given.pictures))
     letters, _ = load_learner(LETTERS)
+    letters.item_format = None  # it is given embeddings below
     same = ClassPool.from_arrays(first, pool.classes, [given.pictures] * len(pool), name=pool.name)
     ink = floats(torch.from_numpy(as_the_model_takes_them(same).items))
     with torch.inference_mode():

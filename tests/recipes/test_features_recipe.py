@@ -39,6 +39,6 @@ def test_features_on_the_command_line(tmp_path: Path, monkeypatch: pytest.Monkey
             np.save(tmp_path / "few" / f"c{c}" / f"{j}.npy", x[c, j])
         np.save(tmp_path / "asked" / f"{c}.npy", x[c, 7])
     few, asked = str(tmp_path / "few"), str(tmp_path / "asked")
-    csv = told("predict", run, "--support", few, "--query", asked, "--output", "csv")
+    csv = told("predict", run, "--support", few, "--query", asked, "--format", "csv")
     rows = [line.split(",")[1] for line in csv.splitlines() if ".npy" in line]
     assert rows == ["c0", "c1", "c2"]

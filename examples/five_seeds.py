@@ -5,7 +5,7 @@ import torch
 import quickstudy as qs
 from quickstudy.core.scores import mean_ci95
 
-pool = qs.glyphs(per_class=12)
+pool = qs.glyphs()
 test = qs.Episodes(pool.split("test"), qs.Setting(5, 1, 5), tasks=10)
 
 

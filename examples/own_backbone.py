@@ -9,7 +9,7 @@ body = nn.Sequential(nn.Conv2d(1, 8, 3, 2), nn.ReLU(), nn.Conv2d(8, 16, 3, 2), n
 backbone = nn.Sequential(body, nn.LazyLinear(32))
 backbone(torch.zeros(1, 1, 28, 28))
 
-pool = qs.glyphs(per_class=12)
+pool = qs.glyphs()
 body[0].requires_grad_(False)
 groups = [{"params": body[2].parameters(), "lr": 1e-4}, {"params": backbone[1].parameters(), "lr": 1e-3}]
 learner, episodes = qs.Prototypical(backbone), qs.Episodes(pool.split("train"), qs.Setting(5, 1, 5))

@@ -7,7 +7,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 import quickstudy as qs
 
-pool = qs.glyphs(per_class=12)
+pool = qs.glyphs()
 learner = qs.Prototypical(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 32)))
 writer = SummaryWriter("runs/tensorboard")
 

@@ -17,6 +17,7 @@ from rich.table import Table
 
 import quickstudy
 from quickstudy.cli.terminal import table
+from quickstudy.core import consoles, foreign
 from quickstudy.core.consoles import SafeConsole, print_csv
 from quickstudy.core.files import write_whole
 from quickstudy.core.wording import csv_cell, json_text, one_line, shown
@@ -195,3 +196,40 @@ def test_why_a_file_cannot_be_written(path: str, message: str, tmp_path: Path) -
     (tmp_path / "folder" / "x").mkdir(parents=True)
     with pytest.raises(OSError, match=message):
         write_whole(tmp_path / path, b"")
+
+
+# What C libraries print, and terminals that are gone
+
+
+def test_what_c_libraries_print_of_a_file_goes_nowhere(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def parse() -> None:
+        with foreign.refusing(), foreign.silenced():
+            os.write(2, b"a note of its own")
+            raise ValueError("x")
+
+    with pytest.raises(OSError, match="damaged: x"):
+        parse()
+    os.write(2, b"afterwards")
+    assert "a note" not in capfd.readouterr().err
+    os.write(2, b"and then")
+    assert capfd.readouterr().err == "and then"
+    # in a program whose Python writes there, too, nothing is kept back
+    monkeypatch.setattr(sys.stderr, "fileno", lambda: 2, raising=False)
+    with foreign.silenced():
+        os.write(2, b"heard")
+    assert capfd.readouterr().err == "heard"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="terminals are others there")
+def test_writing_to_a_terminal_that_is_gone_does_not_fail() -> None:
+    import pty  # not everywhere
+
+    main, other = pty.openpty()
+    with os.fdopen(other, "w") as stream:
+        again = consoles._again(stream, other)
+        os.close(main)
+        with pytest.raises(OSError, match="Input/output"):
+            os.write(other, b"x")
+        print("to nobody", file=again, flush=True)

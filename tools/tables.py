@@ -33,8 +33,8 @@ TITLES = {  # in this order
         "`photos`, a network pretrained on ImageNet and not trained any further, on the test classes of "
         "CIFAR-FS, beside raw pixels and a model of letters on the very same tasks. ImageNet has classes "
         "like these, so these figures stand by themselves, not beside those of models trained from scratch. "
-        "Then, over draws of 12 classes with 5 labelled pictures each: what leave-one-out promises beside 200 "
-        "fresh pictures a class, and how the stated probabilities stand to the answers.",
+        "Then, over draws of 12 classes with 5 labelled pictures each: what leave-one-out promises beside "
+        "200 fresh pictures a class, and how the stated probabilities stand to the answers.",
     ),
     "photos_speed": ("Photographs, how fast", "The whole of `predict` without imports; the median round."),
     "time_to_accuracy": ("Time to accuracy", "Median over the seeds; one training after the other."),

@@ -222,7 +222,7 @@ def test_headers_stay_whole_on_a_narrow_terminal(run: Run, monkeypatch: pytest.M
         "setting",
         "batch norm",
         "accuracy %",
-        "for handwritten characters",
+        "handwritten",
         "min of training",
     ):
         assert word in listed

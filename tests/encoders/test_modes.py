@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from quickstudy.encoders.test_time import FlipTTA, RotateTTA, ShiftSpeedTTA, Tes
 from quickstudy.metric.relation import relation_encoder
 from quickstudy.recipes.catalogue import RECIPES
 from quickstudy.recipes.recipe import Recipe
+from quickstudy.recipes.sources import EXAMPLES
 
 
 def resnet() -> ResNet:
@@ -90,8 +92,12 @@ def test_no_transform_or_augmentation_is_left_out() -> None:
     assert {c.__name__ for c in classes if c.__module__.startswith("quickstudy")} <= {*MODULES}
 
 
-OWN = {"prototypical-images": {"images": "DIR"}, "maml-images": {"images": "DIR"}}
-STATED: list[tuple[str, dict[str, str]]] = [
+OWN: dict[str, dict[str, Any]] = {
+    "prototypical-images": EXAMPLES["images"],
+    "maml-images": EXAMPLES["images"],
+    "prototypical-features": EXAMPLES["features"],
+}
+STATED: list[tuple[str, dict[str, Any]]] = [
     *((name, OWN.get(name, {})) for name in RECIPES if name != "siamese" and "-optimizer-" not in name),
     *(
         ("siamese", {kind: "DIR", "method": m})
@@ -109,7 +115,7 @@ def items(recipe: Recipe, number: int) -> Tensor:
 @pytest.mark.medium
 @pytest.mark.parametrize(("name", "arguments"), STATED, ids=lambda of: of if isinstance(of, str) else None)
 def test_the_learners_of_a_recipe_mean_the_same_in_training_and_evaluation(
-    name: str, arguments: dict[str, str]
+    name: str, arguments: dict[str, Any]
 ) -> None:
     torch.manual_seed(0)
     recipe = RECIPES[name](**arguments)

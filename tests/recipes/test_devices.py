@@ -37,8 +37,7 @@ def autocast_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def stated(name: str) -> Any:
-    source = recipe_source(name)
-    return source.state({"images": "DIR"} if "images" in source.arguments() else {})
+    return recipe_source(name).example()
 
 
 def episode(recipe: Recipe, device: str) -> Episode:

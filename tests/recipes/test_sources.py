@@ -50,8 +50,8 @@ def test_every_recipe_is_an_experiment_with_arguments_that_are_told() -> None:
     kinds = set()
     for name in RECIPES:
         source = recipe_source(name)
-        stated = source.state({"images": "DIR"} if "images" in source.arguments() else {})
-        assert isinstance(stated, Experiment)
+        stated = source.example()
+        assert isinstance(stated, Experiment), name
         kinds.add(type(stated))
         assert stated.describe(None)
         for argument in source.arguments().values():

@@ -10,7 +10,6 @@ from quickstudy.core.wording import plural
 
 if TYPE_CHECKING:
     from quickstudy.core.checkpoint import Manifest
-    from quickstudy.recipes.experiment import Experiment
     from quickstudy.recipes.sources import Source
 
 
@@ -33,7 +32,8 @@ def recipes(
         _tell(recipe_source(recipe))
         return
     manifests = _shipped()
-    known = {name: _example(recipe_source(name)) for name in ([recipe] if recipe else RECIPES)}
+    examples = {name: recipe_source(name).example() for name in ([recipe] if recipe else RECIPES)}
+    known = {name: stated for name, stated in examples.items() if stated}
     tests = {name: stated.describe(manifests.get(name)) for name, stated in known.items()}
     if as_json:
         print_json(
@@ -191,11 +191,6 @@ def _shipped() -> "dict[str, Manifest]":
     return {name: checkpoint.load(path)[1] for name, path in (weights.models() | shipped_rules()).items()}
 
 
-def _example(source: "Source") -> "Experiment":
-    """A recipe to look at: of one's own data, with a folder that needn't be there."""
-    return source.state({"images": "DIR"} if "images" in source.arguments() else {})
-
-
 def _tell(source: "Source") -> None:
     """All of one recipe."""
     from quickstudy.cli.options import say
@@ -203,8 +198,7 @@ def _tell(source: "Source") -> None:
     from quickstudy.cli.train import of_every_training
     from quickstudy.core.consoles import console
 
-    lacking = [a for a in source.arguments().values() if a.needed and a.name != "images"]
-    stated = None if lacking else _example(source)  # what it states may depend on them
+    stated = source.example()
     say(f"{source.name}: {stated.summary} ({stated.paper})" if stated else source.name)
     if text := inspect.getdoc(source.make):
         say(text.partition("\n\nArgs:")[0])

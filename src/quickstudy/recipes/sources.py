@@ -62,6 +62,13 @@ class Argument:
         raise ValueError(f"{self.name} is {text!r}: it takes {self.takes}")
 
 
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "images": {"images": "DIR"},
+    "features": {"features": "FILE", "dimensions": 640},
+}
+"""What stands for the data of recipes that take one's own, by the argument that names them."""
+
+
 @dataclass(frozen=True)
 class Source:
     """A recipe by its name.
@@ -113,6 +120,14 @@ class Source:
                 )
             values[name] = known[name].value(value)
         return values
+
+    def example(self) -> Experiment | None:
+        """The recipe to look at, of data that needn't be there; None if it needs what its user alone has."""
+        known = self.arguments()
+        data = EXAMPLES.get("features" if "features" in known else "images" if "images" in known else "", {})
+        if any(a.needed and a.name not in data for a in known.values()):
+            return None
+        return self.state(data)
 
     def state(self, arguments: Mapping[str, Any]) -> Experiment:
         """The recipe, stated with these arguments.

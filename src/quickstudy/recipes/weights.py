@@ -126,7 +126,7 @@ def load_learner(
         used = learner
     else:
         _, used, manifest = _load(name_or_path, recipe)
-    with naming(str(find(name_or_path))):
+    with naming(str(name_or_path)):
         used.item_format = item_format(manifest["items"]) if "items" in manifest else None
     return used, manifest
 

@@ -119,7 +119,7 @@ def calibrate_model(
     path = Path(model) if named else recipes_weights.find(model)
     if copy is None and (named or recipes_weights.ships(path)):
         raise ValueError(
-            f"{model} comes with a library and can't be written to: calibrate a copy, with --copy FOLDER"
+            f"{model} ships with the library and can't be written to: calibrate a copy, with --copy FOLDER"
         )
     out = copy / "best.safetensors" if copy else path
     if copy and out.exists():

@@ -42,7 +42,7 @@ def stated(name: str) -> Any:
 
 def episode(recipe: Recipe, device: str) -> Episode:
     shape = recipe.item_format.shape
-    s = recipe.tests[0] if isinstance(recipe.train, BatchSize) else recipe.train
+    s = (recipe.tests[0] if isinstance(recipe.train, BatchSize) else recipe.train).most
 
     def items(n: int) -> torch.Tensor:
         return torch.zeros(2, n, *shape, device=device)

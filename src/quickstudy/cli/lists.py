@@ -93,7 +93,7 @@ def models(as_json: AsJson = False) -> None:
     console.print(rows)
     if not photos_installed():
         console.print(f"{PHOTOS}: {MISSING}", highlight=False, soft_wrap=True)
-    console.print(f"other networks by name: {FORMS}", highlight=False, soft_wrap=True)
+    console.print(f"other networks by name: {FORMS}", highlight=False)
     for text, names in notices.items():
         console.print(f"{', '.join(names)}: {text}", highlight=False)
     rules = table("update rule", "race", "× Adam", "× best", wraps=("update rule", "race"))

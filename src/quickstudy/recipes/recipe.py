@@ -148,8 +148,8 @@ class Recipe:
         _check_kind("tests", tests, settings, "a tuple of settings, (Setting(5, 1),)")
         for name, kinds in NUMBERS.items():
             number: Any = getattr(self, name)
-            least = number >= 0 if name == "steps" else number > 0  # 0: what needs no training
-            right = isinstance(number, kinds) and not isinstance(number, bool) and least
+            right = isinstance(number, kinds) and not isinstance(number, bool)
+            right = right and (number > 0 or (name == "steps" and number == 0))  # what needs no training
             _check_kind(
                 name, number, right, "a number above 0" if float in kinds else "a whole number above 0"
             )

@@ -19,6 +19,9 @@ from quickstudy.data.pool import ClassPool, described
 from quickstudy.data.setting import LabelFraction, Setting, Size
 from quickstudy.data.stored import Stored, stored
 
+Drawn = tuple[IntArray, IntArray, IntArray, IntArray, IntArray]
+"""What `Episodes` draws for a meta-batch."""
+
 
 @checked_class
 class Episodes:
@@ -96,6 +99,7 @@ class Episodes:
             _check(pool, setting, self._labelled if labels else None)
         self._groups = _groups(pool, group, setting.most.ways + setting.distractors)
         self._sources = _Sources(pool, setting) if cross_source else None
+        self._last: tuple[int, Drawn] | None = None  # `evaluate` asks for what was drawn, too
         self._stored: Stored | None = None  # not before they are needed: on an accelerator they are copied
 
     def on(self, device: torch.device | str) -> "Episodes":
@@ -218,13 +222,19 @@ class Episodes:
             "seed": self.seed,
         }
 
-    def _draw(self, i: int) -> tuple[IntArray, IntArray, IntArray, IntArray, IntArray]:
-        """Draw meta-batch i.
+    def _draw(self, i: int) -> Drawn:
+        """Draw meta-batch i, or take it from before if it is the last one.
 
         Returns:
             Indices of the items [T, N, shots + queries + unlabelled], indices of the distractors' items [T,
             distractors, unlabelled], and the three orders of `_orders`.
         """
+        last = self._last
+        if last is None or last[0] != i:
+            self._last = last = i, self._drawn(i)
+        return last[1]
+
+    def _drawn(self, i: int) -> Drawn:
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(i,)))
         s, counts = self.size(i), self.pool.counts
         if self._sources:
@@ -370,7 +380,11 @@ def distinct(rng: np.random.Generator, n: npt.NDArray[Any], m: int) -> IntArray:
     if n.min() <= 4 * m * m:
         keys = rng.random((*n.shape, int(n.max())), dtype=np.float32)
         keys[np.arange(keys.shape[-1]) >= n[..., None]] = 2.0  # never among the m least
-        return np.argsort(keys, axis=-1)[..., :m]
+        if keys.shape[-1] < 8 * m:
+            return np.argsort(keys, axis=-1)[..., :m]
+        least = np.argpartition(keys, m - 1, axis=-1)[..., :m]  # the same draw, without sorting the rest
+        order = np.argsort(np.take_along_axis(keys, least, -1), axis=-1)
+        return np.take_along_axis(least, order, -1)
     drawn = rng.integers(0, n[..., None], (*n.shape, m))
     while (again := (np.diff(np.sort(drawn, axis=-1)) == 0).any(-1)).any():
         drawn[again] = rng.integers(0, n[again][:, None], (int(again.sum()), m))

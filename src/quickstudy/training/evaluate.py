@@ -153,6 +153,7 @@ def evaluate(
         if isinstance(episodes, OwnTasks):
             episodes.check_enough(batches)
         found: list[tuple[slice, Tensor]] = []  # places of tasks; their hits [tasks, Q] or errors [tasks, 1]
+        asked_for: list[Tensor] = []  # items of the queries of each meta-batch
         regression: set[bool] = set()
         for i in range(batches):
             asked = len(range(count)[i * episodes.tasks + rank : (i + 1) * episodes.tasks : world])
@@ -167,6 +168,8 @@ def evaluate(
                 )
                 first = i * episodes.tasks + rank
                 found.append((slice(first, first + asked * world, world), told.cpu()))
+            if comparable and isinstance(episodes, Episodes):
+                asked_for.append(torch.from_numpy(episodes.query_items(i)).flatten())
             if report:
                 report(min((i + 1) * episodes.tasks, count), count)
     fabric = fabric if world > 1 else None
@@ -185,8 +188,7 @@ def evaluate(
             "some tasks are regressions (ways = 0) and others have classes: evaluate them one after the other"
         )
     if comparable and isinstance(episodes, Episodes):
-        items = [torch.from_numpy(episodes.query_items(i)).flatten() for i in range(batches)]
-        items = torch.cat(items)[: int(known.sum())]
+        items = torch.cat(asked_for)[: int(known.sum())]
         data95 = data_interval(right[known], items, _classes_of(episodes.pool)[items])
     name: str = getattr(getattr(episodes, "pool", None), "name", "")
     return Score(*stated, pool=name, data95=data95, tasks=facts, accuracies=tuple(each.tolist()))

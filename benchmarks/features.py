@@ -167,12 +167,13 @@ def main() -> None:
     common = {"benchmark": "features", "dataset": "made-up", "split": "test", "setting": str(SETTING)}
     row = partial(Row, **common, mode="inductive", n=options.rounds, seed=options.seed)
     for name, value in rate.items():
-        beside = f"easyfsl {rate['easyfsl']:.6g}" if name == OURS else None
+        beside = f"{AT_ONCE} {rate[AT_ONCE]:.6g}" if name == OURS else None
         rows.append(row(method=name, metric="tasks/s", value=value, peer=beside))
         rows.append(row(method=name, metric="accuracy %", value=100 * found[name][0]))
     as_shipped = max(("easyfsl", "easyfsl, 2 workers"), key=lambda name: rate[name])
-    for peer in (as_shipped, AT_ONCE):
-        rows.append(row(method=OURS, metric="times as fast", value=rate[OURS] / rate[peer], peer=f"{peer} 1"))
+    ratio = {peer: rate[OURS] / rate[peer] for peer in (as_shipped, AT_ONCE)}
+    rows.append(row(method=OURS, metric="times as fast", value=ratio[AT_ONCE], peer=f"{AT_ONCE} 1"))
+    rows.append(row(method=OURS, metric="times as fast as easyfsl as it ships", value=ratio[as_shipped]))
     for r in rows:
         print(f"{r.method}: {r.value:,.4g} {r.metric}{f' ({r.peer})' if r.peer else ''}")
     if not options.dry:

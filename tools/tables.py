@@ -270,9 +270,9 @@ def readme_block(rows: Sequence[Row]) -> str:
         lines += [_speed(ratio, rows) for ratio in ratios] + [""]
     if lines:
         lines += [
-            "The peers are set up as a good user would: the same precision, memory layout and kept memory. "
-            "How these were measured, what each saving brings by itself, and more: "
-            "[docs/results.md](docs/results.md)."
+            "*Well set up* is what a good user of torch writes: the same precision, memory layout and kept "
+            "memory; *plain* is the encoder as most code has it, in float32. How these were measured, what "
+            "each saving brings by itself, and more: [docs/results.md](docs/results.md)."
         ]
     return "\n".join(lines)
 

@@ -20,10 +20,10 @@ class WholeTable(Table):
             widest if column.no_wrap else min(widest, max(min(word, 20), LEAST))
             for column, widest, word in cells
         )
-        needed = least + self._extra_width + 2 * len(self.columns)
-        width = max(options.max_width, needed)
+        frame = self._extra_width + 2 * len(self.columns)
+        width = max(options.max_width, least + frame)
         words = [widest if column.no_wrap else word for column, widest, word in cells]
-        if (spare := width - sum(words) - self._extra_width - 2 * len(self.columns)) >= 0:
+        if (spare := width - sum(words) - frame) >= 0:
             lines = [(widest - word, word, column) for (column, widest, word) in cells if not column.no_wrap]
             for i, (more, word, column) in enumerate(sorted(lines, key=lambda line: line[0])):
                 more = min(more, spare // (len(lines) - i))

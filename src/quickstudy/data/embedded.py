@@ -39,6 +39,7 @@ def embedded_pool(
         index = pool.indices
         tried = _encoded(encoder, pool, index[:: max(1, len(index) // TRIED)][:TRIED])
         form = FeatureFormat(tried.shape[1])
+        splits = {name: of.tolist() for name, of in pool.splits.items()}
 
         def build(allocate: Any) -> dict[str, Any]:
             out: Items = allocate(len(index))
@@ -50,7 +51,7 @@ def embedded_pool(
             parts: dict[str, Any] = {
                 "classes": list(pool.classes),
                 "counts": pool.counts.tolist(),
-                "splits": {name: of.tolist() for name, of in pool.splits.items()},
+                "splits": splits,
             }
             if pool.sources is not None:
                 parts |= {"sources": pool.sources[index].tolist(), "source_names": list(pool.source_names)}
@@ -58,7 +59,6 @@ def embedded_pool(
                 parts["recorded"] = pool.recorded.tolist()
             return parts
 
-        splits = {name: of.tolist() for name, of in pool.splits.items()}
         which = [] if pool.sources is None else [pool.sources[index].tolist(), pool.source_names]
         key = [pool.content_digest(), splits, which, fingerprint(encoder, tried)]
         name = f"embedded {pool.name}".replace("/", "-")

@@ -7,6 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
+"""Ways to resize pictures, as torch names them."""
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -37,7 +40,7 @@ class Preprocessing:
             raise ValueError(f"resize is {self.resize} and crop {self.crop}: they must be at least 1 pixel")
         if min(self.std) <= 0:
             raise ValueError(f"std is {self.std}: deviations must be above 0")
-        if self.interpolation not in ("nearest", "bilinear", "bicubic"):
+        if self.interpolation not in INTERPOLATIONS:
             raise ValueError(
                 f"interpolation is {self.interpolation!r}: it must be nearest, bilinear or bicubic"
             )
@@ -141,7 +144,6 @@ class Backbone(nn.Module):
             shape = list(z.shape) if isinstance(z, Tensor) else type(z).__name__
             raise ValueError(
                 f"{self.source} gives {shape} for {len(x)} pictures: features must be [B, D], [B, D, H, W] "
-                "or "
-                "[B, L, D]; name a network that gives such"
+                "or [B, L, D]; name a network that gives such"
             )
         return z.mean((2, 3)) if z.ndim == 4 else z.mean(1) if z.ndim == 3 else z

@@ -5,6 +5,7 @@ Each brings its own preprocessing. The libraries are optional, and imported when
 
 import importlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from quickstudy.encoders.backbone import Backbone, Preprocessing
+from quickstudy.encoders.backbone import INTERPOLATIONS, Backbone, Preprocessing
 from quickstudy.encoders.photos import PhotoEncoder
 from quickstudy.encoders.tuning import low_rank, unfreeze
 
@@ -83,17 +84,11 @@ def pretrained(
     else:
         network, own = {"timm": _timm, "torchvision": _torchvision, "hf": _hf, "onnx": _onnx}[kind](rest)
         if size is not None:
-            own = Preprocessing((size, size), None, own.mean, own.std, own.interpolation)
+            own = replace(own, resize=(size, size), crop=None)
         made = Backbone(network, own, name)
-    if mean is not None or std is not None:
-        had = made.preprocessing
-        made.preprocessing = Preprocessing(
-            had.resize,
-            had.crop,
-            had.mean if mean is None else _three(mean, "mean"),
-            had.std if std is None else _three(std, "std"),
-            had.interpolation,
-        )
+    given = {"mean": mean, "std": std}
+    changed = {part: _three(values, part) for part, values in given.items() if values is not None}
+    made.preprocessing = replace(made.preprocessing, **changed)
     if (train is not None or rank is not None) and not list(made.parameters()):
         raise ValueError(f"{name} can't be trained, as ONNX Runtime only runs it: leave train and rank out")
     if rank is not None:
@@ -112,17 +107,12 @@ def _three(values: Sequence[float], name: str) -> tuple[float, float, float]:
 def _library(module: str, kind: str) -> Any:
     try:
         return importlib.import_module(module)
-    except (
-        ImportError,
-        RuntimeError,
-        AttributeError,
-    ) as error:  # torchvision beside another build of torch, too
+    except (ImportError, RuntimeError, AttributeError) as error:  # torchvision beside another torch, too
         if isinstance(error, ModuleNotFoundError) and error.name == module:
             raise ValueError(f"{kind}: networks take {module}: pip install 'quickstudy[{kind}]'") from None
         raise ValueError(
-            f"{kind}: networks take {module}, which can't be loaded here ({str(error).splitlines()[0]}): "
-            "install "
-            "versions that fit each other, pip install 'quickstudy[" + kind + "]'"
+            f"{kind}: networks take {module}, which can't be loaded here ({_first_line(error)}): install "
+            f"versions that fit each other, pip install 'quickstudy[{kind}]'"
         ) from None
 
 
@@ -138,8 +128,7 @@ def _timm(name: str) -> tuple[nn.Module, Preprocessing]:
     except Exception as error:  # timm and the hub throw anything
         raise ValueError(
             f"timm:{name} can't be loaded ({_first_line(error)}): name one of "
-            "timm.list_models(pretrained=True), "
-            "or a folder"
+            "timm.list_models(pretrained=True), or a folder"
         ) from None
     stated: dict[str, Any] = timm.data.resolve_model_data_config(network)
     height, width = stated["input_size"][1:]
@@ -167,8 +156,7 @@ def _torchvision(name: str) -> tuple[nn.Module, Preprocessing]:
         except Exception as error:  # the download throws anything
             raise ValueError(
                 f"torchvision:{name} can't be fetched ({_first_line(error)}): go online, or give a state "
-                "dict, "
-                f"torchvision:{name}@FILE"
+                f"dict, torchvision:{name}@FILE"
             ) from None
     last = [path for path, m in network.named_modules() if isinstance(m, nn.Linear)]
     if not last:
@@ -233,8 +221,7 @@ def _hf(name: str) -> tuple[nn.Module, Preprocessing]:
     except Exception as error:  # transformers and the hub throw anything
         raise ValueError(
             f"hf:{name} can't be loaded ({_first_line(error)}): name a model of pictures on the hub, or a "
-            "folder "
-            "with its config, weights and preprocessor_config.json"
+            "folder with its config, weights and preprocessor_config.json"
         ) from None
     stated: dict[str, Any] = processor.to_dict()
     size: Any = stated.get("size") or {}
@@ -293,8 +280,7 @@ def _onnx(file: str) -> tuple[nn.Module, Preprocessing]:
     if len(taken) != 1 or len(shape) != 4 or shape[1] != 3 or taken[0].type != "tensor(float)":
         raise ValueError(
             f"{file} takes {' and '.join(f'{i.name} {i.shape} of {i.type}' for i in taken)}: it must take "
-            "colour "
-            "pictures [B, 3, H, W] of tensor(float); export it so"
+            "colour pictures [B, 3, H, W] of tensor(float); export it so"
         )
     if given[0].shape is not None and len(given[0].shape) not in (2, 3, 4):
         raise ValueError(
@@ -318,10 +304,7 @@ def _stated(
     source: str,
 ) -> Preprocessing:
     """The preprocessing as a library states it; what torch can't do of it is done nearly so."""
-    known = {"nearest", "bilinear", "bicubic"}
-    how = (
-        interpolation if interpolation in known else "bicubic"
-    )  # such as lanczos, or a random one in training
+    how = interpolation if interpolation in INTERPOLATIONS else "bicubic"  # lanczos, or random in training
     if len(mean) != 3 or len(std) != 3:
         raise ValueError(
             f"{source} takes {len(mean)} channels: name a network of colour pictures, of three channels"

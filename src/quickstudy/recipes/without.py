@@ -47,10 +47,8 @@ def recipe_of_facts(manifest: Manifest) -> Recipe:
         if "arguments" not in plan:
             raise ValueError(
                 f"was trained in Python and holds a {plan['class']} that is not of quickstudy alone: build "
-                "one "
-                "like it and give it, load_learner(path, learner=…), or name a recipe of your own by "
-                "--recipe "
-                "FILE.py:FUNCTION"
+                "one like it and give it, load_learner(path, learner=…), or name a recipe of your own by "
+                "--recipe FILE.py:FUNCTION"
             )
         made: Learner = rebuilt(plan, _ours)
         return made

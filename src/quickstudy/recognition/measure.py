@@ -128,8 +128,7 @@ def calibrate_model(
     if named and "arguments" not in embedder.manifest["fit"]["learner"]:
         raise ValueError(
             f"thresholds are kept in a checkpoint, which can't hold {model}, a network of others: calibrate "
-            "photos, "
-            "or a training of your own"
+            "photos, or a training of your own"
         )
     if named and not folder:
         raise ValueError(f"{model} has no data of its own: calibrate it on a folder, with --images")

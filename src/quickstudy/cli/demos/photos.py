@@ -14,6 +14,7 @@ from rich.panel import Panel
 from rich.text import Text
 from torch import nn
 
+from quickstudy.cli.predict import LETTERS
 from quickstudy.cli.terminal import Terminal, table
 from quickstudy.core.consoles import console
 from quickstudy.core.kernels.memory import keep_freed_memory
@@ -29,7 +30,6 @@ LABELLED, FRESH = 3, 6
 """Pictures of each class that are labelled, and that are asked for."""
 SIDE, PART = 320, 220
 """Side in pixels of the drawn pictures, and the least of a part of a photograph."""
-LETTERS = "prototypical-omniglot-5shot"
 
 Color = tuple[int, int, int]
 Draw = Callable[[ImageDraw.ImageDraw, random.Random, float, float, float], None]
@@ -50,10 +50,8 @@ def run(out: Path) -> None:
         Panel(
             Text(
                 f"{LABELLED} pictures each of {', '.join(classes)} are labelled: parts of photographs that "
-                "come "
-                "with scikit-learn, and drawings. A network that has learned from the photographs of "
-                "ImageNet, "
-                f"and is not trained any further, tells {FRESH} others of each apart."
+                "come with scikit-learn, and drawings. A network that has learned from the photographs of "
+                f"ImageNet, and is not trained any further, tells {FRESH} others of each apart."
             ),
             title="quickstudy: photographs",
         )

@@ -326,11 +326,10 @@ def _rows(path: Path, endings: frozenset[str]) -> Iterator[tuple[str, str]]:
         else [r.split() for r in text.splitlines()]
     )
     header = [c.strip().lower() for c in rows[0]] if rows else []
-    file_at, label_at = 0, 1
+    file_at, label_at, first = 0, 1, 0
     if "filename" in header and "label" in header:
-        file_at, label_at = header.index("filename"), header.index("label")
-        rows = rows[1:]
-    for number, row in enumerate(rows, 1 + (file_at in (0, 1) and bool(header) and "filename" in header)):
+        file_at, label_at, first = header.index("filename"), header.index("label"), 1
+    for number, row in enumerate(rows[first:], first + 1):
         if not row:
             continue
         if len(row) <= file_at:

@@ -476,12 +476,12 @@ def _connected(path: Path) -> _Connection:
         c.close()
 
 
-def _opened(path: Path, how: str, patience: float = PATIENCE) -> _Connection:
+def _opened(path: Path, how: str, patience: float | None = None) -> _Connection:
     # isolation_level=None: the driver would begin its own transactions too late
     c = sqlite3.connect(
         f"file:{quote(str(path))}?{how}",
         uri=True,
-        timeout=patience,
+        timeout=PATIENCE if patience is None else patience,
         isolation_level=None,
         check_same_thread=False,
         factory=_Connection,

@@ -4,7 +4,7 @@
 # make test-all       style, types and every test, also the slow ones and those of QUICKSTUDY_DATA
 # make coverage       the fast tests, and which lines they don't reach
 # make lint           style
-# make types          types
+# make types          types of the library; what benchmarks, tools and examples call
 # make format         mend the style
 # make docs           build the site into site/
 # make docs-serve     show the site, and follow changes
@@ -76,6 +76,7 @@ lint: setup
 
 types: setup
 	@$(BIN)/pyright
+	@$(BIN)/pyright -p tools/pyrightconfig.json
 
 format: setup
 	@$(BIN)/ruff check --fix --quiet .

@@ -480,7 +480,7 @@ def main() -> None:
         parser.error(f"--share {options.share} damages {damaged} of {SETTING.shots} items: some, but not all")
     keep_freed_memory()
     with Terminal().counting("decoding") as decoding:
-        pool = RECIPES[GAUSSIAN]().pool(progress=decoding)
+        pool = weights.recipe_of({"recipe": GAUSSIAN, "arguments": {}}).pool(progress=decoding)
     test, rows = pool.split("test"), list[Row]()
     for which in PAIRS:
         if which not in options.pairs:

@@ -19,7 +19,7 @@ from quickstudy.core.kernels.memory import keep_freed_memory
 from quickstudy.core.kernels.sizes import sizes_on
 from quickstudy.data.cache import data_root
 from quickstudy.data.datasets.folders import find_files
-from quickstudy.recipes import catalogue
+from quickstudy.recipes import weights
 from quickstudy.recognition.embedder import Embedder
 from quickstudy.recognition.recognizer import Recognizer
 
@@ -28,7 +28,7 @@ RECIPE = "faces-lfw"
 
 def untrained(folder: Path) -> Path:
     """A checkpoint that nothing was learned by."""
-    recipe = catalogue.RECIPES[RECIPE]()
+    recipe = weights.recipe_of({"recipe": RECIPE, "arguments": {}})
     manifest = {"recipe": RECIPE, "arguments": {}, "items": recipe.item_format.as_dict()}
     manifest |= {"train": asdict(recipe.train), "seed": 0}
     checkpoint.save(folder / "best.safetensors", recipe.used(recipe.learner()).state_dict(), manifest)

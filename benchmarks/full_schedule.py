@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.rows import Row, kept, write
 from quickstudy.cli.terminal import Terminal
 from quickstudy.core.kernels.memory import keep_freed_memory
-from quickstudy.recipes import catalogue
+from quickstudy.recipes import weights
 from quickstudy.training.launch import launch
 
 TASKS = {
@@ -35,7 +35,7 @@ TASKS = {
 
 def run(name: str, options: argparse.Namespace) -> list[Row]:
     """Train and measure one recipe."""
-    recipe, display = catalogue.RECIPES[name](), Terminal()
+    recipe, display = weights.recipe_of({"recipe": name, "arguments": {}}), Terminal()
     fabric = launch(options.accelerator, precision=recipe.precision)
     asked = {
         "steps": options.steps,

@@ -67,14 +67,14 @@ def enroll(path: Path, names: int, each: int) -> dict[str, float]:
 def search(path: Path, rounds: int) -> dict[str, dict[str, float]]:
     """Search it, by each pooling, and change it."""
     from quickstudy.recognition.gallery.gallery import Gallery
-    from quickstudy.recognition.gallery.search import SamplePooling
+    from quickstudy.recognition.gallery.pooling import Pooling
 
     probes = np.random.default_rng(1).standard_normal((BATCH, DIMENSIONS), dtype=np.float32)
     with Gallery(path) as gallery:
         before, found = resident(), dict[str, dict[str, float]]()
-        for pooling in get_args(SamplePooling):
+        for pooling in get_args(Pooling):
 
-            def once(count: int, pooling: SamplePooling = pooling) -> float:
+            def once(count: int, pooling: Pooling = pooling) -> float:
                 return seconds(lambda: gallery.search(probes[:count], 5, pooling))
 
             first = once(1)

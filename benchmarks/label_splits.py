@@ -19,7 +19,7 @@ from quickstudy.cli.terminal import Terminal
 from quickstudy.core.kernels.memory import keep_freed_memory
 from quickstudy.core.modes import Mode
 from quickstudy.core.scores import mean_ci95
-from quickstudy.recipes.catalogue import RECIPES
+from quickstudy.recipes import weights
 from quickstudy.training.launch import launch
 
 BENCHMARK = "label_splits"
@@ -37,8 +37,8 @@ EPISODES = 1000
 
 def measure(name: str, draw: int, steps: int | None, episodes: int, out: Path) -> list[Row]:
     """Train one recipe with one draw of labels, and test it: a row a mode."""
-    fabric = launch("cpu", 1, RECIPES[name]().precision)
-    recipe = RECIPES[name](label_seed=draw)
+    recipe = weights.recipe_of({"recipe": name, "arguments": {"label_seed": draw}})
+    fabric = launch("cpu", 1, recipe.precision)
     learner, progress = recipe.run(
         out / f"{name}-{draw}",
         name=name,
@@ -67,7 +67,7 @@ def mean_row(draws: Sequence[Row]) -> Row:
     """Over the draws of a recipe in a mode."""
     name, mode = draws[0].method, draws[0].mode
     mean, ci95 = mean_ci95(torch.tensor([row.value for row in draws]))
-    recipe = RECIPES[name]()
+    recipe = weights.recipe_of({"recipe": name, "arguments": {}})
     return row_of(
         name,
         mode,

@@ -8,6 +8,7 @@ shared.
 import argparse
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -50,7 +51,8 @@ def compiled(rule: nn.Module, tensors: int) -> Callable[[], object]:
     """A step of the bare rule on all parameters at once, compiled."""
     theta = {str(i): p.detach() for i, p in enumerate(parameters(tensors))}
     gradients = {k: torch.randn_like(p) for k, p in theta.items()}
-    update, state = torch.compile(rule.update), rule.init(theta)
+    bare: Any = rule
+    update, state = torch.compile(bare.update), bare.init(theta)
     loss = torch.zeros(())
 
     def step() -> object:

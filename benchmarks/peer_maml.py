@@ -673,7 +673,7 @@ def merged(new: Sequence[Row], old: Iterable[Row]) -> list[Row]:
     again = {(row.setting, row.mode) for row in new}
     places = {(work.setting, work.mode): i for i, work in enumerate(ROWS.values())}
     rows = [*new, *(row for row in old if (row.setting, row.mode) not in again)]
-    return sorted(rows, key=lambda row: places.get((row.setting, row.mode), len(places)))
+    return sorted(rows, key=lambda row: places.get((row.setting or "", row.mode or ""), len(places)))
 
 
 if __name__ == "__main__":

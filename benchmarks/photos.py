@@ -74,19 +74,20 @@ def tasks_of(
     x: Tensor, setting: Setting, count: int, seed: int
 ) -> Callable[[int], tuple[Support, Tensor, Tensor]]:
     """The tasks of a setting, the same whatever features the pictures have."""
+    size = setting.most
 
     def task(i: int) -> tuple[Support, Tensor, Tensor]:
         rng = np.random.default_rng([seed, i])
-        classes = rng.choice(len(x), setting.ways, replace=False)
-        each = setting.shots + setting.queries
+        classes = rng.choice(len(x), size.ways, replace=False)
+        each = size.shots + size.queries
         chosen = torch.stack([x[c, rng.permutation(x.shape[1])[:each]] for c in classes])
-        y = torch.arange(setting.ways)[:, None].expand(-1, each)
+        y = torch.arange(size.ways)[:, None].expand(-1, each)
         support = Support(
-            chosen[:, : setting.shots].flatten(0, 1)[None],
-            y[:, : setting.shots].flatten()[None],
-            setting.ways,
+            chosen[:, : size.shots].flatten(0, 1)[None],
+            y[:, : size.shots].flatten()[None],
+            size.ways,
         )
-        return support, chosen[:, setting.shots :].flatten(0, 1)[None], y[:, setting.shots :].flatten()
+        return support, chosen[:, size.shots :].flatten(0, 1)[None], y[:, size.shots :].flatten()
 
     return task
 
@@ -159,7 +160,8 @@ def main() -> None:
     pixels = torch.from_numpy(first).unflatten(0, (len(pool), given.pictures))
     letters, _ = load_learner(LETTERS)
     letters.item_format = None  # it is given embeddings below
-    same = ClassPool.from_arrays(first, pool.classes, [given.pictures] * len(pool), name=pool.name)
+    of = np.repeat(np.arange(len(pool)), given.pictures)
+    same = ClassPool.from_arrays(first, of, names=pool.classes, name=pool.name)
     ink = floats(torch.from_numpy(as_the_model_takes_them(same).items))
     with torch.inference_mode():
         drawn = torch.cat([letters.encoder(part) for part in ink.split(200)])  # pyright: ignore[reportCallIssue]

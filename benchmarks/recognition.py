@@ -32,7 +32,7 @@ from quickstudy.metric.verification import verification
 from quickstudy.recipes import weights
 from quickstudy.recognition.calibration import calibrate
 from quickstudy.recognition.embedder import Embedder
-from quickstudy.recognition.gallery.search import SamplePooling
+from quickstudy.recognition.gallery.pooling import Pooling
 from quickstudy.recognition.measure import EmbeddedPool, embed_pool
 from quickstudy.recognition.pairs import pooled_scores, score_pairs
 from quickstudy.recognition.pooling_choice import Poolings, compare_poolings
@@ -88,7 +88,7 @@ def rows_of(name: str, run: Path) -> Iterator[Row]:
     yield from _accuracies(name, test, scorer, row)
     yield from _calibrated(development, test, scorer, row, recipe.cross_source)
     yield from _pooled(poolings, partial(row, split="validation"))
-    for pooling in sorted({*get_args(SamplePooling)} - {poolings.chosen}):
+    for pooling in sorted({*get_args(Pooling)} - {poolings.chosen}):
         other = pooled_scores(embedder.energy, pooling)
         yield from _accuracies(name, test, other, row, after=f", by {pooling} instead", several=True)
     if name == "speakers-arabic":

@@ -177,7 +177,8 @@ def rows_of(name: str, run: Path, most: int, method: str) -> Iterator[Row]:
         sounds: list[Sound] = []
         others: list[str] = []
         for c in clips:
-            then = rng.choice([o for o in clips if o.speaker == c.speaker and o.word != c.word])
+            following = [o for o in clips if o.speaker == c.speaker and o.word != c.word]
+            then = following[rng.integers(len(following))]
             sounds.append(np.concatenate([c.sound, np.zeros(round(pause * c.rate)), then.sound]))
             others.append(then.word)
         z, silent = embedded(embedder, sounds, rates)

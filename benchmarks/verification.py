@@ -23,12 +23,13 @@ from quickstudy.core.scores import mean_ci95
 from quickstudy.data.datasets.alphabets import WithinAlphabets
 from quickstudy.data.datasets.omniglot import omniglot
 from quickstudy.data.episodes import Episodes
+from quickstudy.data.formats.images import ImageFormat
 from quickstudy.data.pool import ClassPool
 from quickstudy.data.setting import Setting
 from quickstudy.metric import plots
 from quickstudy.metric.siamese import Siamese
 from quickstudy.metric.verification import verify
-from quickstudy.recipes import catalogue, weights
+from quickstudy.recipes import weights
 from quickstudy.training.evaluate import evaluate
 
 VINYALS, LAKE = "siamese-omniglot", "siamese-omniglot-lake"
@@ -43,7 +44,7 @@ def pair_rows(
     name: str, learner: Siamese, trained: dict[str, Any], seed: int, pictures: Path | None
 ) -> list[Row]:
     """Verification figures of test classes, in %."""
-    pool = catalogue.RECIPES[name]().pool().split("test")
+    pool = weights.recipe_of({"recipe": name, "arguments": {}}).pool().split("test")
     rows: list[Row] = []
     for mode in MODES:
         whole = verify(learner, Episodes(pool, PAIR_SETTING, 1, seed), PAIR_TASKS, mode)
@@ -83,8 +84,9 @@ def pair_rows(
 
 def upright(split: str) -> ClassPool:
     """Characters of the Lake split, none turned by 90° or more, as the network of their recipe takes them."""
-    size = catalogue.RECIPES[LAKE]().item_format.size
-    return omniglot(size=size, split="lake", rotations=False).split(split)
+    form = weights.recipe_of({"recipe": LAKE, "arguments": {}}).item_format
+    assert isinstance(form, ImageFormat)
+    return omniglot(size=form.size, split="lake", rotations=False).split(split)
 
 
 def trial_rows(learner: Siamese, trained: dict[str, Any], seed: int) -> list[Row]:

@@ -90,6 +90,17 @@ def test_noise_has_the_power_asked_for_whatever_the_clip_has(decibels: float) ->
     assert not Noise()(torch.zeros(2, 100), rng()).any(), "silence stays silent"
 
 
+def test_noise_of_a_recording_ends_where_it_ends() -> None:
+    x = torch.zeros(400, 60)
+    x[:, 20:40] = 0.1
+    x[:, 30] = 0.0  # within
+    changed = Noise(10, 10, recorded=0.5)(x, rng()) != x
+    assert changed[:, 20:40].all()
+    padding = torch.cat([changed[:, :20], changed[:, 40:]], 1)
+    assert torch.equal(padding.any(1), padding.all(1))
+    assert 150 < padding.any(1).sum() < 250
+
+
 @given(st.sampled_from(ALL), st.integers(1, 5), st.integers(2, 50), st.integers(0, 2**32))
 def test_shape_type_and_input_are_kept_and_the_draw_is_repeatable(
     change: Augment, number: int, samples: int, seed: int
@@ -126,6 +137,7 @@ def test_on_episodes() -> None:
         (lambda: Speed(1.1, 0.9), "low is 1.1 and high 0.9"),
         (lambda: Gain(-1), "decibels is -1"),
         (lambda: Noise(9, 8), "low is 9 and high 8: they must rise"),
+        (lambda: Noise(recorded=1.5), "recorded is 1.5: a probability lies in 0 … 1"),
     ],
 )
 def test_ranges_that_are_none(make, message: str) -> None:

@@ -51,9 +51,9 @@ Method = Literal["siamese", "euclidean", "prototypical", "supervised-contrastive
 COSINES: tuple[Method, ...] = ("siamese", "supervised-contrastive")
 """The methods that compare by cosines, which are what embeddings are normalised for after training."""
 
-WORDS = Compose((Speed(0.87, 1.15), Shift(0.1), Noise(5.0, 30.0)))
+WORDS = Compose((Speed(0.87, 1.15), Noise(0.0, 30.0, recorded=0.5), Shift(0.1)))
 """What may happen to a clip without its becoming another word."""
-SOUNDS = Compose((Shift(0.2), Noise(5.0, 30.0)))
+SOUNDS = Compose((Noise(0.0, 30.0, recorded=0.5), Shift(0.2)))
 """What may happen to a clip without its becoming another sound, whatever a class is."""
 VOICES = Shift(0.2)
 """What may happen to a clip without its becoming another person's; no noise, which hides what is

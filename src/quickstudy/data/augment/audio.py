@@ -115,25 +115,41 @@ class Noise:
     Args:
         low: Smallest signal-to-noise ratio in decibels.
         high: Largest signal-to-noise ratio in decibels, at least `low`; ratios are uniform between the two.
+        recorded: Probability, in 0 … 1, that noise is added only where the clip was recorded: from its first
+            sample that isn't 0 to its last. So sounds a noisy recording that is shorter than a clip, which
+            is padded with silence. Otherwise noise is everywhere. For this, it comes before `Shift`.
 
     Raises:
-        ValueError: If `low` is greater than `high`.
+        ValueError: If `low` is greater than `high`, or `recorded` is no probability.
     """
 
     low: float = 10.0
     high: float = 40.0
+    recorded: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the arguments."""
         if not self.low <= self.high:
             raise ValueError(f"low is {self.low} and high {self.high}: they must rise")
+        if not 0 <= self.recorded <= 1:
+            raise ValueError(f"recorded is {self.recorded}: a probability lies in 0 … 1")
 
     def __call__(self, x: Tensor, rng: np.random.Generator) -> Tensor:
         """Add noise to clips [B, samples]."""
         check_clips(self, x)
         noise = torch.from_numpy(rng.standard_normal(x.shape, dtype=np.float32)).to(x)
         strength = x.square().mean(1, keepdim=True).sqrt()
-        return x + noise * strength * _ratio(-rng.uniform(self.low, self.high, (len(x), 1))).to(x)
+        strength = strength * _ratio(-rng.uniform(self.low, self.high, (len(x), 1))).to(x)
+        if self.recorded:
+            everywhere = torch.from_numpy(rng.random((len(x), 1)) >= self.recorded).to(x.device)
+            strength = strength * (_recorded(x) | everywhere)
+        return x + noise * strength
+
+
+def _recorded(x: Tensor) -> Tensor:
+    """Where clips [B, samples] lie between their first and last samples that aren't 0."""
+    heard = x != 0
+    return (heard.cumsum(1) > 0) & (heard.flip(1).cumsum(1).flip(1) > 0)
 
 
 def _ratio(decibels: np.ndarray) -> Tensor:

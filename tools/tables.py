@@ -37,6 +37,10 @@ TITLES = {  # in this order
         "200 fresh pictures a class, and how the stated probabilities stand to the answers.",
     ),
     "photos_speed": ("Photographs, how fast", "The whole of `predict` without imports; the median round."),
+    "across_domains": (
+        "Across domains",
+        "Models on classes of other data than they were trained on; inductive.",
+    ),
     "time_to_accuracy": ("Time to accuracy", "Median over the seeds; one training after the other."),
     "label_splits": (
         "A tenth labelled",

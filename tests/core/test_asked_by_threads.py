@@ -19,6 +19,7 @@ from quickstudy.metric import (
     FullContext,
     GaussianPrototypical,
     Matching,
+    MetaOptNet,
     PlainClassifier,
     Prototypical,
     SemiPrototypical,
@@ -163,6 +164,7 @@ METRICS: dict[str, Callable[[nn.Module, int], Learner]] = {
     "siamese": lambda e, d: Siamese(e),
     "semi-supervised": lambda e, d: SemiPrototypical(e),
     "r2d2": lambda e, d: R2D2(e),
+    "metaoptnet": lambda e, d: MetaOptNet(e),
     "plain": lambda e, d: PlainClassifier(e, 5, d),
 }
 

@@ -19,6 +19,7 @@ from quickstudy.metric.relation import Comparison, Relation
 from quickstudy.metric.ridge import R2D2
 from quickstudy.metric.siamese import Siamese, WeightedL1, cross_entropy
 from quickstudy.metric.supervised_contrastive import SupervisedContrastive
+from quickstudy.metric.svm import MetaOptNet
 from tests.support.episodes import ITEM, assert_finite, random_episode
 
 
@@ -44,6 +45,7 @@ LEARNERS: dict[str, Callable[[], Learner]] = {
     "supervised-contrastive": lambda: SupervisedContrastive(linear(4)),
     "siamese-koch": lambda: Siamese(linear(4), WeightedL1(4), cross_entropy),
     "r2d2": lambda: R2D2(linear(4), penalty=0.1),
+    "metaoptnet": lambda: MetaOptNet(linear(4)),
 }
 of_all = pytest.mark.parametrize("name", LEARNERS)
 

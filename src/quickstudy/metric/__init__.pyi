@@ -31,6 +31,7 @@ from .siamese import contrastive_loss as contrastive_loss
 from .siamese import cross_entropy as cross_entropy
 from .supervised_contrastive import SupervisedContrastive as SupervisedContrastive
 from .supervised_contrastive import supervised_contrastive_loss as supervised_contrastive_loss
+from .svm import MetaOptNet as MetaOptNet
 from .verification import Verification as Verification
 from .verification import verification as verification
 from .verification import verify as verify

@@ -3,6 +3,9 @@ from .distances import cosines as cosines
 from .distances import euclidean_distance as euclidean_distance
 from .distances import prototypes as prototypes
 from .distances import squared_distances as squared_distances
+from .features.baseline import CosineLinear as CosineLinear
+from .features.baseline import baseline as baseline
+from .features.baseline import baseline_plus_plus as baseline_plus_plus
 from .gaussian import GaussianPrototypical as GaussianPrototypical
 from .gaussian import Gaussians as Gaussians
 from .gaussian import LearnedSoftplus as LearnedSoftplus

@@ -124,6 +124,22 @@ def test_by_hand() -> None:
         torch.testing.assert_close(scores.flatten(), 3 * expected * torch.tensor([2.0, -2.0]))
 
 
+def test_all_items_count_alike_where_the_cost_is_small_and_none_is_held_where_it_is_great() -> None:
+    rng = torch.Generator().manual_seed(4)
+    x, y = torch.randn(1, 9, 4, generator=rng).double(), torch.arange(3).repeat(1, 3)
+    own = [support_vectors(x, y, 3, cost).gather(-1, y[..., None]).flatten() for cost in (1e-3, 1e3)]
+    torch.testing.assert_close(own[0], torch.full((9,), 1e-3).double())
+    assert (own[1] < 1).all()
+
+
+def test_scores_add_up_to_0_and_equal_items_share_alike() -> None:
+    learner, e = made(), random_episode([3, 1, 2], 4, 2)
+    same(learner.predict(e.support, e.query_x).sum(-1), torch.zeros(2, 4).double())
+    x = torch.tensor([[[1.0, 2.0], [1.0, 2.0], [-1.0, 0.0]]]).double()
+    alpha = support_vectors(x, torch.tensor([[0, 0, 1]]), 2, cost=5.0)
+    same(alpha[0, 0], alpha[0, 1])
+
+
 def test_a_task_is_solved_as_if_it_were_alone() -> None:
     """To the last digit, though the tasks of a call need different numbers of rounds."""
     rng = torch.Generator().manual_seed(2)

@@ -98,6 +98,13 @@ GROUPS: dict[str, tuple[Training, ...]] = {
             for seed in (1, 2)
         ),
     ),
+    "D": (  # FEAT and Meta-Baseline begin with plain-resnet12-cifar-fs, of group A in the same --out
+        Training("meta-baseline-resnet12-cifar-fs", 1.2),
+        Training("feat-resnet12-cifar-fs", 1.5),
+        Training("metaoptnet-resnet12-cifar-fs", 3.0),
+        Training("baseline-plus-plus-conv4-cifar-fs", 1.2),
+        Training("baseline-plus-plus-resnet12-cifar-fs", 2.8),
+    ),
 }
 
 

@@ -12,6 +12,7 @@ from benchmarks.trainings import GROUPS, Training
 from quickstudy.cli.terminal import Terminal
 from quickstudy.core import checkpoint
 from quickstudy.data.pool import ClassPool
+from quickstudy.data.setting import BatchSize
 from quickstudy.recipes.recipe import Recipe
 from quickstudy.recipes.sources import recipe_source
 from quickstudy.recipes.weights import load_learner
@@ -37,6 +38,16 @@ def random_pictures(recipe: Recipe) -> ClassPool:
     )
 
 
+def start_with(name: str, out: Path) -> None:
+    """A training of one step, which others begin with."""
+    stated: Any = recipe_source(name).state({})
+    pool = random_pictures(stated)
+    few = replace(
+        stated, pool=lambda **_: pool, steps=1, validation_episodes=1, precision="32-true", train=BatchSize(4)
+    )
+    few.run(out, name=name, arguments={}, options={}, display=Terminal(quiet=True), fabric=launch("cpu"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("training", TRAININGS, ids=[training.name for training in TRAININGS])
 def test_it_is_stopped_resumed_measured_and_found_again(training: Training, tmp_path: Path) -> None:
@@ -59,6 +70,8 @@ def test_it_is_stopped_resumed_measured_and_found_again(training: Training, tmp_
             fabric=launch("cpu"),
         )
 
+    if first := getattr(stated, "begins_with", None):
+        start_with(first, tmp_path / first)
     learner, _ = trained(tmp_path / "whole")
     trained(tmp_path / "parts", minutes=1e-9)
     assert checkpoint.load(tmp_path / "parts" / "last.safetensors")[1]["progress"]["step"] == 1

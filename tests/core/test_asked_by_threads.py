@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
@@ -15,14 +16,19 @@ from quickstudy.core.process import math_attention
 from quickstudy.encoders import MLP, Classifier, Conv4
 from quickstudy.initialization import ANIL, MAML, MetaSGD, Reptile
 from quickstudy.metric import (
+    FEAT,
     R2D2,
     FullContext,
     GaussianPrototypical,
     Matching,
+    MetaBaseline,
+    MetaOptNet,
     PlainClassifier,
     Prototypical,
     SemiPrototypical,
     Siamese,
+    baseline,
+    baseline_plus_plus,
 )
 from quickstudy.optimizer import LSTMMetaLearner
 
@@ -163,7 +169,14 @@ METRICS: dict[str, Callable[[nn.Module, int], Learner]] = {
     "siamese": lambda e, d: Siamese(e),
     "semi-supervised": lambda e, d: SemiPrototypical(e),
     "r2d2": lambda e, d: R2D2(e),
+    "metaoptnet": lambda e, d: MetaOptNet(e),
+    "feat": lambda e, d: FEAT(e, d),
+    "meta-baseline": lambda e, d: MetaBaseline(e),
     "plain": lambda e, d: PlainClassifier(e, 5, d),
+    "baseline": lambda e, d: PlainClassifier(e, 5, d, head=partial(baseline, epochs=10)),
+    "baseline-plus-plus": lambda e, d: PlainClassifier(
+        e, 5, d, head=partial(baseline_plus_plus, epochs=10), cosine=True
+    ),
 }
 
 

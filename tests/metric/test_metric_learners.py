@@ -12,13 +12,16 @@ from torch import nn
 from quickstudy.core.episode import Episode, Support
 from quickstudy.core.learner import Learner
 from quickstudy.metric.distances import cosine_distance
+from quickstudy.metric.feat import FEAT
 from quickstudy.metric.gaussian import GaussianPrototypical
 from quickstudy.metric.matching import FullContext, Matching
+from quickstudy.metric.meta_baseline import MetaBaseline
 from quickstudy.metric.prototypical import Prototypical
 from quickstudy.metric.relation import Comparison, Relation
 from quickstudy.metric.ridge import R2D2
 from quickstudy.metric.siamese import Siamese, WeightedL1, cross_entropy
 from quickstudy.metric.supervised_contrastive import SupervisedContrastive
+from quickstudy.metric.svm import MetaOptNet
 from tests.support.episodes import ITEM, assert_finite, random_episode
 
 
@@ -44,6 +47,9 @@ LEARNERS: dict[str, Callable[[], Learner]] = {
     "supervised-contrastive": lambda: SupervisedContrastive(linear(4)),
     "siamese-koch": lambda: Siamese(linear(4), WeightedL1(4), cross_entropy),
     "r2d2": lambda: R2D2(linear(4), penalty=0.1),
+    "metaoptnet": lambda: MetaOptNet(linear(4)),
+    "feat": lambda: FEAT(linear(4), 4, 1.0, 1.0, balance=0.1, dropout=0.1),
+    "meta-baseline": lambda: MetaBaseline(linear(4)),
 }
 of_all = pytest.mark.parametrize("name", LEARNERS)
 

@@ -115,7 +115,7 @@ def test_what_does_not_go_with_batches_is_refused(run: Run, tmp_path: Path) -> N
         BatchSize(0)
 
 
-NAMES = [name for name in RECIPES if name.startswith("plain-")]
+NAMES = [name for name in RECIPES if name.startswith(("plain-", "baseline-plus-plus-"))]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -17,7 +17,7 @@ from quickstudy.core.learner import Learner, embed
 from quickstudy.data.formats.images import ImageFormat
 from quickstudy.data.pool import ClassPool
 from quickstudy.encoders import R2D2Encoder
-from quickstudy.metric import R2D2, Siamese, contrastive_loss
+from quickstudy.metric import R2D2, MetaOptNet, Siamese, contrastive_loss
 from quickstudy.recipes.weights import recipe_of
 from tests.cli.test_cli import Run, call, draw, fresh_machine, refused
 
@@ -70,6 +70,7 @@ def fitted(learner: Learner, out: Path, pool: ClassPool | None = None) -> Path:
 LEARNERS = {
     "prototypical": lambda: qs.Prototypical(qs.Conv4(1, 8)),
     "r2d2": lambda: R2D2(R2D2Encoder(1, (4, 4, 4, 4))),
+    "metaoptnet": lambda: MetaOptNet(R2D2Encoder(1, (4, 4, 4, 4))),
     "siamese": lambda: Siamese(qs.Conv4(1, 8), loss=partial(contrastive_loss, margin=0.5)),
     "maml": lambda: qs.MAML(
         qs.Classifier(qs.Conv4(1, 8, running_statistics=False), 5, 8), lr=0.1, steps=1, test_steps=2

@@ -3,6 +3,10 @@ from .distances import cosines as cosines
 from .distances import euclidean_distance as euclidean_distance
 from .distances import prototypes as prototypes
 from .distances import squared_distances as squared_distances
+from .feat import FEAT as FEAT
+from .features.baseline import CosineLinear as CosineLinear
+from .features.baseline import baseline as baseline
+from .features.baseline import baseline_plus_plus as baseline_plus_plus
 from .gaussian import GaussianPrototypical as GaussianPrototypical
 from .gaussian import Gaussians as Gaussians
 from .gaussian import LearnedSoftplus as LearnedSoftplus
@@ -16,6 +20,7 @@ from .heads import logistic_regression as logistic_regression
 from .heads import nearest_prototype as nearest_prototype
 from .matching import FullContext as FullContext
 from .matching import Matching as Matching
+from .meta_baseline import MetaBaseline as MetaBaseline
 from .pairs import draw_pairs as draw_pairs
 from .plain import PlainClassifier as PlainClassifier
 from .pretrained_features import PretrainedFeatures as PretrainedFeatures
@@ -31,6 +36,7 @@ from .siamese import contrastive_loss as contrastive_loss
 from .siamese import cross_entropy as cross_entropy
 from .supervised_contrastive import SupervisedContrastive as SupervisedContrastive
 from .supervised_contrastive import supervised_contrastive_loss as supervised_contrastive_loss
+from .svm import MetaOptNet as MetaOptNet
 from .verification import Verification as Verification
 from .verification import verification as verification
 from .verification import verify as verify

@@ -12,6 +12,7 @@ from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.episode import LabelledBatch, Support
 from quickstudy.core.learner import Learner, embed_together, embeddings_of
 from quickstudy.metric.distances import Distance, cosine_distance
+from quickstudy.metric.features.baseline import CosineLinear
 from quickstudy.metric.heads import Head, logistic_regression
 
 
@@ -34,6 +35,7 @@ class PlainClassifier(Learner):
         dimensions: Length D of a feature vector.
         label_smoothing: ε, in [0, 1).
         head: Classifier of the features of a task, a `Head`.
+        cosine: Whether the layer that is trained is one of cosines, `CosineLinear`, as in Baseline++.
 
     Raises:
         ValueError: If there are fewer than two classes, or the smoothing is out of range.
@@ -49,6 +51,7 @@ class PlainClassifier(Learner):
         dimensions: int,
         label_smoothing: float = 0.0,
         head: Head = logistic_regression,
+        cosine: bool = False,
     ) -> None:
         super().__init__()
         check_whole(1, dimensions=dimensions)
@@ -58,7 +61,7 @@ class PlainClassifier(Learner):
                 "more, and 0 ≤ label_smoothing < 1"
             )
         self.encoder, self.head, self.label_smoothing = encoder, head, label_smoothing
-        self.linear = nn.Linear(dimensions, classes)
+        self.linear = (CosineLinear if cosine else nn.Linear)(dimensions, classes)
 
     @property
     def classes(self) -> int:

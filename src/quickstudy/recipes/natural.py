@@ -17,13 +17,24 @@ falls along a cosine to 0, instead of 0.05 divided by 10 at epochs 60 and 80 of 
 instead of black ones; no augmented copies of the support. Its ResNet-12 has half the widths or less, so that
 a processor trains it in hours, no DropBlock, and labels smoothed by 0.1; the published figures are those of
 the full width.
+
+Baseline++: as the plain classifier, with a last layer of cosines, and one of cosines trained on the support;
+the authors train by Adam, and state no figure on CIFAR-FS.
+
+MetaOptNet, FEAT and Meta-Baseline have the narrow ResNet-12, whose embeddings are means over places; one
+model of each is tested on both settings. MetaOptNet begins anew: tasks and shots of a step are the authors',
+8,000 steps instead of 60,000, the rate as the plain classifier's, no DropBlock. FEAT and Meta-Baseline begin
+with the plain classifier's encoder. FEAT has one rate for encoder and transformer, between the authors' two,
+and half their temperature, for 256 numbers instead of 640.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from quickstudy.core.learner import Learner
 from quickstudy.data.augment.augment import Augment
@@ -40,15 +51,19 @@ from quickstudy.encoders.conv4 import AveragedConv4, Conv4
 from quickstudy.encoders.r2d2 import R2D2Encoder
 from quickstudy.encoders.resnet12 import ResNet12
 from quickstudy.metric.distances import cosine_distance
+from quickstudy.metric.feat import FEAT
+from quickstudy.metric.features.baseline import baseline_plus_plus
 from quickstudy.metric.gaussian import GaussianPrototypical
 from quickstudy.metric.matching import Matching
+from quickstudy.metric.meta_baseline import MetaBaseline
 from quickstudy.metric.plain import PlainClassifier
 from quickstudy.metric.prototypical import Prototypical
 from quickstudy.metric.relation import Comparison, Relation, relation_encoder
 from quickstudy.metric.ridge import R2D2
 from quickstudy.metric.siamese import Siamese, contrastive_loss
+from quickstudy.metric.svm import MetaOptNet
 from quickstudy.recipes.recipe import MakePool, Recipe
-from quickstudy.training.schedules import Schedule, cosine_schedule
+from quickstudy.training.schedules import Schedule, cosine_schedule, halve_every
 
 MOVED: tuple[Augment, ...] = (RandomCrop(4), RandomHorizontalFlip())
 """Pictures shifted by up to four pixels, and mirrored."""
@@ -58,6 +73,8 @@ SIZE, EPOCHS = 64, 60
 """Of a plain classifier."""
 CIFAR_FS, FC100 = (cifar_fs, "CIFAR-FS", 64), (fc100, "FC100", 60)
 """Loader, name and number of training classes, of 600 pictures each."""
+
+SGD = partial(torch.optim.SGD, momentum=0.9, nesterov=True, weight_decay=5e-4)
 
 Data = tuple[MakePool, str, int]
 ONE_SHOT, FIVE_SHOT = Setting(5, 1, 15), Setting(5, 5, 15)
@@ -168,6 +185,81 @@ def plain_resnet12_fc100() -> Recipe:
     return _plain_resnet12(FC100, {"5w1s": 42.6, "5w5s": 59.1})
 
 
+def baseline_plus_plus_conv4_cifar_fs() -> Recipe:
+    """Conv4, 64 features, on the 64 training classes of CIFAR-FS, with cosines."""
+    return _baseline_plus_plus("Conv4", lambda: AveragedConv4(3, 64), 64, ColorJitter())
+
+
+def baseline_plus_plus_resnet12_cifar_fs() -> Recipe:
+    """ResNet-12 of widths 32-64-128-256 on the 64 training classes of CIFAR-FS, with cosines."""
+    light = BrightnessContrast(0.4, 0.4)
+    return _baseline_plus_plus("narrow ResNet-12", lambda: ResNet12(3, NARROW), NARROW[-1], light)
+
+
+def metaoptnet_resnet12_cifar_fs() -> Recipe:
+    """5-way 5-shot training; the published figures are of a ResNet-12 of widths 64-160-320-640."""
+    return _on_cifar_fs(
+        summary="MetaOptNet, support vector machines on CIFAR-FS, narrow ResNet-12",
+        paper="Lee et al. 2019, Table 2",
+        learner=lambda: MetaOptNet(ResNet12(3, NARROW)),
+        train=Setting(5, 5, 6),
+        tasks=8,
+        augment=Compose((*MOVED, ColorJitter(0.4, 0.4, 0.4))),
+        steps=8_000,
+        lr=0.1,
+        optimizer=SGD,
+        schedule=_one_cycle,
+        published={"5w1s": 72.0, "5w5s": 84.2},
+    )
+
+
+def feat_resnet12_cifar_fs() -> Recipe:
+    """5-way 1-shot training from the plain classifier's ResNet-12 on."""
+    return _from_plain(
+        summary="FEAT, a set transformer on CIFAR-FS, narrow ResNet-12",
+        paper="Ye et al. 2020",
+        learner=lambda: FEAT(ResNet12(3, NARROW), NARROW[-1], temperature=32.0, auxiliary_temperature=32.0),
+        tasks=1,
+        steps=20_000,
+        schedule=cosine_schedule,
+    )
+
+
+def meta_baseline_resnet12_cifar_fs() -> Recipe:
+    """5-way 1-shot training from the plain classifier's ResNet-12 on, at one learning rate."""
+    return _from_plain(
+        summary="Meta-Baseline, nearest cosine on CIFAR-FS, narrow ResNet-12",
+        paper="Chen et al. 2021",
+        learner=lambda: MetaBaseline(ResNet12(3, NARROW)),
+        tasks=4,
+        steps=4_000,
+        schedule=halve_every,  # after all steps: the rate stays
+    )
+
+
+def _baseline_plus_plus(
+    name: str, encoder: Callable[[], nn.Module], dimensions: int, light: Augment
+) -> Recipe:
+    def learner() -> Learner:
+        return PlainClassifier(
+            encoder(), classes=CIFAR_FS[2], dimensions=dimensions, head=baseline_plus_plus, cosine=True
+        )
+
+    stated = _plain(name, CIFAR_FS, learner, light, {})
+    return replace(stated, summary=f"Baseline++ on CIFAR-FS, {name}", paper="Chen et al. 2019")
+
+
+def _from_plain(**rest: Any) -> Recipe:
+    return _on_cifar_fs(
+        train=Setting(5, 1, 15),
+        augment=Compose((*MOVED, BrightnessContrast(0.4, 0.4))),
+        lr=1e-3,
+        optimizer=SGD,
+        begins_with="plain-resnet12-cifar-fs",
+        **rest,
+    )
+
+
 def _plain_conv4(data: Data, published: Mapping[str, float]) -> Recipe:
     def learner() -> Learner:
         return PlainClassifier(AveragedConv4(3, 64), classes=data[2], dimensions=64)
@@ -198,7 +290,7 @@ def _plain(
         augment=Compose((*MOVED, light)),
         steps=EPOCHS * classes * 600 // SIZE,
         lr=0.1,
-        optimizer=partial(torch.optim.SGD, momentum=0.9, nesterov=True, weight_decay=5e-4),
+        optimizer=SGD,
         schedule=_one_cycle,
         precision="bf16-mixed",
         validation=ONE_SHOT,
@@ -236,14 +328,14 @@ def _episodic(
 
 
 def _on_cifar_fs(*, tests: tuple[Setting, ...] = (ONE_SHOT, FIVE_SHOT), **rest: Any) -> Recipe:
+    stated: dict[str, Any] = {"schedule": partial(cosine_schedule, warmup=200)} | rest
     return Recipe(
         pool=cifar_fs,
         item_format=COLOR_32,
-        schedule=partial(cosine_schedule, warmup=200),
         precision="bf16-mixed",
         validation=tests[0],
         validation_episodes=500,
         every=1000,
         tests=tests,
-        **rest,
+        **stated,
     )

@@ -98,6 +98,8 @@ class Recipe:
         cross_source: Whether support and queries of validation and test come from different sources, as
             speakers.
         group: From the name of a class to that of its group; training and validation tasks are of one group.
+        begins_with: Recipe whose trained encoder it begins with, where `start` names no other: that of the
+            folder of this name beside its own, or of the model that ships.
     """
 
     summary: str
@@ -126,6 +128,7 @@ class Recipe:
     augment_classes: Augment | None = None
     cross_source: bool = False
     group: Callable[[str], str] | None = None
+    begins_with: str | None = None
 
     def __post_init__(self) -> None:
         """Check the kinds of what is given, and the mode.
@@ -198,12 +201,14 @@ class Recipe:
             The learner as it is used after training, with its best weights, and how the training went.
 
         Raises:
-            ValueError: If the classes are too few for what is trained, validated or tested on.
+            ValueError: If the classes are too few for what is trained, validated or tested on, or what it
+                begins with isn't there.
         """
-        from quickstudy.recipes.weights import start_from  # which knows the recipes
+        from quickstudy.recipes.weights import start_from, trained_before  # which know the recipes
 
         self.check(options, fabric.world_size)
         refuse_if_taken(out, fabric)
+        start = options.get("start") or (self.begins_with and trained_before(self.begins_with, out))
         seed = options.get("seed", 0)
         steps, lr = options.get("steps") or self.steps, options.get("lr") or self.lr
         tasks, clip = options.get("tasks") or self.tasks, options.get("clip")
@@ -235,7 +240,6 @@ class Recipe:
             )
         if isinstance(learner, PlainClassifier):
             learner.check_classes(len(classes))
-        start = options.get("start")
         before = start_from(learner, start) if start else None
         used = self.used(learner)
         # what an encoder was trained on, it has met, whatever is trained on now

@@ -96,6 +96,28 @@ def start_from(learner: nn.Module, name_or_path: str | os.PathLike[str]) -> chec
     return manifest
 
 
+def trained_before(recipe: str, out: str | os.PathLike[str]) -> Path | str:
+    """The training of a recipe that another training begins with.
+
+    Args:
+        recipe: Name of the recipe.
+        out: Folder of the training that begins; the other one is looked for beside it, then among the models
+            that ship.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    beside = Path(out).parent / recipe
+    if beside.is_dir():
+        return beside
+    if recipe in models():
+        return recipe
+    raise ValueError(
+        f"this training begins with the encoder of {recipe}, and there is none at {beside}: train it by "
+        f"quickstudy train {recipe}, or name a checkpoint that is made alike by --set start=CHECKPOINT"
+    )
+
+
 def load_learner(
     name_or_path: str | os.PathLike[str], *, recipe: str | None = None, learner: Learner | None = None
 ) -> tuple[Learner, checkpoint.Manifest]:

@@ -18,6 +18,7 @@ from quickstudy.data.formats.audio import AudioFormat
 from quickstudy.data.formats.features import FeatureFormat
 from quickstudy.data.formats.images import ImageFormat
 from quickstudy.data.formats.items import item_format
+from quickstudy.encoders.pretrained import PHOTOS
 from quickstudy.recipes.catalogue import RECIPES
 from quickstudy.recipes.pretrained import is_pretrained, pretrained_learner
 from quickstudy.recipes.recipe import Recipe
@@ -85,6 +86,11 @@ def start_from(learner: nn.Module, name_or_path: str | os.PathLike[str]) -> chec
     Raises:
         ValueError: If one of them has no encoder, or they differ.
     """
+    if is_pretrained(name_or_path):
+        raise ValueError(
+            f"{name_or_path} is a network of another kind than this recipe's: train prototypical-images with "
+            f"--set encoder={name_or_path}"
+        )
     trained, _, manifest = _load(name_or_path, None)
     mine, other = getattr(learner, "encoder", None), getattr(trained, "encoder", None)
     if not isinstance(mine, nn.Module) or not isinstance(other, nn.Module):
@@ -198,6 +204,11 @@ def recipe_of(manifest: checkpoint.Manifest, recipe: str | None = None) -> Recip
             "load_learner(path, learner=…)"
         )
     arguments = manifest["arguments"]
+    if (network := arguments.get("encoder")) not in (None, PHOTOS):
+        raise ValueError(
+            f"was trained with {network}, and no file should have a network fetched: where you trust it, "
+            f"name its recipe, --recipe {name} (recipe=…)"
+        )
     items = manifest.get("items", {})
     if "rate" in items and "version" in signature(RECIPES[name]).parameters:
         arguments = arguments | {"version": item_format(items).as_dict()["version"]}  # its own, not today's

@@ -382,13 +382,26 @@ def distinct(rng: np.random.Generator, n: npt.NDArray[Any], m: int) -> IntArray:
         keys[np.arange(keys.shape[-1]) >= n[..., None]] = 2.0  # never among the m least
         if keys.shape[-1] < 8 * m:
             return np.argsort(keys, axis=-1)[..., :m]
-        least = np.argpartition(keys, m - 1, axis=-1)[..., :m]  # the same draw, without sorting the rest
-        order = np.argsort(np.take_along_axis(keys, least, -1), axis=-1)
-        return np.take_along_axis(least, order, -1)
+        return _of_least(keys, m)
     drawn = rng.integers(0, n[..., None], (*n.shape, m))
     while (again := (np.diff(np.sort(drawn, axis=-1)) == 0).any(-1)).any():
         drawn[again] = rng.integers(0, n[again][:, None], (int(again.sum()), m))
     return drawn
+
+
+def _of_least(keys: npt.NDArray[np.float32], m: int) -> IntArray:
+    """Places [..., m] of the m least keys, from the least on, without sorting the rest."""
+    least = np.partition(keys, m - 1, axis=-1)[..., :m]
+    places = np.nonzero(keys <= least[..., -1:])[-1]
+    if places.size == least.size:
+        places = places.reshape(least.shape)
+        least = np.take_along_axis(keys, places, -1)
+        order = np.argsort(least, axis=-1)
+        if np.diff(np.take_along_axis(least, order, -1), axis=-1).all():
+            return np.take_along_axis(places, order, -1)
+    places = np.argpartition(keys, m - 1, axis=-1)[..., :m]  # with equal keys, in the order of this one
+    order = np.argsort(np.take_along_axis(keys, places, -1), axis=-1)
+    return np.take_along_axis(places, order, -1)
 
 
 def _groups(pool: ClassPool, group: Callable[[str], str] | None, least: int) -> tuple[IntArray, IntArray]:

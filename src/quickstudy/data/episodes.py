@@ -12,6 +12,7 @@ from torch import Tensor
 from quickstudy.core.arguments import check_whole, checked_class
 from quickstudy.core.arrays import IntArray
 from quickstudy.core.episode import Episode, Support
+from quickstudy.core.errors import WrongTypeError
 from quickstudy.core.wording import plural
 from quickstudy.data.augment.augment import Augment
 from quickstudy.data.formats.items import floats
@@ -78,12 +79,12 @@ class Episodes:
         if tasks < 1 or seed < 0:
             raise ValueError(f"tasks is {tasks} and seed {seed}: tasks must be at least 1, seed at least 0")
         if not isinstance(pool, ClassPool):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(
+            raise WrongTypeError(
                 f"the pool is a {type(pool).__name__}: bring items and labels into a pool, "
                 "ClassPool.from_arrays(x, y), or load a folder, image_folders(…)"
             )
         if not isinstance(setting, Setting):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"the setting is {setting!r}: give Setting(ways, shots, queries)")
+            raise WrongTypeError(f"the setting is {setting!r}: give Setting(ways, shots, queries)")
         self.pool, self.setting, self.tasks, self.seed, self.device = pool, setting, tasks, seed, device
         self.labels, self.augment, self.group, self.cross_source = labels, augment, group, cross_source
         self.augment_classes = augment_classes
@@ -392,7 +393,7 @@ def distinct(rng: np.random.Generator, n: npt.NDArray[Any], m: int) -> IntArray:
 def _of_least(keys: npt.NDArray[np.float32], m: int) -> IntArray:
     """Places [..., m] of the m least keys, from the least on, without sorting the rest."""
     least = np.partition(keys, m - 1, axis=-1)[..., :m]
-    places = np.nonzero(keys <= least[..., -1:])[-1]
+    places = np.flatnonzero(keys <= least[..., -1:]) % keys.shape[-1]
     if places.size == least.size:
         places = places.reshape(least.shape)
         least = np.take_along_axis(keys, places, -1)

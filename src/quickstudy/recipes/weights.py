@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from importlib import resources
 from inspect import signature
@@ -14,6 +15,7 @@ from quickstudy.core import checkpoint
 from quickstudy.core.foreign import naming
 from quickstudy.core.learner import Learner
 from quickstudy.core.seeds import generators_kept
+from quickstudy.data.datasets.catalogue import SOURCES
 from quickstudy.data.formats.audio import AudioFormat
 from quickstudy.data.formats.features import FeatureFormat
 from quickstudy.data.formats.images import ImageFormat
@@ -32,14 +34,6 @@ _TINY_IMAGES = (
 NOTICES = {"cifar-fs": _TINY_IMAGES, "fc100": _TINY_IMAGES}
 """What is to be said of models that were trained on a data set, by the name of its pool."""
 
-MADE_FOR = {
-    "omniglot": "handwritten characters",
-    "glyphs": "letters of any script, drawn or printed",
-    "cifar-fs": "small photographs",
-    "fc100": "small photographs",
-}
-"""What models that were trained on a data set are for, by the beginning of the name of its pool."""
-
 
 def purpose(manifest: checkpoint.Manifest) -> str:
     """What a model is for, and what it takes.
@@ -49,7 +43,8 @@ def purpose(manifest: checkpoint.Manifest) -> str:
     """
     name = str((manifest.get("data") or {}).get("name", ""))
     made_for = next(
-        (what for start, what in MADE_FOR.items() if name.startswith(start)), "items like its own"
+        (s.what.split(";")[0] for s in SOURCES if s.classes and re.match(rf"{s.name}\b", name)),
+        "items like its own",
     )
     if not manifest.get("items"):
         return made_for

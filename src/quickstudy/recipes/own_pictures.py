@@ -41,7 +41,8 @@ def prototypical_images(
     Args:
         images: Folder, zip or tar that holds a folder of pictures for each class; or folder with train/, val/
             and test/ of such, with train.csv, val.csv and test.csv, or with several data sets.
-        size: Pixels of height and width that pictures are resized to; 84, or what a pretrained encoder takes.
+        size: Pixels of height and width that pictures are resized to, and that a pretrained encoder looks at;
+            84 by default, or that encoder's own.
         grey: Whether pictures are read without color.
         ways: Classes of a task, in training and test.
         shots: Support pictures of each class.
@@ -59,14 +60,15 @@ def prototypical_images(
         raise ValueError("tuned and rank are for a pretrained encoder: name one, --set encoder=photos")
     if encoder is not None and grey:
         raise ValueError(f"{encoder} takes colour pictures: leave grey out")
+    asked = size
     if encoder is not None:
-        size = size or _pretrained(encoder, tuned, rank).preprocessing.side
+        size = size or _pretrained(encoder, None, tuned, rank).preprocessing.side
     form = ImageFormat(size or 84, 1 if grey else 3)
 
     def learner() -> Learner:
         if encoder is None:
             return Prototypical(Conv4(in_channels=form.channels, channels=64))
-        network = _pretrained(encoder, tuned, rank)
+        network = _pretrained(encoder, asked, tuned, rank)
         last = nn.Linear(network.dimensions, network.dimensions)
         with torch.no_grad():  # what is trained begins with the features as they are
             nn.init.eye_(last.weight)
@@ -115,10 +117,10 @@ def maml_images(
     return _images(data, form, learner, Setting(ways, shots, queries), within)
 
 
-def _pretrained(name: str, tuned: str | None, rank: int | None) -> Backbone:
+def _pretrained(name: str, size: int | None, tuned: str | None, rank: int | None) -> Backbone:
     train = int(tuned) if tuned is not None and tuned.isdecimal() else tuned
     with torch.device("cpu"):  # also where only shapes are looked at, on the device meta
-        return pretrained(name, train=train, rank=rank)
+        return pretrained(name, size=size, train=train, rank=rank)
 
 
 def _images(

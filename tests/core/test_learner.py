@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from quickstudy.core.episode import Episode, Support
 from quickstudy.core.kernels.sizes import sizes
-from quickstudy.core.learner import Learner, batch_statistics, embed
+from quickstudy.core.learner import Learner, batch_statistics, embed, embed_together
 from quickstudy.metric.prototypical import Prototypical
 
 TASKS, ITEMS = 3, 6

@@ -47,7 +47,7 @@ def encoded(pool: ClassPool, size: int, kept: Path, most: int) -> Tensor:
     """Features [K, I, D] of the first pictures of each class; those that are kept aren't made again."""
     encoder, made = PhotoEncoder(size), []
     for i, name in enumerate(pool.classes):
-        path = kept / f"{name}-{size}-{most}.npy"
+        path = kept / f"{name}-{size}-{most}-{encoder.dimensions}.npy"
         if not path.exists():
             started, items = time.monotonic(), pool.of_class(name)[:most]
             with torch.inference_mode():
@@ -124,8 +124,8 @@ def honesty(learner: Learner, x: Tensor, draws: int) -> list[Row]:
         off.append(100 * (expected.accuracy - fresh))
         width.append(100 * (expected.high - expected.low))
         for name, given in (("", scores), (", uncalibrated", plain.predict(support, queries)[0])):
-            sure = given.softmax(-1).amax(-1).mean().item()
-            stated[name].append((100 * (sure - fresh), F.cross_entropy(given, y).item()))
+            sure, right = given.softmax(-1).amax(-1).mean().item(), is_right(given, y).double().mean().item()
+            stated[name].append((100 * (sure - right), F.cross_entropy(given, y).item()))
         print(draw, f"{expected}; fresh {100 * fresh:.1f} %", flush=True)
     figures = [
         ("fresh accuracy within the interval %", 100 * float(np.mean(inside))),

@@ -18,6 +18,7 @@ def main() -> None:
 def _run() -> None:
     from quickstudy.cli.options import UsageError
     from quickstudy.core.consoles import never_fail, own_streams
+    from quickstudy.core.errors import WrongTypeError
     from quickstudy.core.wording import one_line, shown
 
     own_streams()
@@ -26,8 +27,8 @@ def _run() -> None:
         from quickstudy.cli.app import app
 
         app(prog_name="quickstudy")
-    except (ValueError, OSError, FloatingPointError, TypeError) as error:
-        if os.environ.get("QUICKSTUDY_DEBUG") or (isinstance(error, TypeError) and not _said(error)):
+    except (ValueError, OSError, FloatingPointError, WrongTypeError) as error:
+        if os.environ.get("QUICKSTUDY_DEBUG"):
             raise
         if os.environ.get("LOCAL_RANK", "0") != "0":  # the first process says it for all
             sys.exit(2 if isinstance(error, UsageError) else 1)
@@ -35,16 +36,6 @@ def _run() -> None:
             print(shown(f"error: {one_line(error, most=5000)}"), file=sys.stderr)
             sys.exit(2)
         sys.exit(f"error: {one_line(error, most=5000)}")
-
-
-def _said(error: TypeError) -> bool:
-    """Whether this library raised it on purpose, about what it was given: others are faults of its own."""
-    import traceback
-    from pathlib import Path
-
-    at = traceback.extract_tb(error.__traceback__)[-1]
-    ours = Path(__file__).parent in Path(at.filename).parents
-    return ours and (at.line or "").startswith("raise TypeError(")
 
 
 if __name__ == "__main__":

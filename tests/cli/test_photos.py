@@ -7,11 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageDraw
 
+from quickstudy import encoders
 from quickstudy.cli import predict as predict_command
+from quickstudy.data.formats.images import ImageFormat
 from quickstudy.encoders import photos
 from quickstudy.recipes import weights
+from quickstudy.recipes.own_pictures import prototypical_images
 from quickstudy.recipes.pretrained import is_pretrained
 from quickstudy.recognition.embedder import Embedder
 from tests.cli.test_cli import call, fresh_machine
@@ -99,7 +103,69 @@ def test_its_name_is_a_model_elsewhere_too(here: Path) -> None:
     assert next(row for row in listed if row.get("model") == "photos")["notice"] == "pretrained on ImageNet"
     answer = call("evaluate photos --images few --setting 2w1s --queries 1 --episodes 2 --accelerator cpu")
     assert answer.code == 0, answer.err
-    assert Embedder("photos").embed_files([here / "asked" / "0.jpg"]).embeddings.shape == (1, 1280)
+    assert Embedder("photos").embed_files([here / "asked" / "0.jpg"]).embeddings.shape == (1, 320)
+
+
+@needs_photos
+def test_what_a_training_that_begins_with_it_trains() -> None:
+    """A linear map behind it, and what else is asked for."""
+    frozen = prototypical_images("x", encoder="photos")
+    assert frozen.item_format == ImageFormat(160, 3)
+    for recipe, share in (
+        (frozen, 0.0),
+        (prototypical_images("x", encoder="photos", size=32, tuned="1"), 0.3),
+        (prototypical_images("x", encoder="photos", tuned="all"), 1.0),
+        (prototypical_images("x", encoder="photos", rank=2), 0.02),
+    ):
+        network, last = recipe.learner().get_submodule("encoder").children()
+        assert all(p.requires_grad for p in last.parameters())
+        asked = sum(p.numel() for p in network.parameters() if p.requires_grad)
+        assert 0 < share * 3.4e6 * 0.5 < asked <= share * 3.6e6 or share == asked == 0
+    wrongs: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"encoder": "photos", "grey": True}, "photos takes colour pictures: leave grey out"),
+        ({"rank": 2}, "name one, --set encoder=photos"),
+        ({"encoder": "photo"}, "name photos, timm:NAME"),
+        ({"encoder": "photos", "tuned": "some"}, "it is 'all', or a number"),
+    )
+    for wrong, said in wrongs:
+        with pytest.raises(ValueError, match=said):
+            prototypical_images("x", **wrong)
+    with pytest.raises(ValueError, match="with --set encoder=photos"):
+        weights.start_from(frozen.learner(), "photos")
+
+
+@needs_photos
+@pytest.mark.slow
+def test_a_training_begins_with_it(here: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in "abcdef":
+        (here / "mine" / name).mkdir(parents=True)
+        for i in range(3):
+            page = Image.fromarray(rng.integers(0, 255, (20, 20, 3)).astype(np.uint8))
+            page.save(here / "mine" / name / f"{i}.png")
+    answer = call(
+        "train prototypical-images --set images=mine --set ways=2 --set queries=1 --set size=32 --steps 2 "
+        "--tasks 1 --set split=0.34,0.33,0.33 --test-episodes 2 --accelerator cpu --precision 32-true "
+        "--set encoder=photos --out r"
+    )
+    assert answer.code == 0, answer.err
+    learner, manifest = weights.load_learner(here / "r")
+    assert manifest["arguments"]["encoder"] == "photos"
+    network, last = learner.get_submodule("encoder").children()
+    assert not torch.equal(last.get_parameter("weight"), torch.eye(320))
+    for part, kept in encoders.PhotoEncoder().state_dict().items():
+        assert torch.equal(network.state_dict()[part], kept)
+    answer = call("train prototypical-omniglot-1shot --set encoder=photos")
+    assert "has no argument 'encoder'" in answer.err
+
+
+def test_no_file_has_a_network_fetched() -> None:
+    manifest: Any = {
+        "recipe": "prototypical-images",
+        "arguments": {"images": "x", "encoder": "timm:resnet18"},
+    }
+    with pytest.raises(ValueError, match=r"trained with timm:resnet18.*--recipe prototypical-images"):
+        weights.recipe_of(manifest)
 
 
 def test_what_the_name_stands_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from quickstudy.core.episode import Episode, Support
 from quickstudy.core.kernels.sizes import sizes
-from quickstudy.core.learner import Learner, batch_statistics, embed
+from quickstudy.core.learner import Learner, batch_statistics, embed, embed_together
 from quickstudy.metric.prototypical import Prototypical
 
 TASKS, ITEMS = 3, 6
@@ -278,3 +278,12 @@ def test_half_precision_embeddings_come_out_in_single() -> None:
 def test_a_wrong_output_shape_is_named_with_the_fix(encoder: nn.Module, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"the encoder made \[.*\] of \[6, .*end it with nn\.Flatten\(\)"):
         embed(encoder, torch.zeros(shape))
+
+
+def test_features_that_are_embeddings_already_are_not_copied() -> None:
+    shots, queries = torch.rand(2, 3, 5), torch.rand(2, 4, 5)
+    found = embed_together(nn.Identity(), shots, queries)
+    assert found[0] is shots
+    assert found[1] is queries
+    with pytest.raises(ValueError, match=r"it must give \[B, D\]"):
+        embed_together(nn.Identity(), torch.rand(2, 3, 1, 4, 4))

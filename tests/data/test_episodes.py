@@ -22,7 +22,7 @@ import quickstudy as qs
 from quickstudy.core.episode import Episode, Support
 from quickstudy.core.learner import Learner
 from quickstudy.data.augment.images import Augment
-from quickstudy.data.episodes import Episodes, distinct
+from quickstudy.data.episodes import Episodes, _of_least, distinct  # pyright: ignore[reportPrivateUsage]
 from quickstudy.data.pool import ClassPool
 from quickstudy.data.setting import LabelFraction, Setting, Size
 from quickstudy.training.evaluate import evaluate
@@ -85,6 +85,17 @@ def test_every_ordered_choice_is_equally_likely(n: int, m: int, branch: str) -> 
     statistic = sum((seen[o] - 200) ** 2 / 200 for o in outcomes)
     freedom = len(outcomes) - 1
     assert abs(statistic - freedom) < 5 * np.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize("values", [2**24, 200, 3])
+def test_the_least_keys_are_found_as_ever(values: int) -> None:
+    """As by argpartition, which tasks were drawn by from the first, also where keys are equal."""
+    rng = np.random.default_rng(values)
+    for shape, m in (((3, 40), 5), ((2, 4, 600), 16), ((1, 9), 1)):
+        keys = (rng.integers(0, values, shape) / values).astype(np.float32)
+        least = np.argpartition(keys, m - 1, axis=-1)[..., :m]
+        order = np.argsort(np.take_along_axis(keys, least, -1), axis=-1)
+        np.testing.assert_array_equal(_of_least(keys, m), np.take_along_axis(least, order, -1))
 
 
 @pytest.mark.parametrize("n", [(3, 6), (20, 40)])

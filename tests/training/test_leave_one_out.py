@@ -178,7 +178,7 @@ def test_too_few_for_an_answer() -> None:
         reject_below(scores, y, 5)
 
 
-def test_a_loaded_learner_embeds_each_item_once_and_one_fold_again() -> None:
+def test_a_loaded_learner_embeds_each_item_once() -> None:
     """Whose items have a format, which embeddings don't have."""
 
     class Counting(nn.Flatten):
@@ -192,4 +192,4 @@ def test_a_loaded_learner_embeds_each_item_once_and_one_fold_again() -> None:
     learner.item_format = ImageFormat(8)
     support = Support(torch.rand(1, 12, 1, 8, 8), torch.arange(12)[None] % 3, 3)
     leave_one_out(learner, support)
-    assert Counting.items == 2 * 12
+    assert Counting.items == 12

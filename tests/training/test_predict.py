@@ -10,12 +10,15 @@ from PIL import Image
 from torch import nn
 
 from quickstudy.core import checkpoint
+from quickstudy.core.episode import Support
 from quickstudy.data.formats.images import ImageFormat
 from quickstudy.data.formats.items import decode_items, floats
 from quickstudy.encoders.classifier import Classifier
 from quickstudy.encoders.conv4 import Conv4
 from quickstudy.initialization.maml import MAML
 from quickstudy.metric.prototypical import Prototypical
+from quickstudy.training import of_embeddings, predict
+from quickstudy.training.card import Card, Features
 from quickstudy.training.predict import Prediction, predict_folders
 
 COLOR = ImageFormat(16, 3)
@@ -171,6 +174,66 @@ def test_no_query_is_left(learner: Prototypical, support: Path, tmp_path: Path) 
         pytest.raises(ValueError, match=r"no pictures of .*q\.png can be read"),
     ):
         predict_folders(learner, COLOR, support, tmp_path / "q.png", skip_corrupt=True)
+
+
+class Watched(nn.Module):
+    """An encoder that says how many items it has seen, and how many at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[int] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.append(len(x))
+        return x.flatten(1)
+
+
+@pytest.mark.parametrize("features", [False, True])
+def test_each_file_is_encoded_once(
+    features: bool, support: Path, query: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also for what is expected, and for saying whether it is far from what the model knows."""
+    known = Features((0.0,), (1.0,), 1.0) if features else None
+    card = Card(100, 5, None, {}, known)
+    plain = predict_folders(Prototypical(nn.Flatten()), COLOR, support, query, card=card)
+    monkeypatch.setattr(of_embeddings, "HELD", 2)
+    learner = Prototypical(Watched())
+    found = predict_folders(learner, COLOR, support, query, card=card, reject=0.4)
+    assert sum(learner.encoder.seen) == 8 + len(found)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    assert found.expected == plain.expected
+    assert found.level == plain.level
+    for a, b in zip(found, plain, strict=True):
+        assert a.probabilities == pytest.approx(b.probabilities)
+
+
+def test_few_pictures_are_held_as_floats(
+    learner: Prototypical, support: Path, query: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The labelled ones, and of the others two at a time."""
+    held: list[int] = []
+
+    def watched(items: torch.Tensor) -> torch.Tensor:
+        held.append(items.numel() // 768)
+        return floats(items)
+
+    monkeypatch.setattr(of_embeddings, "HELD", 2)
+    for module in (of_embeddings, predict):
+        monkeypatch.setattr(module, "floats", watched)
+    assert len(predict_folders(learner, COLOR, support, query)) == 6
+    assert held == [8, 2, 2, 2]
+
+
+class Dark(Prototypical):
+    """A learner that looks at more than embeddings: dark pictures are of the first class."""
+
+    def predict(self, support: Support, query_x: torch.Tensor) -> torch.Tensor:
+        dark = query_x.mean((2, 3, 4))[..., None] < 1
+        return super().predict(support, query_x) + 1e6 * dark * torch.eye(support.ways)[0]
+
+
+def test_a_learner_that_looks_at_the_items_is_given_them(support: Path, query: Path) -> None:
+    found = predict_folders(Dark(nn.Flatten()), COLOR, support, query)
+    assert {p.label for p in found} == {"blue"}
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from quickstudy.core.arguments import whole
+from quickstudy.core.errors import WrongTypeError
 from quickstudy.core.process import math_attention
 
 Tensors = dict[str, Tensor]
@@ -77,7 +78,7 @@ def check_rule(rule: Any) -> None:
     """
     if isinstance(rule, type) or not (hasattr(rule, "init") and hasattr(rule, "update")):
         told = f"the class {rule.__name__}" if isinstance(rule, type) else repr(rule)[:60]
-        raise TypeError(
+        raise WrongTypeError(
             f"rule is {told}: give an update rule, such as quickstudy.core.sgd(0.01) or LSTMRule(); an "
             "optimizer of torch is none, and a rate alone neither"
         )

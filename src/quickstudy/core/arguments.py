@@ -11,6 +11,8 @@ from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin
 
 from torch import nn
 
+from quickstudy.core.errors import WrongTypeError
+
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 Class = TypeVar("Class", bound=type[object])
@@ -170,10 +172,10 @@ def _whole_numbers(name: str, value: Any) -> Any:
 
 def _module(name: str, value: Any) -> Any:
     if inspect.isclass(value) and issubclass(value, nn.Module):
-        raise TypeError(f"{name} is the class {value.__name__}: make one of it, {value.__name__}(…)")
+        raise WrongTypeError(f"{name} is the class {value.__name__}: make one of it, {value.__name__}(…)")
     if not isinstance(value, nn.Module):
         example = "Prototypical(encoder)" if name == "learner" else "Conv4()"
-        raise TypeError(
+        raise WrongTypeError(
             f"{name} is a {type(value).__name__}: it must be a module of torch, such as quickstudy.{example}"
         )
     return value

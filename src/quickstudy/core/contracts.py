@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.core.episode import Support, check_floats
+from quickstudy.core.errors import WrongTypeError
 from quickstudy.core.kernels.torch_private import is_traced, is_vmapped
 
 Predict = Callable[[Any, Support, Tensor], Tensor]
@@ -52,7 +53,7 @@ def check_question(learner: nn.Module, support: Support, query_x: Tensor) -> Non
         ValueError: If shapes or precisions disagree, or an item isn't finite.
     """
     if not isinstance(support, Support):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(
+        raise WrongTypeError(
             f"the support is a {type(support).__name__}: predict takes Support(x, y, ways), with x [T, S, "
             "...]"
         )
@@ -98,7 +99,9 @@ def check_scores(learner: nn.Module, scores: Any, support: Support, query_x: Ten
     """
     name = type(learner).__name__
     if not isinstance(scores, Tensor):
-        raise TypeError(f"{name}.predict gave a {type(scores).__name__}: return a tensor of scores [T, Q, N]")
+        raise WrongTypeError(
+            f"{name}.predict gave a {type(scores).__name__}: return a tensor of scores [T, Q, N]"
+        )
     asked = (*query_x.shape[:2], support.ways) if support.ways else tuple(query_x.shape[:2])
     found = tuple(scores.shape) if support.ways else tuple(scores.shape[:2])
     if found != asked:

@@ -26,6 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quickstudy.core.errors import WrongTypeError
+
 
 @dataclass(slots=True)
 class Support:
@@ -165,9 +167,9 @@ def check_tensor(which: str, x: Any) -> None:
         TypeError: If it is none.
     """
     if isinstance(x, np.ndarray):
-        raise TypeError(f"{which} are an array of numpy: convert them with torch.from_numpy(…)")
+        raise WrongTypeError(f"{which} are an array of numpy: convert them with torch.from_numpy(…)")
     if not isinstance(x, Tensor):
-        raise TypeError(f"{which} are a {type(x).__name__}: give a tensor of torch")
+        raise WrongTypeError(f"{which} are a {type(x).__name__}: give a tensor of torch")
 
 
 def check_floats(which: str, x: Any) -> None:

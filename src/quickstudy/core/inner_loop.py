@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from quickstudy.core.adapt import Adapted, Loss, Rule, Tensors, adapt
 from quickstudy.core.arguments import check_whole
 from quickstudy.core.episode import Episode, Support
+from quickstudy.core.errors import WrongTypeError
 from quickstudy.core.kernels.per_task import check_batch_norm, in_turn, per_task
 from quickstudy.core.kernels.switch import PARAMETER_SWAP_LOCK
 from quickstudy.core.kernels.task_groups import GroupLimits, group_limits, repeated, sum_over_groups
@@ -113,7 +114,7 @@ class InnerLoop(Learner):
         check_whole(0, first_order_until=first_order_until)
         check_whole(1, chunk_size=chunk_size)
         if isinstance(model, Learner) or not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(
+            raise WrongTypeError(
                 f"the model is a {type(model).__name__}: give a network from items [B, ...] to scores, such "
                 "as Classifier(encoder, ways)"
             )

@@ -16,6 +16,9 @@ from quickstudy.core.kernels.sizes import sizes_on
 from quickstudy.core.kernels.switch import PARAMETER_SWAP_LOCK, the_tensor
 from quickstudy.core.kernels.torch_private import BatchNorm
 
+EXACT = (torch.float32, torch.float64)
+"""Types that embeddings have."""
+
 
 class Learner(nn.Module, ABC):
     """A few-shot learning method: it classifies queries by a support set.
@@ -141,6 +144,8 @@ def embed_together(encoder: nn.Module, *items: Tensor) -> tuple[Tensor, ...]:
     Raises:
         ValueError: If the encoder's output is not [B, D].
     """
+    if type(encoder) is nn.Identity and all(x.ndim == 3 and x.dtype in EXACT for x in items):
+        return items  # features of a pool, which needn't be brought together
     return embed(encoder, torch.cat(items, 1)).split([x.shape[1] for x in items], 1)
 
 

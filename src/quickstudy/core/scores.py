@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -324,11 +325,13 @@ def data_interval(right: Tensor, items: Tensor, classes: Tensor, seed: int = 0) 
         return (0.0, margin) if share == 0 else (1 - margin, 1.0)
     names, own = classes.unique(return_inverse=True)
     of = torch.zeros(len(found), dtype=torch.int64).scatter_(0, at, own)
-    generator = torch.Generator().manual_seed(seed)
+    rng = np.random.default_rng(seed)  # four times as fast as torch's exponentials
     shares: list[Tensor] = []
     for _ in range(20):  # of 50 resamples each, for the sake of memory
-        of_class = torch.empty(50, len(names)).exponential_(generator=generator)
-        weights = torch.empty(50, len(found)).exponential_(generator=generator) * of_class[:, of]
+        of_class, weights = (
+            torch.from_numpy(rng.standard_exponential((50, len(x)), dtype=np.float32)) for x in (names, found)
+        )
+        weights *= of_class[:, of]
         shares.append(weights @ hits / (weights @ asked))
     low, high = torch.cat(shares).quantile(torch.tensor([0.025, 0.975])).tolist()
     return low, high

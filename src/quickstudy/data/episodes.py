@@ -12,6 +12,7 @@ from torch import Tensor
 from quickstudy.core.arguments import check_whole, checked_class
 from quickstudy.core.arrays import IntArray
 from quickstudy.core.episode import Episode, Support
+from quickstudy.core.errors import WrongTypeError
 from quickstudy.core.wording import plural
 from quickstudy.data.augment.augment import Augment
 from quickstudy.data.formats.items import floats
@@ -78,12 +79,12 @@ class Episodes:
         if tasks < 1 or seed < 0:
             raise ValueError(f"tasks is {tasks} and seed {seed}: tasks must be at least 1, seed at least 0")
         if not isinstance(pool, ClassPool):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(
+            raise WrongTypeError(
                 f"the pool is a {type(pool).__name__}: bring items and labels into a pool, "
                 "ClassPool.from_arrays(x, y), or load a folder, image_folders(…)"
             )
         if not isinstance(setting, Setting):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"the setting is {setting!r}: give Setting(ways, shots, queries)")
+            raise WrongTypeError(f"the setting is {setting!r}: give Setting(ways, shots, queries)")
         self.pool, self.setting, self.tasks, self.seed, self.device = pool, setting, tasks, seed, device
         self.labels, self.augment, self.group, self.cross_source = labels, augment, group, cross_source
         self.augment_classes = augment_classes
@@ -382,13 +383,26 @@ def distinct(rng: np.random.Generator, n: npt.NDArray[Any], m: int) -> IntArray:
         keys[np.arange(keys.shape[-1]) >= n[..., None]] = 2.0  # never among the m least
         if keys.shape[-1] < 8 * m:
             return np.argsort(keys, axis=-1)[..., :m]
-        least = np.argpartition(keys, m - 1, axis=-1)[..., :m]  # the same draw, without sorting the rest
-        order = np.argsort(np.take_along_axis(keys, least, -1), axis=-1)
-        return np.take_along_axis(least, order, -1)
+        return _of_least(keys, m)
     drawn = rng.integers(0, n[..., None], (*n.shape, m))
     while (again := (np.diff(np.sort(drawn, axis=-1)) == 0).any(-1)).any():
         drawn[again] = rng.integers(0, n[again][:, None], (int(again.sum()), m))
     return drawn
+
+
+def _of_least(keys: npt.NDArray[np.float32], m: int) -> IntArray:
+    """Places [..., m] of the m least keys, from the least on, without sorting the rest."""
+    least = np.partition(keys, m - 1, axis=-1)[..., :m]
+    places = np.flatnonzero(keys <= least[..., -1:]) % keys.shape[-1]
+    if places.size == least.size:
+        places = places.reshape(least.shape)
+        least = np.take_along_axis(keys, places, -1)
+        order = np.argsort(least, axis=-1)
+        if np.diff(np.take_along_axis(least, order, -1), axis=-1).all():
+            return np.take_along_axis(places, order, -1)
+    places = np.argpartition(keys, m - 1, axis=-1)[..., :m]  # with equal keys, in the order of this one
+    order = np.argsort(np.take_along_axis(keys, places, -1), axis=-1)
+    return np.take_along_axis(places, order, -1)
 
 
 def _groups(pool: ClassPool, group: Callable[[str], str] | None, least: int) -> tuple[IntArray, IntArray]:

@@ -11,6 +11,7 @@ import torch
 
 from quickstudy.core.arguments import check_whole, checked_class
 from quickstudy.core.episode import Episode, Support
+from quickstudy.core.errors import WrongTypeError
 from quickstudy.core.seeds import derived_seed, generators_kept
 from quickstudy.core.wording import plural
 from quickstudy.data.pool import described
@@ -55,7 +56,7 @@ class OwnTasks:
     ) -> None:
         check_whole(0, seed=seed)
         if not gives_tasks(source):
-            raise TypeError(
+            raise WrongTypeError(
                 f"tasks are given by a {type(source).__name__}: give a function from i to an Episode, a list "
                 "or a generator of episodes"
             )
@@ -204,7 +205,7 @@ class _Reader:
             return self._last[1]
         given: Any = self._given(i)
         if not isinstance(given, Episode):
-            raise TypeError(
+            raise WrongTypeError(
                 f"meta-batch {i} of the tasks is a {type(given).__name__}: give an Episode, "
                 "Episode(Support(x, y, ways), query_x, query_y), of tensors [T, …]"
             )

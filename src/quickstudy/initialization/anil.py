@@ -12,6 +12,7 @@ from quickstudy.core.adapt import Adapted, Rule, Tensors
 from quickstudy.core.arguments import check_finite
 from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.episode import Support
+from quickstudy.core.errors import WrongTypeError
 from quickstudy.core.inner_loop import (
     InnerLoop,
     InnerLoopOptions,
@@ -68,7 +69,7 @@ class ANIL(InnerLoop):
         **options: Unpack[InnerLoopOptions],
     ) -> None:
         if not isinstance(model, Classifier):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(
+            raise WrongTypeError(
                 f"the model is a {type(model).__name__} and ANIL adapts the head alone: "
                 "wrap your encoder, ANIL(Classifier(encoder, ways, dimensions))"
             )

@@ -15,7 +15,7 @@ from .gaussian import one_plus_four_sigmoids as one_plus_four_sigmoids
 from .gaussian import one_plus_sigmoid as one_plus_sigmoid
 from .gaussian import one_plus_softplus as one_plus_softplus
 from .heads import Head as Head
-from .heads import calibrated_prototype as calibrated_prototype
+from .heads import calibrated_ridge as calibrated_ridge
 from .heads import logistic_regression as logistic_regression
 from .heads import nearest_prototype as nearest_prototype
 from .matching import FullContext as FullContext

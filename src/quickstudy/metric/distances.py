@@ -70,7 +70,11 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     with torch.autocast(a.device.type, enabled=False):
         middle = b.mean(1, keepdim=True).detach()
         a, b = a - middle, b - middle
-        products = torch.baddbmm(a.square().sum(-1, keepdim=True), a, b.mT, alpha=-2)
+        if torch.is_grad_enabled():
+            squares = a.square().sum(-1, keepdim=True)
+        else:  # in one pass, and without memory for the squares
+            squares = torch.linalg.vector_norm(a, dim=-1, keepdim=True).square()
+        products = torch.baddbmm(squares, a, b.mT, alpha=-2)
         return (products + b.square().sum(-1).unsqueeze(1)).clamp_min(0)
 
 

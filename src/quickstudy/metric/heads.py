@@ -14,6 +14,7 @@ from torch import Tensor
 
 from quickstudy.core.process import WARNING_FILTERS_LOCK
 from quickstudy.metric.distances import prototypes, squared_distances
+from quickstudy.metric.ridge import ridge_fit
 
 Head = Callable[[Tensor, Tensor, int, Tensor], Tensor]
 """Function that classifies the queries of T tasks by the support, `head(shots, y, ways, queries) -> scores`.
@@ -47,68 +48,78 @@ def nearest_prototype(shots: Tensor, y: Tensor, ways: int, queries: Tensor) -> T
     return -squared_distances(queries, prototypes(shots, y, ways))
 
 
-USUAL_SHARPNESS, SPREAD = 26.0, 0.45
-"""Sharpness that fits unit features where classes have many items, and how far that of a task may well be, in
-factors of two. Both fit the features of `photos` on validation classes of CIFAR-FS."""
+PENALTY = 2.0
+"""Penalty of `calibrated_ridge`, for items whose mean squared distance to the middle is 1."""
+USUAL_SHARPNESS, SPREAD = 32.0, 0.3
+"""Sharpness that fits a regression on one item a class, and how far that of a task may well be, in factors of
+two. Both, and the penalty, fit the features of `photos` on validation classes of CIFAR-FS."""
 TRIED = tuple(2 ** (i / 8) for i in range(-24, 25))
 """Sharpnesses that are tried, in units of the usual one."""
 
 
-def calibrated_prototype(
-    shots: Tensor, y: Tensor, ways: int, queries: Tensor, *, usual: float = USUAL_SHARPNESS
+def calibrated_ridge(
+    shots: Tensor, y: Tensor, ways: int, queries: Tensor, *, penalty: float = PENALTY
 ) -> Tensor:
-    r"""Head that takes the nearest class mean, with probabilities that the support sets (inductive).
+    r"""Head of ridge regression, with probabilities that the support sets (inductive).
 
-    $$p(y = k \mid q) = \frac{\exp(-\tau \lVert q - c_k \rVert^2)}
-    {\sum_{k'} \exp(-\tau \lVert q - c_{k'} \rVert^2)}$$
+    $$W = \arg\min_W \sum_s w_s \lVert W^\top z_s - e_{y_s} + \tfrac{1}{N} \rVert^2
+    + \lambda \lVert W \rVert^2, \qquad p(y = k \mid q) = \operatorname{softmax}(\tau\, W^\top q)_k$$
 
-    Distances of unit vectors are small, so that τ = 1 would be sure of nothing. The sharpness τ of a task is
-    told by its support, each item taken as a fresh one: its squared distance to the mean of its own class, of
-    n items, is enlarged by (n + 1) / (n − 1), as much as a fresh item's is larger. A few items can't tell it
-    well, so it is drawn towards the usual one, by a normal prior of log₂ τ with deviation 0.45 around
-    $\log_2(\tau_0\,n / (n + 2))$: means of few items are less to be relied on. log₂ τ is the mean of its
-    posterior. The most likely class is that of `nearest_prototype`.
+    The features z and q have their middle, the mean of the class means, at the origin, and the support a mean
+    square of 1. Weights $w_s$ of a class sum to S / N, so that each class counts alike.
+
+    The regression is not sure enough, by far: the sharpness τ of a task is told by its support, each item by
+    the regression without it, which has a closed form. A few items can't tell it well, so it is drawn towards
+    the usual one, by a normal prior of log₂ τ with deviation 0.3 around $\log_2(32\,n^{-1/4})$, of classes of
+    n items in the mean; single items of a class say nothing of it. log₂ τ is the mean of its posterior.
 
     Args:
-        shots: [T, S, D] features of the support, of unit length.
-        y: [T, S] labels in 0 … N − 1.
+        shots: [T, S, D] features of the support.
+        y: [T, S] labels in 0 … N − 1; each class has an item.
         ways: Number N of classes.
-        queries: [T, Q, D] features of the queries, of unit length.
-        usual: Sharpness τ₀ > 0 that is usual where classes have many items.
+        queries: [T, Q, D] features of the queries.
+        penalty: λ, above 0; the greater it is, the more alike are the answers to those of class means.
 
     Returns:
-        [T, Q, N] scores −τ‖q − c_k‖² ≤ 0.
+        [T, Q, N] scores.
 
     Raises:
-        ValueError: If the usual sharpness isn't positive.
+        ValueError: If the penalty isn't positive.
 
-    Reference: Guo, Pleiss, Sun, Weinberger 2017, "On calibration of modern neural networks", whose
-    temperature is 1 / τ; here it is fitted to the very items that the means are made of.
+    Reference: Bertinetto, Henriques, Torr, Vedaldi 2019, "Meta-learning with differentiable closed-form
+    solvers"; Guo, Pleiss, Sun, Weinberger 2017, "On calibration of modern neural networks", whose temperature
+    is 1 / τ.
     """
-    if not usual > 0:
-        raise ValueError(f"usual is {usual}: a sharpness must be above 0")
-    means = prototypes(shots, y, ways)
+    if not penalty > 0:
+        raise ValueError(f"penalty is {penalty}: it must be positive")
+    with torch.autocast(shots.device.type, enabled=False):
+        own = F.one_hot(y, ways).to(shots.dtype)  # [T, S, N]
+        n = (own @ own.sum(1)[:, :, None]).squeeze(-1)  # [T, S] items of the class of each
+        middle = prototypes(shots, y, ways).mean(1, keepdim=True)
+        z, weights = shots - middle, y.shape[1] / ways / n[:, :, None]
+        scale = (weights * z.square()).sum((1, 2), keepdim=True).div(y.shape[1]).clamp_min(1e-12).sqrt()
+        x, targets = weights.sqrt() * z / scale, own - 1 / ways
+        fit = ridge_fit(x, penalty)
+        w = fit @ (weights.sqrt() * targets)
+        scores = (queries - middle) / scale @ w
     with torch.no_grad():
-        sharpness = _sharpness(squared_distances(shots, means), y, ways, usual)
-    return -sharpness[:, None, None] * squared_distances(queries, means)
+        own_part = (x * fit.mT).sum(-1, keepdim=True)  # of an item's target in its fitted value
+        without = targets - (targets - z / scale @ w) / (1 - own_part)
+        sharpness = _sharpness(without, own, n, USUAL_SHARPNESS * (y.shape[1] / ways) ** -0.25)
+    return sharpness[:, None, None] * scores
 
 
-def _sharpness(distances: Tensor, y: Tensor, ways: int, usual: float) -> Tensor:
-    """The sharpness of each task, [T], by the squared distances [T, S, N] of its support."""
-    own = F.one_hot(y, ways).bool()
-    n = own.sum(1).gather(1, y)  # [T, S] items of the class of each
-    fresh = torch.where(own, distances * ((n + 1) / (n - 1).clamp_min(1))[:, :, None], distances)
-    factors = torch.tensor(TRIED, dtype=distances.dtype, device=distances.device)
-    each = y.shape[1] / ways
-    tried = usual * each / (each + 2) * factors
-    chances = (-tried[:, None, None, None] * fresh).log_softmax(-1)  # [τ, T, S, N]
-    likelihood = ((chances * own).sum(-1) * (n > 1)).sum(2)  # a single item is no fresh one
+def _sharpness(without: Tensor, own: Tensor, n: Tensor, usual: float) -> Tensor:
+    """The sharpness of each task, [T], by scores [T, S, N] of its support, each item's without it."""
+    factors = torch.tensor(TRIED, dtype=without.dtype, device=without.device)
+    tried = usual * factors
+    chances = (tried[:, None, None, None] * without).log_softmax(-1)  # [τ, T, S, N]
+    likelihood = ((chances * own).sum(-1) * (n > 1)).sum(2)  # without a single item its class is unknown
     prior = -0.5 * (factors.log2() / SPREAD).square()
     posterior = (likelihood + prior[:, None]).softmax(0)
     return (tried.log()[:, None] * posterior).sum(0).exp()
 
 
-@torch.no_grad()
 def logistic_regression(
     shots: Tensor, y: Tensor, ways: int, queries: Tensor, *, inverse_penalty: float = 1.0
 ) -> Tensor:

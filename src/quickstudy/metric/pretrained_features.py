@@ -7,15 +7,15 @@ from quickstudy.core.blueprint import rebuildable
 from quickstudy.core.episode import Support
 from quickstudy.core.learner import Learner, embed_together
 from quickstudy.metric.distances import Distance, cosine_distance
-from quickstudy.metric.heads import Head, calibrated_prototype
+from quickstudy.metric.heads import Head, calibrated_ridge
 
 
 @rebuildable
 class PretrainedFeatures(Learner):
-    """A head on the features of a pretrained encoder, which are brought to unit length (SimpleShot).
+    """A head on the features of a pretrained encoder, which are brought to unit length.
 
     It needs no training. Where parameters of the encoder require a gradient, its meta-loss trains them: the
-    cross-entropy of the queries of tasks.
+    cross-entropy of the queries of tasks. With the head `nearest_prototype` it is SimpleShot's L2N.
 
     Args:
         encoder: Any module from [B, ...] to [B, D], such as `pretrained("photos")`.
@@ -23,12 +23,9 @@ class PretrainedFeatures(Learner):
 
     Reference: Wang, Chao, Weinberger, van der Maaten 2019, "SimpleShot: revisiting nearest-neighbor
     classification for few-shot learning".
-
-    Departures: with the head by default this is their L2N, without subtracting the mean of the training
-    classes, which a pretrained network doesn't know; and its probabilities are calibrated.
     """
 
-    def __init__(self, encoder: nn.Module, head: Head = calibrated_prototype) -> None:
+    def __init__(self, encoder: nn.Module, head: Head = calibrated_ridge) -> None:
         super().__init__()
         self.encoder, self.head = encoder, head
 

@@ -107,16 +107,42 @@ def ridge_regression(x: Tensor, y: Tensor, penalty: Tensor) -> Tensor:
         [T, D, N] weights, in the type of `x`; not finite where the embeddings are not.
     """
     with torch.autocast(x.device.type, enabled=False):
-        exact = x if x.device.type == "mps" else x.double()
+        exact = _exact(x)
         targets = y.to(exact.dtype)
-        items, dimensions = x.shape[1:]
         # solve_ex, as solve raises where an embedding is NaN, and waits for a GPU to know it
-        if items <= dimensions:
+        if x.shape[1] <= x.shape[2]:
             w = exact.mT @ torch.linalg.solve_ex(_ridge(exact @ exact.mT, penalty), targets)[0]
         else:
             w = torch.linalg.solve_ex(_ridge(exact.mT @ exact, penalty), exact.mT @ targets)[0]
         return w.to(x.dtype)
 
 
-def _ridge(gram: Tensor, penalty: Tensor) -> Tensor:
+def ridge_fit(x: Tensor, penalty: float) -> Tensor:
+    r"""Matrix from targets [T, S, N] to the weights of `ridge_regression`, differentiable.
+
+    $$(X^\top X + \lambda I)^{-1} X^\top = X^\top (X X^\top + \lambda I)^{-1}$$
+
+    The diagonal of its product with X, from the left, is the part of each item's target in its fitted value.
+
+    Args:
+        x: [T, S, D] embeddings of the support.
+        penalty: λ > 0.
+
+    Returns:
+        [T, D, S] matrix, in the type of `x`; not finite where the embeddings are not.
+    """
+    exact = _exact(x)
+    if x.shape[1] <= x.shape[2]:
+        fit = torch.linalg.solve_ex(_ridge(exact @ exact.mT, penalty), exact)[0].mT
+    else:
+        fit = torch.linalg.solve_ex(_ridge(exact.mT @ exact, penalty), exact.mT)[0]
+    return fit.to(x.dtype)
+
+
+def _exact(x: Tensor) -> Tensor:
+    """In float64, where the device has it."""
+    return x if x.device.type == "mps" else x.double()
+
+
+def _ridge(gram: Tensor, penalty: Tensor | float) -> Tensor:
     return gram + penalty * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from importlib import resources
 from inspect import signature
@@ -14,10 +15,12 @@ from quickstudy.core import checkpoint
 from quickstudy.core.foreign import naming
 from quickstudy.core.learner import Learner
 from quickstudy.core.seeds import generators_kept
+from quickstudy.data.datasets.catalogue import SOURCES
 from quickstudy.data.formats.audio import AudioFormat
 from quickstudy.data.formats.features import FeatureFormat
 from quickstudy.data.formats.images import ImageFormat
 from quickstudy.data.formats.items import item_format
+from quickstudy.encoders.pretrained import PHOTOS
 from quickstudy.recipes.catalogue import RECIPES
 from quickstudy.recipes.pretrained import is_pretrained, pretrained_learner
 from quickstudy.recipes.recipe import Recipe
@@ -31,14 +34,6 @@ _TINY_IMAGES = (
 NOTICES = {"cifar-fs": _TINY_IMAGES, "fc100": _TINY_IMAGES}
 """What is to be said of models that were trained on a data set, by the name of its pool."""
 
-MADE_FOR = {
-    "omniglot": "handwritten characters",
-    "glyphs": "letters of any script, drawn or printed",
-    "cifar-fs": "small photographs",
-    "fc100": "small photographs",
-}
-"""What models that were trained on a data set are for, by the beginning of the name of its pool."""
-
 
 def purpose(manifest: checkpoint.Manifest) -> str:
     """What a model is for, and what it takes.
@@ -48,7 +43,8 @@ def purpose(manifest: checkpoint.Manifest) -> str:
     """
     name = str((manifest.get("data") or {}).get("name", ""))
     made_for = next(
-        (what for start, what in MADE_FOR.items() if name.startswith(start)), "items like its own"
+        (s.what.split(";")[0] for s in SOURCES if s.classes and re.match(rf"{s.name}\b", name)),
+        "items like its own",
     )
     if not manifest.get("items"):
         return made_for
@@ -85,6 +81,11 @@ def start_from(learner: nn.Module, name_or_path: str | os.PathLike[str]) -> chec
     Raises:
         ValueError: If one of them has no encoder, or they differ.
     """
+    if is_pretrained(name_or_path):
+        raise ValueError(
+            f"{name_or_path} is a network of another kind than this recipe's: train prototypical-images with "
+            f"--set encoder={name_or_path}"
+        )
     trained, _, manifest = _load(name_or_path, None)
     mine, other = getattr(learner, "encoder", None), getattr(trained, "encoder", None)
     if not isinstance(mine, nn.Module) or not isinstance(other, nn.Module):
@@ -220,6 +221,11 @@ def recipe_of(manifest: checkpoint.Manifest, recipe: str | None = None) -> Recip
             "load_learner(path, learner=…)"
         )
     arguments = manifest["arguments"]
+    if (network := arguments.get("encoder")) not in (None, PHOTOS):
+        raise ValueError(
+            f"was trained with {network}, and no file should have a network fetched: where you trust it, "
+            f"name its recipe, --recipe {name} (recipe=…)"
+        )
     items = manifest.get("items", {})
     if "rate" in items and "version" in signature(RECIPES[name]).parameters:
         arguments = arguments | {"version": item_format(items).as_dict()["version"]}  # its own, not today's

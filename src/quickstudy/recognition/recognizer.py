@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from quickstudy.core.errors import WrongTypeError
 from quickstudy.core.kernels.sizes import sizes_on
 from quickstudy.core.progress import ProgressCallback
 from quickstudy.core.wording import plural
@@ -527,7 +528,7 @@ def _paths(files: Files) -> list[File]:
     wrong = [f for f in given if not isinstance(f, str | Path | Member)]
     if wrong:
         kind = type(wrong[0] if isinstance(files, list | tuple) else files).__name__
-        raise TypeError(
+        raise WrongTypeError(
             f"samples are given by the paths of their files, and this is of type {kind}: write it into a "
             "file first, such as by picture.save('sample.png')"
         )

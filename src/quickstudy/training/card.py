@@ -12,15 +12,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from quickstudy.core import checkpoint
 from quickstudy.core.kernels.torch_private import BatchNorm
-from quickstudy.core.learner import Learner, embed, evaluation_mode
+from quickstudy.core.learner import Learner
 from quickstudy.core.seeds import generators_kept
 from quickstudy.data.formats.audio import quality_of
-from quickstudy.data.formats.items import ItemFormat, Items, floats
+from quickstudy.data.formats.items import ItemFormat, Items
 from quickstudy.data.pool import ClassPool
+from quickstudy.training.of_embeddings import embeddings
 
 Floats = npt.NDArray[np.float64]
 
@@ -265,12 +266,13 @@ def _of_clips(items: Items, rate: float | None) -> dict[str, Floats]:
 
 
 @torch.no_grad()
-def features_of(learner: nn.Module, items: Items) -> Floats | None:
+def features_of(learner: nn.Module, items: Items, known: Tensor | None = None) -> Floats | None:
     """Embeddings [B, D] of items, of unit length where the learner compares them by the cosine.
 
     Args:
         learner: Learner with an encoder.
         items: Items [B, ...] in its own format.
+        known: Their embeddings [B, D], where they are known; None to make them.
 
     Returns:
         The embeddings; None without an encoder, or with one whose embeddings depend on the rest of the batch.
@@ -281,8 +283,7 @@ def features_of(learner: nn.Module, items: Items) -> Floats | None:
     if any(isinstance(m, BatchNorm) and m.running_mean is None for m in encoder.modules()):
         return None
     device = learner.device if isinstance(learner, Learner) else torch.device("cpu")
-    with evaluation_mode(encoder):
-        z = embed(encoder, floats(torch.from_numpy(items).to(device))[None])[0]
+    z = embeddings(encoder, items, device) if known is None else known
     if getattr(getattr(learner, "distance", None), "name", None) == "cosine":
         z = F.normalize(z, dim=1)
     return z.double().cpu().numpy()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from quickstudy.core.episode import Episode
+from quickstudy.core.errors import WrongTypeError
 from quickstudy.core.inner_loop import InnerLoop
 from quickstudy.core.learner import Learner, evaluation_mode
 from quickstudy.core.seeds import generators_kept
@@ -27,7 +28,7 @@ def check_learner(learner: Any, taker: str) -> None:
         TypeError: If it is no module with `predict`.
     """
     if not isinstance(learner, nn.Module) or not callable(getattr(learner, "predict", None)):
-        raise TypeError(
+        raise WrongTypeError(
             f"{taker} was given {_told(learner)} and takes a learner, such as "
             "quickstudy.Prototypical(encoder)"
         )
@@ -56,7 +57,7 @@ def check_batches(name: str, batches: Any) -> None:
             "give Episodes(pool, Setting(5, 1)), or for tasks of your own a function from i to an Episode, "
             "a list or a generator of episodes"
         )
-    raise TypeError(f"{name} is {_told(batches)}: {how}")
+    raise WrongTypeError(f"{name} is {_told(batches)}: {how}")
 
 
 def check_optimizer(optimizer: MakeOptimizer | None) -> None:
@@ -71,12 +72,12 @@ def check_optimizer(optimizer: MakeOptimizer | None) -> None:
     given: Any = optimizer
     if isinstance(given, torch.optim.Optimizer):
         kind = type(given).__name__
-        raise TypeError(
+        raise WrongTypeError(
             f"optimizer is {_told(given)} that is made already: give what makes it of the parameters, "
             f"optimizer=lambda parameters: torch.optim.{kind}(parameters, lr={given.param_groups[0]['lr']})"
         )
     if given is not None and not callable(given):
-        raise TypeError(
+        raise WrongTypeError(
             f"optimizer is {_told(given)}: give a function from the parameters to an optimizer, such as "
             "torch.optim.SGD"
         )
@@ -92,7 +93,7 @@ def check_made(optimizer: object) -> None:
         TypeError: If it is no optimizer of torch.
     """
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise TypeError(f"optimizer makes {_told(optimizer)}: let it return an optimizer of torch")
+        raise WrongTypeError(f"optimizer makes {_told(optimizer)}: let it return an optimizer of torch")
 
 
 def check_schedule(schedule: Schedule) -> None:
@@ -107,13 +108,13 @@ def check_schedule(schedule: Schedule) -> None:
     given: Any = schedule
     of_torch = torch.optim.lr_scheduler.LRScheduler
     if isinstance(given, of_torch) or (isinstance(given, type) and issubclass(given, of_torch)):
-        raise TypeError(
+        raise WrongTypeError(
             f"schedule is {_told(given)}, which holds a state: give a function from the number of a step "
             "to a "
             "factor of the rate, such as quickstudy.cosine_schedule(steps), or what LambdaLR takes"
         )
     if not callable(given):
-        raise TypeError(
+        raise WrongTypeError(
             f"schedule is {_told(given)}: give a function from the number of a step to a factor of the rate, "
             "such as lambda step: 1.0"
         )
@@ -130,7 +131,7 @@ def check_trainable(learner: Any) -> None:
         ValueError: If it has no parameter that requires a gradient.
     """
     if not isinstance(learner, nn.Module):
-        raise TypeError(
+        raise WrongTypeError(
             f"fit was given {_told(learner)} and takes a learner, such as quickstudy.Prototypical(encoder)"
         )
     if not any(p.requires_grad for p in learner.parameters()):
@@ -156,7 +157,7 @@ def meta_loss(learner: nn.Module, value: Any) -> Tensor:
     found = f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else _told(value)
     if isinstance(value, Tensor) and value.ndim == 0:
         found = "a number without a gradient"
-    raise TypeError(
+    raise WrongTypeError(
         f"forward of {type(learner).__name__} gave {found}: fit takes a learner, or a module whose "
         "forward makes "
         "a meta-batch into one loss that depends on its parameters"
@@ -178,7 +179,7 @@ def said_of_encoders(learner: nn.Module) -> Generator[None]:
     except (AttributeError, TypeError, NotImplementedError) as error:
         if isinstance(learner, Learner):
             raise
-        raise TypeError(
+        raise WrongTypeError(
             f"{type(learner).__name__} can't learn from an episode ({error}): fit takes a learner, such as "
             "quickstudy.Prototypical(encoder), or a module from a meta-batch to a loss"
         ) from error

@@ -4,11 +4,11 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from quickstudy.core.episode import Support
-from quickstudy.core.kernels.torch_private import BatchNorm
-from quickstudy.core.learner import Learner, embed, evaluation_mode, with_embedding
+from quickstudy.core.learner import Learner, evaluation_mode
+from quickstudy.training.of_embeddings import of_embeddings
 
 FOLDS = 10
 """Most times that a task is learned anew: of classes with more items, several are left out at a time."""
@@ -90,10 +90,9 @@ def leave_one_out(learner: Learner, support: Support) -> tuple[Tensor, Tensor]:
     if not folds:
         raise ValueError("no class has two labelled items: none can be left out; label a second one of each")
     with evaluation_mode(learner):
+        if embedded := of_embeddings(learner, support):
+            learner, support = embedded
         x, y = support.x[0], support.y[0]
-        embedded = _of_embeddings(learner, support, folds[0])
-        if embedded:
-            learner, x = embedded
         size = max(1, AT_ONCE // max(1, x.numel()))
         found = [
             _learned(learner, x, y, support.ways, folds[i : i + size]) for i in range(0, len(folds), size)
@@ -116,31 +115,6 @@ def _learned(learner: Learner, x: Tensor, y: Tensor, ways: int, folds: list[Fold
     """Scores [T, Q, N] of the items that T folds leave out, learned from those that stay."""
     stay, out = (torch.stack(part).to(x.device) for part in zip(*folds, strict=True))
     return learner.predict(Support(x[stay], y[stay], ways), x[out]).cpu()
-
-
-def _of_embeddings(learner: Learner, support: Support, fold: Fold) -> tuple[Learner, Tensor] | None:
-    """The learner as one of embeddings, and those of the support; None where it isn't one.
-
-    It is not where an embedding depends on the others of its batch, or where the learner, which may be
-    anybody's, does more with the items than embed them.
-    """
-    encoder = getattr(learner, "encoder", None)
-    if not isinstance(encoder, nn.Module):
-        return None
-    if any(isinstance(m, BatchNorm) and m.running_mean is None for m in encoder.modules()):
-        return None
-    z, y, ways = embed(encoder, support.x)[0], support.y[0], support.ways
-    direct = with_embedding(learner, lambda _: nn.Identity())
-    direct.item_format = None  # embeddings aren't such items
-    direct.eval()
-    expected = _learned(learner, support.x[0], y, ways, [fold])
-    try:
-        found = _learned(direct, z, y, ways, [fold])
-    except (RuntimeError, ValueError, TypeError, IndexError):
-        return None
-    scale = 1e-3 * (1 + float(expected.abs().max()))
-    same = found.shape == expected.shape and torch.allclose(found, expected, rtol=0, atol=scale)
-    return (direct, z) if same else None
 
 
 def _folds(y: Tensor, ways: int) -> list[Fold]:

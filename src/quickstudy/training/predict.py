@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from quickstudy.core import checkpoint
 from quickstudy.core.contracts import check_weights
@@ -16,7 +16,7 @@ from quickstudy.core.learner import Learner, evaluation_mode
 from quickstudy.core.progress import ProgressCallback
 from quickstudy.data.datasets.folders import files_in, find_files, is_folder, report_bad
 from quickstudy.data.formats.archives import File
-from quickstudy.data.formats.items import ItemFormat, decode_items, floats
+from quickstudy.data.formats.items import ItemFormat, Items, decode_items, floats
 from quickstudy.data.formats.originals import original_of, used_of
 from quickstudy.training.card import Card, Level, features_of, how_far, sentence, summary_of
 from quickstudy.training.leave_one_out import (
@@ -27,6 +27,7 @@ from quickstudy.training.leave_one_out import (
     margins,
     reject_below,
 )
+from quickstudy.training.of_embeddings import embeddings, of_embeddings
 
 LOOKED_AT = 32
 """Number of files that are looked at for colour."""
@@ -152,13 +153,18 @@ def predict_folders(
     asked = [i for i in range(len(labelled), len(paths)) if i not in bad]
     if not asked:
         raise ValueError(f"no {item_format.noun} of {query} can be read: choose other files")
-    x = floats(torch.from_numpy(items).to(learner.device)).unsqueeze(0)  # one task
-    labelled_items = Support(x[:, good], y.to(learner.device), len(files))
-    with evaluation_mode(learner):
-        scores = learner.predict(labelled_items, x[:, asked])[0]
+    x = _as_floats(items[good], learner.device)
+    labelled_items = Support(x, y.to(learner.device), len(files))
+    direct, of, z = learner, labelled_items, None
+    if embedded := of_embeddings(learner, labelled_items):
+        direct, of = embedded
+        z = embeddings(learner.get_submodule("encoder"), items[asked], learner.device)[None]
+    with evaluation_mode(direct):
+        asked_for = _as_floats(items[asked], learner.device) if z is None else z
+        scores = direct.predict(of, asked_for)[0]
     names, found = list(files), Predictions()
     if reject is not None or len(good) > len(files):
-        which, left_out = leave_one_out(learner, labelled_items)
+        which, left_out = leave_one_out(direct, of)
         found.expected = expected_accuracy(which, left_out, labelled_items)
         if reject is not None:
             found.reject = reject_below(left_out, y[0, which], reject)
@@ -169,8 +175,10 @@ def predict_folders(
     far, used = None, [original_of(paths[i], item_format) for i in asked]
     remarks = [used_of(original, item_format, card and card.size) for original in used]
     if card:
-        chosen = items[good + asked]
-        far = how_far(card, chosen, item_format, features_of(learner, chosen) if card.features else None)
+        chosen, features = items[good + asked], None
+        if card.features:
+            features = features_of(learner, chosen, z if z is None else torch.cat([of.x, z], 1)[0])
+        far = how_far(card, chosen, item_format, features)
         found.colored = (
             far.level != "known" and item_format.shape[0] == 1 and mostly_colored(paths, item_format)
         )
@@ -185,6 +193,11 @@ def predict_folders(
         label = names[int(np.argmax(p))] if lead >= least else None
         found.append(Prediction(paths[i], label, dict(zip(names, p, strict=True)), reason, remark))
     return found
+
+
+def _as_floats(items: Items, device: torch.device) -> Tensor:
+    """Items as those of one task, [1, B, ...]."""
+    return floats(torch.from_numpy(items).to(device))[None]
 
 
 def mostly_colored(paths: Sequence[File], item_format: ItemFormat) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from quickstudy.core.adapt import Tensors
+from quickstudy.core.errors import WrongTypeError
 from quickstudy.core.kernels.task_norm import needs_statistics, next_statistics, record_statistics
 from quickstudy.core.kernels.torch_private import BatchNorm, pytree
 
@@ -149,7 +150,7 @@ def the_tensor(output: Any, maker: str) -> Tensor:
         return output
     names = [k for k, v in dict(output).items() if isinstance(v, Tensor)] if hasattr(output, "keys") else []
     one = f'["{names[-1]}"]' if names else "[0]"
-    raise TypeError(
+    raise WrongTypeError(
         f"{maker} gave a {type(output).__name__}"
         + (f" of {', '.join(names)}" if names else "")
         + f": wrap it in a module whose forward returns one tensor, such as self.inner(x){one}"

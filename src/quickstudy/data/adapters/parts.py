@@ -9,6 +9,7 @@ import numpy.typing as npt
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Subset, TensorDataset
 
+from quickstudy.core.errors import WrongTypeError
 from quickstudy.core.wording import one_line
 from quickstudy.data.adapters.labels import flat_labels
 
@@ -51,9 +52,9 @@ def part_of(dataset: Any, image: str | int | None, label: Any, name: str) -> Par
         ValueError: If it isn't clear where pictures and labels are.
     """
     if isinstance(dataset, DataLoader):
-        raise TypeError(f"{name} is a DataLoader: give what it loads, loader.dataset")
+        raise WrongTypeError(f"{name} is a DataLoader: give what it loads, loader.dataset")
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__") or isinstance(dataset, type):
-        raise TypeError(
+        raise WrongTypeError(
             f"{name} is a {type(dataset).__name__}, which gives no item by its number: give a map-style "
             "data set with len(ds) and ds[i]"
         )

@@ -13,7 +13,7 @@ class DataSource:
 
     Args:
         name: Name of the data set.
-        what: Description in one line.
+        what: Description in one line; up to a semicolon it is what models that were trained on them are for.
         licence: License of the data, and whom to credit.
         where: Function from the data root to a text that says whether the data are there, or how to get them.
         classes: Number of classes, None if it is unknown.
@@ -48,7 +48,7 @@ def _here(*parts: str) -> Callable[[Path], str]:
 SOURCES = (
     DataSource(
         "glyphs",
-        "letters of many scripts; splits by script",
+        "letters of any script, drawn or printed; splits by script",
         "DejaVu fonts (free)",
         lambda root: "embedded",
         542,
@@ -64,7 +64,7 @@ SOURCES = (
     ),
     DataSource(
         "cifar-fs",
-        "color pictures of 100 things; splits by class, at random",
+        "small photographs of 100 things; splits by class, at random",
         cifar.LICENCE,
         _cifar_where,
         100,
@@ -72,7 +72,7 @@ SOURCES = (
     ),
     DataSource(
         "fc100",
-        "color pictures of 100 things; the same pictures as of cifar-fs, splits by superclass",
+        "small photographs of 100 things; the same pictures as of cifar-fs, splits by superclass",
         cifar.LICENCE,
         _cifar_where,
         100,

@@ -153,7 +153,8 @@ def predict_folders(
     if not asked:
         raise ValueError(f"no {item_format.noun} of {query} can be read: choose other files")
     x = floats(torch.from_numpy(items).to(learner.device)).unsqueeze(0)  # one task
-    labelled_items = Support(x[:, good], y.to(learner.device), len(files))
+    classes = np.array([list(files)], object)
+    labelled_items = Support(x[:, good], y.to(learner.device), len(files), names=classes)
     with evaluation_mode(learner):
         scores = learner.predict(labelled_items, x[:, asked])[0]
     names, found = list(files), Predictions()

@@ -1,0 +1,15 @@
+from .bd_cspn import bd_cspn as bd_cspn
+from .catalogue import HEADS as HEADS
+from .catalogue import named_head as named_head
+from .laplacian_shot import laplacian_shot as laplacian_shot
+from .neighbors import nearest_neighbors as nearest_neighbors
+from .normalization import mean_of as mean_of
+from .pt_map import pt_map as pt_map
+from .regression import ridge as ridge
+from .regression import unit_logistic_regression as unit_logistic_regression
+from .simple_shot import nearest_cosine as nearest_cosine
+from .simple_shot import simple_shot_cl2n as simple_shot_cl2n
+from .simple_shot import simple_shot_l2n as simple_shot_l2n
+from .soft_k_means import soft_k_means as soft_k_means
+from .tim import tim as tim
+from .transductive_fine_tuning import transductive_fine_tuning as transductive_fine_tuning

@@ -109,8 +109,8 @@ class Episodes:
             )
         if setting.dirichlet and (cross_source or labels or augment_classes):
             raise ValueError(
-                "queries by dirichlet do not go with cross_source, labels or augment_classes: leave out one of "
-                "them"
+                f"dirichlet is {setting.dirichlet:g}, which does not go with cross_source, labels or "
+                "augment_classes: leave out one of them"
             )
         if labels:
             self._order, self._labelled = labels.order(pool.counts)
@@ -282,7 +282,7 @@ class Episodes:
         return Drawn(of_task, items, self._items_at(others, away), *self._orders(rng, s))
 
     def _unequal(self, rng: np.random.Generator, classes: IntArray, s: Size, alpha: float) -> IntArray:
-        """Draw positions [T, N, shots + most] within their classes [T, N], −1 beyond the queries of a class."""
+        """Draw positions [T, N, shots + most] within classes [T, N], −1 beyond the queries of a class."""
         counts = self.pool.counts[classes]
         shares = rng.dirichlet(np.full(s.ways, alpha), self.tasks)
         queries = apportioned(shares, s.ways * s.queries, counts - s.shots)
@@ -369,7 +369,7 @@ class _Sources:
         self._members = _padded([np.flatnonzero(enough[:, q]).tolist() for q in self._usable])
 
     def draw(self, rng: np.random.Generator, tasks: int) -> tuple[IntArray, IntArray]:
-        """Draw the classes [T, N] of `tasks` tasks, and the indices [T, N, shots + queries] of their items."""
+        """Draw the classes [T, N] of some tasks, and the indices [T, N, shots + queries] of their items."""
         s, (members, sizes) = self._size, self._members
         which = rng.integers(0, len(sizes), tasks)
         classes = members[which[:, None], distinct(rng, sizes[which], s.ways)]

@@ -28,8 +28,8 @@ HEADS: dict[str, Head] = {
     "transductive-fine-tuning": transductive_fine_tuning,
     "soft-k-means": soft_k_means,
 }
-"""Heads that take features as an encoder gives them, `PretrainedFeatures(encoder, HEADS[name], unit=False)`; the
-inductive ones first."""
+"""Heads that take features as an encoder gives them, `PretrainedFeatures(encoder, HEADS[name], unit=False)`;
+the inductive ones first."""
 
 
 def named_head(name: str) -> Head:

@@ -16,7 +16,7 @@ from quickstudy.metric.heads import transductive
 SHARPNESS = 10.0
 """Factor of the cosines by which class means are rectified."""
 TOLERANCE, MOST = 1e-6, 20
-"""The assignments have converged when their bound changes by no larger share, and end after so many updates."""
+"""The assignments have converged when their bound changes by no larger share; so many updates at most."""
 
 
 @transductive
@@ -35,9 +35,9 @@ def laplacian_shot(
     Features are centered and of unit length, as in `simple_shot_cl2n`, and class means $m_k$ are rectified by
     the queries, nearly as in `bd_cspn`: the queries are moved by the difference of the means of support and
     queries; each item is given to the nearest class by its cosine, and a class mean becomes the mean of its
-    items x, each times its share $\operatorname{softmax}_k(10 \cos(x, m_k))$. With $w_{qp}$ 1 if p is among the
-    nearest queries of q, else 0, the assignments begin as $y_q = \operatorname{softmax}_k(-\lVert x_q - m_k
-    \rVert^2)$ and are updated by
+    items x, each times its share $\operatorname{softmax}_k(10 \cos(x, m_k))$. With $w_{qp}$ 1 if p is among
+    the nearest queries of q, else 0, the assignments begin as
+    $y_q = \operatorname{softmax}_k(-\lVert x_q - m_k \rVert^2)$ and are updated by
 
     $$y_{qk} \propto \exp\left(-\lVert x_q - m_k \rVert^2 + \lambda \sum_p w_{qp} y_{pk}\right)$$
 
@@ -60,12 +60,12 @@ def laplacian_shot(
     Raises:
         ValueError: If there are no neighbors, or the mean has another length than the features.
 
-    Reference: Ziko et al. 2020, algorithm 1; the rectification and 2 neighbors (3 with the query itself) as in
-    the authors' code.
+    Reference: Ziko et al. 2020, algorithm 1; the rectification and 2 neighbors (3 with the query itself) as
+    in the authors' code.
 
-    Departures: the authors choose λ on validation classes, among 0.1 … 1.5; here 0.7, as in easyfsl 1.5, which
-    rectifies means as its BD-CSPN does, and leaves features as they are. A class whose items are all given to
-    others keeps its mean.
+    Departures: the authors choose λ on validation classes, from 0.1 up; here it is 0.7, as in easyfsl 1.5,
+    which rectifies means as its BD-CSPN does, and leaves features as they are. A class whose items are all
+    given to others keeps its mean.
     """
     z, q = centered(shots, queries, mean)
     means, moved = _rectified(z, y, ways, q)

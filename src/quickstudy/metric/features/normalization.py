@@ -45,8 +45,8 @@ def centered(shots: Tensor, queries: Tensor, mean: Mean | None) -> tuple[Tensor,
         middle = torch.as_tensor(mean).to(shots)
         if middle.shape != shots.shape[-1:]:
             raise ValueError(
-                f"the mean is {list(middle.shape)} and features have {shots.shape[-1]} numbers: give the mean "
-                "of features of the same encoder, mean_of(pool)"
+                f"the mean is {list(middle.shape)} and features have {shots.shape[-1]} numbers: give the "
+                "mean of features of the same encoder, mean_of(pool)"
             )
     return unit(shots - middle), unit(queries - middle)
 

@@ -14,7 +14,7 @@ from quickstudy.metric.heads import transductive
 TOLERANCE, MOST = 1e-6, 1000
 """The transport has converged when no row's sum changes by more, and ends after so many iterations."""
 LEAST = 1e-30
-"""What a sum is at least that is divided by."""
+"""What an entry of the plan's kernel is at least, so that no sum of them is 0."""
 
 
 @transductive
@@ -34,8 +34,8 @@ def pt_map(
     Features, which are to be ≥ 0, are transformed, $z = (f(x) + 10^{-6})^\beta$, brought to unit length,
     centered, support and queries each by their own mean, and brought to unit length again. The class means
     $c_k$ begin as those of the support. In each step the queries are assigned to classes by the transport
-    plan P that costs least, with an entropy term, among those that give each query the weight 1 and each class
-    Q / N queries (Sinkhorn's algorithm):
+    plan P that costs least, with an entropy term, among those that give each query the weight 1 and each
+    class Q / N queries (Sinkhorn's algorithm):
 
     $$P = \arg\min_P \sum_{qk} P_{qk} \lVert z_q - c_k \rVert^2 - \tfrac{1}{\lambda} H(P), \qquad
     c_k \leftarrow c_k + \alpha \left(\frac{\sum_s [y_s = k] z_s + \sum_q P_{qk} z_q}
@@ -58,9 +58,9 @@ def pt_map(
 
     Reference: Hu et al. 2021, with the values of the authors' code: β = 0.5, λ = 10, α = 0.2, 20 steps.
 
-    Departures: none; the authors' rotation to fewer dimensions (QR) changes no distance, and is left out. Each
-    task's transport ends by itself, theirs when that of all tasks has. easyfsl 1.5 leaves out both unit lengths
-    and the centering, and takes 10 steps.
+    Departures: none; the authors' rotation to fewer dimensions (QR) changes no distance, and is left out.
+    Each task's transport ends by itself, theirs when that of all tasks has. easyfsl 1.5 leaves out both unit
+    lengths and the centering, and takes 10 steps.
     """
     z, q = (unit(power_transform(x, power)) for x in (shots, queries))
     z, q = (unit(x - x.mean(1, keepdim=True)) for x in (z, q))
@@ -109,22 +109,25 @@ def log_plan(cost: Tensor, sharpness: float) -> Tensor:
         sharpness: Weight λ of the costs beside the plan's entropy.
 
     Returns:
-        [T, Q, N] log P; what is below 1e-30 of its query's largest isn't exact.
+        [T, Q, N] log P; what is below 1e-30 of its query isn't exact.
     """
     logits = (-sharpness * cost).log_softmax(-1)  # which divides each row by its sum, as the algorithm begins
-    kernel = logits.exp()
-    transposed, each = kernel.mT.contiguous(), cost.shape[1] / cost.shape[2]
-    columns = used = torch.ones_like(cost[:, 0, :, None])  # [T, N, 1] factors of the classes
-    rows = kernel @ columns  # [T, Q, 1], whose inverses are the factors of the queries
-    inverses, sums = rows, torch.zeros_like(rows)
-    done = torch.zeros_like(cost[:, :1, :1], dtype=torch.bool)
-    for _ in range(MOST):
-        columns = each / (transposed @ rows.reciprocal()).clamp_min(LEAST)
-        following = (kernel @ columns).clamp_min(LEAST)
+    kernel, each = logits.exp().clamp_min(LEAST), cost.shape[1] / cost.shape[2]
+    plan, tasks = logits.clone(), torch.arange(len(cost), device=cost.device)
+    rows = kernel.sum(2, keepdim=True)  # [T, Q, 1], whose inverses are the factors of the queries
+    sums = torch.zeros_like(rows)
+    for i in range(MOST):
+        columns = each / (kernel.mT @ rows.reciprocal())  # [T, N, 1] factors of the classes
+        following = kernel @ columns
         before, sums = sums, following / rows
-        used, inverses = torch.where(done, used, columns), torch.where(done, inverses, rows)
-        done = done | ((sums - before).abs().amax(1, keepdim=True) <= TOLERANCE)
-        if done.all():
-            break
+        done = (sums - before).abs().amax((1, 2)) <= TOLERANCE
+        if i == MOST - 1:
+            done = torch.ones_like(done)
+        if done.any():  # these tasks have their plan; the others go on without them
+            plan[tasks[done]] += (columns.log().mT - rows.log())[done]
+            if done.all():
+                break
+            on = ~done
+            kernel, tasks, following, sums = kernel[on], tasks[on], following[on], sums[on]
         rows = following
-    return logits + used.log().mT - inverses.log()
+    return plan

@@ -40,8 +40,8 @@ def soft_k_means(
 
     Reference: Ren et al. 2018, equation 3, with one step; `SemiPrototypical` learns through it.
 
-    Departures: the unlabelled items are the queries; features of unit length, with τ in the place of the scale
-    that an encoder would have learned.
+    Departures: the unlabelled items are the queries; features are of unit length, with τ in the place of the
+    scale that an encoder would have learned.
     """
     check_whole(1, steps=steps)
     z, q = unit(shots), unit(queries)

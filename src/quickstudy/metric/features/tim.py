@@ -65,8 +65,8 @@ def tim(
     Raises:
         ValueError: If the classifier is none of these.
 
-    Reference: Boudiaf et al. 2020, equation 3, with the values of the authors' code: λ = 0.1, α = 0.1, τ = 15,
-    1,000 steps at 1e-4.
+    Reference: Boudiaf et al. 2020, equation 3, with the values of the authors' code: λ = 0.1, α = 0.1,
+    τ = 15, 1,000 steps at 1e-4.
 
     Departures: none. easyfsl 1.5 has cosines with τ = 10, features of any length, λ = 1 and 50 steps.
     """

@@ -105,8 +105,8 @@ def log_plan(cost: Tensor, sharpness: float) -> Tensor:
     r"""Logarithms of the transport plan between queries and classes that costs least, with an entropy term.
 
     The sum over the classes is 1 for each query, that over the queries Q / N for each class. So
-    $P_{qk} = \operatorname{softmax}_k(b_k - \lambda C_{qk})$, with the b that make the sums of the classes right.
-    They are found by Newton's method, in float64 where the device has it. A step that doesn't bring the sums
+    $P_{qk} = \operatorname{softmax}_k(b_k - \lambda C_{qk})$, with the b that make the sums of the classes
+    right. They are found by Newton's method, in float64 where the device has it. A step that doesn't bring the sums
     nearer is replaced by the best of parts of it and a step of Sinkhorn's algorithm.
 
     Args:
@@ -114,10 +114,16 @@ def log_plan(cost: Tensor, sharpness: float) -> Tensor:
         sharpness: Weight λ of the costs beside the plan's entropy.
 
     Returns:
-        [T, Q, N] log P.
+        [T, Q, N] log P; no gradient flows through b.
     """
     logits = -sharpness * (cost if cost.device.type == "mps" else cost.double())
-    shifts, each = torch.zeros_like(logits[:, 0]), cost.shape[1] / cost.shape[2]
+    shifts = _shifts(logits.detach())
+    return (logits + shifts.unsqueeze(1)).log_softmax(-1).to(cost.dtype)
+
+
+def _shifts(logits: Tensor) -> Tensor:
+    """The shifts b [T, N] of the plan, by Newton's method."""
+    shifts, each = torch.zeros_like(logits[:, 0]), logits.shape[1] / logits.shape[2]
     plan, off = _shifted(logits, shifts, each)
     for _ in range(MOST):
         error = off.abs().amax(1)
@@ -141,7 +147,7 @@ def log_plan(cost: Tensor, sharpness: float) -> Tensor:
             )
             step[far], plan_at[far], off_at[far] = steps[best], plans[best], offs[best]
         shifts[going], plan[going], off[going] = shifts[going] - step, plan_at, off_at
-    return (logits + shifts.unsqueeze(1)).log_softmax(-1).to(cost.dtype)
+    return shifts
 
 
 def _shifted(logits: Tensor, shifts: Tensor, each: float) -> tuple[Tensor, Tensor]:

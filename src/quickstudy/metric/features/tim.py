@@ -60,7 +60,7 @@ def tim(
         normalize: Whether to bring the features to unit length.
 
     Returns:
-        [T, Q, N] logits, without gradient.
+        [T, Q, N] logits; no gradient flows through the weights.
 
     Raises:
         ValueError: If the classifier is none of these.

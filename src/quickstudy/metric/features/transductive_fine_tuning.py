@@ -41,7 +41,7 @@ def transductive_fine_tuning(
         rate: Learning rate.
 
     Returns:
-        [T, Q, N] logits, without gradient.
+        [T, Q, N] logits; no gradient flows through the weights.
 
     Reference: Dhillon et al. 2020, section 3.2, with their 25 steps at 5e-5; τ = 15 as Veilleux et al. 2021
     have it.

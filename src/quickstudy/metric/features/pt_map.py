@@ -106,8 +106,8 @@ def log_plan(cost: Tensor, sharpness: float) -> Tensor:
 
     The sum over the classes is 1 for each query, that over the queries Q / N for each class. So
     $P_{qk} = \operatorname{softmax}_k(b_k - \lambda C_{qk})$, with the b that make the sums of the classes
-    right. They are found by Newton's method, in float64 where the device has it. A step that doesn't bring the sums
-    nearer is replaced by the best of parts of it and a step of Sinkhorn's algorithm.
+    right. They are found by Newton's method, in float64 where the device has it. A step that doesn't bring
+    the sums nearer is replaced by the best of parts of it and a step of Sinkhorn's algorithm.
 
     Args:
         cost: [T, Q, N] costs C.
@@ -132,7 +132,7 @@ def _shifts(logits: Tensor) -> Tensor:
             break
         p, wrong = plan[going], off[going]
         slope = (
-            torch.diag_embed(p.sum(1)) - p.mT @ p + each / cost.shape[2]
+            torch.diag_embed(p.sum(1)) - p.mT @ p + each / logits.shape[2]
         )  # a constant to b changes nothing
         step = torch.linalg.solve_ex(slope, wrong.unsqueeze(2))[0].squeeze(2)
         plan_at, off_at = _shifted(logits[going], shifts[going] - step, each)

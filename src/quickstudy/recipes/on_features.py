@@ -121,7 +121,8 @@ def tested_heads(
     if asking and "train" in pool.splits and len(pool.splits["train"]):
         with display.counting("embedding training classes") as progress:
             mean = mean_of(pool.split("train").embedded(encoder, progress=progress))
-        chosen |= {name: partial(chosen[name], mean=mean) for name in asking}
+        mean_known: dict[str, Any] = {name: chosen[name] for name in asking}
+        chosen |= {name: partial(head, mean=mean) for name, head in mean_known.items()}
         centered = ()
     found: list[HeadScore] = []
     for _, setting in drawn:

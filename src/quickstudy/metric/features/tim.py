@@ -4,14 +4,13 @@ Malik Boudiaf, Imtiaz Masud Ziko, Jérôme Rony, José Dolz, Pablo Piantanida, I
 Information Maximization for Few-Shot Learning", NeurIPS 2020.
 """
 
-from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from quickstudy.metric.distances import cosines, prototypes, squared_distances
-from quickstudy.metric.features.descent import descended
+from quickstudy.metric.features.descent import descended, linear_logits
 from quickstudy.metric.features.normalization import unit
 from quickstudy.metric.heads import transductive
 
@@ -73,23 +72,19 @@ def tim(
     if classifier not in ("distance", "cosine"):
         raise ValueError(f"classifier is {classifier!r}: it must be 'distance' or 'cosine'")
     z, q = (unit(shots), unit(queries)) if normalize else (shots, queries)
-    logits = partial(_logits, classifier, sharpness)
-    both, items = torch.cat([z, q], 1).detach(), z.shape[1]
+    both, items, cosine = torch.cat([z, q], 1).detach(), z.shape[1], classifier == "cosine"
+    directions = unit(both)
 
     def loss(w: Tensor) -> Tensor:
-        log_p = logits(both, w).log_softmax(-1)
-        of_support, log_p = log_p[:, :items], log_p[:, items:]
+        # [T, N, S + Q]
+        logits = sharpness * unit(w) @ directions.mT if cosine else linear_logits(both, w, sharpness)
+        of_support, log_p = logits.log_softmax(1).tensor_split((items,), 2)
         p = log_p.exp()
-        mean = p.mean(1)
-        wrong = -of_support.gather(2, y.unsqueeze(2)).mean((1, 2))
-        unsure = -(p * log_p).sum(2).mean(1)
+        mean = p.mean(2)
+        wrong = -of_support.gather(1, y.unsqueeze(1)).mean((1, 2))
+        unsure = -(p * log_p).sum(1).mean(1)
         spread = -(mean * mean.clamp_min(1e-30).log()).sum(1)
         return cross_entropy * wrong - marginal * spread + conditional * unsure
 
-    return logits(q, descended(prototypes(z, y, ways), loss, steps, rate))
-
-
-def _logits(classifier: Classifier, sharpness: float, z: Tensor, w: Tensor) -> Tensor:
-    if classifier == "cosine":
-        return sharpness * cosines(z, w)
-    return -0.5 * sharpness * squared_distances(z, w)
+    w = descended(prototypes(z, y, ways), loss, steps, rate)
+    return sharpness * (cosines(q, w) if cosine else -0.5 * squared_distances(q, w))

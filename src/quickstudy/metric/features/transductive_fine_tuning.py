@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from quickstudy.metric.distances import prototypes, squared_distances
-from quickstudy.metric.features.descent import descended
+from quickstudy.metric.features.descent import descended, linear_logits
 from quickstudy.metric.features.normalization import unit
 from quickstudy.metric.heads import transductive
 
@@ -54,9 +54,8 @@ def transductive_fine_tuning(
     both, items = torch.cat([z, q], 1).detach(), z.shape[1]
 
     def loss(w: Tensor) -> Tensor:
-        log_p = (-0.5 * sharpness * squared_distances(both, w)).log_softmax(-1)
-        of_support, log_p = log_p[:, :items], log_p[:, items:]
-        wrong = -of_support.gather(2, y.unsqueeze(2)).mean((1, 2))
-        return wrong - (log_p.exp() * log_p).sum(2).mean(1)
+        of_support, log_p = linear_logits(both, w, sharpness).log_softmax(1).tensor_split((items,), 2)
+        wrong = -of_support.gather(1, y.unsqueeze(1)).mean((1, 2))
+        return wrong - (log_p.exp() * log_p).sum(1).mean(1)
 
     return -0.5 * sharpness * squared_distances(q, descended(prototypes(z, y, ways), loss, steps, rate))

@@ -224,6 +224,8 @@ def test_a_head_that_asks_for_names_gets_them() -> None:
         assert scores[t, 0].tolist() == [float(len(name)) for name in seen[0][t]]
     assert (e[1:3].support.names == e.support.names[1:3]).all()
     assert (episodes.part(0, 1, 2).support.names == e.support.names[1::2]).all()
+    own = qs.OwnTasks([e]).on("meta")[0]
+    assert (own.support.names == e.support.names).all()
     fixed = partial(by_name, names=[["a", "bb", "ccc"]] * 4)
     assert PretrainedFeatures(nn.Identity(), fixed).predict(e.support, e.query_x)[0, 0].tolist() == [1, 2, 3]
     with pytest.raises(ValueError, match=r"names of classes are \[3\]: they must be \[4, 3\]"):

@@ -118,6 +118,14 @@ TITLES = {  # in this order
         "10,000 tasks 5w1s of 640 numbers, from vectors in memory to the mean accuracy of prototypes; "
         "tasks a second, the median of the turns.",
     ),
+    "heads": (
+        "Heads on one backbone, time beside accuracy",
+        "Heads on the features of one network's test classes, all on the same tasks: with 15 queries of each "
+        "class, and with 75 whose shares are drawn from a Dirichlet distribution (Veilleux et al. 2021). "
+        "*Transductive* heads see all queries of a task together. Milliseconds are those of a task 5w1s. "
+        "Then, beside easyfsl 1.5.0: the same method put together as it is there, on the same tasks; scores "
+        "agree to the difference stated.",
+    ),
     "own_data": (
         "Memory of data sets of one's own",
         "`ClassPool.from_dataset` on pictures that are drawn when they are asked for; peaks are beyond what "
@@ -221,6 +229,36 @@ def _common(values: Iterable[object]) -> list[object]:
     return list(distinct) if len(distinct) == 1 and distinct != {None} else []
 
 
+def heads_tables(rows: Sequence[Row]) -> list[str]:
+    """For each network a table of its heads, those of the features of one item first; then the speeds."""
+    lines: list[str] = []
+    accuracies = [row for row in rows if row.metric == "accuracy %"]
+    times = {(r.method, r.dataset, r.setting): number(r.value) for r in rows if r.metric == "ms a task"}
+    networks = dict.fromkeys((row.method.rsplit(", ", 1)[0], str(row.dataset)) for row in accuracies)
+    for network, dataset in networks:
+        of = [r for r in accuracies if (r.method.rsplit(", ", 1)[0], str(r.dataset)) == (network, dataset)]
+        settings = list(dict.fromkeys(str(row.setting) for row in of))
+        cells = {(row.method, row.setting): accuracy(row) for row in of}
+        lines += [f"**{network}, {dataset}**", ""]
+        lines.append("| " + " | ".join(["head", "mode", *settings, "ms a task"]) + " |")
+        lines.append("|---|---|" + "--:|" * (len(settings) + 1))
+        for method, mode in dict.fromkeys((r.method, r.mode) for r in sorted(of, key=lambda r: str(r.mode))):
+            figures = [cells.get((method, setting), "") for setting in settings]
+            took = times.get((method, dataset, settings[0]), "")
+            head = method.rsplit(", ", 1)[1]
+            lines.append("| " + " | ".join([head, mode or "–", *figures, took]) + " |")
+        lines.append("")
+    speeds = [row for row in rows if row.metric not in ("accuracy %", "ms a task")]
+    if speeds:
+        lines += [*pivot(speeds, ("method", "dataset", "setting"), "metric", tiny), ""]
+    return lines
+
+
+def tiny(row: Row) -> str:
+    """As `figure`, with powers of ten for what is small."""
+    return f"{row.value:.0e}" if row.value is not None and 0 < row.value < 1e-3 else figure(row)
+
+
 def section(name: str, rows: Sequence[Row]) -> list[str]:
     """A benchmark's heading, tables, and how they came about."""
     title, text = TITLES.get(name, (name, ""))
@@ -229,6 +267,8 @@ def section(name: str, rows: Sequence[Row]) -> list[str]:
         for dataset in dict.fromkeys(family(row) for row in rows):
             of = [row for row in rows if family(row) == dataset]
             lines += [f"**{dataset}**", "", *accuracy_table(of), ""]
+    elif name == "heads":
+        lines += heads_tables(rows)
     elif name == "recognition":
         lines += [*pivot(rows, ("method", "setting", "metric"), "split", figure), ""]
     else:

@@ -28,6 +28,7 @@ from quickstudy.core import checkpoint, consoles
 from quickstudy.core.modes import Mode
 from quickstudy.data.pool import ClassPool
 from quickstudy.data.setting import Setting
+from quickstudy.metric import HEADS
 from quickstudy.recipes import weights as recipes_weights
 from quickstudy.recipes.catalogue import RECIPES
 from quickstudy.recipes.recipe import Recipe
@@ -241,6 +242,53 @@ def test_evaluate_as_json(run: Run) -> None:
     assert (inductive["mode"], transductive["mode"]) == ("inductive", "transductive")
     assert (inductive["seed"], inductive["episodes"], inductive["setting"]) == (3, 10, "3w1s")
     assert run("evaluate r --mode both --episodes 10 --seed 3 --json").out == answer.out, "repeatable"
+
+
+def test_heads_on_the_features_of_a_model(run: Run) -> None:
+    answer = run("evaluate r --head knn --head pt-map --setting 3w1s --queries 4 --episodes 10 --json")
+    assert (answer.code, answer.err) == (0, "")
+    inductive, transductive = json.loads(answer.out)
+    assert (inductive["head"], inductive["mode"], inductive["pool"]) == (
+        "knn",
+        "inductive",
+        "embedded pics.test",
+    )
+    assert (transductive["head"], transductive["mode"]) == ("pt-map", "transductive")
+    assert inductive["tasks"] == transductive["tasks"]
+    assert len(inductive["accuracies"]) == 10
+    assert inductive["ms a task"] > 0
+    unequal = json.loads(run("evaluate r --head knn --dirichlet 2 --episodes 4 --json").out)
+    assert unequal[0]["setting"] == "3w1s Dirichlet(2)"
+    assert (
+        json.loads(run("evaluate r --dirichlet 2 --episodes 4 --json").out)[0]["setting"]
+        == "3w1s Dirichlet(2)"
+    )
+
+
+def test_all_heads_in_one_table(run: Run) -> None:
+    answer = run("evaluate r --head all --images pics --setting 3w2s --queries 4 --episodes 4")
+    assert answer.code == 0
+    for name in HEADS:
+        assert f" {name} " in answer.out
+    assert "simpleshot-cl2n, laplacianshot: no training classes are here, so each task is cent" in answer.err
+    assert "no training classes are here" not in run("evaluate r --head simpleshot-cl2n --episodes 4").err
+
+
+def test_heads_that_cannot_be(run: Run) -> None:
+    refused(run("evaluate r --head nope"), "there is no head 'nope': the heads are simpleshot-un, ")
+    refused(run("evaluate r --head knnn"), "did you mean knn?")
+    answer = run("evaluate r --head knn --mode both")
+    assert (answer.code, answer.out) == (2, "")
+    assert "leave --mode and --devices out" in answer.err
+    answer = run("evaluate r --head knn --data cifar-fs --images pics")
+    assert (answer.code, answer.out) == (2, "")
+    assert "both say what to test on" in answer.err
+    refused(run("evaluate r --data cifarfs"), "no data set 'cifarfs' to test on: name one of glyphs, ")
+    refused(run("evaluate r --dirichlet 0"), "dirichlet is 0.0: it must be above 0")
+    refused(
+        run("evaluate photos --head knn"), "name classes to test on by --images DIR, or a data set by --data"
+    )
+    refused(run("evaluate maml-omniglot --head knn"), "has no encoder whose features a head could take")
 
 
 def test_settings_are_tested_as_the_recipe_has_them() -> None:

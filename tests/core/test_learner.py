@@ -225,7 +225,7 @@ def test_scores_do_not_depend_on_the_other_tasks(
 @pytest.mark.parametrize("method", [Learner.predict, Prototypical.predict])
 def test_predict_cannot_see_query_labels(method: object) -> None:
     assert list(inspect.signature(method).parameters) == ["self", "support", "query_x"]
-    assert [f.name for f in fields(Support)] == ["x", "y", "ways", "unlabelled"]
+    assert [f.name for f in fields(Support)] == ["x", "y", "ways", "unlabelled", "names"]
 
 
 def test_the_meta_loss_is_the_mean_cross_entropy(episode: Episode) -> None:

@@ -22,7 +22,12 @@ import quickstudy as qs
 from quickstudy.core.episode import Episode, Support
 from quickstudy.core.learner import Learner
 from quickstudy.data.augment.images import Augment
-from quickstudy.data.episodes import Episodes, _of_least, distinct  # pyright: ignore[reportPrivateUsage]
+from quickstudy.data.episodes import (
+    Episodes,
+    _of_least,  # pyright: ignore[reportPrivateUsage]
+    apportioned,
+    distinct,
+)
 from quickstudy.data.pool import ClassPool
 from quickstudy.data.setting import LabelFraction, Setting, Size
 from quickstudy.training.evaluate import evaluate
@@ -740,6 +745,101 @@ def test_the_order_is_the_same_whoever_draws() -> None:
         assert torch.equal(part.query_y, whole.query_y[rank::2])
         assert torch.equal(part.support.y, whole.support.y[rank::2])
         assert torch.equal(part.support.unlabelled, whole.support.unlabelled[rank::2])
+
+
+# Unequally many queries
+
+
+def rounded_as_the_authors_do(shares: np.ndarray, total: int) -> list[int]:
+    """Veilleux et al. 2021: round, then move what is nearest to a half up or down until the sum is right."""
+    parts = [total * float(share) for share in shares]
+    while sum(round(p) for p in parts) != total:
+        nearest = min(range(len(parts)), key=lambda k: abs(parts[k] % 1 - 0.5))
+        up = sum(round(p) for p in parts) < total
+        parts[nearest] = float(np.ceil(parts[nearest]) if up else np.floor(parts[nearest]))
+    return [round(p) for p in parts]
+
+
+@pytest.mark.parametrize("alpha", [0.3, 2.0, 20.0])
+def test_numbers_of_queries_are_the_authors(alpha: float) -> None:
+    shares = np.random.default_rng(0).dirichlet([alpha] * 5, 500)
+    found = apportioned(shares, 75, np.full((500, 5), 1000))
+    assert found.tolist() == [rounded_as_the_authors_do(row, 75) for row in shares]
+
+
+def test_a_class_gives_no_more_than_it_has() -> None:
+    rng = np.random.default_rng(1)
+    shares, most = rng.dirichlet([0.5] * 4, 300), rng.integers(3, 12, (300, 4))
+    found = apportioned(shares, 12, most)
+    assert (found.sum(1) == 12).all()
+    assert ((found >= 0) & (found <= most)).all()
+    assert (found == most).any()
+    assert apportioned(np.array([[1.0, 0.0, 0.0]]), 6, np.array([[2, 2, 2]])).tolist() == [[2, 2, 2]]
+
+
+def test_queries_are_dirichlet_distributed() -> None:
+    """The moments of 75 times the shares, which a χ² of two thousand tasks would miss by no more."""
+    pool = coded_pool([80] * 8)
+    episodes = Episodes(pool, Setting(5, 1, 15, dirichlet=2.0), tasks=2000, seed=3)
+    counts = torch.nn.functional.one_hot(episodes[0].query_y, 5).sum(1).double()
+    assert counts.shape == (2000, 5)
+    assert (counts.sum(1) == 75).all()
+    spread = 75 * (0.2 * 0.8 / (5 * 2 + 1)) ** 0.5  # of a share, in queries
+    near = 4 * spread / 2000**0.5
+    torch.testing.assert_close(counts.mean(0), torch.full((5,), 15.0).double(), rtol=0, atol=near)
+    torch.testing.assert_close(counts.std(0), torch.full((5,), spread).double(), rtol=0.06, atol=0)
+    correlation = torch.corrcoef(counts.T)[~torch.eye(5, dtype=torch.bool)]
+    torch.testing.assert_close(correlation.mean(), torch.tensor(-1 / 4).double(), rtol=0, atol=0.02)
+    assert (counts == 0).any()
+    more = Episodes(pool, Setting(5, 1, 15, dirichlet=0.2), tasks=500, seed=3)[0]
+    assert torch.nn.functional.one_hot(more.query_y, 5).sum(1).double().std() > 1.5 * spread
+
+
+def test_unequal_queries_are_distinct_and_bear_their_classes() -> None:
+    pool = coded_pool([14, 9, 30, 7, 12, 6])
+    episodes = Episodes(pool, Setting(3, 2, 4, dirichlet=0.5), tasks=200, seed=5)
+    e, items = episodes[4], episodes.query_items(4)
+    of = np.repeat(np.arange(6), pool.counts)
+    assert items.shape == (200, 12)
+    for t in range(200):
+        support = {tuple(x.flatten().tolist()) for x in e.support.x[t]}
+        asked = {tuple(x.flatten().tolist()) for x in e.query_x[t]}
+        assert len(asked) == 12
+        assert not asked & support
+        assert e.support.names is not None
+        named = e.support.names[t]
+        assert [pool.classes[c] for c in of[items[t]]] == [named[k] for k in e.query_y[t].tolist()]
+    torch.testing.assert_close(torch.from_numpy(pool.items[items]), (e.query_x * 255).round().to(torch.uint8))
+    parts = [episodes.part(4, rank, 3) for rank in range(3)]
+    for rank, part in enumerate(parts):
+        torch.testing.assert_close(part.query_x, e.query_x[rank::3])
+        torch.testing.assert_close(part.query_y, e.query_y[rank::3])
+    assert episodes.indices(4).shape[:2] == (200, 3)
+    again = Episodes(pool, Setting.from_dict(episodes.setting.as_dict()), tasks=200, seed=5)
+    torch.testing.assert_close(again[4].query_x, e.query_x)
+
+
+def test_settings_with_unequal_queries_say_so_and_refuse_what_makes_no_sense() -> None:
+    assert str(Setting(5, 1, 15, dirichlet=2.0)) == "5w1s Dirichlet(2)"
+    assert "dirichlet" not in Setting(5, 1).as_dict()
+    with pytest.raises(ValueError, match=r"dirichlet is -1.0: it must be above 0; Veilleux et al. take 2"):
+        Setting(5, 1, dirichlet=-1.0)
+    with pytest.raises(
+        ValueError, match=r"dirichlet is 2, which does not go with unlabelled items: leave out"
+    ):
+        Setting(5, 1, unlabelled=3, dirichlet=2.0)
+    with pytest.raises(ValueError, match=r"dirichlet is 2, which does not go with together: leave out one"):
+        Setting(5, (1, 3), together=12, dirichlet=2.0)
+    pool = coded_pool([20] * 6)
+    for how in (
+        {"labels": LabelFraction(0.5)},
+        {"cross_source": True},
+        {"augment_classes": lambda x, rng: x},
+    ):
+        with pytest.raises(
+            ValueError, match=r"dirichlet is 2, which does not go with cross_source, labels or"
+        ):
+            Episodes(pool, Setting(5, 1, 2, dirichlet=2.0), **how)  # pyright: ignore[reportArgumentType]
 
 
 # Clips

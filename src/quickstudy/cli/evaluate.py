@@ -13,6 +13,7 @@ from quickstudy.cli.options import (
     DataRoot,
     OwnRecipe,
     SkipCorrupt,
+    UsageError,
     as_setting,
     results_table,
     terminal,
@@ -22,6 +23,7 @@ from quickstudy.core.modes import Mode
 if TYPE_CHECKING:
     from quickstudy.data.pool import ClassPool
     from quickstudy.data.setting import Setting
+    from quickstudy.recipes.on_features import HeadScores
     from quickstudy.recipes.recipe import Recipe
 
 
@@ -66,6 +68,29 @@ def evaluate(
     images: Annotated[
         Path | None, typer.Option(help="Test on the classes of this folder, zip or tar instead.")
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Test on the test classes of this data set instead, such as cifar-fs or fc100.",
+            show_default=False,
+        ),
+    ] = None,
+    head: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Classify by this head on the features of the model's encoder, such as simpleshot-l2n or "
+            "pt-map; repeatable; all: every one.",
+            show_default=False,
+        ),
+    ] = None,
+    dirichlet: Annotated[
+        float | None,
+        typer.Option(
+            help="Unequally many queries of each class, their shares drawn from a Dirichlet distribution of "
+            "this concentration, as Veilleux et al. 2021 with 2.",
+            show_default=False,
+        ),
+    ] = None,
     skip_corrupt: SkipCorrupt = False,
     accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
     devices: Annotated[int, typer.Option(min=1, help="Processes or cards that share the tasks.")] = 1,
@@ -78,31 +103,58 @@ def evaluate(
     It says what of the test classes the model has met in training or validation, as far as that is known.
 
     Of a Siamese network also how well it tells pairs: EER, AUC, TAR at FAR.
+
+    With --head its encoder alone is measured, by a head on its features, which are made once.
     """
     from quickstudy.core.consoles import console, messages, print_json
     from quickstudy.core.kernels.memory import keep_freed_memory
     from quickstudy.data.datasets.layouts import folder_pool
     from quickstudy.data.overlap import overlaps
+    from quickstudy.metric.features.catalogue import HEADS, named_head
     from quickstudy.metric.siamese import Siamese
     from quickstudy.recipes import weights
+    from quickstudy.recipes.on_features import encoder_of, tested_heads
+    from quickstudy.recipes.pretrained import is_pretrained
+    from quickstudy.recipes.without import loader
     from quickstudy.training.launch import launch
     from quickstudy.training.verdict import of_chance
 
+    if images and data:
+        raise UsageError(f"--images {images} and --data {data} both say what to test on: leave one out")
+    if head and (mode != "inductive" or devices > 1):
+        raise UsageError(
+            "--head takes features of each item by itself, in one process: leave --mode and --devices out"
+        )
+    heads = [name for asked in head or [] for name in (HEADS if asked == "all" else [asked])]
+    for name in heads:
+        named_head(name)
     if mode == "authors" and queries not in (None, 1):
         raise ValueError(f"--mode authors takes one query a class, not {queries}: leave --queries out")
     asked_for = [as_setting(s, queries or QUERIES) for s in setting or []]
     learner, manifest = weights.load_learner(checkpoint, recipe=own_recipe)
     recipe = weights.recipe_of(manifest, own_recipe)
+    if is_pretrained(checkpoint) and not images and not data:
+        raise ValueError(
+            f"{checkpoint} was trained on pictures that aren't here: name classes to test on by --images "
+            "DIR, or a data set by --data, such as cifar-fs"
+        )
     settings = as_tested(recipe, asked_for, queries)
     alike = {str(s) for s in settings if s in recipe.tests}
     if recipe.mode == "authors":  # where the number of queries is that of the mode
         one = [replace(s, queries=1) for s in recipe.tests]
         alike = {str(s) for s in settings if replace(s, queries=1) in one}
+    if dirichlet is not None:
+        settings = tuple(replace(s, dirichlet=dirichlet) for s in settings)
+        alike = set[str]()
     recipe = replace(recipe, published={k: v for k, v in recipe.published.items() if k in alike})
-    if images:
-        fractions = (0.0, 0.0, 1.0)  # every class is a test class
-        form = recipe.item_format if own_recipe else weights.item_format_of(manifest, checkpoint)
-        pool = folder_pool(images, form, fractions, skip_corrupt)
+    if images or data:
+        pool = recipe.pool
+        if images:
+            fractions = (0.0, 0.0, 1.0)  # every class is a test class
+            form = recipe.item_format if own_recipe else weights.item_format_of(manifest, checkpoint)
+            pool = folder_pool(images, form, fractions, skip_corrupt)
+        elif data:
+            pool = loader(data)
         recipe = replace(recipe, pool=pool, published={}, labels=None, cross_source=False)
     loaded: list[ClassPool] = []
 
@@ -115,6 +167,21 @@ def evaluate(
         keep_freed_memory()
     fabric = launch(accelerator, devices, "32-true")
     learner.to(fabric.device)
+    if heads:
+        encoder = encoder_of(learner, checkpoint)
+        tested = tested_heads(
+            recipe,
+            encoder,
+            heads,
+            settings,
+            count=episodes,
+            seed=seed,
+            data_root=weights.data_root_of(manifest, data_root),
+            display=terminal(fabric),
+        )
+        met = overlaps(manifest, loaded[0].split("test"), ("train", "validation"))
+        show_heads(tested, as_json, [str(overlap) for overlap in met if not overlap.disjoint])
+        return
     asked: Any = {
         "display": terminal(fabric),
         "settings": settings,
@@ -143,6 +210,27 @@ def evaluate(
                 messages.print(f"{score.setting} {score.mode}: {guessing}", highlight=False, soft_wrap=True)
         for sentence in told:
             messages.print(f"not unseen: {sentence}", highlight=False, soft_wrap=True)
+
+
+def show_heads(tested: "HeadScores", as_json: bool, told: list[str]) -> None:
+    """Print what heads came to, and what of the test classes the model has met."""
+    from quickstudy.core.consoles import console, messages, print_json
+    from quickstudy.recipes.on_features import head_results
+
+    if as_json:
+        over: dict[str, Any] = {"ci95_over": "draws", "data95_over": "classes and items", "not unseen": told}
+        each = ([round(a, 6) for a in found.score.accuracies] for found in tested.scores)
+        print_json([
+            found.as_dict() | over | {"accuracies": accuracies}
+            for found, accuracies in zip(tested.scores, each, strict=True)
+        ])  # fmt: skip
+    else:
+        console.print(results_table(head_results(tested.scores)))
+    if tested.centered:
+        line = "no training classes are here, so each task is centered by its support"
+        messages.print(f"{', '.join(tested.centered)}: {line}", highlight=False, soft_wrap=True)
+    for sentence in told:
+        messages.print(f"not unseen: {sentence}", highlight=False, soft_wrap=True)
 
 
 def as_tested(recipe: "Recipe", settings: "Sequence[Setting]", queries: int | None) -> "tuple[Setting, ...]":

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -39,6 +40,7 @@ class Support:
             [T, S, ...] floating-point values.
         ways: Number N of classes in each task; 0 for regression.
         unlabelled: [T, U, ...] items without labels; none (U = 0) by default.
+        names: [T, N] names of the classes, an array of texts, for heads that read them; None if unknown.
 
     Raises:
         ValueError: If shapes disagree, or, for tensors on the CPU only, where the check is free, if a label
@@ -49,6 +51,7 @@ class Support:
     y: Tensor
     ways: int
     unlabelled: Tensor = field(default_factory=lambda: torch.empty(0))
+    names: npt.NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
         """Check shapes and labels, because a mistake in them would silently give wrong results."""
@@ -65,6 +68,11 @@ class Support:
             raise ValueError(
                 f"unlabelled items have shape {list(self.unlabelled.shape)} but the support "
                 f"{list(self.x.shape)}: they may differ in the second dimension only"
+            )
+        if self.names is not None and np.shape(self.names) != (len(self.y), self.ways):
+            raise ValueError(
+                f"names of classes are {list(np.shape(self.names))}: they must be "
+                f"{[len(self.y), self.ways]}, one for each class of each task"
             )
         _check_labels("support", self.y, self.ways)
         _check_present(self.y, self.ways)
@@ -120,8 +128,9 @@ class Episode:
     def __getitem__(self, tasks: slice) -> "Episode":
         """Episode with a slice of the tasks, as views of the same tensors."""
         s = self.support
+        names = None if s.names is None else s.names[tasks]
         return Episode(
-            Support(s.x[tasks], s.y[tasks], s.ways, s.unlabelled[tasks]),
+            Support(s.x[tasks], s.y[tasks], s.ways, s.unlabelled[tasks], names),
             self.query_x[tasks],
             self.query_y[tasks],
         )

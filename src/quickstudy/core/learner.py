@@ -48,6 +48,11 @@ class Learner(nn.Module, ABC):
         """Device of the parameters; the CPU if there are none."""
         return next((p.device for p in self.parameters()), torch.device("cpu"))
 
+    @property
+    def transductive(self) -> bool:
+        """Whether scores of a query depend on the other queries of its task, whatever batch norm sees."""
+        return False
+
     @abstractmethod
     def predict(self, support: Support, query_x: Tensor) -> Tensor:
         """Classify the queries of T tasks by their support sets.

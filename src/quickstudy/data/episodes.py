@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,22 @@ from quickstudy.data.pool import ClassPool, described
 from quickstudy.data.setting import LabelFraction, Setting, Size
 from quickstudy.data.stored import Stored, stored
 
-Drawn = tuple[IntArray, IntArray, IntArray, IntArray, IntArray]
-"""What `Episodes` draws for a meta-batch."""
+
+class Drawn(NamedTuple):
+    """What `Episodes` draws for a meta-batch."""
+
+    classes: IntArray
+    """Classes [T, N] in the pool."""
+    items: IntArray
+    """Indices [T, N, shots + queries + unlabelled] of their items, −1 where a class has fewer queries."""
+    others: IntArray
+    """Indices [T, distractors, unlabelled] of the distractors' items."""
+    support: IntArray
+    """Order [T, S] of the support items, which are numbered class by class."""
+    queries: IntArray
+    """Order [T, Q] of the query items, alike."""
+    unlabelled: IntArray
+    """Order [T, U] of the unlabelled items, alike, with the distractors last."""
 
 
 @checked_class
@@ -60,7 +74,8 @@ class Episodes:
     Raises:
         ValueError: If the pool has too few classes for the ways, or a class has too few items for shots and
             queries (the message names it); or if `cross_source` is used with a pool without sources, or
-            together with `labels`, `group`, unlabelled items or sizes that are drawn.
+            together with `labels`, `group`, unlabelled items or sizes that are drawn; or if the setting has
+            a `dirichlet` and there are `cross_source`, `labels` or `augment_classes`.
     """
 
     def __init__(
@@ -93,6 +108,11 @@ class Episodes:
                 "cross_source does not go with labels, group, unlabelled items or sizes that are drawn: "
                 "leave out one of them"
             )
+        if setting.dirichlet and (cross_source or labels or augment_classes):
+            raise ValueError(
+                f"dirichlet is {setting.dirichlet:g}, which does not go with cross_source, labels or "
+                "augment_classes: leave out one of them"
+            )
         if labels:
             self._order, self._labelled = labels.order(pool.counts)
             self._firsts = np.cumsum(pool.counts) - pool.counts  # where each class begins in `_order`
@@ -100,6 +120,7 @@ class Episodes:
             _check(pool, setting, self._labelled if labels else None)
         self._groups = _groups(pool, group, setting.most.ways + setting.distractors)
         self._sources = _Sources(pool, setting) if cross_source else None
+        self._names = np.array(pool.classes, object)
         self._last: tuple[int, Drawn] | None = None  # `evaluate` asks for what was drawn, too
         self._stored: Stored | None = None  # not before they are needed: on an accelerator they are copied
 
@@ -138,11 +159,19 @@ class Episodes:
         """
         check_whole(0, i=i)
         s = self.size(i)
-        index, others, *orders = (torch.from_numpy(drawn[rank::world]) for drawn in self._draw(i))
+        drawn = self._draw(i)
+        index, others, *orders = (torch.from_numpy(part[rank::world]) for part in drawn[1:])
         tasks = len(index)
         # one gather for all items; the parts follow one another, so each of them is contiguous
-        parts = [part.flatten(1) for part in index.split([s.shots, s.queries, s.unlabelled], -1)]
+        parts = [
+            part.flatten(1) for part in index.tensor_split([s.shots, index.shape[-1] - s.unlabelled], -1)
+        ]
         parts[2] = torch.cat([parts[2], others.flatten(1)], 1)
+        of_query = torch.arange(s.ways * s.queries).expand(tasks, -1) // s.queries  # the class of each
+        if self.setting.dirichlet:
+            there = parts[1] >= 0
+            place = torch.arange(parts[1].shape[1]).expand(tasks, -1) // (index.shape[-1] - s.shots)
+            parts[1], of_query = (part[there].view(tasks, -1) for part in (parts[1], place))
         if not self.augment_classes:  # it needs the items class by class, so they are shuffled after it
             parts = [part.gather(1, order) for part, order in zip(parts, orders, strict=True)]
         items = self._gather(torch.cat([part.flatten() for part in parts]))
@@ -163,8 +192,9 @@ class Episodes:
                 split = [_changed(self.augment, x, rngs) for x in split]
         support, query, unlabelled = split
         support_y = orders[0].to(self.device) // s.shots
-        query_y = orders[1].to(self.device) // s.queries
-        return Episode(Support(support, support_y, s.ways, unlabelled), query, query_y)
+        query_y = of_query.gather(1, orders[1]).to(self.device)
+        names = None if self.augment_classes else self._names[drawn.classes[rank::world]]
+        return Episode(Support(support, support_y, s.ways, unlabelled, names), query, query_y)
 
     def size(self, i: int) -> Size:
         """Size of the tasks of meta-batch i: that of the setting, with what it leaves to be drawn.
@@ -182,10 +212,13 @@ class Episodes:
     def indices(self, i: int) -> IntArray:
         """Indices [T, N, shots + queries + unlabelled] of the items of meta-batch i in the pool, by class.
 
+        Where classes have unequally many queries, there are as many as the most of a class, and −1 for those
+        that another has less.
+
         Args:
             i: Index of the meta-batch, at least 0.
         """
-        return self._draw(i)[0]
+        return self._draw(i).items
 
     def query_items(self, i: int) -> IntArray:
         """Indices [T, Q] in the pool of the query items of meta-batch i, in their order.
@@ -193,10 +226,10 @@ class Episodes:
         Args:
             i: Index of the meta-batch, at least 0.
         """
-        s = self.size(i)
-        index, _, _, order, _ = self._draw(i)
-        queries = index[:, :, s.shots : s.shots + s.queries].reshape(self.tasks, -1)
-        return np.take_along_axis(queries, order, 1)
+        s, drawn = self.size(i), self._draw(i)
+        queries = drawn.items[:, :, s.shots : drawn.items.shape[-1] - s.unlabelled]
+        queries = queries[queries >= 0].reshape(self.tasks, -1)
+        return np.take_along_axis(queries, drawn.queries, 1)
 
     def unlabelled_y(self, i: int) -> Tensor:
         """Classes [T, U] of the unlabelled items of meta-batch i; N and above for distractors.
@@ -206,8 +239,7 @@ class Episodes:
         Args:
             i: Index of the meta-batch, at least 0.
         """
-        *_, order = self._draw(i)
-        return torch.from_numpy(order // max(1, self.setting.unlabelled))
+        return torch.from_numpy(self._draw(i).unlabelled // max(1, self.setting.unlabelled))
 
     def summary(self) -> dict[str, Any]:
         """JSON-serializable description for a manifest, equal for episodes with equal draws."""
@@ -224,12 +256,7 @@ class Episodes:
         }
 
     def _draw(self, i: int) -> Drawn:
-        """Draw meta-batch i, or take it from before if it is the last one.
-
-        Returns:
-            Indices of the items [T, N, shots + queries + unlabelled], indices of the distractors' items [T,
-            distractors, unlabelled], and the three orders of `_orders`.
-        """
+        """Draw meta-batch i, or take it from before if it is the last one."""
         last = self._last
         if last is None or last[0] != i:
             self._last = last = i, self._drawn(i)
@@ -239,18 +266,30 @@ class Episodes:
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(i,)))
         s, counts = self.size(i), self.pool.counts
         if self._sources:
-            items = self._sources.draw(rng, self.tasks)
-            return items, np.empty((self.tasks, 0, 0), np.int64), *self._orders(rng, s)
+            classes, items = self._sources.draw(rng, self.tasks)
+            return Drawn(classes, items, np.empty((self.tasks, 0, 0), np.int64), *self._orders(rng, s))
         classes = self._classes(rng, s.ways + s.distractors)
         of_task, others = np.split(classes, [s.ways], -1)
         if self.labels:
             seen = distinct(rng, self._labelled[of_task], s.shots + s.queries)
             drawn = np.concatenate([seen, self._unlabelled(rng, of_task)], -1)
             away = self._unlabelled(rng, others)
+        elif self.setting.dirichlet:
+            drawn, away = self._unequal(rng, of_task, s, self.setting.dirichlet), others[..., None][..., :0]
         else:
             drawn = distinct(rng, counts[of_task], s.shots + s.queries + s.unlabelled)
             away = distinct(rng, counts[others], s.unlabelled)
-        return self._items_at(of_task, drawn), self._items_at(others, away), *self._orders(rng, s)
+        items = np.where(drawn < 0, -1, self._items_at(of_task, drawn))
+        return Drawn(of_task, items, self._items_at(others, away), *self._orders(rng, s))
+
+    def _unequal(self, rng: np.random.Generator, classes: IntArray, s: Size, alpha: float) -> IntArray:
+        """Draw positions [T, N, shots + most] within classes [T, N], −1 beyond the queries of a class."""
+        counts = self.pool.counts[classes]
+        shares = rng.dirichlet(np.full(s.ways, alpha), self.tasks)
+        queries = apportioned(shares, s.ways * s.queries, counts - s.shots)
+        drawn = distinct(rng, counts, s.shots + int(queries.max()))
+        drawn[np.arange(drawn.shape[-1]) >= s.shots + queries[..., None]] = -1
+        return drawn
 
     def _orders(self, rng: np.random.Generator, s: Size) -> tuple[IntArray, IntArray, IntArray]:
         """Random orders [T, S], [T, Q] and [T, U] of the support, query and unlabelled items.
@@ -330,8 +369,8 @@ class _Sources:
             )
         self._members = _padded([np.flatnonzero(enough[:, q]).tolist() for q in self._usable])
 
-    def draw(self, rng: np.random.Generator, tasks: int) -> IntArray:
-        """Draw the indices [T, N, shots + queries] of the items of `tasks` tasks in the pool."""
+    def draw(self, rng: np.random.Generator, tasks: int) -> tuple[IntArray, IntArray]:
+        """Draw the classes [T, N] of some tasks, and the indices [T, N, shots + queries] of their items."""
         s, (members, sizes) = self._size, self._members
         which = rng.integers(0, len(sizes), tasks)
         classes = members[which[:, None], distinct(rng, sizes[which], s.ways)]
@@ -341,7 +380,8 @@ class _Sources:
         queries = before[..., None] + distinct(rng, theirs, s.queries)
         support = distinct(rng, self._pool.counts[classes] - theirs, s.shots)
         support += np.where(support >= before[..., None], theirs[..., None], 0)  # skip the source's block
-        return self._order[self._firsts[classes][..., None] + np.concatenate([support, queries], -1)]
+        places = self._firsts[classes][..., None] + np.concatenate([support, queries], -1)
+        return classes, self._order[places]
 
 
 def _changed(augment: Augment, x: Tensor, rngs: list[np.random.Generator]) -> Tensor:
@@ -360,6 +400,36 @@ def _as_other_classes(
         torch.cat([x.flatten(1, 2), part[:, s.ways * n :]], 1)
         for x, part, n in zip(changed, parts, each, strict=True)
     ]
+
+
+def apportioned(shares: npt.NDArray[np.float64], total: int, most: IntArray) -> IntArray:
+    """Whole numbers nearly in the proportion of shares: rounded down, and the largest remainders up.
+
+    Where a class has fewer items than it should give, it gives all, and the others make up for it in their
+    proportion.
+
+    Args:
+        shares: [T, N] shares of the classes, each row of sum 1.
+        total: Sum of the numbers of each row, at most that of `most`.
+        most: [T, N] the largest number of each class.
+
+    Returns:
+        [T, N] numbers ≥ 0, int64.
+    """
+    shares = np.maximum(shares, 1e-12)  # so that a class can make up for others
+    full = np.zeros(shares.shape, bool)
+    while True:
+        left = total - np.where(full, most, 0).sum(1, keepdims=True)
+        open_shares = np.where(full, 0, shares)
+        wanted = left * open_shares / np.maximum(open_shares.sum(1, keepdims=True), 1e-300)
+        numbers = np.floor(wanted).astype(np.int64)
+        rank = np.argsort(np.argsort(np.where(full, np.inf, numbers - wanted), axis=1, kind="stable"), axis=1)
+        numbers += rank < left - numbers.sum(1, keepdims=True)
+        numbers = np.where(full, most, numbers)
+        over = numbers > most
+        if not over.any():
+            return numbers
+        full |= over
 
 
 def distinct(rng: np.random.Generator, n: npt.NDArray[Any], m: int) -> IntArray:

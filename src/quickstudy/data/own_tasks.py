@@ -109,9 +109,8 @@ class OwnTasks:
         if all(x.device == torch.device(self.device) for x in (e.support.x, e.query_x)):
             return e
         s, to = e.support, self.device
-        return Episode(
-            Support(s.x.to(to), s.y.to(to), s.ways, s.unlabelled.to(to)), e.query_x.to(to), e.query_y.to(to)
-        )
+        support = Support(s.x.to(to), s.y.to(to), s.ways, s.unlabelled.to(to), s.names)
+        return Episode(support, e.query_x.to(to), e.query_y.to(to))
 
     def check_enough(self, meta_batches: int, repeated: bool = False) -> None:
         """Refuse a list that is too short, or a generator that would have to go back.

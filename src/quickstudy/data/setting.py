@@ -54,10 +54,17 @@ class Setting:
             nor query items.
         together: Number of support and query items of each class together, if the queries are to be what the
             drawn shots leave of it; `queries` is then not given. None if they are drawn by themselves.
+        dirichlet: Concentration α > 0 of queries that are unequally many: a task has N × queries of them in
+            all, and the shares of the classes are drawn anew for each task from a Dirichlet distribution with
+            α for each class, as Veilleux et al. 2021 do with α = 2. A class may have none. The less α, the
+            more unequal. None for equally many of each class.
 
     Raises:
-        ValueError: If a number is out of range, there are distractors without unlabelled items, or `together`
-            leaves no queries.
+        ValueError: If a number is out of range, there are distractors without unlabelled items, `together`
+            leaves no queries, or `dirichlet` is used with `together` or unlabelled items.
+
+    Reference: Veilleux, Boudiaf, Piantanida, Ben Ayed 2021, "Realistic evaluation of transductive few-shot
+    learning".
     """
 
     ways: Range
@@ -66,6 +73,7 @@ class Setting:
     unlabelled: int = 0
     distractors: int = 0
     together: int | None = None
+    dirichlet: float | None = None
 
     def __post_init__(self) -> None:
         """Check the arguments."""
@@ -80,6 +88,17 @@ class Setting:
             )
         if self.together is not None:
             self._check_together(self.together)
+        if self.dirichlet is not None:
+            self._check_dirichlet(self.dirichlet)
+
+    def _check_dirichlet(self, concentration: float) -> None:
+        if not concentration > 0:
+            raise ValueError(f"dirichlet is {concentration}: it must be above 0; Veilleux et al. take 2")
+        if self.unlabelled or self.together is not None:
+            other = "unlabelled items" if self.unlabelled else "together"
+            raise ValueError(
+                f"dirichlet is {concentration:g}, which does not go with {other}: leave out one of them"
+            )
 
     def _check_together(self, together: int) -> None:
         fewest, most = ends(self.shots)
@@ -97,9 +116,12 @@ class Setting:
         object.__setattr__(self, "queries", left)
 
     def __str__(self) -> str:
-        """Short name of the task, such as `5w1s` for 5-way 1-shot; `5-20w1-10s` if they are drawn."""
+        """Short name of the task, such as `5w1s` for 5-way 1-shot; `5-20w1-10s` if they are drawn.
+
+        `5w1s Dirichlet(2)` where classes have unequally many queries.
+        """
         ways, shots = ("-".join(map(str, dict.fromkeys(ends(r)))) for r in (self.ways, self.shots))
-        return f"{ways}w{shots}s"
+        return f"{ways}w{shots}s" + (f" Dirichlet({self.dirichlet:g})" if self.dirichlet else "")
 
     @property
     def least(self) -> Size:

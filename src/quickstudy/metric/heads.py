@@ -3,15 +3,18 @@
 A head sees features only, so it goes with any encoder: `PlainClassifier(encoder, …, head=…)`.
 """
 
+import inspect
 import warnings
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from quickstudy.core.episode import Support
 from quickstudy.core.process import WARNING_FILTERS_LOCK
 from quickstudy.metric.distances import prototypes, squared_distances
 from quickstudy.metric.ridge import ridge_fit
@@ -23,9 +26,52 @@ It is given the features of the support, `shots` [T, S, D], with their labels `y
 number N of classes, `ways`, and the features of the queries, `queries` [T, Q, D]. It returns scores
 [T, Q, N], higher is likelier, whose softmax over N gives probabilities; dtype and device are those of the
 queries. Each task stands for itself: its scores do not depend on the other tasks of the call. An inductive
-head treats each query by itself; one that looks at all queries of a task together is transductive, and says
-so. Options are bound by `functools.partial`. A head need not be differentiable: it is used after training.
+head treats each query by itself; one that looks at all queries of a task together is transductive, and marked
+so by `@transductive`. Options are bound by `functools.partial`. A head with a parameter `names` is given the
+names of the classes, [T, N], or None where they aren't known. A head need not be differentiable: it is used
+after training.
 """
+_Head = TypeVar("_Head", bound=Callable[..., Tensor])
+
+
+def transductive(head: _Head) -> _Head:
+    """Decorator of a head that looks at all queries of a task together; its figures are named so.
+
+    Args:
+        head: Function that is a `Head`.
+    """
+    head.__dict__["transductive"] = True
+    return head
+
+
+def is_transductive(head: Head) -> bool:
+    """Whether a head is marked as `transductive`; also of a `partial` of one.
+
+    Args:
+        head: A `Head`.
+    """
+    while isinstance(head, partial):
+        head = head.func
+    return bool(getattr(head, "transductive", False))
+
+
+def told_apart(head: Head, shots: Tensor, support: Support, queries: Tensor) -> Tensor:
+    """Scores of a head, which is given the names of the classes if it asks for them.
+
+    Args:
+        head: A `Head`.
+        shots: [T, S, D] features of the support.
+        support: Support sets that they are of.
+        queries: [T, Q, D] features of the queries.
+
+    Returns:
+        [T, Q, N] scores.
+    """
+    bound = head.keywords if isinstance(head, partial) else {}
+    named = "names" in inspect.signature(head).parameters and "names" not in bound
+    given: Any = {"names": support.names} if named else {}
+    with torch.autocast(queries.device.type, enabled=False):
+        return head(shots, support.y, support.ways, queries, **given)
 
 
 def nearest_prototype(shots: Tensor, y: Tensor, ways: int, queries: Tensor) -> Tensor:

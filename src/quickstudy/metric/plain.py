@@ -13,7 +13,7 @@ from quickstudy.core.episode import LabelledBatch, Support
 from quickstudy.core.learner import Learner, embed_together, embeddings_of
 from quickstudy.metric.distances import Distance, cosine_distance
 from quickstudy.metric.features.baseline import CosineLinear
-from quickstudy.metric.heads import Head, logistic_regression
+from quickstudy.metric.heads import Head, is_transductive, logistic_regression, told_apart
 
 
 @rebuildable
@@ -73,6 +73,11 @@ class PlainClassifier(Learner):
         """Distance to compare embeddings by: that of features of unit length."""
         return cosine_distance
 
+    @property
+    def transductive(self) -> bool:
+        """Whether the head looks at all queries of a task together."""
+        return is_transductive(self.head)
+
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride] (it learns from batches, not episodes)
         self, batch: LabelledBatch
     ) -> Tensor:
@@ -125,5 +130,4 @@ class PlainClassifier(Learner):
             [T, Q, N] scores; log-probabilities by default.
         """
         shots, queries = embed_together(self.encoder, support.x, query_x)
-        unit = F.normalize(shots, dim=-1), F.normalize(queries, dim=-1)
-        return self.head(unit[0], support.y, support.ways, unit[1])
+        return told_apart(self.head, F.normalize(shots, dim=-1), support, F.normalize(queries, dim=-1))

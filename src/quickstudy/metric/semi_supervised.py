@@ -5,6 +5,7 @@ Richard Zemel: "Meta-Learning for Semi-Supervised Few-Shot Classification", ICLR
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -110,16 +111,7 @@ class SemiPrototypical(Learner):
         Returns:
             [T, N, D] refined prototypes.
         """
-        p = prototypes(shots, y, ways)
-        if not unlabelled.shape[1]:
-            return p
-        with torch.autocast(shots.device.type, enabled=False):
-            member = membership(y, ways, shots.dtype)
-            for _ in range(self.steps):
-                share = self._assignments(unlabelled, p).mT
-                total = member.sum(2, keepdim=True) + share.sum(2, keepdim=True)
-                p = (member @ shots + share @ unlabelled) / total
-        return p
+        return k_means(shots, y, ways, unlabelled, self.steps, self._assignments)
 
     def _assignments(self, items: Tensor, p: Tensor) -> Tensor:
         """[T, U, N] soft assignments z̃ in 0 … 1 of unlabelled items [T, U, D] to the classes."""
@@ -132,6 +124,39 @@ class SemiPrototypical(Learner):
         near = d / d.mean(1, keepdim=True).clamp_min(1e-12)
         log_threshold, log_slope = self.mask(spread(near.detach())).unsqueeze(1).unbind(-1)
         return z * (log_slope.exp() * (log_threshold.exp() - near)).sigmoid()
+
+
+def k_means(
+    shots: Tensor,
+    y: Tensor,
+    ways: int,
+    unlabelled: Tensor,
+    steps: int,
+    assignments: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """Prototypes after steps of k-means (equation 3).
+
+    Args:
+        shots: [T, S, D] embeddings of the support.
+        y: [T, S] labels of the support, in 0 … N − 1.
+        ways: N, the number of classes; each has an item.
+        unlabelled: [T, U, D] embeddings of the unlabelled items; U may be 0.
+        steps: Number of steps. The support items keep their assignments.
+        assignments: Function from items [T, U, D] and prototypes [T, N, D] to soft assignments [T, U, N].
+
+    Returns:
+        [T, N, D] refined prototypes.
+    """
+    p = prototypes(shots, y, ways)
+    if not unlabelled.shape[1]:
+        return p
+    with torch.autocast(shots.device.type, enabled=False):
+        member = membership(y, ways, shots.dtype)
+        for _ in range(steps):
+            share = assignments(unlabelled, p).mT
+            total = member.sum(2, keepdim=True) + share.sum(2, keepdim=True)
+            p = (member @ shots + share @ unlabelled) / total
+    return p
 
 
 def _beside_a_cluster(d: Tensor, from_origin: Tensor, log_radius: Tensor) -> Tensor:

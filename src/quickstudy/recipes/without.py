@@ -31,6 +31,20 @@ LOADERS: dict[str, MakePool] = {
 """Data sets that are made again by the name of the pool that was trained on."""
 
 
+def loader(name: str) -> MakePool:
+    """What loads a data set, by its name.
+
+    Args:
+        name: Name in `LOADERS`.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if name not in LOADERS:
+        raise ValueError(f"there is no data set {name!r} to test on: name one of {', '.join(LOADERS)}")
+    return LOADERS[name]
+
+
 def recipe_of_facts(manifest: Manifest) -> Recipe:
     """A recipe of what `fit` has noted: its learner, and the test classes of the data it was trained on.
 

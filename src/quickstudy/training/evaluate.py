@@ -121,7 +121,9 @@ def evaluate(
         count: Number of tasks, at least 1.
         mode: "inductive": each query is classified by itself, and batch norm uses the running statistics of
             training. "transductive": batch norm uses the statistics of the task's support and queries.
-            "authors": the same for tasks with one query a class, the protocol of the authors of MAML.
+            "authors": the same for tasks with one query a class, the protocol of the authors of MAML. The
+            score of a learner that is `transductive` by itself, such as one with a transductive head, is
+            named "transductive" where batch norm is inductive, too.
         fabric: Fabric of the processes that share the tasks; one process by default.
         report: Callback that is given (tasks done, count) after each meta-batch.
         comparable: Whether the score has a digest of the tasks, for `compare`, and the interval over classes
@@ -177,7 +179,8 @@ def evaluate(
     kinds = _over_all(torch.tensor([float(kind in regression) for kind in (False, True)]), "max", fabric)
     each = right.sum(1) / known.sum(1)
     mean, ci95 = mean_ci95(each)
-    stated = (mean, ci95, count, episodes.seed, str(episodes.setting), mode)
+    named: Mode = "transductive" if mode == "inductive" and learner.transductive else mode
+    stated = (mean, ci95, count, episodes.seed, str(episodes.setting), named)
     facts, data95 = "", None
     if comparable and getattr(episodes, "repeatable", True):
         facts = hashlib.blake2b(json.dumps(summary_of(episodes)).encode(), digest_size=8).hexdigest()

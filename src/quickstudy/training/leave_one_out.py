@@ -94,9 +94,7 @@ def leave_one_out(learner: Learner, support: Support) -> tuple[Tensor, Tensor]:
             learner, support = embedded
         x, y = support.x[0], support.y[0]
         size = max(1, AT_ONCE // max(1, x.numel()))
-        found = [
-            _learned(learner, x, y, support.ways, folds[i : i + size]) for i in range(0, len(folds), size)
-        ]
+        found = [_learned(learner, x, y, support, folds[i : i + size]) for i in range(0, len(folds), size)]
     scores = torch.cat(found).flatten(0, 1)
     which = torch.cat([out for _, out in folds])
     # an item may be left out twice, so that all folds are of one size: the first time counts
@@ -111,10 +109,11 @@ Fold = tuple[Tensor, Tensor]
 """Indices of the items that stay, and of those that are left out."""
 
 
-def _learned(learner: Learner, x: Tensor, y: Tensor, ways: int, folds: list[Fold]) -> Tensor:
+def _learned(learner: Learner, x: Tensor, y: Tensor, support: Support, folds: list[Fold]) -> Tensor:
     """Scores [T, Q, N] of the items that T folds leave out, learned from those that stay."""
     stay, out = (torch.stack(part).to(x.device) for part in zip(*folds, strict=True))
-    return learner.predict(Support(x[stay], y[stay], ways), x[out]).cpu()
+    names = support.names if support.names is None else support.names.repeat(len(folds), 0)
+    return learner.predict(Support(x[stay], y[stay], support.ways, names=names), x[out]).cpu()
 
 
 def _folds(y: Tensor, ways: int) -> list[Fold]:

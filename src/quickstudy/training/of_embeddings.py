@@ -52,7 +52,7 @@ def of_embeddings(learner: Learner, support: Support) -> tuple[Learner, Support]
             for made in (nn.Identity(), _Recalled(support.x[0], z[0]))
         )
         direct.item_format = None  # embeddings aren't such items
-        of = Support(z, support.y, support.ways)
+        of = Support(z, support.y, support.ways, names=support.names)
         expected, found = recalled.predict(support, support.x), direct.predict(of, z)
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError):
         return None  # also where something is wrong: the learner itself says so when it is asked

@@ -154,7 +154,8 @@ def predict_folders(
     if not asked:
         raise ValueError(f"no {item_format.noun} of {query} can be read: choose other files")
     x = _as_floats(items[good], learner.device)
-    labelled_items = Support(x, y.to(learner.device), len(files))
+    classes = np.array([list(files)], object)
+    labelled_items = Support(x, y.to(learner.device), len(files), names=classes)
     direct, of, z = learner, labelled_items, None
     if embedded := of_embeddings(learner, labelled_items):
         direct, of = embedded

@@ -13,7 +13,7 @@ from .features.laplacian_shot import laplacian_shot as laplacian_shot
 from .features.neighbors import nearest_neighbors as nearest_neighbors
 from .features.normalization import mean_of as mean_of
 from .features.pt_map import pt_map as pt_map
-from .features.regression import ridge as ridge
+from .features.regression import ridge_classifier as ridge_classifier
 from .features.regression import unit_logistic_regression as unit_logistic_regression
 from .features.simple_shot import nearest_cosine as nearest_cosine
 from .features.simple_shot import simple_shot_cl2n as simple_shot_cl2n

@@ -8,7 +8,7 @@ from .laplacian_shot import laplacian_shot as laplacian_shot
 from .neighbors import nearest_neighbors as nearest_neighbors
 from .normalization import mean_of as mean_of
 from .pt_map import pt_map as pt_map
-from .regression import ridge as ridge
+from .regression import ridge_classifier as ridge_classifier
 from .regression import unit_logistic_regression as unit_logistic_regression
 from .simple_shot import nearest_cosine as nearest_cosine
 from .simple_shot import simple_shot_cl2n as simple_shot_cl2n

@@ -7,7 +7,7 @@ from quickstudy.metric.features.bd_cspn import bd_cspn
 from quickstudy.metric.features.laplacian_shot import laplacian_shot
 from quickstudy.metric.features.neighbors import nearest_neighbors
 from quickstudy.metric.features.pt_map import pt_map
-from quickstudy.metric.features.regression import ridge, unit_logistic_regression
+from quickstudy.metric.features.regression import ridge_classifier, unit_logistic_regression
 from quickstudy.metric.features.simple_shot import nearest_cosine, simple_shot_cl2n, simple_shot_l2n
 from quickstudy.metric.features.soft_k_means import soft_k_means
 from quickstudy.metric.features.tim import tim
@@ -19,7 +19,7 @@ HEADS: dict[str, Head] = {
     "simpleshot-l2n": simple_shot_l2n,
     "simpleshot-cl2n": simple_shot_cl2n,
     "cosine": nearest_cosine,
-    "ridge": ridge,
+    "ridge": ridge_classifier,
     "logistic-regression": unit_logistic_regression,
     "knn": nearest_neighbors,
     "baseline": baseline,

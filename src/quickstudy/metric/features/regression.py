@@ -10,7 +10,7 @@ from quickstudy.metric.heads import logistic_regression
 from quickstudy.metric.ridge import ridge_regression
 
 
-def ridge(
+def ridge_classifier(
     shots: Tensor, y: Tensor, ways: int, queries: Tensor, *, penalty: float = 1.0, scale: float = 10.0
 ) -> Tensor:
     r"""Ridge regression of the labels, one-hot, on features of unit length (inductive).

@@ -64,6 +64,11 @@ TITLES = {  # in this order
         "All of LFW from files into a SQLite gallery, with the network of faces-lfw.",
     ),
     "training_step": ("A training step", "Median step of the prototypical network, saving by saving."),
+    "resnet12_step": (
+        "A training step of ResNet-12",
+        "A plain classifier's step beside that of a plain module in channels last, in rounds of one step "
+        "each; the median of their ratios.",
+    ),
     "sampling": ("Sampling tasks", "Meta-batches of 32 tasks; median."),
     "metric_speed": (
         "Metric learners",

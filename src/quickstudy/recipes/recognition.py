@@ -51,9 +51,11 @@ Method = Literal["siamese", "euclidean", "prototypical", "supervised-contrastive
 COSINES: tuple[Method, ...] = ("siamese", "supervised-contrastive")
 """The methods that compare by cosines, which are what embeddings are normalised for after training."""
 
-WORDS = Compose((Speed(0.87, 1.15), Noise(0.0, 30.0, recorded=0.5), Shift(0.1)))
+WORDS = Compose((Speed(0.87, 1.15), Shift(0.1), Noise(5.0, 30.0)))
 """What may happen to a clip without its becoming another word."""
-SOUNDS = Compose((Noise(0.0, 30.0, recorded=0.5), Shift(0.2)))
+FAINT_WORDS = Compose((Speed(0.87, 1.15), Noise(0.0, 30.0, recorded=0.5), Shift(0.1)))
+"""The same where many clips are faint, so that their noise is loud, and shorter than what is heard."""
+SOUNDS = Compose((Shift(0.2), Noise(5.0, 30.0)))
 """What may happen to a clip without its becoming another sound, whatever a class is."""
 VOICES = Shift(0.2)
 """What may happen to a clip without its becoming another person's; no noise, which hides what is
@@ -180,7 +182,7 @@ def digits_fsdd(method: Method = "supervised-contrastive", version: int = VERSIO
         replace(DIGITS_8K, version=version),
         method,
         partial(_speech_encoder, 8_000, grid=(1, 6)),
-        WORDS,
+        FAINT_WORDS,
         train=Setting(10, 1, 9),
         steps=400,
         validation=Setting(10, 1, 5),

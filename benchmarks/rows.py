@@ -49,13 +49,17 @@ COMMIT = commit()
 
 
 def command() -> str:
-    """How this program was called, after the environment variables that change its speed."""
+    """How this program was called, after the environment variables that change its speed.
+
+    Of absolute paths the last part, as the others are of this machine only.
+    """
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     program = ["-m", spec.name] if spec else [Path(sys.argv[0]).name]
     settings = [
         f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith(("OMP_", "MKL_", "MALLOC_"))
     ]
-    return shlex.join([*settings, "python", *program, *sys.argv[1:]])
+    arguments = [Path(a).name if Path(a).is_absolute() else a for a in sys.argv[1:]]
+    return shlex.join([*settings, "python", *program, *arguments])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -128,13 +128,13 @@ def test_what_is_not_measured_anew_is_kept(repository: Path) -> None:
 
 
 def test_a_row_says_how_it_came_about(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["program", "--rounds", "2", "a b"])
+    monkeypatch.setattr(sys, "argv", ["program", "--rounds", "2", "a b", "/home/me/runs"])
     for name in [k for k in os.environ if k.startswith(("OMP_", "MKL_", "MALLOC_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     row = a_row()
     assert row.command.startswith("OMP_NUM_THREADS=1 ")
-    assert row.command.endswith(" --rounds 2 'a b'")
+    assert row.command.endswith(" --rounds 2 'a b' runs")
     assert f"torch {torch.__version__}" in row.machine
 
 

@@ -29,6 +29,13 @@ class WholeTable(Table):
                 more = min(more, spare // (len(lines) - i))
                 column.width = word + more  # lines end between words, where all words have room
                 spare -= more
+        elif len(broken := [i for i, column in enumerate(self.columns) if not column.no_wrap]) > 1:
+            name, *others = broken  # names come first and stay whole, where words beside them may be broken
+            room = (width - frame - sum(words) + sum(words[i] for i in others)) // len(others)
+            if room >= LEAST:
+                self.columns[name].width = words[name]
+                for i in others:
+                    self.columns[i].width = room
         yield from super().__rich_console__(console, options.update(width=width, max_width=width))
 
     def _widths(self, column: Column) -> tuple[int, int]:

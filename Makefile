@@ -1,7 +1,7 @@
 # make demo           set everything up and watch a network learn to learn (about three minutes)
 # make test           set everything up, then style, types, and the tests that need neither data nor much time
 # make test-fast      most of those tests, with fewer examples each and without doctests: under a minute
-# make test-all       style, types and every test, also the slow ones and those of QUICKSTUDY_DATA
+# make test-all       style, types and every test with more examples each, also the slow ones and those of QUICKSTUDY_DATA
 # make coverage       the fast tests, and which lines they don't reach
 # make lint           style
 # make types          types of the library; what benchmarks, tools and examples call
@@ -55,7 +55,7 @@ demo: setup
 	@$(BIN)/quickstudy demo
 
 test: setup lint types
-	@env -u QUICKSTUDY_DATA $(BIN)/python -m pytest -q -n 2 -m "$(QUICK)"
+	@env -u QUICKSTUDY_DATA $(BIN)/python -m pytest -q -n 2 -m "$(QUICK)" --hypothesis-profile=brief
 
 test-fast: setup
 	@env -u QUICKSTUDY_DATA OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "$(QUICK) and not medium" --hypothesis-profile=fast tests

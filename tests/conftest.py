@@ -22,6 +22,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Repeatable, leaves no folder behind, and indifferent to how busy the machine is.
 settings.register_profile("quickstudy", derandomize=True, database=None, deadline=None, max_examples=50)
+settings.register_profile("brief", settings.get_profile("quickstudy"), max_examples=20)  # of make test
 settings.register_profile("fast", settings.get_profile("quickstudy"), max_examples=10)  # of make test-fast
 settings.load_profile("quickstudy")
 

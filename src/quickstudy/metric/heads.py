@@ -17,7 +17,7 @@ from torch import Tensor
 from quickstudy.core.episode import Support
 from quickstudy.core.process import WARNING_FILTERS_LOCK
 from quickstudy.metric.distances import prototypes, squared_distances
-from quickstudy.metric.ridge import ridge_fit
+from quickstudy.metric.ridge import ridge_regression
 
 Head = Callable[[Tensor, Tensor, int, Tensor], Tensor]
 """Function that classifies the queries of T tasks by the support, `head(shots, y, ways, queries) -> scores`.
@@ -145,7 +145,8 @@ def calibrated_ridge(
         z, weights = shots - middle, y.shape[1] / ways / n[:, :, None]
         scale = (weights * z.square()).sum((1, 2), keepdim=True).div(y.shape[1]).clamp_min(1e-12).sqrt()
         x, targets = weights.sqrt() * z / scale, own - 1 / ways
-        fit = ridge_fit(x, penalty)
+        each = torch.eye(x.shape[1], dtype=x.dtype, device=x.device).expand(len(x), -1, -1)
+        fit = ridge_regression(x, each, penalty)  # from targets to weights
         w = fit @ (weights.sqrt() * targets)
         scores = (queries - middle) / scale @ w
     with torch.no_grad():

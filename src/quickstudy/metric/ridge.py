@@ -91,7 +91,7 @@ class R2D2(Learner):
             return self.scale * (queries @ w[:, :-1] + w[:, -1:]) + self.bias
 
 
-def ridge_regression(x: Tensor, y: Tensor, penalty: Tensor) -> Tensor:
+def ridge_regression(x: Tensor, y: Tensor, penalty: Tensor | float) -> Tensor:
     """Weights of ridge regression, differentiable in all arguments.
 
     By equation 2 of `R2D2` if there are no more items than dimensions, else by equation 1. Solved in float64
@@ -101,13 +101,13 @@ def ridge_regression(x: Tensor, y: Tensor, penalty: Tensor) -> Tensor:
     Args:
         x: [T, S, D] embeddings of the support.
         y: [T, S, N] targets.
-        penalty: λ > 0, a scalar.
+        penalty: λ > 0, a number or a scalar.
 
     Returns:
         [T, D, N] weights, in the type of `x`; not finite where the embeddings are not.
     """
     with torch.autocast(x.device.type, enabled=False):
-        exact = _exact(x)
+        exact = x if x.device.type == "mps" else x.double()
         targets = y.to(exact.dtype)
         # solve_ex, as solve raises where an embedding is NaN, and waits for a GPU to know it
         if x.shape[1] <= x.shape[2]:
@@ -115,33 +115,6 @@ def ridge_regression(x: Tensor, y: Tensor, penalty: Tensor) -> Tensor:
         else:
             w = torch.linalg.solve_ex(_ridge(exact.mT @ exact, penalty), exact.mT @ targets)[0]
         return w.to(x.dtype)
-
-
-def ridge_fit(x: Tensor, penalty: float) -> Tensor:
-    r"""Matrix from targets [T, S, N] to the weights of `ridge_regression`, differentiable.
-
-    $$(X^\top X + \lambda I)^{-1} X^\top = X^\top (X X^\top + \lambda I)^{-1}$$
-
-    The diagonal of its product with X, from the left, is the part of each item's target in its fitted value.
-
-    Args:
-        x: [T, S, D] embeddings of the support.
-        penalty: λ > 0.
-
-    Returns:
-        [T, D, S] matrix, in the type of `x`; not finite where the embeddings are not.
-    """
-    exact = _exact(x)
-    if x.shape[1] <= x.shape[2]:
-        fit = torch.linalg.solve_ex(_ridge(exact @ exact.mT, penalty), exact)[0].mT
-    else:
-        fit = torch.linalg.solve_ex(_ridge(exact.mT @ exact, penalty), exact.mT)[0]
-    return fit.to(x.dtype)
-
-
-def _exact(x: Tensor) -> Tensor:
-    """In float64, where the device has it."""
-    return x if x.device.type == "mps" else x.double()
 
 
 def _ridge(gram: Tensor, penalty: Tensor | float) -> Tensor:

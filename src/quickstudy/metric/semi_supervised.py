@@ -133,6 +133,7 @@ def k_means(
     unlabelled: Tensor,
     steps: int,
     assignments: Callable[[Tensor, Tensor], Tensor],
+    rate: float = 1.0,
 ) -> Tensor:
     """Prototypes after steps of k-means (equation 3).
 
@@ -143,6 +144,7 @@ def k_means(
         unlabelled: [T, U, D] embeddings of the unlabelled items; U may be 0.
         steps: Number of steps. The support items keep their assignments.
         assignments: Function from items [T, U, D] and prototypes [T, N, D] to soft assignments [T, U, N].
+        rate: How much of the way to the new means the prototypes go in a step, in (0, 1].
 
     Returns:
         [T, N, D] refined prototypes.
@@ -155,7 +157,7 @@ def k_means(
         for _ in range(steps):
             share = assignments(unlabelled, p).mT
             total = member.sum(2, keepdim=True) + share.sum(2, keepdim=True)
-            p = (member @ shots + share @ unlabelled) / total
+            p = p.lerp((member @ shots + share @ unlabelled) / total, rate)  # all of it where the rate is 1
     return p
 
 

@@ -7,9 +7,10 @@ Learning", ICANN 2021.
 import torch
 from torch import Tensor
 
-from quickstudy.metric.distances import membership, prototypes, squared_distances
+from quickstudy.metric.distances import squared_distances
 from quickstudy.metric.features.normalization import unit
 from quickstudy.metric.heads import transductive
+from quickstudy.metric.semi_supervised import k_means
 
 TOLERANCE, MOST = 1e-12, 100
 """The plan is found when the sums of all classes are right up to this share; so many steps at most."""
@@ -93,12 +94,12 @@ def transported(
         rate: α in (0, 1].
         steps: Number of steps.
     """
-    means, own = prototypes(shots, y, ways), membership(y, ways, shots.dtype)
-    for _ in range(steps):
-        plan = log_plan(squared_distances(queries, means), sharpness).exp().mT
-        total = own.sum(2, keepdim=True) + plan.sum(2, keepdim=True)
-        means = means + rate * ((own @ shots + plan @ queries) / total - means)
-    return log_plan(squared_distances(queries, means), sharpness)
+
+    def plan(items: Tensor, means: Tensor) -> Tensor:
+        return log_plan(squared_distances(items, means), sharpness)
+
+    means = k_means(shots, y, ways, queries, steps, lambda q, c: plan(q, c).exp(), rate)
+    return plan(queries, means)
 
 
 def log_plan(cost: Tensor, sharpness: float) -> Tensor:

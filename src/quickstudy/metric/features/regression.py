@@ -1,6 +1,5 @@
 """Heads that fit a linear classifier to the support: by ridge regression, by logistic regression."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -42,7 +41,7 @@ def ridge_classifier(
     if not penalty > 0:
         raise ValueError(f"penalty is {penalty}: it must be above 0")
     x = F.pad(unit(shots), (0, 1), value=1.0)
-    w = ridge_regression(x, membership(y, ways, x.dtype).mT, torch.tensor(penalty).to(x.device))
+    w = ridge_regression(x, membership(y, ways, x.dtype).mT, penalty)
     return scale * (F.pad(unit(queries), (0, 1), value=1.0) @ w)
 
 

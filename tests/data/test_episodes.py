@@ -22,12 +22,8 @@ import quickstudy as qs
 from quickstudy.core.episode import Episode, Support
 from quickstudy.core.learner import Learner
 from quickstudy.data.augment.images import Augment
-from quickstudy.data.episodes import (
-    Episodes,
-    _of_least,  # pyright: ignore[reportPrivateUsage]
-    apportioned,
-    distinct,
-)
+from quickstudy.data.draws import apportioned, distinct, of_least
+from quickstudy.data.episodes import Episodes
 from quickstudy.data.pool import ClassPool
 from quickstudy.data.setting import LabelFraction, Setting, Size
 from quickstudy.training.evaluate import evaluate
@@ -100,7 +96,7 @@ def test_the_least_keys_are_found_as_ever(values: int) -> None:
         keys = (rng.integers(0, values, shape) / values).astype(np.float32)
         least = np.argpartition(keys, m - 1, axis=-1)[..., :m]
         order = np.argsort(np.take_along_axis(keys, least, -1), axis=-1)
-        np.testing.assert_array_equal(_of_least(keys, m), np.take_along_axis(least, order, -1))
+        np.testing.assert_array_equal(of_least(keys, m), np.take_along_axis(least, order, -1))
 
 
 @pytest.mark.parametrize("n", [(3, 6), (20, 40)])
